@@ -1,0 +1,77 @@
+"""Every field that exists, with its default. A config file changes some of them; the command line, any.
+
+A field that is `None` takes the default of the module it belongs to; a field that the chosen module does not have is not read.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.system = ""  # the config file's name, for titles and the default work directory
+    config.seed = 0  # of initial weights, order of images and augmentation
+
+    config.model = ConfigDict()
+    config.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32 always
+    config.model.backbone = backbone = ConfigDict()
+    backbone.name = "tiny"  # tiny, resnet18, resnet34, resnet50, resnet101, resnet152
+    backbone.output_stride = 8  # 32, 16 or 8: pixels per position of the coarsest map; 16 and 8 by dilation
+    backbone.stem = placeholder(str)  # resnet*: conv7 (one 7×7) or conv3 (three 3×3)
+    backbone.width = placeholder(int)  # tiny: channels of the stem
+
+    config.model.context = context = ConfigDict()
+    context.name = "none"  # none (the FCN), zigzag
+    context.levels = placeholder(tuple)  # names of the backbone's maps it reads, finest first
+    context.channels = placeholder(int)  # C, to which the maps are projected
+    context.norm = placeholder(str)  # batch or none, inside the context module
+    context.stages = placeholder(int)  # zigzag: T
+    context.subdivisions = placeholder(tuple)  # zigzag: K' of the branches of the region context encoding
+    context.region_pool = placeholder(str)  # zigzag: sum (the paper) or mean over a subregion
+    context.combine = placeholder(str)  # zigzag: product (the paper) or sum (its ablation SCF) of context maps
+    context.context_norm = placeholder(str)  # zigzag: batch or none, on context maps before they are combined
+    context.fuse_kernel = placeholder(int)  # zigzag: size of the convolutions W that fuse the two directions
+    context.exchange = placeholder(bool)  # zigzag, Table 1: several passes between top-down and bottom-up
+    context.fusion = placeholder(bool)  # zigzag, Table 1: fuse the two directions' maps
+    context.dense = placeholder(bool)  # zigzag, Table 1: context of all levels passed, or of the adjacent one
+
+    config.data = data = ConfigDict()
+    data.name = "scenes"  # scenes, camvid
+    data.data_dir = "~/.cache/ctxseg"  # where prepared data sets are kept
+    data.manual_dir = placeholder(str)  # the data set as its makers ship it; not needed for scenes, nor once prepared
+    data.crop = (128, 128)  # height, width of a training crop
+    data.flip = True  # horizontally, one image in two
+    data.scale_range = (1.0, 1.0)  # factor of random scaling
+    data.rotate = 0.0  # at most, degrees either way
+    data.brightness = 0.0  # colour jitter: factors in 1 ± this
+    data.contrast = 0.0
+    data.saturation = 0.0
+    data.hue = 0.0  # shift by at most this share of the colour circle
+    data.threads = 2  # that read and augment
+
+    config.train = train = ConfigDict()
+    train.steps = 600  # optimiser updates
+    train.batch_size = 16  # images a step, over all devices
+    train.log_every = 20  # steps
+    train.eval_every = 0  # steps between evaluations on the validation split; 0: at the end alone
+    train.checkpoint_every = 200  # steps
+    train.keep = 2  # last checkpoints kept, beside the best one
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.learning_rate = 0.01  # at its highest
+    optimizer.momentum = 0.9
+    optimizer.nesterov = False
+    optimizer.weight_decay = 5e-4  # L2, on kernels; batch-norm parameters and biases have none
+    optimizer.new_layer_factor = 1.0  # learning rate of everything but the backbone, relative to the backbone's
+    optimizer.clip_norm = 0.0  # global norm that gradients are clipped to; 0: not
+    optimizer.schedule = "poly"  # poly, step or constant
+    optimizer.warmup_steps = 0  # linear, from 0
+    optimizer.poly_power = 0.9  # (1 - t/T)^power
+    optimizer.step_boundaries = ()  # step: the rate is multiplied by step_factor at each of these steps
+    optimizer.step_factor = 0.1
+
+    config.eval = ConfigDict()
+    config.eval.split = "val"
+    config.eval.batch_size = 8  # images of one size a step, over all devices
+    config.eval.samples = 8  # images shown in the report
+    return config

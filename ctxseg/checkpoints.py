@@ -1,0 +1,94 @@
+"""Checkpoints of the train state and the data position, by Orbax: asynchronous, atomic, the last n and the best kept."""
+
+import os
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from ctxseg.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory.
+
+    A context manager: leaving it waits for the save under way. A save that is cut off leaves nothing that looks complete.
+
+    Args:
+        directory: created when the first checkpoint is saved.
+        keep: how many of the last are kept, beside the one of the best mIoU.
+    """
+
+    def __init__(self, directory: str, keep: int = 1):
+        policies = [
+            checkpoint_managers.LatestN(max(keep, 1)),
+            checkpoint_managers.BestN(get_metric_fn=lambda m: m["mIoU"], n=1, keep_checkpoints_without_metrics=False),
+        ]
+        self._manager = ocp.CheckpointManager(
+            os.path.abspath(directory),
+            item_names=("state", "data"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                best_fn=lambda m: m["mIoU"],
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint, None without any."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state, data: dict, metrics: dict | None = None) -> None:
+        """Starts saving `state` (a pytree of arrays) and the data position `data` (JSON) as of `step` updates.
+
+        `metrics` with `mIoU` makes the checkpoint a candidate for the best.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        self._manager.save(step, args=args, metrics=metrics and {"mIoU": float(metrics["mIoU"] or 0.0)}, force=True)
+
+    def restore(self, state, step: int | None = None):
+        """The state and data position of `step` (default: the newest).
+
+        Args:
+            state: a state of the same structure, shapes and dtypes; its values are not used.
+
+        Raises:
+            UserError: there is no checkpoint, or it is of another model.
+        """
+        step = self._manager.latest_step() if step is None else step
+        if step is None:
+            raise UserError(f"{self._manager.directory} has no checkpoint: train first (--mode=train)")
+        saved = self._manager.item_metadata(step)["state"]
+        _check_same(_shapes(saved), _shapes(state), self._manager.directory / str(step))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=args)
+        return restored["state"], restored["data"]
+
+
+def _shapes(tree):
+    tree = tree.tree if hasattr(tree, "tree") else tree
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(_key(k) for k in path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _key(entry):
+    return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+
+
+def _check_same(saved, wanted, path):
+    """Raises UserError with the first parameter that differs."""
+    saved, wanted = ({k: v for k, v in s.items() if k.startswith("params/")} for s in (saved, wanted))
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise UserError(
+                f"{path} is a checkpoint of another model: {name} has shape {saved.get(name, 'none')} there and "
+                f"{wanted.get(name, 'none')} in this config; use the config it was trained with, or another --workdir"
+            )

@@ -1,0 +1,251 @@
+"""`scenes`: composites of the photographs in scikit-image's wheel, made to measure context.
+
+Every image holds one question of each kind, and the answers are three independent bits (`Answers`):
+
+- *distant cue*: tissue squares are one class or another by which beacon (retina or galaxies) lies more than 48 pixels
+  away; there is one beacon in an image;
+- *scale*: bricks fill one 56-pixel square or four 24-pixel ones, and those are two classes;
+- *neighbours*: a strip of printed text is one class or another by the block, grass or gravel, at one of its ends.
+  Each image holds two strips with opposite answers and one free blob of either texture, so neither how much grass
+  and gravel there is nor what lies free tells anything about a strip.
+
+Everything else (geometry, crops of the photographs, brightness) is drawn before the answers are looked at and in
+the same way whatever they are: changing an answer leaves the pixels of the objects it classifies as they were.
+
+`python -m ctxseg.data.scenes docs/scenes.png` draws a few scenes beside their labels.
+"""
+
+import argparse
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+SIZE = 128  # height and width of a scene, pixels
+SPLITS = {"train": 2000, "val": 400}
+BEACON_DISTANCE = 48  # a beacon and a tissue square are farther apart than this, pixels along one axis, edge to edge
+GAP = 3  # between things that do not belong together, pixels
+
+FOOTPRINT, LARGE, SMALL = 60, 56, 24  # brick: the square that is set aside, and the sides of the two extents
+STRIP_LENGTH, STRIP_WIDTH = 56, 16
+BLOCK = 20  # side of the blocks that touch strips and of the free blobs
+BEACON = 22
+TISSUE = (20, 24)  # smallest and largest side
+TRIES = 100  # positions tried for one thing before the whole layout is drawn again
+
+_CLASSES = (
+    ("background", "appearance", (70, 70, 70)),
+    ("grass", "appearance", (60, 160, 60)),
+    ("gravel", "appearance", (170, 150, 110)),
+    ("retina", "appearance", (255, 120, 80)),
+    ("galaxies", "appearance", (40, 30, 120)),
+    ("tissue with retina", "distant_cue", (240, 40, 130)),
+    ("tissue with galaxies", "distant_cue", (120, 60, 255)),
+    ("small bricks", "scale", (255, 210, 0)),
+    ("large bricks", "scale", (180, 70, 0)),
+    ("text at grass", "neighbours", (150, 255, 120)),
+    ("text at gravel", "neighbours", (0, 200, 255)),
+)
+CLASS_NAMES = [name for name, _, _ in _CLASSES]
+PALETTE = [list(colour) for _, _, colour in _CLASSES]
+GROUPS = {
+    group: [name for name, of, _ in _CLASSES if of == group]
+    for group in ("appearance", "distant_cue", "scale", "neighbours")
+}
+
+
+class Answers(NamedTuple):
+    """What decides the classes of one scene; each is 0 or 1."""
+
+    beacon: int  # 0: retina, 1: galaxies
+    extent: int  # 0: four small squares of brick, 1: a large one
+    block: int  # texture at the first strip, the second has the other one; 0: grass, 1: gravel
+
+
+class Layout(NamedTuple):
+    """Where everything in a scene is: int `[n,4]` arrays of rectangles (top, left, height, width), in pixels."""
+
+    footprint: np.ndarray  # [1,4]: holds `large` or `small`; nothing else may enter
+    large: np.ndarray  # [1,4]
+    small: np.ndarray  # [4,4]
+    beacon: np.ndarray  # [1,4]
+    tissue: np.ndarray  # [2,4]
+    strips: np.ndarray  # [2,4]
+    blocks: np.ndarray  # [2,4]: block i touches one end of strip i
+    blobs: np.ndarray  # [2,4]: grass, gravel
+
+
+def gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pixels between rectangles along the axis that parts them most (Chebyshev); negative where they overlap.
+
+    Args:
+        a: `[...,4]` rectangles (top, left, height, width).
+        b: the same, of a shape that broadcasts with `a`'s.
+
+    Returns:
+        int `[...]`; 0 where the rectangles touch by an edge or a corner.
+    """
+    start = np.maximum(a[..., :2], b[..., :2])
+    end = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    return (start - end).max(-1)
+
+
+def layout(rng: np.random.Generator) -> Layout:
+    """Places everything by rejection sampling; knows nothing of the answers, so positions tell nothing about them."""
+    while (found := _try_layout(rng)) is None:
+        pass
+    return found
+
+
+def _try_layout(rng: np.random.Generator) -> Layout | None:
+    placed = []  # [n,4] arrays
+
+    def place(shape, away=None):
+        """Moves `shape`, rectangles `[n,4]` of one thing, to the first of `TRIES` random places where it fits."""
+        extent = (shape[:, :2] + shape[:, 2:]).max(0)
+        moved = np.repeat(shape[None], TRIES, 0)  # [TRIES,n,4]
+        moved[:, :, :2] += rng.integers(0, SIZE - extent + 1, (TRIES, 1, 2))
+        fits = np.ones(TRIES, bool)
+        if placed:
+            fits = (gaps(moved[:, :, None], np.concatenate(placed)) >= GAP).all((1, 2))
+        if away is not None:
+            fits &= (gaps(moved, away) > BEACON_DISTANCE).all(1)
+        if not fits.any():
+            return None
+        placed.append(moved[fits.argmax()])
+        return placed[-1]
+
+    beacon = place(_square(BEACON))
+    things = [(_square(side), beacon) for side in rng.integers(TISSUE[0], TISSUE[1] + 1, 2)]
+    things += [(_square(FOOTPRINT), None), *((_strip_and_block(rng), None) for _ in range(2))]
+    things += [(_square(BLOCK), None)] * 2
+    found = []
+    for shape, away in things:
+        if (at := place(shape, away)) is None:
+            return None
+        found.append(at)
+    tissue, (footprint, *pairs), blobs = found[:2], found[2:5], found[5:]
+
+    corner = footprint[0, :2]
+    large = np.concatenate([corner + rng.integers(0, FOOTPRINT - LARGE + 1, 2), (LARGE, LARGE)])[None]
+    cell = FOOTPRINT // 2  # one small square in each quarter, at least GAP from the next
+    small = [(*(corner + cell * np.array(q) + rng.integers(0, cell - SMALL - GAP + 1, 2)), SMALL, SMALL)
+             for q in np.ndindex(2, 2)]
+    return Layout(footprint, large, np.array(small), beacon, np.concatenate(tissue),
+                  *(np.stack([pair[i] for pair in pairs]) for i in range(2)), np.concatenate(blobs))
+
+
+def _square(side) -> np.ndarray:
+    return np.array([[0, 0, side, side]])
+
+
+def _strip_and_block(rng: np.random.Generator) -> np.ndarray:
+    """`[2,4]`: a strip and the block at one of its ends, in either direction, at any place along the block's side."""
+    along = rng.integers(0, BLOCK - STRIP_WIDTH + 1)
+    strip, block = (BLOCK, along, STRIP_LENGTH, STRIP_WIDTH), (0, 0, BLOCK, BLOCK)
+    if rng.integers(2):
+        strip, block = (0, along, STRIP_LENGTH, STRIP_WIDTH), (STRIP_LENGTH, 0, BLOCK, BLOCK)
+    pair = np.array([strip, block])
+    return pair[:, [1, 0, 3, 2]] if rng.integers(2) else pair
+
+
+@functools.cache
+def photographs() -> dict[str, np.ndarray | list[np.ndarray]]:
+    """The photographs that scenes are cut from, uint8 `[H,W,3]`; `background` is a list. Nothing is downloaded."""
+    from skimage import data  # here: only building the data set needs it
+
+    def reduce(image, factor, tint=(1, 1, 1)):
+        """Mean over `factor`×`factor` pixels; a grey photograph is given a colour, to be told apart quickly."""
+        image = image[..., None] if image.ndim == 2 else image
+        h, w = (n // factor for n in image.shape[:2])
+        image = image[: h * factor, : w * factor].reshape(h, factor, w, factor, -1).mean((1, 3)) * tint
+        return np.clip(image, 0, 255).astype(np.uint8)
+
+    return {
+        "background": [reduce(image, 2) for image in (
+            data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), data.stereo_motorcycle()[0])],
+        "grass": reduce(data.grass(), 2, (0.8, 1.25, 0.5)),
+        "gravel": reduce(data.gravel(), 2, (1.15, 1.05, 0.9)),
+        "retina": reduce(data.retina()[350:-350, 350:-350], 4),  # without the black around it
+        "galaxies": reduce(data.hubble_deep_field(), 2),
+        "tissue": reduce(data.immunohistochemistry()[:240, :260], 2, (0.8, 0.8, 1.6)),  # the stained part
+        "brick": reduce(data.brick(), 3, (1.3, 0.85, 0.7)),
+        "text": reduce(data.page()[48:122, 5:-5], 2, (1.1, 1.1, 0.9)),  # four full lines
+    }
+
+
+def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """One scene; the same arguments give the same bytes.
+
+    Args:
+        seed: of the whole data set.
+        split: `"train"` or `"val"`.
+        index: of the scene in its split.
+        answers: to ask the same scene another question; by default the bits of `index`, so that the answers are
+            independent and every class of a pair is as frequent as the other.
+
+    Returns:
+        image uint8 `[128,128,3]` and label uint8 `[128,128]`, positions in `CLASS_NAMES`.
+    """
+    answers = answers or Answers(index & 1, index >> 1 & 1, index >> 2 & 1)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, list(SPLITS).index(split), index]))
+    where = layout(rng)
+    photos = photographs()
+    image = _crop(rng, photos["background"][rng.integers(len(photos["background"]))], SIZE, SIZE)
+    image = np.ascontiguousarray(image[:, ::-1] if rng.integers(2) else image)
+    label = np.zeros((SIZE, SIZE), np.uint8)
+
+    def paint(rectangle, texture, name, turn=False):
+        y, x, h, w = rectangle
+        crop = _crop(rng, texture, w, h).swapaxes(0, 1) if turn else _crop(rng, texture, h, w)
+        image[y : y + h, x : x + w] = crop
+        label[y : y + h, x : x + w] = CLASS_NAMES.index(name)
+
+    # What is drawn from `rng` must not depend on the answers: `_crop` draws the same numbers for any texture.
+    look = ("retina", "galaxies")[answers.beacon]
+    paint(where.beacon[0], photos[look], look)
+    for square in where.tissue:
+        paint(square, photos["tissue"], f"tissue with {look}")
+    for i in range(2):
+        texture = ("grass", "gravel")[answers.block ^ i]
+        paint(where.blocks[i], photos[texture], texture)
+        paint(where.strips[i], photos["text"], f"text at {texture}", turn=where.strips[i][2] == STRIP_LENGTH)
+        paint(where.blobs[i], photos[("grass", "gravel")[i]], ("grass", "gravel")[i])
+
+    # Both extents are windows into the same wall of bricks.
+    wall = _crop(rng, photos["brick"], FOOTPRINT, FOOTPRINT)
+    top, left = where.footprint[0, :2]
+    for y, x, h, w in where.large if answers.extent else where.small:
+        image[y : y + h, x : x + w] = wall[y - top : y - top + h, x - left : x - left + w]
+        label[y : y + h, x : x + w] = CLASS_NAMES.index(("small bricks", "large bricks")[answers.extent])
+    return image, label
+
+
+def _crop(rng: np.random.Generator, texture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 `[height,width,3]`: a random crop of `texture`, its brightness changed by up to 15 %."""
+    h, w = texture.shape[:2]
+    at, gain = rng.random(2), rng.uniform(0.85, 1.15)
+    y, x = (at * (h - height + 1, w - width + 1)).astype(int)
+    return np.clip(texture[y : y + height, x : x + width] * gain, 0, 255).astype(np.uint8)
+
+
+def picture(seed: int = 0, rows: int = 2, columns: int = 3) -> np.ndarray:
+    """uint8 `[rows·264, columns·264·2, 3]`-like sheet: the first scenes of `val` at twice their size, each by its label."""
+    white = np.full((2 * SIZE + 8, 2 * (2 * SIZE + 4) + 8, 3), 255, np.uint8)
+    cells = []
+    for i in range(rows * columns):
+        cell = white.copy()
+        image, label = scene(seed, "val", i)
+        for j, panel in enumerate((image, np.array(PALETTE, np.uint8)[label])):
+            left = 4 + j * (2 * SIZE + 4)
+            cell[4 : 4 + 2 * SIZE, left : left + 2 * SIZE] = panel.repeat(2, 0).repeat(2, 1)
+        cells.append(cell)
+    return np.concatenate([np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)])
+
+
+if __name__ == "__main__":
+    from skimage.io import imsave
+
+    parser = argparse.ArgumentParser(description="Draw a few scenes beside their labels.")
+    parser.add_argument("path", help="PNG file to write")
+    imsave(parser.parse_args().path, picture())

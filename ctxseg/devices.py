@@ -1,0 +1,51 @@
+"""Devices and processes: the only file that knows about `pmap`, replication and several hosts."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+
+from ctxseg.errors import UserError
+
+AXIS = "devices"  # name of the axis that a batch is split over
+
+
+def initialize() -> None:
+    """Joins the other processes of a multi-host run, if `JAX_COORDINATOR_ADDRESS` says that there are any."""
+    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        jax.distributed.initialize()
+
+
+def check_batch_size(field: str, batch_size: int) -> None:
+    """Raises UserError if a batch of `config.{field}` images cannot be split evenly over all devices."""
+    n = jax.device_count()
+    if batch_size < 1 or batch_size % n:
+        near = max(round(batch_size / n), 1) * n
+        raise UserError(f"config.{field} is {batch_size}, which {n} devices cannot share evenly: try {near}")
+
+
+def parallel(function, donate: tuple[int, ...] = ()):
+    """`function(state, batch)` on every local device, over the axis `AXIS`; every argument has a leading device axis."""
+    return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
+
+
+def replicate(tree):
+    """A copy on every local device: leaves `[…]` → `[devices, …]`."""
+    n = jax.local_device_count()
+    return jax.pmap(lambda _, t: t, in_axes=(0, None))(jnp.arange(n), tree)
+
+
+def unreplicate(tree):
+    """The first local device's copy: leaves `[devices, …]` → `[…]`."""
+    return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+
+
+def shard(batch: dict) -> dict:
+    """Splits this process's part of a batch: arrays `[B, …]` → `[devices, B/devices, …]`; anything else is left out."""
+    n = jax.local_device_count()
+    return {k: v.reshape(n, v.shape[0] // n, *v.shape[1:]) for k, v in batch.items() if hasattr(v, "reshape")}
+
+
+def gather(x):
+    """Joins what the local devices return: `[devices, B, …]` → `[devices·B, …]`."""
+    return x.reshape(-1, *x.shape[2:])

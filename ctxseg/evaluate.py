@@ -1,0 +1,149 @@
+"""Evaluation on whole images of any size, through one confusion matrix."""
+
+import os
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctxseg import checkpoints, data, devices, logs, metrics, report, schedules, workdir
+from ctxseg.data import pipeline
+from ctxseg.errors import UserError
+from ctxseg.models import create_model
+from ctxseg.models.layers import resize
+from ctxseg.state import create_state
+
+
+def predict_labels(model, variables, images, size=None):
+    """Class ids at image resolution.
+
+    Args:
+        model: a segmenter.
+        variables: its variables.
+        images: uint8 `[B,H,W,3]`.
+        size: height and width of the result, default the images'.
+
+    Returns:
+        int32 `[B,H,W]`.
+    """
+    logits = model.apply(variables, images, train=False).logits
+    return resize(logits, size or images.shape[1:3]).argmax(-1).astype(jnp.int32)
+
+
+def create_eval_step(model):
+    """(variables, batch) → (confusion matrix over all devices, label maps), compiled for every local device.
+
+    The batch has `image` `[D,B,H,W,3]` and `label` `[D,B,H,W]`; the confusion matrix is int32 `[D,K,K]`, each the sum over all devices.
+    """
+
+    def step(variables, batch):
+        predictions = predict_labels(model, variables, batch["image"])
+        confusion = metrics.confusion_matrix(batch["label"], predictions, model.num_classes)
+        return jax.lax.psum(confusion, devices.AXIS), predictions
+
+    return devices.parallel(step)
+
+
+def evaluate_split(config, builder, eval_step, variables, progress=None):
+    """Scores on every image of `config.split`.
+
+    Args:
+        config: `config.eval`.
+        builder: a prepared data set.
+        eval_step: from `create_eval_step`.
+        variables: replicated.
+        progress: called with the number of images done after each batch.
+
+    Returns:
+        `metrics.scores`, and a list of (name, image, label, prediction) of the first `config.samples` images.
+    """
+    names = list(builder.info.metadata["class_names"])
+    total, shown = np.zeros((len(names), len(names)), np.int64), []
+    batches = pipeline.eval_batches(
+        split_source(builder, config.split),
+        config.batch_size // jax.process_count(),
+        jax.process_index(),
+        jax.process_count(),
+    )
+    done = 0
+    for batch in batches:
+        confusion, predictions = eval_step(variables, devices.shard({k: batch[k] for k in ("image", "label")}))
+        total += np.asarray(devices.unreplicate(confusion), np.int64)
+        if len(shown) < config.samples:
+            predictions = np.asarray(devices.gather(predictions))
+            for i in range(min(batch["count"], config.samples - len(shown))):
+                shown.append((batch["name"][i], batch["image"][i], batch["label"][i], predictions[i]))
+        done += batch["count"]
+        if progress:
+            progress(done)
+    return metrics.scores(total, names, dict(builder.info.metadata["groups"])), shown
+
+
+def finish(config, folder: str, builder, evaluation, state, start: float) -> None:
+    """Evaluates `state`; writes results.json, samples.npz and the report; prints the results.
+
+    Args:
+        evaluation: (variables, progress) → (scores, samples): `evaluate_split`, with the other arguments bound.
+        start: when the command began, in seconds since the epoch.
+    """
+    with logs.Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate") as progress:
+        scores, shown = evaluation(devices.replicate(state.variables), progress.update)
+    if jax.process_index():
+        return
+    metadata = builder.info.metadata
+    results = scores | {
+        "step": int(state.step),
+        "system": config.system,
+        "data": config.data.name,
+        "split": config.eval.split,
+        "protocol": "single scale, whole image",
+        "seconds": round(time.time() - start, 1),
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "class_names": list(metadata["class_names"]),
+        "palette": [list(c) for c in metadata["palette"]],
+        "groups": dict(metadata["groups"]),
+    }
+    arrays = {"names": np.array([name for name, *_ in shown])}
+    for i, (_, image, label, prediction) in enumerate(shown):
+        arrays |= {f"image_{i}": image, f"label_{i}": label, f"prediction_{i}": prediction.astype(np.uint8)}
+    np.savez_compressed(os.path.join(folder, "samples.npz"), **arrays)
+    logs.write_json(os.path.join(folder, "results.json"), results)
+    report.write_report(folder)
+    for group, iou in scores["group_iou"].items():
+        print(f"{group:12} mIoU {_number(iou)}")
+    print(
+        f"mIoU {_number(scores['mIoU'])}  pixel accuracy {_number(scores['pixel_accuracy'])}"
+        f"  mean accuracy {_number(scores['mean_accuracy'])}",
+        flush=True,
+    )
+
+
+def _number(x) -> str:
+    return "-" if x is None else f"{x:.4f}"
+
+
+def evaluate(config, folder: str) -> None:
+    """`--mode=evaluate`: the newest checkpoint of the run in `folder`, on `config.eval.split`.
+
+    Raises:
+        UserError: no run or checkpoint there, or one of another model.
+    """
+    start = time.time()
+    workdir.check_same(os.path.join(folder, "config.json"), config)
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
+    model = create_model(config.model, len(builder.info.metadata["class_names"]))
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+    state = create_state(model, optimizer, config.data.crop, config.seed)
+    with checkpoints.Checkpoints(os.path.join(folder, "checkpoints")) as saved:
+        state, _ = saved.restore(state)
+    finish(config, folder, builder, partial(evaluate_split, config.eval, builder, create_eval_step(model)), state, start)
+
+
+def split_source(builder, split: str):
+    """The random-access source of a split. UserError if the data set has none of that name."""
+    if split not in builder.info.splits:
+        raise UserError(f"config.eval.split is {split!r}, but {builder.name} has {', '.join(builder.info.splits)}")
+    return pipeline.source(builder, split)

@@ -1,0 +1,190 @@
+"""What a run writes down as it goes: metrics.jsonl, TensorBoard events, JSON files, and its progress on stderr."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from ctxseg.errors import UserError
+
+
+class MetricsLog:
+    """metrics.jsonl and the TensorBoard events of a run. One process of a run has one; others may read at any time."""
+
+    def __init__(self, workdir):
+        """Opens the log of `workdir`, which is made if it is not there; a last line cut short by a crash is dropped."""
+        self._workdir = Path(workdir)
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._path = self._workdir / "metrics.jsonl"
+        self._events = None  # opened at the first write, so that truncate() can come before
+        self._purge_step = None
+        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+            self._rewrite(read_metrics(workdir))
+
+    def write(self, step: int, kind: str, values: dict) -> None:
+        """Appends one line, on disk (but not synced) when this returns, and adds its scalars to TensorBoard.
+
+        Args:
+            step: optimiser updates done.
+            kind: 'train' or 'eval'; the first part of the TensorBoard tags.
+            values: numbers (Python's, NumPy's or JAX's), or {name: number} as `per_class_iou`. NaN and infinity become null,
+                which JSON has; TensorBoard gets neither.
+        """
+        values = _plain(values)
+        with open(self._path, "a") as f:
+            f.write(json.dumps({"step": int(step), "kind": kind} | values, allow_nan=False) + "\n")
+        if self._events is None:
+            # tensorboardX names files by the second: the suffix keeps two logs of one second apart.
+            self._events = SummaryWriter(
+                str(self._workdir / "tensorboard"), purge_step=self._purge_step, filename_suffix=f".{time.time_ns()}"
+            )
+        for tag, value in _scalars(kind, values):
+            self._events.add_scalar(tag, value, step)
+        self._events.flush()
+
+    def truncate(self, step: int) -> None:
+        """Forgets what came after `step`, at which the run resumes; TensorBoard hides its older events after it."""
+        self.close()
+        self._purge_step = step + 1
+        self._rewrite([entry for entry in read_metrics(self._workdir) if entry["step"] <= step])
+
+    def close(self) -> None:
+        """Closes the event file; a later write opens another."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _rewrite(self, entries):
+        write_text(self._path, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def read_metrics(workdir) -> list[dict]:
+    """The lines of `workdir`'s metrics.jsonl, oldest first; none if there is no such file. A half-written last line is left out.
+
+    Raises:
+        UserError: another line is damaged.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    entries, lines = [], path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise UserError(f"{path} line {number} is not JSON: delete that line") from None
+    return entries
+
+
+def write_json(path, value) -> None:
+    """Writes `value` as JSON, whole or not at all; array scalars become numbers, NaN and infinity null."""
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path, text: str) -> None:
+    """Replaces the file at `path` in one step, so that a reader or a crash meets the old text or the new, never a part."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def _plain(value):
+    """`value` as JSON has it: array scalars as numbers, NaN and infinity as None, tuples as lists."""
+    if hasattr(value, "items"):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scalars(tag, value):
+    """('eval', {'mIoU': 0.5, 'per_class_iou': {'Car': 0.7}}) → ('eval/mIoU', 0.5), ('eval/iou/Car', 0.7)."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _scalars(f"{tag}/{'iou' if name == 'per_class_iou' else name}", inner)
+    elif isinstance(value, (int, float)):
+        yield tag, value
+
+
+class Progress:
+    """How far a long loop is, on stderr: a bar on a terminal; elsewhere a plain line, at most one in ten seconds.
+
+    train  120/400  loss 1.234  12.3 img/s  1:10 left
+
+    A context manager. The time of the first report, which holds the compilation, counts only until the second.
+    """
+
+    SECONDS_BETWEEN_LINES = 10.0
+
+    def __init__(self, total: int, start: int = 0, label: str = ""):
+        """`total` steps, or images, of which `start` are done; `label` says of what."""
+        self._total, self._step, self._label = total, start, label
+        self._values = {}
+
+    def __enter__(self):
+        self._began = self._line_time = time.monotonic()
+        self._clock = (self._began, self._step)  # what rates are measured from
+        self._reports, self._text = 0, ""
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                desc=self._label, total=self._total, initial=self._step, file=sys.stderr, leave=None, dynamic_ncols=True,
+                bar_format="{desc}  {n_fmt}/{total_fmt} |{bar}| {postfix[0]}", postfix=[""],
+            )  # fmt: skip
+        return self
+
+    def update(self, step: int, values: dict | None = None) -> None:
+        """`step` steps are done. Of `values`, `loss` and `images_per_second` are shown, until others replace them."""
+        self._step = step
+        self._values |= values or {}
+        now = time.monotonic()
+        rate = (step - self._clock[1]) / max(now - self._clock[0], 1e-9)
+        left = f"{duration((self._total - step) / rate)} left" if rate > 0 else ""
+        self._show(rate, left, now)
+        self._reports += 1
+        if self._reports == 1:
+            self._clock = (now, step)
+
+    def advance(self, count: int, values: dict | None = None) -> None:
+        """`count` more steps are done."""
+        self.update(self._step + count, values)
+
+    def __exit__(self, kind, *_):
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None and self._reports:
+            self._print(f"{self._text}  {duration(time.monotonic() - self._began)} in all")
+
+    def _show(self, rate, left, now):
+        parts = [f"loss {self._values['loss']:.4g}"] if self._values.get("loss") is not None else []
+        images = self._values.get("images_per_second")
+        self._text = "  ".join([*parts, f"{images:.1f} img/s" if images is not None else f"{rate:.1f}/s"])
+        text = f"{self._text}  {left}".rstrip()
+        if self._bar is not None:
+            self._bar.postfix[0] = text
+            self._bar.update(self._step - self._bar.n)
+        elif self._reports == 0 or now - self._line_time >= self.SECONDS_BETWEEN_LINES:
+            self._line_time = now
+            self._print(text)
+
+    def _print(self, text):
+        print(f"{self._label}  {self._step}/{self._total}  {text}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """70 → '1:10', 3725 → '1:02:05'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,52 @@
+"""Metrics of semantic segmentation, all from one confusion matrix. SPEC §8."""
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def confusion_matrix(labels, predictions, num_classes: int):
+    """Pixels by true class (row) and predicted class (column).
+
+    Args:
+        labels: integer `[B,H,W]`; ids outside [0, num_classes), 255 among them, are not counted.
+        predictions: integer `[B,H,W]`, in [0, num_classes).
+        num_classes: K.
+
+    Returns:
+        int32 `[K,K]`. Sum over batches on the host in int64.
+    """
+    labels = labels.astype(jnp.int32).ravel()
+    cells = jnp.where(labels < num_classes, labels * num_classes + predictions.ravel(), num_classes**2)
+    return jnp.bincount(cells, length=num_classes**2 + 1)[:-1].reshape(num_classes, num_classes)
+
+
+def scores(confusion: np.ndarray, class_names: list[str], groups: dict[str, list[str]]) -> dict:
+    """mIoU, pixel accuracy, mean class accuracy, IoU per class and per group of classes.
+
+        IoU_k = n_kk / (Σ_j n_kj + Σ_j n_jk − n_kk)
+
+    Args:
+        confusion: integer `[K,K]`, rows = truth.
+        class_names: K names.
+        groups: {group: names of its classes}, may be empty.
+
+    Returns:
+        `mIoU`, `pixel_accuracy`, `mean_accuracy` in [0, 1]; `per_class_iou` {name: IoU, or None for a class that is neither in the
+        truth nor predicted}; `group_iou` {group: mean over its classes, or None}. Means leave the None out.
+    """
+    confusion = np.asarray(confusion, np.float64)
+    hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    union = truth + predicted - hits
+    iou = {name: hit / u if u else None for name, hit, u in zip(class_names, hits, union, strict=True)}
+    return {
+        "mIoU": _mean(iou.values()),
+        "pixel_accuracy": hits.sum() / max(truth.sum(), 1),
+        "mean_accuracy": _mean(hit / t for hit, t in zip(hits, truth, strict=True) if t),
+        "per_class_iou": iou,
+        "group_iou": {group: _mean(iou[name] for name in names) for group, names in groups.items()},
+    }
+
+
+def _mean(values):
+    values = [v for v in values if v is not None]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,15 @@
+"""Backbones: image → {name of feature map: map}. SPEC §1."""
+
+from functools import partial
+
+from ctxseg.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from ctxseg.models.backbones.tiny import Tiny
+
+BACKBONES = {
+    "tiny": Tiny,
+    "resnet18": partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
+    "resnet34": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock),
+    "resnet50": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck),
+    "resnet101": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck),
+    "resnet152": partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck),
+}

@@ -1,0 +1,94 @@
+"""ResNet v1 with dilation (He et al. 2016; SPEC §1): `resnet18` … `resnet152`.
+
+The stride of a bottleneck sits in its 3×3 convolution. Output strides 16 and 8 trade the strides of the last stages for
+dilation, so that weights trained at stride 32 fit.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ctxseg.models.backbones.layout import STAGES
+from ctxseg.models.layers import ConvNorm, max_pool
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut: `[B,h,w,·]` → `[B,h/stride,w/stride,features]` (ResNet-18 and -34)."""
+
+    features: int
+    stride: int = 1
+    dilation: int = 1
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilation, name="conv1")(x, train)
+        y = self.conv(self.features, 3, dilation=self.dilation, relu=False, name="conv2")(y, train)
+        return nn.relu(y + _shortcut(self, x, self.features, train))
+
+
+class Bottleneck(nn.Module):
+    """1×1 to `features`, 3×3, 1×1 to 4·`features`, and a shortcut: → `[B,h/stride,w/stride,4·features]`."""
+
+    features: int
+    stride: int = 1
+    dilation: int = 1
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        y = self.conv(self.features, 1, name="conv1")(x, train)
+        y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilation, name="conv2")(y, train)
+        y = self.conv(4 * self.features, 1, relu=False, name="conv3")(y, train)
+        return nn.relu(y + _shortcut(self, x, 4 * self.features, train))
+
+
+def _shortcut(block, x, features, train):
+    if block.stride == 1 and x.shape[-1] == features:
+        return x
+    return block.conv(features, 1, stride=block.stride, relu=False, name="shortcut")(x, train)
+
+
+class ResNet(nn.Module):
+    """Image → `{'res2', 'res3', 'res4', 'res5'}`.
+
+    Attributes:
+        stage_sizes: blocks in res2, res3, res4, res5.
+        block: `BasicBlock` or `Bottleneck`.
+        output_stride: 32, 16 or 8.
+        stem: `conv7`, one 7×7 of 64 channels, or `conv3`, three 3×3 of 64, 64 and 128 (as MCIBI's runs use).
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+    """
+
+    stage_sizes: tuple[int, int, int, int]
+    block: Callable
+    output_stride: Literal[32, 16, 8] = 32
+    stem: Literal["conv7", "conv3"] = "conv7"
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, x, train: bool = False) -> dict[str, jnp.ndarray]:
+        """`x` `[B,H,W,3]`, normalised → maps of stride 4, 8, … `output_stride`, channels 64·2^i (×4 for bottlenecks)."""
+        if self.stem == "conv7":
+            x = self.conv(64, 7, stride=2, name="stem")(x, train)
+        else:
+            x = self.conv(64, 3, stride=2, name="stem1")(x, train)
+            x = self.conv(64, 3, name="stem2")(x, train)
+            x = self.conv(128, 3, name="stem3")(x, train)
+        x = max_pool(x, 3, stride=2, padding=1)
+        maps = {}
+        for i, (blocks, (stride, first, rest)) in enumerate(
+            zip(self.stage_sizes, STAGES[self.output_stride], strict=True)
+        ):
+            for j in range(blocks):
+                x = self.block(
+                    features=64 * 2**i,
+                    stride=stride if j == 0 else 1,
+                    dilation=first if j == 0 else rest,
+                    conv=self.conv,
+                    name=f"res{i + 2}_{j + 1}",
+                )(x, train)
+            maps[f"res{i + 2}"] = x
+        return maps

@@ -1,0 +1,60 @@
+"""A small residual network for CPUs, tests and the embedded data set."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ctxseg.models.backbones.layout import STAGES
+from ctxseg.models.layers import ConvNorm
+
+
+class TinyBlock(nn.Module):
+    """3×3 then 1×1 convolution and a shortcut: one 3×3 a block keeps the receptive field small."""
+
+    features: int
+    stride: int = 1
+    dilation: int = 1
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilation, name="conv1")(x, train)
+        y = self.conv(self.features, 1, relu=False, name="conv2")(y, train)
+        if self.stride != 1 or x.shape[-1] != self.features:
+            x = self.conv(self.features, 1, stride=self.stride, relu=False, name="shortcut")(x, train)
+        return nn.relu(y + x)
+
+
+class Tiny(nn.Module):
+    """Image → `{'res2', 'res3', 'res4', 'res5'}`, named and strided as a ResNet's maps.
+
+    With one block a stage, `res5` sees a window of 63×63 pixels at every output stride: `scenes` is built so that this
+    is too little for some of its classes.
+
+    Attributes:
+        width: channels of the stem; res2…res5 have `width` × 1, 2, 4 and 6.
+        output_stride: 32, 16 or 8.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+    """
+
+    width: int = 24
+    output_stride: Literal[32, 16, 8] = 8
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, x, train: bool = False) -> dict[str, jnp.ndarray]:
+        """`x` `[B,H,W,3]`, normalised → maps of stride 4, 8, … `output_stride`."""
+        x = self.conv(self.width, 3, stride=2, name="stem")(x, train)
+        maps = {}
+        for i, (stride, dilation, _) in enumerate(STAGES[self.output_stride]):
+            x = TinyBlock(
+                features=self.width * (1, 2, 4, 6)[i],
+                stride=2 if i == 0 else stride,  # no max-pooling: res2 itself halves the stem's map
+                dilation=dilation,
+                conv=self.conv,
+                name=f"res{i + 2}_1",
+            )(x, train)
+            maps[f"res{i + 2}"] = x
+        return maps

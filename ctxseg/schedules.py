@@ -1,0 +1,57 @@
+"""Learning-rate schedules and the optimiser that follows them."""
+
+import jax
+import optax
+
+from ctxseg.errors import UserError
+
+
+def learning_rate(config, steps: int) -> optax.Schedule:
+    """Step → learning rate, as `config.optimizer` describes it, over `steps` updates.
+
+    `poly`: lr · (1 − t/T)^power. `step`: lr times `step_factor` from each of `step_boundaries` on. `constant`: lr. A linear warm-up
+    from 0 takes the first `warmup_steps`; the schedule's own clock runs from step 0 all the same.
+
+    Raises:
+        UserError: a schedule that does not exist.
+    """
+    peak = config.learning_rate
+    if config.schedule == "poly":
+        schedule = optax.polynomial_schedule(peak, 0.0, config.poly_power, steps)
+    elif config.schedule == "step":
+        schedule = optax.piecewise_constant_schedule(peak, {int(b): config.step_factor for b in config.step_boundaries})
+    elif config.schedule == "constant":
+        schedule = optax.constant_schedule(peak)
+    else:
+        raise UserError(f"config.optimizer.schedule is {config.schedule!r}, but it can be poly, step, constant")
+    if not config.warmup_steps:
+        return schedule
+    return lambda step: schedule(step) * jax.numpy.minimum(1.0, (step + 1) / config.warmup_steps)
+
+
+def create_optimizer(config, steps: int) -> optax.GradientTransformation:
+    """SGD with momentum and L2 on kernels alone, everything but the backbone at `new_layer_factor` times the rate.
+
+        g ← ∇ + λ·w (kernels);   v ← μ·v + g;   w ← w − lr(t) · factor · v
+
+    Args:
+        config: `config.optimizer`.
+        steps: T of the schedule.
+    """
+    stages = [
+        optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
+        optax.trace(config.momentum, nesterov=config.nesterov),
+        optax.masked(optax.scale(config.new_layer_factor), _is_new),
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
+    ]
+    if config.clip_norm:
+        stages.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    return optax.chain(*stages)
+
+
+def _is_kernel(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def _is_new(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key != "backbone", params)

@@ -1,0 +1,23 @@
+"""`--mode=show`: what a config resolves to."""
+
+import jax
+import jax.numpy as jnp
+
+from ctxseg import data
+from ctxseg.models import create_model
+from ctxseg.workdir import flatten
+
+
+def show(config) -> None:
+    """Prints every field of the config, and the model's parts with their parameters. Prepares no data and trains nothing."""
+    for name, value in flatten(config).items():
+        print(f"config.{name} = {value}")
+    model = create_model(config.model, len(data.class_names(config.data.name)))
+    images = jnp.zeros((1, *config.data.crop, 3), jnp.uint8)
+    output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images), jax.random.PRNGKey(0))
+    print()
+    for part, tree in variables["params"].items():
+        for name, leaves in tree.items() if part != "classifier" else [("", tree)]:
+            print(f"{part + '/' + name:44} {sum(x.size for x in jax.tree.leaves(leaves)):>12,}")
+    print(f"{'parameters':44} {sum(x.size for x in jax.tree.leaves(variables['params'])):>12,}")
+    print(f"logits {output.logits.shape} for an image {images.shape}")

@@ -1,0 +1,182 @@
+"""Training: the step, a pure function of state and batch, and the loop around it, in the order it runs."""
+
+import math
+import os
+import signal
+import time
+from functools import partial
+
+import jax
+import optax
+
+from ctxseg import checkpoints, data, devices, evaluate, logs, losses, schedules, workdir
+from ctxseg.data import pipeline, transforms
+from ctxseg.errors import UserError
+from ctxseg.models import create_model
+from ctxseg.state import TrainState, create_state
+
+
+def train_step(state: TrainState, batch: dict, *, model, optimizer, axis_name: str = devices.AXIS):
+    """One update.
+
+    Every sum (loss, gradient, batch statistics) runs over all devices of `axis_name`, so the new state does not depend on how
+    the batch is split over them.
+
+    Args:
+        state: the same on every device.
+        batch: this device's part: `image` uint8 `[B,H,W,3]`, `label` uint8 `[B,H,W]`.
+        model: a segmenter made with the same `axis_name`.
+        optimizer: an optax transformation.
+
+    Returns:
+        The new state, and {`loss`: mean cross entropy over all pixels, `gradient_norm`: global}, float32 scalars.
+    """
+
+    def loss_fn(params):
+        variables = state.variables | {"params": params}
+        rngs = {"dropout": jax.random.fold_in(state.rng, state.step)}
+        output, updated = model.apply(
+            variables, batch["image"], train=True, rngs=rngs, mutable=["batch_stats", "memory"]
+        )
+        return losses.cross_entropy(output.logits, batch["label"], axis_name), updated
+
+    (loss, updated), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    loss, gradients = jax.lax.psum((loss, gradients), axis_name)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=updated.get("batch_stats", {}),
+        memory=updated.get("memory", {}),
+        opt_state=opt_state,
+    )
+    return state, {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+
+
+def create_train_step(model, optimizer):
+    """`train_step` compiled for every local device: (replicated state, sharded batch) → (state, metrics). The old state is donated."""
+    return devices.parallel(partial(train_step, model=model, optimizer=optimizer), donate=(0,))
+
+
+def create_augmentation(config) -> transforms.Augmentation:
+    """The training augmentation that `config.data` describes."""
+    return transforms.Augmentation(
+        crop=tuple(config.crop),
+        flip=config.flip,
+        scale_range=tuple(config.scale_range),
+        rotate=config.rotate,
+        brightness=config.brightness,
+        contrast=config.contrast,
+        saturation=config.saturation,
+        hue=config.hue,
+    )
+
+
+def train(config, folder: str) -> None:
+    """`--mode=train`: trains the run in `folder` from its newest checkpoint on, and evaluates it at the end.
+
+    Raises:
+        UserError: bad input, a loss that is not finite any more, or an interruption (SIGINT, SIGTERM). Nothing that was saved is lost.
+    """
+    start = time.time()
+    devices.check_batch_size("train.batch_size", config.train.batch_size)
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    workdir.claim(folder, config)
+    builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
+    batches = pipeline.train_iterator(
+        pipeline.source(builder, "train"),
+        create_augmentation(config.data),
+        config.train.batch_size,
+        config.seed,
+        jax.process_index(),
+        jax.process_count(),
+        config.data.threads,
+    )
+    model = create_model(config.model, len(builder.info.metadata["class_names"]), axis_name=devices.AXIS)
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+    state = create_state(model, optimizer, config.data.crop, config.seed)
+    eval_step = evaluate.create_eval_step(model)
+
+    with checkpoints.Checkpoints(os.path.join(folder, "checkpoints"), config.train.keep) as saved:
+        first = 0
+        if saved.latest_step() is not None:
+            state, position = saved.restore(state)
+            batches.set_state(position)
+            first = int(state.step)
+            word = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
+            print(f"{folder}: {word}", flush=True)
+        log = logs.MetricsLog(folder)
+        log.truncate(first)
+        evaluation = partial(evaluate.evaluate_split, config.eval, builder, eval_step)
+        state = _loop(config, folder, create_train_step(model, optimizer), evaluation, state, first, batches, saved, log)
+    evaluate.finish(config, folder, builder, evaluation, state, start)
+
+
+def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
+    """Updates `first` + 1 … `config.train.steps`. Returns the final state."""
+    rate = schedules.learning_rate(config.optimizer, config.train.steps)
+    state = devices.replicate(state)
+    pending, good, last = [], first, time.time()
+    with logs.Progress(config.train.steps, first, "train") as progress, _Interrupt() as interrupt:
+        for i in range(first + 1, config.train.steps + 1):
+            state, step_metrics = step(state, devices.shard(next(batches)))
+            pending.append((i, step_metrics))
+            final = i == config.train.steps
+            stopping = interrupt.asked and not final
+            evaluating = _every(config.train.eval_every, i) and not final
+            saving = final or stopping or evaluating or _every(config.train.checkpoint_every, i)
+
+            if saving or _every(config.train.log_every, i):
+                loss = _mean_loss(pending, folder, good)
+                speed = len(pending) * config.train.batch_size / (time.time() - last)
+                log.write(i, "train", {"loss": loss, "learning_rate": float(rate(i - 1)), "images_per_second": speed})
+                progress.update(i, {"loss": loss, "images_per_second": speed})
+                pending, last = [], time.time()
+            scores = None
+            if evaluating:
+                scores, _ = evaluation(state.variables)
+                log.write(i, "eval", scores)
+                last = time.time()
+            if saving:
+                saved.save(i, devices.unreplicate(state), batches.get_state(), scores)
+                good = i
+            if stopping:
+                raise UserError(f"interrupted at step {i}, saved in {folder}: the same command continues from there")
+    return devices.unreplicate(state)
+
+
+def _every(period: int, step: int) -> bool:
+    return period > 0 and step % period == 0
+
+
+def _mean_loss(pending, folder, good) -> float:
+    """Mean over the steps since the last look. UserError at the first that is not finite, before it reaches a checkpoint."""
+    losses = []
+    for i, step_metrics in pending:
+        loss, norm = (float(devices.unreplicate(step_metrics[k])) for k in ("loss", "gradient_norm"))
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient became {norm}"
+            kept = f"the checkpoint of step {good} in {folder} is kept" if good else "no checkpoint had been written"
+            raise UserError(f"{what} at step {i}; {kept}: lower config.optimizer.learning_rate, or set clip_norm or warmup_steps")
+        losses.append(loss)
+    return sum(losses) / len(losses)
+
+
+class _Interrupt:
+    """Turns the first SIGINT or SIGTERM into a request to save and stop after the step; the second acts as usual."""
+
+    def __enter__(self):
+        self.asked = False
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _ask(self, *_):
+        self.asked = True
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_):
+        self._restore()

@@ -1,0 +1,65 @@
+"""A run's folder: whose it is, and what its config file says."""
+
+import json
+import os
+
+from ml_collections import ConfigDict
+
+from ctxseg.errors import UserError
+from ctxseg.logs import write_json
+
+# Fields that may change between a run and its continuation: none of them touches what is learned.
+FREE = (
+    "data.data_dir", "data.manual_dir", "data.threads",
+    "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep",
+    "eval.",
+)  # fmt: skip
+
+
+def flatten(config, prefix: str = "") -> dict:
+    """Nested mapping → {'a.b.c': value}, tuples as lists, as JSON has them."""
+    flat = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def claim(workdir: str, config: ConfigDict) -> None:
+    """Makes `workdir` the folder of `config`'s run, or checks that it is.
+
+    Raises:
+        UserError: it holds the run of a config that differs in a field that matters, or its config.json is damaged.
+    """
+    path = os.path.join(workdir, "config.json")
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        if os.path.exists(path):
+            check_same(path, config)
+        write_json(path, config.to_dict())
+    except OSError as e:
+        raise UserError(f"--workdir={workdir} cannot be used: {e.strerror or e}") from e
+
+
+def check_same(path: str, config: ConfigDict) -> None:
+    """Raises UserError if the config saved at `path` differs from `config` in a field that matters."""
+    try:
+        with open(path) as f:
+            saved = flatten(json.load(f))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: --workdir is not the folder of a run") from None
+    except ValueError as e:
+        raise UserError(f"{path} is damaged ({e}): choose another --workdir, or remove this one") from e
+    wanted = flatten(config)
+    differ = [
+        f"config.{k} is {wanted.get(k)} here and {saved.get(k)} there"
+        for k in sorted(saved.keys() | wanted.keys())
+        if saved.get(k) != wanted.get(k) and not k.startswith(FREE)
+    ]
+    if differ:
+        more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""
+        raise UserError(
+            f"{os.path.dirname(path)} holds the run of another config: {'; '.join(differ[:3])}{more}; choose another --workdir"
+        )

@@ -1,0 +1,138 @@
+"""ZigZagNet against the NumPy reference that was written from SPEC §5 alone, and what its switches change."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctxseg.models.context.zigzag import RegionContextEncoding, ZigZag
+from tests.references import zigzag_numpy
+
+CHANNELS = 4
+PLAIN = {"norm": "none", "context_norm": "none"}  # the equations as printed
+
+
+def random_like(tree, seed=0, scale=0.5):
+    """Random values for the shapes of a parameter tree, gains kept near one."""
+    rng = np.random.default_rng(seed)
+
+    def draw(x):
+        fan_in = max(int(np.prod(x.shape[-4:-1] if len(x.shape) >= 4 else x.shape[-2:-1])), 1)
+        return jnp.asarray(rng.normal(0, scale / np.sqrt(fan_in), x.shape), jnp.float32)
+
+    return jax.tree.map(draw, tree)
+
+
+def rce_parameters(params, subdivisions):
+    """Parameters of a `RegionContextEncoding` as the reference names them."""
+    kernels = np.split(np.asarray(params["branches"]["conv"]["kernel"]), len(subdivisions), axis=-1)
+    biases = np.split(np.asarray(params["branches"]["conv"]["bias"]), len(subdivisions))
+    result = {}
+    for k, kernel, bias in zip(subdivisions, kernels, biases, strict=True):
+        encode, decode = params[f"encode{k}"], params[f"decode{k}"]
+        result[k] = {
+            "conv": {"kernel": kernel, "bias": bias},
+            "encode": encode,  # kernel [K',K',C,C]
+            "decode": {"kernel": np.moveaxis(np.asarray(decode["kernel"]), 0, 2)},  # [C,K',K',C] → [K',K',C,C]
+        }
+    return result
+
+
+def overwrite_stage(reference, params, subdivisions):
+    for direction in ("down", "up"):
+        for i, entry in enumerate(reference.get(direction, []), 1):
+            if f"fuse_{direction}{i}" in params:
+                entry["fuse"] = params[f"fuse_{direction}{i}"]["conv"]
+            if f"context_{direction}{i}" in params:
+                entry["rce"] = rce_parameters(params[f"context_{direction}{i}"], subdivisions)
+
+
+def zigzag_parameters(params, stages, levels, subdivisions):
+    """The module's parameters as the reference names them; what the module leaves out, because level 1 never reads it, is random."""
+    result = zigzag_numpy.random_params(np.random.default_rng(2), levels, CHANNELS, stages, subdivisions, gain=0.3)
+    overwrite_stage(result[1], params["stage1"], subdivisions)
+    for t in range(2, stages):
+        overwrite_stage(result[t], jax.tree.map(lambda x, t=t: x[t - 2], params["stages"]), subdivisions)
+    if stages > 1:
+        overwrite_stage(result[stages], params[f"stage{stages}"], subdivisions)
+    if "fuse_out" in params:
+        result[stages + 1]["down"][0]["fuse"] = params["fuse_out"]["conv"]
+    return result
+
+
+def inputs(sizes, seed=1):
+    rng = np.random.default_rng(seed)
+    return {f"res{i + 2}": rng.uniform(-0.4, 0.4, (2, *size, 3)).astype(np.float32) for i, size in enumerate(sizes)}
+
+
+@pytest.mark.parametrize("pool", ["sum", "mean"])
+@pytest.mark.parametrize("size", [(9, 8), (5, 13)])  # no multiple of a subdivision; 5 < 7 leaves cells empty
+def test_region_context_encoding(pool, size):
+    f = np.random.default_rng(0).normal(size=(2, *size, CHANNELS)).astype(np.float32)
+    module = RegionContextEncoding(region_pool=pool, norm="none")
+    params = random_like(jax.eval_shape(module.init, jax.random.PRNGKey(0), f, False))["params"]
+    expected = zigzag_numpy.rce(f.astype(np.float64), rce_parameters(params, (3, 5, 7)), (3, 5, 7), pool)
+    np.testing.assert_allclose(module.apply({"params": params}, f, False), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected - f).max() > 0.1  # the regions did say something
+
+
+CASES = {
+    "two levels, two stages": dict(stages=2, levels=("res2", "res3")),
+    "scan, three levels": dict(stages=4, levels=("res2", "res3", "res4")),
+    "sum": dict(stages=2, levels=("res2", "res3", "res4"), combine="sum"),
+    "not dense": dict(stages=2, levels=("res2", "res3", "res4"), dense=False),
+    "no exchange": dict(stages=3, levels=("res2", "res3"), exchange=False),
+    "no fusion": dict(stages=3, levels=("res2", "res3", "res4"), fusion=False),
+    "region sums": dict(stages=2, levels=("res2", "res3"), region_pool="sum"),
+    "encoder-decoder": dict(stages=3, levels=("res2", "res3", "res4"), exchange=False, fusion=False, dense=False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_against_reference(case):
+    fields = dict(dict(region_pool="mean", combine="product"), **CASES[case])
+    levels, subdivisions = fields["levels"], (2, 3)
+    module = ZigZag(channels=CHANNELS, subdivisions=subdivisions, **fields, **PLAIN)
+    features = inputs([(12, 10), (6, 5), (3, 3)][: len(levels)])
+    params = random_like(jax.eval_shape(module.init, jax.random.PRNGKey(0), features))["params"]
+    projected = [
+        zigzag_numpy.conv2d(
+            features[name].astype(np.float64),
+            np.asarray(params[f"project_{name}"]["conv"]["kernel"], np.float64),
+            np.asarray(params[f"project_{name}"]["conv"]["bias"], np.float64),
+        )
+        for name in levels
+    ]
+    stages = fields["stages"] if fields.get("exchange", True) and fields.get("fusion", True) else 1
+    reference = zigzag_parameters(params, stages, len(levels), subdivisions)
+    switches = {k: fields.get(k, True) for k in ("exchange", "fusion", "dense")}
+    expected = zigzag_numpy.zigzag(
+        projected, reference, fields["stages"], fields["combine"], **switches,
+        subdivisions=subdivisions, pool=fields["region_pool"],
+    )[0]  # fmt: skip
+    actual = jax.jit(module.apply)({"params": params}, features)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    assert expected.std() > 1e-3
+
+
+def parameter_names(**fields):
+    module = ZigZag(channels=CHANNELS, levels=("res2", "res3", "res4"), subdivisions=(2,), **fields, **PLAIN)
+    variables = jax.eval_shape(module.init, jax.random.PRNGKey(0), inputs([(8, 8), (4, 4), (2, 2)]))
+    leaves = jax.tree_util.tree_flatten_with_path(variables["params"])[0]
+    return {"/".join(k.key for k in path): leaf.shape for path, leaf in leaves}
+
+
+def test_switches_change_what_they_name():
+    full = parameter_names(stages=3)
+    assert any(name.startswith("stages/") for name in full) and "fuse_out/conv/kernel" in full
+    # Neither the way contexts combine nor which levels send them has parameters of its own.
+    assert parameter_names(stages=3, combine="sum") == full
+    assert parameter_names(stages=3, dense=False) == full
+    # One pass: the weights of the first stage that level 1 still reads, and the fusion.
+    no_exchange = parameter_names(stages=3, exchange=False)
+    assert no_exchange == parameter_names(stages=1)
+    assert {name.split("/")[0] for name in no_exchange} == {"project_res2", "project_res3", "project_res4", "stage1", "fuse_out"}
+    # No W anywhere.
+    no_fusion = parameter_names(stages=3, fusion=False)
+    assert no_fusion == {k: v for k, v in no_exchange.items() if not k.startswith("fuse_out")}
+    assert not any("fuse" in name for name in no_fusion)
