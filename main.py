@@ -46,11 +46,15 @@ def _nearest(name, names) -> str:
     return f"there is no --{name}: did you mean --{near[0]}?"
 
 
+def base_config(argv):
+    """The config that `argv` names, without the overrides."""
+    path, _, dataset = next(a.removeprefix("--config=") for a in argv if a.startswith("--config=")).partition(":")
+    return runpy.run_path(path)["get_config"](*[dataset] if dataset else [])
+
+
 def _misspelt_field(argv) -> str | None:
     """The first override that names no field of the config it changes."""
-    path, _, dataset = next(a.removeprefix("--config=") for a in argv if a.startswith("--config=")).partition(":")
-    config = runpy.run_path(path)["get_config"](*[dataset] if dataset else [])
-    names = [f"config.{name}" for name in _field_names(config)]
+    names = [f"config.{name}" for name in _field_names(base_config(argv))]
     given = (a.lstrip("-").partition("=")[0] for a in argv if a.startswith("--config."))
     return next((_nearest(name, names) for name in given if name not in names), None)
 
@@ -71,11 +75,13 @@ def main(argv: list[str]) -> None:
     elif mode == "evaluate":
         evaluate.evaluate(config, workdir)
     elif mode == "prepare":
-        data.prepare(config)
-    elif mode == "report":
-        print(report.write_report(workdir))
+        print(data.load(config.data.name, config.data.data_dir, config.data.manual_dir).data_dir)
     elif mode == "show":
         show.show(config)
+    if mode in ("train", "evaluate", "report"):
+        page = report.write_report(workdir, base_config(argv).to_dict())
+        if mode == "report":
+            print(page)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctxseg import checkpoints, data, devices, logs, metrics, report, schedules, workdir
+from ctxseg import checkpoints, data, devices, logs, metrics, schedules, workdir
 from ctxseg.data import pipeline
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
@@ -81,8 +81,8 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
     return metrics.scores(total, names, dict(builder.info.metadata["groups"])), shown
 
 
-def finish(config, folder: str, builder, evaluation, state, start: float) -> None:
-    """Evaluates `state`; writes results.json, samples.npz and the report; prints the results.
+def finish(config, folder: str, builder, evaluation, state, start: float) -> dict:
+    """Evaluates `state`; writes results.json and samples.npz; prints the results and returns the scores.
 
     Args:
         evaluation: (variables, progress) → (scores, samples): `evaluate_split`, with the other arguments bound.
@@ -91,7 +91,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> Non
     with logs.Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate") as progress:
         scores, shown = evaluation(devices.replicate(state.variables), progress.update)
     if jax.process_index():
-        return
+        return scores
     metadata = builder.info.metadata
     results = scores | {
         "step": int(state.step),
@@ -110,7 +110,6 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> Non
         arrays |= {f"image_{i}": image, f"label_{i}": label, f"prediction_{i}": prediction.astype(np.uint8)}
     np.savez_compressed(os.path.join(folder, "samples.npz"), **arrays)
     logs.write_json(os.path.join(folder, "results.json"), results)
-    report.write_report(folder)
     for group, iou in scores["group_iou"].items():
         print(f"{group:12} mIoU {_number(iou)}")
     print(
@@ -118,6 +117,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> Non
         f"  mean accuracy {_number(scores['mean_accuracy'])}",
         flush=True,
     )
+    return scores
 
 
 def _number(x) -> str:

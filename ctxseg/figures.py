@@ -45,7 +45,8 @@ def training_curves(metrics: list[dict]) -> dict[str, Figure]:
         figures["evaluation mIoU"], axes = _figure("evaluation mIoU")
         groups = dict.fromkeys(name for entry in metrics for name in entry.get("group_iou") or {})
         for group, colour in zip(groups, _colours(len(groups)), strict=True):
-            axes.plot(*_series(metrics, "eval", "group_iou", group), color=colour, marker=".", linewidth=0.8, label=group)
+            points = _series(metrics, "eval", "group_iou", group)
+            axes.plot(*points, color=colour, marker=".", linewidth=0.8, label=group)
         axes.plot(steps, scores, color=BLUE, marker="o", linewidth=2, label="mean over classes")
         if groups:
             axes.legend(fontsize="small", labelcolor=INK, framealpha=0)
@@ -54,7 +55,7 @@ def training_curves(metrics: list[dict]) -> dict[str, Figure]:
 
 
 def per_class_iou(results: dict) -> Figure:
-    """Horizontal bars of IoU per class, best read from the top; classes of one group together and in one colour.
+    """Horizontal bars of IoU per class, classes of one group together and in one colour.
 
     Args:
         results: of results.json: `per_class_iou` {name: IoU or None} and `groups` {group: names}, which may be missing.
@@ -66,12 +67,12 @@ def per_class_iou(results: dict) -> Figure:
     for (group, members), colour in zip(rows.items(), _colours(len(rows)), strict=True):
         places = range(first, first + len(members))
         bars = axes.barh(places, [iou.get(name) or 0 for name in members], color=colour, label=group)
-        texts = ["–" if iou.get(name) is None else f"{100 * iou[name]:.1f}" for name in members]
+        texts = ["–" if iou.get(name) is None else f"{iou[name]:.3f}" for name in members]
         axes.bar_label(bars, texts, padding=3, color=INK)
         first += len(members)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.1)
+    axes.set_xlim(0, 1.15)  # room for the number beside a bar of 1
     axes.set_xlabel("IoU", color=INK)
     if len(rows) > 1:
         figure.legend(loc="outside lower center", ncols=2, labelcolor=INK, framealpha=0)
@@ -90,7 +91,7 @@ def colourise(label: np.ndarray, palette) -> np.ndarray:
     """A label map in its data set's colours.
 
     Args:
-        label: integer `[H,W]`; ids outside [0, K), 255 among them, are drawn as grey and black stripes, which no class has.
+        label: integer `[H,W]`; ids outside [0, K), 255 among them, are drawn as grey and black stripes.
         palette: `[K,3]`, RGB in 0..255.
 
     Returns:
@@ -167,7 +168,7 @@ def _figure(title, size=(4.2, 2.8)):
 
 
 def _series(metrics, kind, *path):
-    """Steps and values, in the lines of `kind` that have one, of what `path` leads to: ('mIoU') or ('group_iou', 'scale')."""
+    """Steps and values of what `path`, as ("group_iou", "scale"), leads to in the lines of `kind` that have it."""
     steps, values = [], []
     for entry in metrics:
         value = entry if entry["kind"] == kind else None

@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from ctxseg.errors import UserError
@@ -22,35 +24,32 @@ class MetricsLog:
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._path = self._workdir / "metrics.jsonl"
         self._events = None  # opened at the first write, so that truncate() can come before
-        self._purge_step = None
+        self._restart = None  # the step from which older events are void
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             self._rewrite(read_metrics(workdir))
 
     def write(self, step: int, kind: str, values: dict) -> None:
-        """Appends one line, on disk (but not synced) when this returns, and adds its scalars to TensorBoard.
+        """Appends one line to metrics.jsonl and one event to TensorBoard's file; both outlive the process from here on.
 
         Args:
             step: optimiser updates done.
             kind: 'train' or 'eval'; the first part of the TensorBoard tags.
-            values: numbers (Python's, NumPy's or JAX's), or {name: number} as `per_class_iou`. NaN and infinity become null,
-                which JSON has; TensorBoard gets neither.
+            values: numbers (Python's, NumPy's or JAX's), or {name: number} as `per_class_iou`. NaN and infinity become
+                null, which JSON has; TensorBoard gets neither.
         """
-        values = _plain(values)
+        step, values = int(step), _plain(values)
         with open(self._path, "a") as f:
-            f.write(json.dumps({"step": int(step), "kind": kind} | values, allow_nan=False) + "\n")
+            f.write(json.dumps({"step": step, "kind": kind} | values, allow_nan=False) + "\n")
         if self._events is None:
-            # tensorboardX names files by the second: the suffix keeps two logs of one second apart.
-            self._events = SummaryWriter(
-                str(self._workdir / "tensorboard"), purge_step=self._purge_step, filename_suffix=f".{time.time_ns()}"
-            )
-        for tag, value in _scalars(kind, values):
-            self._events.add_scalar(tag, value, step)
+            self._events = self._open_events()
+        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(kind, values)]
+        self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
         self._events.flush()
 
     def truncate(self, step: int) -> None:
         """Forgets what came after `step`, at which the run resumes; TensorBoard hides its older events after it."""
         self.close()
-        self._purge_step = step + 1
+        self._restart = step + 1
         self._rewrite([entry for entry in read_metrics(self._workdir) if entry["step"] <= step])
 
     def close(self) -> None:
@@ -59,12 +58,25 @@ class MetricsLog:
             self._events.close()
             self._events = None
 
+    def _open_events(self):
+        # Not tensorboardX's SummaryWriter: it writes from a thread, and what is queued is lost if nobody closes it.
+        folder = self._workdir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        # The name has the time in seconds: the suffix keeps two files of one second apart.
+        events = EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
+        if self._restart is not None:
+            start = SessionLog(status=SessionLog.START)
+            events.write_event(Event(wall_time=time.time(), step=self._restart, session_log=start))
+        return events
+
     def _rewrite(self, entries):
         write_text(self._path, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def read_metrics(workdir) -> list[dict]:
-    """The lines of `workdir`'s metrics.jsonl, oldest first; none if there is no such file. A half-written last line is left out.
+    """The lines of `workdir`'s metrics.jsonl, oldest first; none if there is no such file.
+
+    A half-written last line is left out.
 
     Raises:
         UserError: another line is damaged.
@@ -88,7 +100,7 @@ def write_json(path, value) -> None:
 
 
 def write_text(path, text: str) -> None:
-    """Replaces the file at `path` in one step, so that a reader or a crash meets the old text or the new, never a part."""
+    """Replaces the file at `path` in one step: a reader or a crash meets the old text or the new, never a part."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as f:
@@ -140,9 +152,14 @@ class Progress:
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
-                desc=self._label, total=self._total, initial=self._step, file=sys.stderr, leave=None, dynamic_ncols=True,
-                bar_format="{desc}  {n_fmt}/{total_fmt} |{bar}| {postfix[0]}", postfix=[""],
-            )  # fmt: skip
+                desc=self._label,
+                total=self._total,
+                initial=self._step,
+                leave=None,
+                dynamic_ncols=True,
+                bar_format="{desc}  {n_fmt}/{total_fmt} |{bar}| {postfix[0]}",
+                postfix=[""],
+            )
         return self
 
     def update(self, step: int, values: dict | None = None) -> None:
@@ -156,10 +173,6 @@ class Progress:
         self._reports += 1
         if self._reports == 1:
             self._clock = (now, step)
-
-    def advance(self, count: int, values: dict | None = None) -> None:
-        """`count` more steps are done."""
-        self.update(self._step + count, values)
 
     def __exit__(self, kind, *_):
         if self._bar is not None:

@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ def write_report(workdir, base=None) -> Path:
     What is missing (a run that is not evaluated yet) is said in its place on the page.
 
     Args:
-        workdir: a run's folder. samples.npz has `names` (strings) and, for each i, uint8 `image_i` `[h,w,3]`, `label_i` and
-            `prediction_i` `[h,w]`.
+        workdir: a run's folder. samples.npz has `names` (strings) and, for each i, uint8 `image_i` `[h,w,3]`, `label_i`
+            and `prediction_i` `[h,w]`.
         base: the config without overrides, a nested mapping. With it, the page lists what differs and the command that
             makes the run; without it, the command is the `command` of results.json, if any.
 
@@ -37,7 +38,8 @@ def write_report(workdir, base=None) -> Path:
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is not a folder")
-    config, results, metrics = _read_json(workdir / "config.json"), _read_json(workdir / "results.json"), read_metrics(workdir)
+    config, results = (_read_json(workdir / name) for name in ("config.json", "results.json"))
+    metrics = read_metrics(workdir)
     system = results.get("system") or config.get("system") or workdir.resolve().name
     data = results.get("data") or config.get("data", {}).get("name", "")
     title = f"{system} on {data}" if data else system
@@ -90,22 +92,19 @@ def _iou_table(results):
     if "per_class_iou" not in results:
         return "<p class=note>Not evaluated yet.</p>"
     colours = dict(zip(results.get("class_names", []), results.get("palette", []), strict=False))
-    rows = []
-    groups = figures.class_groups(results)
+    iou, groups, rows = results["per_class_iou"], figures.class_groups(results), []
     for group, members in groups.items():
         if group:
             rows.append(_iou_row("group", _text(group), results.get("group_iou", {}).get(group)))
         elif len(groups) > 1:
-            rows.append("<tr class=group><th>other classes</th><td></td><td></td></tr>")
-        rows += [
-            _iou_row("class", f"{_swatch(colours.get(name))}{_text(name)}", results["per_class_iou"].get(name)) for name in members
-        ]
-    note = "<p class=note>–: neither in the truth nor predicted.</p>" if None in results["per_class_iou"].values() else ""
+            rows.append("<tr class=group><th>other classes</th><td></td><td></td></tr>\n")
+        rows += [_iou_row("class", _swatch(colours.get(name)) + _text(name), iou.get(name)) for name in members]
+    note = "<p class=note>–: neither in the truth nor predicted.</p>" if None in iou.values() else ""
     return f"<table class=iou>{''.join(rows)}</table>{note}"
 
 
 def _iou_row(kind, name, iou):
-    bar = f'<div class=bar style="width:{100 * (iou or 0):.2f}%"></div>'
+    bar = f'<div class=track><div class=bar style="width:{100 * (iou or 0):.2f}%"></div></div>'
     return f"<tr class={kind}><th>{name}</th><td>{bar}</td><td>{_number(iou)}</td></tr>\n"
 
 
@@ -120,7 +119,7 @@ def _samples(path, results):
                 (str(name), [arrays[f"{kind}_{i}"] for kind in ("image", "label", "prediction")])
                 for i, name in enumerate(arrays["names"])
             ]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f"{path} is damaged ({e}): evaluate again") from e
     rows = []
     for name, sample in samples:
@@ -144,13 +143,14 @@ def _settings(config, results, base):
     if base is not None:
         usual, flat = flatten(base), flatten(config)
         differ = {k: v for k, v in flat.items() if k not in usual or usual[k] != v}
-        command = shlex.join(
-            ["python", "main.py", f"--config=configs/{config.get('system')}.py:{config.get('data', {}).get('name')}"]
-            + [f"--config.{k}={tuple(v) if isinstance(v, list) else v}" for k, v in differ.items()]
-        )
-        rows = [f"<tr><th>{_text(k)}</th><td>{_value(v)}</td><td>{_value(usual.get(k))}</td></tr>" for k, v in differ.items()]
+        flags = [f"--config=configs/{flat.get('system')}.py:{flat.get('data.name')}"]
+        flags += [f"--config.{k}={tuple(v) if isinstance(v, list) else v}" for k, v in differ.items()]
+        command = " \\\n    ".join(["python main.py", *map(shlex.quote, flags)])
+        cells = [(_text(k).replace(".", ".<wbr>"), _code(v), _code(usual.get(k))) for k, v in differ.items()]
+        rows = [f"<tr><th>{field}</th><td>{here}</td><td>{before}</td></tr>" for field, here, before in cells]
         if rows:
-            table = f"<table><tr><th>field</th><th>here</th><th>without override</th></tr>{''.join(rows)}</table>"
+            head = "<tr class=note><th>field</th><th>here</th><th>without override</th></tr>"
+            table = f"<table>{head}{''.join(rows)}</table>"
         else:
             table = "<p class=note>Nothing is overridden.</p>"
     command = f"<pre>{_text(command)}</pre>" if command else "<p class=note>The command was not recorded.</p>"
@@ -188,7 +188,7 @@ def _text(value):
     return html.escape(value if isinstance(value, str) else json.dumps(value))
 
 
-def _value(value):
+def _code(value):
     return f"<code>{_text(value)}</code>"
 
 
@@ -209,7 +209,8 @@ _PAGE = """<!DOCTYPE html>
 """
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --faint: #666d75; --line: #dfe2e6; --page: #fff; --panel: #f5f6f8; --bar: #3b82f6; }
+:root { color-scheme: light dark;
+  --ink: #1c1e21; --faint: #666d75; --line: #dfe2e6; --page: #fff; --panel: #f5f6f8; --bar: #3b82f6; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e8eb; --faint: #9aa1a9; --line: #33383e; --page: #15181c; --panel: #1f2328; }
 }
@@ -220,7 +221,8 @@ h1 { margin: .5rem 0 1rem; font-size: 1.6rem; }
 h2 { margin: 2.5rem 0 .75rem; font-size: 1.15rem; border-bottom: 1px solid var(--line); }
 .note, dt, figcaption, .columns { color: var(--faint); font-size: .875rem; }
 .scores { display: grid; grid-template-columns: repeat(3, 1fr); gap: .5rem; }
-.scores div { padding: .75rem; background: var(--panel); border-radius: .5rem; color: var(--faint); font-size: .875rem; }
+.scores div, pre { padding: .75rem; background: var(--panel); border-radius: .5rem; }
+.scores div { color: var(--faint); font-size: .875rem; }
 .scores b { display: block; color: var(--ink); font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; }
 dd { margin: 0; }
@@ -230,15 +232,17 @@ img { display: block; width: 100%; }
 table { width: 100%; border-collapse: collapse; }
 th, td { padding: .2rem .5rem .2rem 0; text-align: left; font-weight: normal; vertical-align: middle; }
 .iou th { width: 35%; }
-.iou td:last-child { width: 4.5rem; text-align: right; padding: 0; font-variant-numeric: tabular-nums; }
+.iou td:last-child { width: 4.5rem; text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
 .group th, .group td { padding-top: .75rem; font-weight: bold; }
-.bar { height: .7rem; background: var(--bar); opacity: .75; border-radius: 2px; }
+.track { background: var(--panel); border-radius: 2px; }
+.bar { height: .7rem; background: var(--bar); opacity: .7; border-radius: 2px; }
 .group .bar { opacity: 1; }
-.swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .5rem; border: 1px solid var(--faint); vertical-align: -1px; }
+.swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .5rem; vertical-align: -1px;
+  border: 1px solid var(--faint); }
 .ignored { background: repeating-linear-gradient(135deg, #000 0 3px, #808080 3px 6px); }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-style: none; font-size: .875rem; }
 .columns { display: grid; grid-template-columns: repeat(3, 1fr); text-align: center; }
 figure { margin: 0 0 .75rem; }
-pre { padding: .75rem; background: var(--panel); border-radius: .5rem; overflow: auto; white-space: pre-wrap; font-size: .8125rem; }
+pre { overflow: auto; white-space: pre-wrap; font-size: .8125rem; }
 summary { cursor: pointer; }
 """

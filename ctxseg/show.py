@@ -12,7 +12,7 @@ def show(config) -> None:
     """Prints every field of the config, and the model's parts with their parameters. Prepares no data and trains nothing."""
     for name, value in flatten(config).items():
         print(f"config.{name} = {value}")
-    model = create_model(config.model, len(data.class_names(config.data.name)))
+    model = create_model(config.model, len(data.metadata(config.data.name)["class_names"]))
     images = jnp.zeros((1, *config.data.crop, 3), jnp.uint8)
     output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images), jax.random.PRNGKey(0))
     print()

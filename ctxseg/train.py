@@ -81,7 +81,9 @@ def train(config, folder: str) -> None:
     start = time.time()
     devices.check_batch_size("train.batch_size", config.train.batch_size)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
-    workdir.claim(folder, config)
+    primary = jax.process_index() == 0  # the one of several hosts that writes
+    if primary:
+        workdir.claim(folder, config)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
     batches = pipeline.train_iterator(
         pipeline.source(builder, "train"),
@@ -105,11 +107,14 @@ def train(config, folder: str) -> None:
             first = int(state.step)
             word = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
             print(f"{folder}: {word}", flush=True)
-        log = logs.MetricsLog(folder)
-        log.truncate(first)
+        log = logs.MetricsLog(folder) if primary else None
+        if log:
+            log.truncate(first)
         evaluation = partial(evaluate.evaluate_split, config.eval, builder, eval_step)
         state = _loop(config, folder, create_train_step(model, optimizer), evaluation, state, first, batches, saved, log)
-    evaluate.finish(config, folder, builder, evaluation, state, start)
+    scores = evaluate.finish(config, folder, builder, evaluation, state, start)
+    if log and first < config.train.steps:
+        log.write(config.train.steps, "eval", scores)
 
 
 def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
@@ -129,13 +134,15 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
             if saving or _every(config.train.log_every, i):
                 loss = _mean_loss(pending, folder, good)
                 speed = len(pending) * config.train.batch_size / (time.time() - last)
-                log.write(i, "train", {"loss": loss, "learning_rate": float(rate(i - 1)), "images_per_second": speed})
+                if log:
+                    log.write(i, "train", {"loss": loss, "learning_rate": float(rate(i - 1)), "images_per_second": speed})
                 progress.update(i, {"loss": loss, "images_per_second": speed})
                 pending, last = [], time.time()
             scores = None
             if evaluating:
                 scores, _ = evaluation(state.variables)
-                log.write(i, "eval", scores)
+                if log:
+                    log.write(i, "eval", scores)
                 last = time.time()
             if saving:
                 saved.save(i, devices.unreplicate(state), batches.get_state(), scores)

@@ -4,7 +4,7 @@ Every image holds one question of each kind, and the answers are three independe
 
 - *distant cue*: tissue squares are one class or another by which beacon (retina or galaxies) lies more than 48 pixels
   away; there is one beacon in an image;
-- *scale*: bricks fill one 56-pixel square or four 24-pixel ones, and those are two classes;
+- *scale*: a brick wall is 120 pixels long, or cut into two of 56, and those are two classes;
 - *neighbours*: a strip of printed text is one class or another by the block, grass or gravel, at one of its ends.
   Each image holds two strips with opposite answers and one free blob of either texture, so neither how much grass
   and gravel there is nor what lies free tells anything about a strip.
@@ -26,7 +26,7 @@ SPLITS = {"train": 2000, "val": 400}
 BEACON_DISTANCE = 48  # a beacon and a tissue square are farther apart than this, pixels along one axis, edge to edge
 GAP = 3  # between things that do not belong together, pixels
 
-FOOTPRINT, LARGE, SMALL = 60, 56, 24  # brick: the square that is set aside, and the sides of the two extents
+WALL_LENGTH, WALL_WIDTH, WALL_CUT = 120, 18, 8  # the cut, in the middle, shows the background
 STRIP_LENGTH, STRIP_WIDTH = 56, 16
 BLOCK = 20  # side of the blocks that touch strips and of the free blobs
 BEACON = 22
@@ -41,8 +41,8 @@ _CLASSES = (
     ("galaxies", "appearance", (40, 30, 120)),
     ("tissue with retina", "distant_cue", (240, 40, 130)),
     ("tissue with galaxies", "distant_cue", (120, 60, 255)),
-    ("small bricks", "scale", (255, 210, 0)),
-    ("large bricks", "scale", (180, 70, 0)),
+    ("short wall", "scale", (255, 210, 0)),
+    ("long wall", "scale", (180, 70, 0)),
     ("text at grass", "neighbours", (150, 255, 120)),
     ("text at gravel", "neighbours", (0, 200, 255)),
 )
@@ -58,18 +58,16 @@ class Answers(NamedTuple):
     """What decides the classes of one scene; each is 0 or 1."""
 
     beacon: int  # 0: retina, 1: galaxies
-    extent: int  # 0: four small squares of brick, 1: a large one
+    extent: int  # 0: a wall cut in two, 1: a whole one
     block: int  # texture at the first strip, the second has the other one; 0: grass, 1: gravel
 
 
 class Layout(NamedTuple):
     """Where everything in a scene is: int `[n,4]` arrays of rectangles (top, left, height, width), in pixels."""
 
-    footprint: np.ndarray  # [1,4]: holds `large` or `small`; nothing else may enter
-    large: np.ndarray  # [1,4]
-    small: np.ndarray  # [4,4]
     beacon: np.ndarray  # [1,4]
     tissue: np.ndarray  # [2,4]
+    wall: np.ndarray  # [1,4], whole
     strips: np.ndarray  # [2,4]
     blocks: np.ndarray  # [2,4]: block i touches one end of strip i
     blobs: np.ndarray  # [2,4]: grass, gravel
@@ -117,22 +115,17 @@ def _try_layout(rng: np.random.Generator) -> Layout | None:
 
     beacon = place(_square(BEACON))
     things = [(_square(side), beacon) for side in rng.integers(TISSUE[0], TISSUE[1] + 1, 2)]
-    things += [(_square(FOOTPRINT), None), *((_strip_and_block(rng), None) for _ in range(2))]
+    wall = np.array([[0, 0, WALL_LENGTH, WALL_WIDTH]])
+    things += [(_turned(rng, wall), None), *((_strip_and_block(rng), None) for _ in range(2))]
     things += [(_square(BLOCK), None)] * 2
     found = []
     for shape, away in things:
         if (at := place(shape, away)) is None:
             return None
         found.append(at)
-    tissue, (footprint, *pairs), blobs = found[:2], found[2:5], found[5:]
-
-    corner = footprint[0, :2]
-    large = np.concatenate([corner + rng.integers(0, FOOTPRINT - LARGE + 1, 2), (LARGE, LARGE)])[None]
-    cell = FOOTPRINT // 2  # one small square in each quarter, at least GAP from the next
-    small = [(*(corner + cell * np.array(q) + rng.integers(0, cell - SMALL - GAP + 1, 2)), SMALL, SMALL)
-             for q in np.ndindex(2, 2)]
-    return Layout(footprint, large, np.array(small), beacon, np.concatenate(tissue),
-                  *(np.stack([pair[i] for pair in pairs]) for i in range(2)), np.concatenate(blobs))
+    tissue, (wall, *pairs), blobs = found[:2], found[2:5], found[5:]
+    strips, blocks = np.stack(pairs, 1)
+    return Layout(beacon, np.concatenate(tissue), wall, strips, blocks, np.concatenate(blobs))
 
 
 def _square(side) -> np.ndarray:
@@ -146,7 +139,12 @@ def _strip_and_block(rng: np.random.Generator) -> np.ndarray:
     if rng.integers(2):
         strip, block = (0, along, STRIP_LENGTH, STRIP_WIDTH), (STRIP_LENGTH, 0, BLOCK, BLOCK)
     pair = np.array([strip, block])
-    return pair[:, [1, 0, 3, 2]] if rng.integers(2) else pair
+    return _turned(rng, pair)
+
+
+def _turned(rng: np.random.Generator, shape: np.ndarray) -> np.ndarray:
+    """`shape` as it is or with rows and columns exchanged, as often."""
+    return shape[:, [1, 0, 3, 2]] if rng.integers(2) else shape
 
 
 @functools.cache
@@ -212,12 +210,16 @@ def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> 
         paint(where.strips[i], photos["text"], f"text at {texture}", turn=where.strips[i][2] == STRIP_LENGTH)
         paint(where.blobs[i], photos[("grass", "gravel")[i]], ("grass", "gravel")[i])
 
-    # Both extents are windows into the same wall of bricks.
-    wall = _crop(rng, photos["brick"], FOOTPRINT, FOOTPRINT)
-    top, left = where.footprint[0, :2]
-    for y, x, h, w in where.large if answers.extent else where.small:
-        image[y : y + h, x : x + w] = wall[y - top : y - top + h, x - left : x - left + w]
-        label[y : y + h, x : x + w] = CLASS_NAMES.index(("small bricks", "large bricks")[answers.extent])
+    behind = image.copy()
+    name = ("short wall", "long wall")[answers.extent]
+    paint(where.wall[0], photos["brick"], name)
+    if not answers.extent:
+        y, x, h, w = where.wall[0]
+        if h == WALL_LENGTH:
+            cut = slice(y + (h - WALL_CUT) // 2, y + (h + WALL_CUT) // 2), slice(x, x + w)
+        else:
+            cut = slice(y, y + h), slice(x + (w - WALL_CUT) // 2, x + (w + WALL_CUT) // 2)
+        image[cut], label[cut] = behind[cut], 0
     return image, label
 
 

@@ -201,10 +201,8 @@ class ZigZag(nn.Module):
         carry = (maps, ())
         carry, _ = Stage(first=True, up_levels=last_up if stages == 1 else len(maps), **fields, name="stage1")(carry)
         if stages > 2:
-            alike = nn.scan(
-                Stage, variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True}, length=stages - 2
-            )
-            carry, _ = alike(first=False, up_levels=len(maps), **fields, name="stages")(carry, None)
+            for t in range(2, stages):
+                carry, _ = Stage(first=False, up_levels=len(maps), **fields, name=f"stage{t}")(carry)
         if stages > 1:
             carry, _ = Stage(first=False, up_levels=last_up, **fields, name=f"stage{stages}")(carry)
         down, up = carry

@@ -1,0 +1,175 @@
+"""From prepared data to batches: read, decode, transform and batch with Grain, in threads of this process.
+
+Everything is a function of an index: the same seed gives the same batches, and where an iterator is takes one number.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+
+import cv2
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ctxseg.data.transforms import PADDING
+from ctxseg.errors import UserError
+
+
+class Source:
+    """The decoded samples of one split, by index: `image` uint8 [H, W, 3], `label` uint8 [H, W], `name` str.
+
+    Indexing raises UserError if a record is damaged.
+    """
+
+    def __init__(self, builder, split: str):
+        """`builder` is prepared and has the split."""
+        # OpenCV decodes without the copies that TFDS makes, and regardless of a photograph's EXIF orientation.
+        raw = tfds.decode.SkipDecoding()
+        self._records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
+        self._place = f"{builder.name} {split}"
+        self._folder = builder.data_dir
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict:
+        record = self._record(index)
+        name = record["name"].decode()
+        image = self._decode(record["image"], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, f"image {name}")
+        label = self._decode(record["label"], cv2.IMREAD_UNCHANGED, f"label {name}")
+        if image.shape[:2] != label.shape:
+            raise UserError(f"{self._place}: {name} has an image {image.shape[:2]} and a label {label.shape}")
+        return {"image": image, "label": label, "name": name}
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of a sample, from the header of its label."""
+        width, height = struct.unpack(">II", self._record(index)["label"][16:24])  # where a PNG has them
+        return height, width
+
+    def _record(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            return self._records[index]
+        except Exception as error:  # ArrayRecord and protobuf raise all sorts on damaged bytes
+            raise UserError(f"{self._place}: record {index} cannot be read; {self._remedy()}") from error
+
+    def _decode(self, encoded, flags, what):
+        try:
+            array = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+        except cv2.error:
+            array = None
+        if array is None:
+            raise UserError(f"{self._place}: {what} cannot be decoded; {self._remedy()}")
+        return array
+
+    def _remedy(self):
+        return f"delete {self._folder} to prepare it again"
+
+
+def source(builder, split: str) -> Source:
+    """Random access to the samples of a split of a prepared builder."""
+    return Source(builder, split)
+
+
+def train_iterator(
+    source,
+    transform: Callable[[dict, np.random.Generator], dict],
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+) -> grain.DatasetIterator:
+    """Shuffled, augmented batches without end; every epoch has another order and other augmentations.
+
+    The images of the n-th global batch do not depend on `process_count`; which process has which of them does.
+    `get_state()` is a JSON-able dict from which `set_state()` resumes at the very next batch.
+
+    Args:
+        source: samples by index, as `Source`'s.
+        transform: (sample, rng) → sample, all of one size; an `Augmentation`.
+        batch_size: images in a batch, over all processes.
+        seed: of order and augmentation, 0 or more.
+        process_index: of this process.
+        process_count: processes that share the batch.
+        threads: that read and transform; 0: the caller's.
+
+    Returns:
+        An iterator of dicts `image` uint8 [B, h, w, 3], `label` uint8 [B, h, w], and `regions` int32 [B, h, w] if
+        samples have them, with B = batch_size / process_count.
+
+    Raises:
+        UserError: a negative seed, or `process_count` does not divide `batch_size`; when iterating, a damaged record.
+    """
+    if seed < 0:
+        raise UserError(f"config.seed is {seed}, but must be 0 or more")
+    local_size = _local_size(batch_size, process_count)
+    cv2.setNumThreads(0)  # one image to a thread; OpenCV's own would only compete
+
+    def augment(sample, rng):
+        return _arrays(transform(sample, rng))
+
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(augment)
+    # After the random transform, so that its seed is the sample's place in the global order.
+    dataset = dataset[process_index::process_count].batch(local_size)
+    return iter(dataset.to_iter_dataset(_read_options(threads)))
+
+
+def eval_batches(
+    source, batch_size: int, process_index: int = 0, process_count: int = 1, threads: int = 2
+) -> Iterator[dict]:
+    """Every sample once, whole, in batches of one size; otherwise in the order of `source`.
+
+    Every process gets the same number of batches of the same shapes, in the same order. A batch that is not full ends
+    in rows whose label is 255 everywhere.
+
+    Args:
+        source: samples by index, and `size(index)` → (height, width), as `Source`'s.
+        batch_size: images in a batch, over all processes.
+        process_index: of this process.
+        process_count: processes that share each batch.
+        threads: that read and decode; 0: the caller's.
+
+    Returns:
+        An iterator of dicts `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W], `regions` int32 [B, H, W] if samples
+        have them, `count` int and `name` list[str]: the real images among the B = batch_size / process_count, which
+        come first.
+
+    Raises:
+        UserError: `process_count` does not divide `batch_size`; when iterating, a damaged record.
+    """
+    local_size = _local_size(batch_size, process_count)
+    cv2.setNumThreads(0)
+    by_size = {}
+    for index in range(len(source)):
+        by_size.setdefault(source.size(index), []).append(index)
+    plan = [same[start:][:batch_size] for same in by_size.values() for start in range(0, len(same), batch_size)]
+    first = process_index * local_size
+
+    def load(indices):
+        mine = indices[first : first + local_size]
+        samples = [source[index] for index in mine or indices[:1]]  # with none, one for its shape
+        batch = {"count": len(mine), "name": [sample["name"] for sample in samples[: len(mine)]]}
+        for key, array in _arrays(samples[0]).items():
+            batch[key] = np.empty((local_size, *array.shape), array.dtype)
+            batch[key][...] = PADDING[key]
+            for row, sample in zip(batch[key], samples[: len(mine)], strict=False):
+                row[...] = sample[key]
+        return batch
+
+    return iter(grain.MapDataset.source(plan).map(load).to_iter_dataset(_read_options(threads)))
+
+
+def _arrays(sample):
+    return {key: sample[key] for key in PADDING if key in sample}
+
+
+def _local_size(batch_size, process_count):
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(f"{process_count} processes cannot share a batch of {batch_size}: make it a multiple")
+    return batch_size // process_count
+
+
+def _read_options(threads):
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

@@ -1,0 +1,204 @@
+"""`scenes` is what it says: deterministic, and each pair of classes can be told apart only by what its group needs."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ctxseg.data import scenes
+from ctxseg.data.scenes import CLASS_NAMES, GROUPS, SIZE, Answers, scene
+
+ID = {name: i for i, name in enumerate(CLASS_NAMES)}
+BEACONS = ("retina", "galaxies")
+WINDOW = 11
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """`[(image, label)]`: the first 400 training scenes of seed 0."""
+    return [scene(0, "train", i) for i in range(400)]
+
+
+def mask(label, *names):
+    return np.isin(label, [ID[name] for name in names])
+
+
+# What is in a scene
+
+
+def test_same_arguments_same_bytes_and_no_two_scenes_alike():
+    first, again = scene(3, "train", 5), scene(3, "train", 5)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True))
+    others = [scene(*of)[0].tobytes() for of in ((3, "train", 5), (4, "train", 5), (3, "val", 5), (3, "train", 13))]
+    assert len(set(others)) == 4
+
+
+def test_contents(drawn):
+    for i, (image, label) in enumerate(drawn[:64]):
+        assert image.shape == (SIZE, SIZE, 3) and label.shape == (SIZE, SIZE)
+        assert image.dtype == label.dtype == np.uint8
+        look, extent = BEACONS[i & 1], ("small bricks", "large bricks")[i >> 1 & 1]
+        assert set(np.unique(label)) == {
+            ID[name]
+            for name in ("background", "grass", "gravel", "text at grass", "text at gravel")
+            + (look, f"tissue with {look}", extent)
+        }
+
+
+def test_classes_of_a_pair_are_balanced(drawn):
+    pixels = np.bincount(np.concatenate([label.ravel() for _, label in drawn]), minlength=len(CLASS_NAMES))
+    assert pixels.argmax() == 0 and pixels.min() > 0.01 * pixels.sum()
+    for group, limit in (("distant_cue", 1.1), ("scale", 1.5), ("neighbours", 1.001)):
+        a, b = (pixels[ID[name]] for name in GROUPS[group])
+        assert max(a, b) / min(a, b) < limit, group
+
+
+def test_names_colours_and_groups_agree():
+    assert list(GROUPS) == ["appearance", "distant_cue", "scale", "neighbours"]
+    assert sorted(sum(GROUPS.values(), [])) == sorted(CLASS_NAMES)
+    assert len(CLASS_NAMES) == len(scenes.PALETTE) == len({tuple(c) for c in scenes.PALETTE})
+
+
+# What decides a class is where the group says
+
+
+def test_beacon_is_out_of_sight_of_every_tissue_pixel(drawn):
+    for _, label in drawn:
+        (rows, columns), = ndimage.find_objects(mask(label, *BEACONS).astype(int))
+        assert (rows.stop - rows.start, columns.stop - columns.start) == (scenes.BEACON,) * 2  # one and whole
+        tissue = mask(label, "tissue with retina", "tissue with galaxies")
+        assert 2 * scenes.TISSUE[0] ** 2 <= tissue.sum() <= 2 * scenes.TISSUE[1] ** 2
+        reach = np.zeros((SIZE, SIZE), bool)
+        reach[tuple(slice(max(s.start - 48, 0), s.stop + 48) for s in (rows, columns))] = True
+        assert not (reach & tissue).any()
+
+
+def test_strip_touches_its_block_by_one_end_and_nothing_else(drawn):
+    for _, label in drawn:
+        for texture in ("grass", "gravel"):
+            name = f"text at {texture}"
+            strip = mask(label, name)
+            (where,) = ndimage.find_objects(strip.astype(int))
+            shape = tuple(s.stop - s.start for s in where)
+            assert sorted(shape) == [16, 56] and strip.sum() == 16 * 56
+            touching = ndimage.binary_dilation(strip) & ~mask(label, "background", name)
+            assert touching.sum() == 16 and mask(label, texture)[touching].all()  # a whole end
+            assert len(np.unique(np.nonzero(touching)[np.argmax(shape)])) == 1  # across the strip's length
+            near = ndimage.binary_dilation(strip, np.ones((3, 3)), iterations=2)
+            assert set(np.unique(label[near])) <= {0, ID[name], ID[texture]}
+            _, blocks = ndimage.label(mask(label, texture))
+            assert blocks == 2  # the one at the strip and a free one
+
+
+def test_bricks_have_two_extents_in_one_footprint(drawn):
+    for i, (_, label) in enumerate(drawn):
+        squares, n = ndimage.label(mask(label, *GROUPS["scale"]))
+        sides = {s.stop - s.start for where in ndimage.find_objects(squares) for s in where}
+        assert (n, sides) == ((1, {56}) if i >> 1 & 1 else (4, {24}))
+
+
+# The construction: the answers change nothing within the objects that they classify
+
+
+@pytest.mark.parametrize("index", range(20))
+def test_answers_leave_their_objects_pixels_alone(index):
+    answers = Answers(0, 0, 0)
+    image, label = scene(1, "val", index, answers)
+
+    for field, group in (("beacon", "distant_cue"), ("block", "neighbours")):
+        other_image, other_label = scene(1, "val", index, answers._replace(**{field: 1}))
+        inside = mask(label, *GROUPS[group])
+        np.testing.assert_array_equal(inside, mask(other_label, *GROUPS[group]))
+        assert (label != other_label)[inside].all()
+        np.testing.assert_array_equal(image[inside], other_image[inside])
+        decider = BEACONS if field == "beacon" else ("grass", "gravel")
+        assert (inside | mask(label, *decider))[(image != other_image).any(-1)].all()  # all else stays too
+
+    other_image, other_label = scene(1, "val", index, answers._replace(extent=1))
+    small, large = mask(label, "small bricks"), mask(other_label, "large bricks")
+    np.testing.assert_array_equal(image[small & large], other_image[small & large])
+    top, left = scenes.layout(np.random.default_rng(np.random.SeedSequence([1, 1, index]))).footprint[0, :2]
+    differs = np.argwhere((image != other_image).any(-1))
+    assert (differs >= (top, left)).all() and (differs < (top + scenes.FOOTPRINT, left + scenes.FOOTPRINT)).all()
+
+
+# The same, seen by a classifier that knows nothing of the construction
+
+
+def windows(image, label, name, rng, count=12):
+    """`[count, features]` of random windows that lie wholly in class `name`: colour, contrast and edges."""
+    inside = ndimage.minimum_filter(mask(label, name), WINDOW, mode="constant")
+    centres = np.argwhere(inside)
+    rows = []
+    for y, x in centres[rng.integers(0, len(centres), count)]:
+        crop = image[y - WINDOW // 2 : y + WINDOW // 2 + 1, x - WINDOW // 2 : x + WINDOW // 2 + 1].astype(float)
+        edges = [np.abs(np.diff(crop, axis=axis)).mean((0, 1)) for axis in (0, 1)]
+        thirds = crop[1:-1, 1:-1].reshape(3, 3, 3, 3, 3).mean((1, 3)).ravel()
+        rows.append(np.concatenate([crop.mean((0, 1)), crop.std((0, 1)), *edges, thirds]))
+    return np.array(rows)
+
+
+def place(image, label, name, rng):
+    """`[1, features]`: where class `name` lies; the brick wall's centre, as its extent is its class."""
+    at = np.argwhere(mask(label, name)) / SIZE
+    centre = (at.min(0) + at.max(0)) / 2
+    return np.concatenate([centre, (centre - 0.5) ** 2])[None]
+
+
+def accuracy(data, pair, features=windows):
+    """Accuracy of telling the classes of `pair` apart by `features`, over the objects in unseen images, and their number.
+
+    Windows of one image share their crop and brightness, so the score of an image's object is the mean over its windows.
+    """
+    rng = np.random.default_rng(0)
+    objects = [
+        (i, k, features(image, label, name, rng))
+        for i, (image, label) in enumerate(data)
+        for k, name in enumerate(pair)
+        if mask(label, name).any()
+    ]
+    seen, unseen = ([o for o in objects if (o[0] < len(data) // 2) == early] for early in (True, False))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    model.fit(np.concatenate([f for _, _, f in seen]), np.concatenate([[k] * len(f) for _, k, f in seen]))
+    right = [(model.decision_function(f).mean() > 0) == k for _, k, f in unseen]
+    return np.mean(right), len(right)
+
+
+def chance(n):
+    """Upper 99.9 % point of the accuracy of guessing `n` times between two equally likely classes."""
+    return 0.5 + 3.1 * 0.5 / np.sqrt(n)
+
+
+def leaky(data, name):
+    """The data with objects of class `name` 10 % brighter."""
+    bright = [np.where(mask(label, name)[..., None], np.minimum(image * 1.1, 255), image) for image, label in data]
+    return [(image, label) for image, (_, label) in zip(bright, data, strict=True)]
+
+
+@pytest.mark.parametrize("group", ["distant_cue", "scale", "neighbours"])
+def test_small_windows_say_nothing_within_a_pair(drawn, group):
+    found, n = accuracy(drawn, GROUPS[group])
+    assert found < chance(n)
+    planted, n = accuracy(leaky(drawn, GROUPS[group][1]), GROUPS[group])
+    assert planted > chance(n)
+
+
+@pytest.mark.parametrize("pair", [("grass", "gravel"), BEACONS, ("background", "grass")])
+def test_small_windows_tell_appearance_apart(drawn, pair):
+    assert accuracy(drawn[:100], pair)[0] > 0.95
+
+
+@pytest.mark.parametrize("group", ["distant_cue", "scale", "neighbours"])
+def test_position_says_nothing_within_a_pair(drawn, group):
+    found, n = accuracy(drawn, GROUPS[group], place)
+    assert found < chance(n)
+
+
+def test_position_test_sees_a_leak(drawn):
+    moved = [
+        (image, np.roll(label, 24 * mask(label, "tissue with retina").any(), 1)) for image, label in drawn
+    ]
+    found, n = accuracy(moved, GROUPS["distant_cue"], place)
+    assert found > chance(n)

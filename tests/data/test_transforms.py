@@ -1,0 +1,159 @@
+import cv2
+import numpy as np
+import pytest
+
+from ctxseg.data import transforms
+from ctxseg.errors import UserError
+
+COLOURS = np.array([[10, 200, 30], [240, 60, 90], [0, 0, 255], [120, 130, 140]], np.uint8)
+
+
+def blobs(seed, height=60, width=80):
+    """A sample of large blobs whose colour is that of their class, with one region to each class."""
+    coarse = np.random.default_rng(seed).integers(0, 4, (4, 5)).astype(np.uint8)
+    label = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return {"image": COLOURS[label], "label": label, "regions": label.astype(np.int32) + 1000, "name": "blobs"}
+
+
+def ramp(height=50, width=60):
+    """Image and ids both tell the column that a pixel came from, the image in quarters."""
+    column = np.tile(np.arange(width), (height, 1))
+    image = np.repeat((4 * column).astype(np.uint8)[..., None], 3, axis=2)
+    return {"image": image, "label": column.astype(np.uint8), "regions": column.astype(np.int32)}
+
+
+def test_flip_and_crop_by_hand():
+    sample = {"image": np.arange(18, dtype=np.uint8).reshape(2, 3, 3), "label": np.uint8([[1, 2, 3], [4, 5, 6]])}
+    sample |= {"regions": np.int32([[7, 8, 9], [70000, 80000, 90000]]), "name": "a"}
+
+    flipped = transforms.flip(sample)
+    np.testing.assert_array_equal(flipped["image"][0], [[6, 7, 8], [3, 4, 5], [0, 1, 2]])
+    np.testing.assert_array_equal(flipped["label"], [[3, 2, 1], [6, 5, 4]])
+    np.testing.assert_array_equal(flipped["regions"], [[9, 8, 7], [90000, 80000, 70000]])
+    assert flipped["name"] == "a"
+
+    inside = transforms.crop(sample, 0, 1, (2, 2))
+    np.testing.assert_array_equal(inside["label"], [[2, 3], [5, 6]])
+    np.testing.assert_array_equal(inside["image"][1], [[12, 13, 14], [15, 16, 17]])
+
+    padded = transforms.crop(sample, -1, 1, (3, 3))
+    np.testing.assert_array_equal(padded["label"], [[255, 255, 255], [2, 3, 255], [5, 6, 255]])
+    np.testing.assert_array_equal(padded["regions"], [[-1, -1, -1], [8, 9, -1], [80000, 90000, -1]])
+    np.testing.assert_array_equal(padded["image"][1], [[3, 4, 5], [6, 7, 8], [124, 116, 104]])
+    assert {key: padded[key].dtype for key in ("image", "label", "regions")} == {
+        "image": np.uint8,
+        "label": np.uint8,
+        "regions": np.int32,
+    }
+
+
+def test_resize_and_rotate_by_hand():
+    sample = {"image": np.zeros((2, 2, 3), np.uint8), "label": np.uint8([[1, 2], [3, 4]])}
+    np.testing.assert_array_equal(
+        transforms.resize(sample, (4, 4))["label"], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+    )
+    six = {"image": np.zeros((1, 6, 3), np.uint8), "label": np.uint8([[0, 1, 2, 3, 4, 5]])}
+    # The centres of the two halves, at a quarter and three quarters of the width, lie in pixels 1 and 4.
+    np.testing.assert_array_equal(transforms.resize(six, (1, 2))["label"], [[1, 4]])
+
+    square = transforms.crop(blobs(0), 0, 0, (41, 41))
+    turned = transforms.rotate(square, 90)
+    for key in ("image", "label", "regions"):
+        np.testing.assert_array_equal(turned[key], np.rot90(square[key]))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda sample: transforms.resize(sample, (75, 97)),
+        lambda sample: transforms.resize(sample, (31, 43)),
+        lambda sample: transforms.rotate(sample, 7.3),
+        lambda sample: transforms.rotate(sample, -41.0),
+    ],
+)
+def test_image_and_ids_stay_aligned_to_half_a_pixel(transform):
+    moved = transform(ramp())
+    known = moved["label"] != 255
+    np.testing.assert_array_equal(known, moved["regions"] >= 0)
+    np.testing.assert_array_equal(moved["regions"][known], moved["label"][known])
+    inside = cv2.erode(np.pad(known.astype(np.uint8), 1), np.ones((5, 5)))[1:-1, 1:-1] > 0
+    assert inside.mean() > 0.3
+    offset = (moved["image"][..., 0] / 4 - moved["label"])[inside]  # pixels of the untransformed image
+    scale = ramp()["label"].shape[1] / moved["label"].shape[1]
+    assert np.abs(offset).max() <= 0.5 + 0.125 + 1e-6  # half a pixel, rounded to quarters
+    assert abs(offset.mean()) < 0.1 * max(scale, 1)  # no systematic shift
+
+
+def test_random_augmentation_never_gains_a_class_and_stays_aligned():
+    augment = transforms.Augmentation(crop=(48, 64), flip=True, scale_range=(0.4, 2.1), rotate=25.0)
+    rng, padded, covered = np.random.default_rng(0), 0, 0
+    for seed in range(40):
+        sample = blobs(seed)
+        result = augment(sample, rng)
+        image, label, regions = result["image"], result["label"], result["regions"]
+        assert image.shape == (48, 64, 3) and label.shape == regions.shape == (48, 64)
+        assert image.dtype == label.dtype == np.uint8 and regions.dtype == np.int32
+        assert set(np.unique(label)) <= set(np.unique(sample["label"])) | {255}
+        np.testing.assert_array_equal(regions, np.where(label == 255, -1, label.astype(np.int32) + 1000))
+        # Away from the edges of blobs interpolation has nothing to mix: colour and label must agree exactly.
+        window = {"kernel": np.ones((7, 7)), "borderType": cv2.BORDER_CONSTANT}  # outside of the crop is an edge too
+        low, high = cv2.erode(label, **window, borderValue=0), cv2.dilate(label, **window, borderValue=254)
+        plain, outside = (low == high) & (label != 255), low == 255
+        np.testing.assert_array_equal(image[plain], COLOURS[label[plain]])
+        assert (image[outside] == (124, 116, 104)).all()
+        padded, covered = padded + (label == 255).any(), covered + plain.mean() / 40
+    assert padded > 10 and covered > 0.3  # the test saw both padding and blobs
+
+
+def test_colour_is_its_formula():
+    image = np.random.default_rng(0).integers(60, 190, (7, 9, 3)).astype(np.uint8)
+    brightness, contrast, saturation, hue = 1.1, 0.8, 0.7, 0.1
+    luma = np.array([0.299, 0.587, 0.114])
+    x = brightness * image.astype(float)
+    x = contrast * x + (1 - contrast) * (x @ luma).mean()
+    x = saturation * x + (1 - saturation) * (x @ luma)[..., None]
+    yiq = x @ transforms.RGB_TO_YIQ.T
+    chroma = (yiq[..., 1] + 1j * yiq[..., 2]) * np.exp(2j * np.pi * hue)
+    x = np.stack([yiq[..., 0], chroma.real, chroma.imag], -1) @ np.linalg.inv(transforms.RGB_TO_YIQ).T
+    adjusted = transforms.adjust_colour(image, brightness, contrast, saturation, hue)
+    np.testing.assert_allclose(adjusted, np.clip(x, 0, 255), atol=1)  # OpenCV's product is in fixed point
+    assert adjusted.dtype == np.uint8
+
+    np.testing.assert_array_equal(transforms.adjust_colour(image), image)
+    grey = np.repeat(image[..., :1], 3, axis=2)
+    np.testing.assert_allclose(transforms.adjust_colour(grey, saturation=0.3, hue=0.4), grey, atol=1)
+    np.testing.assert_array_equal(transforms.adjust_colour(image, brightness=100.0), np.full_like(image, 255))
+
+
+def test_augmentation_draws_each_setting():
+    sample = blobs(3)
+    same = transforms.Augmentation(crop=(60, 80))(sample, np.random.default_rng(0))
+    np.testing.assert_array_equal(same["image"], sample["image"])
+
+    crop = transforms.Augmentation(crop=(20, 30))
+    first, again = (crop(sample, np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(first["label"], again["label"])
+    jittered = transforms.Augmentation(crop=(20, 30), brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)
+    other = jittered(sample, np.random.default_rng(5))
+    np.testing.assert_array_equal(first["label"], other["label"])  # colour changes no other draw
+    assert (first["image"] != other["image"]).any()
+
+    flip = transforms.Augmentation(crop=(60, 80), flip=True)
+    mirrored = [(flip(sample, np.random.default_rng(i))["label"] != sample["label"]).any() for i in range(100)]
+    assert 30 < sum(mirrored) < 70
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("crop", (0, 10)),
+        ("scale_range", (0.0, 1.0)),
+        ("scale_range", (2.0, 1.0)),
+        ("rotate", -1.0),
+        ("hue", 0.6),
+        ("brightness", 1.5),
+    ],
+)
+def test_bad_settings_are_named(field, value):
+    with pytest.raises(UserError, match=f"config.data.{field} is "):
+        transforms.Augmentation(**({"crop": (8, 8)} | {field: value}))
