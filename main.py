@@ -1,6 +1,9 @@
 """The command line:  python main.py --config=configs/SYSTEM.py[:DATASET] [--mode=MODE] [--workdir=DIR] [--config.a.b=value …]"""
 
 import difflib
+import glob
+import os
+import re
 import runpy
 import sys
 
@@ -10,31 +13,68 @@ from ml_collections import ConfigDict, config_flags
 from ctxseg.errors import UserError
 
 MODES = ("train", "evaluate", "prepare", "show", "report")
+KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
-flags.DEFINE_enum("mode", "train", MODES, "what to do; train ends with an evaluation")
-flags.DEFINE_string("workdir", None, "folder of the run; default runs/SYSTEM-DATASET")
-flags.DEFINE_bool("debug", False, "show the traceback of an error")
-config_flags.DEFINE_config_file("config", None, "configs/SYSTEM.py or configs/SYSTEM.py:DATASET")
+
+def define_flags(argv: list[str]) -> flags.FlagValues:
+    """The flags, in a set of their own: what they become is a function of `argv` alone."""
+    values = flags.FlagValues()
+    flags.DEFINE_enum("mode", "train", MODES, "what to do; train ends with an evaluation", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of the run; default runs/SYSTEM-DATASET", flag_values=values)
+    flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this; --mode=show lists the fields of a config", flag_values=values)
+    config_flags.DEFINE_config_file(
+        "config", None, "configs/SYSTEM.py or configs/SYSTEM.py:DATASET", flag_values=values, sys_argv=argv
+    )
+    return values
 
 
 def parse(argv: list[str]):
     """Flags → (config, mode, workdir). Raises UserError for anything that cannot be right."""
+    base = base_config(argv)
+    _check_names(argv, base)
+    values = define_flags(argv)
     try:
-        rest = flags.FLAGS(argv)[1:]
-        config = flags.FLAGS.config
+        rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as e:
-        raise UserError(_nearest(e.flagname, list(flags.FLAGS))) from e
-    except (AttributeError, KeyError) as e:
-        raise UserError(_misspelt_field(argv) or f"--config: {_one_line(e)}") from e
+        raise UserError(_nearest(e.flagname, list(values))) from e
     except flags.IllegalFlagValueError as e:
+        raise UserError(_bad_value(_one_line(e), base)) from e
+    except flags.Error as e:
         raise UserError(_one_line(e)) from e
-    except (flags.Error, OSError, ImportError, SyntaxError, TypeError, ValueError) as e:
-        raise UserError(f"--config: {_one_line(e)}") from e
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: settings are given as --config.a.b=value")
-    if config is None:
+    _check_tuples(values.config, base)
+    return values.config, values.mode, values.workdir or f"runs/{values.config.system}-{values.config.data.name}"
+
+
+def base_config(argv: list[str]) -> ConfigDict:
+    """The config that `argv` names, without the overrides. Raises UserError if there is none, or it cannot be run."""
+    path, _, dataset = _value(argv, "config").partition(":")
+    if not path:
         raise UserError("--config is missing: try --config=configs/zigzag.py")
-    return config, flags.FLAGS.mode, flags.FLAGS.workdir or f"runs/{config.system}-{config.data.name}"
+    if not os.path.isfile(path):
+        near = difflib.get_close_matches(path, glob.glob("configs/[!_]*.py"), n=1, cutoff=0.0)
+        raise UserError(f"--config: {path} is not a file" + (f": did you mean {near[0]}?" if near else ""))
+    try:
+        module = runpy.run_path(path)
+        if "get_config" not in module:
+            raise UserError(f"--config: {path} has no get_config: it is not the config of a system")
+        return module["get_config"](*[dataset] if dataset else [])
+    except UserError:
+        raise
+    except Exception as e:  # whatever is wrong in the file
+        raise UserError(f"--config: {path}: {type(e).__name__}: {_one_line(e)}") from e
+
+
+def _value(argv, flag):
+    """What `argv` gives last for `--flag=value` or `--flag value`; '' if nothing."""
+    found = ""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in (f"--{flag}", f"-{flag}"):
+            found = value if equals else following
+    return found
 
 
 def _one_line(e) -> str:
@@ -46,25 +86,50 @@ def _nearest(name, names) -> str:
     return f"there is no --{name}: did you mean --{near[0]}?"
 
 
-def base_config(argv):
-    """The config that `argv` names, without the overrides."""
-    path, _, dataset = next(a.removeprefix("--config=") for a in argv if a.startswith("--config=")).partition(":")
-    return runpy.run_path(path)["get_config"](*[dataset] if dataset else [])
+def _check_names(argv, base):
+    """UserError for the first override that names no field of the config it changes."""
+    names = [f"config.{name}" for name in _fields(base)]
+    for argument in argv:
+        override = re.match(r"--?(?:no)?(config\.[^=]*)", argument)
+        if override and override[1] not in names:
+            raise UserError(_nearest(override[1], names))
 
 
-def _misspelt_field(argv) -> str | None:
-    """The first override that names no field of the config it changes."""
-    names = [f"config.{name}" for name in _field_names(base_config(argv))]
-    given = (a.lstrip("-").partition("=")[0] for a in argv if a.startswith("--config."))
-    return next((_nearest(name, names) for name in given if name not in names), None)
+def _bad_value(message, base):
+    """absl's message, and for a config field what it wants."""
+    field = re.match(r"flag --config\.([\w.]+)=", message)
+    if not field:
+        return message
+    *sections, name = field[1].split(".")
+    section = base
+    for key in sections:
+        section = section[key]
+    given = message.removeprefix("flag ").partition(": ")[0]
+    return f"{given} cannot be: it wants {KINDS.get(section.get_type(name), 'a ' + section.get_type(name).__name__)}"
 
 
-def _field_names(section, prefix=""):
+def _check_tuples(config, base):
+    """UserError for a tuple whose entries have become more, fewer or of another kind."""
+    given = _fields(config)
+    for name, default in _fields(base).items():
+        if isinstance(default, tuple) and default:
+            kinds = (int, float) if isinstance(default[0], float) else (type(default[0]),)
+            if len(given[name]) != len(default) or not all(type(v) in kinds for v in given[name]):
+                raise UserError(f"config.{name} is {given[name]}, but must be like {default}")
+
+
+def _fields(section, prefix=""):
+    """{'a.b': value} of all fields below `section`."""
+    fields = {}
     for key, value in section.items():
-        yield from _field_names(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else (f"{prefix}{key}",)
+        fields |= _fields(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
+    return fields
 
 
 def main(argv: list[str]) -> None:
+    if "--help" in argv:
+        print(__doc__, define_flags(argv).get_help(), sep="\n")
+        return
     config, mode, workdir = parse(argv)
     # Imported here, so that a misspelt flag is answered at once.
     from ctxseg import data, devices, evaluate, report, show, train

@@ -63,7 +63,7 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
     total, shown = np.zeros((len(names), len(names)), np.int64), []
     batches = pipeline.eval_batches(
         split_source(builder, config.split),
-        config.batch_size // jax.process_count(),
+        config.batch_size,
         jax.process_index(),
         jax.process_count(),
     )

@@ -29,8 +29,8 @@ GAP = 3  # between things that do not belong together, pixels
 WALL_LENGTH, WALL_WIDTH, WALL_CUT = 120, 18, 8  # the cut, in the middle, shows the background
 STRIP_LENGTH, STRIP_WIDTH = 56, 16
 BLOCK = 20  # side of the blocks that touch strips and of the free blobs
-BEACON = 22
-TISSUE = (20, 24)  # smallest and largest side
+BEACON = 28
+TISSUE = (26, 30)  # smallest and largest side
 TRIES = 100  # positions tried for one thing before the whole layout is drawn again
 
 _CLASSES = (

@@ -71,5 +71,5 @@ class Segmenter(nn.Module):
         x = self.context(features, regions, train)
         if self.memory is not None:
             x = self.memory(x, train)
-        classifier = Conv(self.num_classes, 1, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype, name="classifier")
+        classifier = Conv(self.num_classes, 1, kernel_init=nn.initializers.lecun_normal(), dtype=self.dtype, name="classifier")
         return SegmenterOutput(logits=classifier(x).astype(jnp.float32))

@@ -118,7 +118,10 @@ class Stage(nn.Module):
 
     def context(self, f, name):
         r = self.region_context(name=name)(f, self.train)
-        return self.context_normalisation(kind=self.context_norm, name=f"{name}_norm")(r, self.train)
+        if self.context_norm == "none":
+            return r
+        r = self.context_normalisation(name=f"{name}_norm")(r, self.train)
+        return nn.tanh(r) if self.context_norm == "tanh" else r
 
     def receive(self, p, contexts):
         """P + Π R (or Σ R) over the levels already passed, the last of which is adjacent."""
@@ -168,7 +171,7 @@ class ZigZag(nn.Module):
     fusion: bool = True
     dense: bool = True
     norm: Literal["batch", "none"] = "batch"
-    context_norm: Literal["batch", "none"] = "batch"
+    context_norm: Literal["tanh", "batch", "none"] = "tanh"
     fuse_kernel: int = 3
     conv: Callable = ConvNorm
     normalisation: Callable = Norm

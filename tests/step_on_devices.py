@@ -1,0 +1,37 @@
+"""One training step on a forced number of host devices, run by test_train.py: python -m tests.step_on_devices N OUT.npz"""
+
+import os
+import sys
+
+if __name__ == "__main__":
+    count, out = int(sys.argv[1]), sys.argv[2]
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
+
+    import jax
+    import numpy as np
+
+    from configs import zigzag
+    from ctxseg import devices, schedules
+    from ctxseg.models import create_model
+    from ctxseg.state import create_state
+    from ctxseg.train import create_train_step
+
+    assert jax.local_device_count() == count
+    config = zigzag.get_config()
+    config.model.backbone.width = 4
+    config.model.context.update({"channels": 4, "stages": 1, "subdivisions": (2,), "levels": ("res2", "res4")})
+    model = create_model(config.model, 3, axis_name=devices.AXIS)
+    optimizer = schedules.create_optimizer(config.optimizer, 10)
+    state = create_state(model, optimizer, (16, 16), seed=0)
+
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (4, 16, 16, 3), np.uint8),
+        "label": rng.integers(0, 3, (4, 16, 16), np.uint8),
+    }
+    batch["label"][0] = 255  # a device with nothing to count
+    batch["label"][1, 5:] = 255
+    state, metrics = create_train_step(model, optimizer)(devices.replicate(state), devices.shard(batch))
+    tree = {"state": devices.unreplicate(state), "metrics": devices.unreplicate(metrics)}
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    np.savez(out, **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})

@@ -1,0 +1,114 @@
+"""Training: any number of devices gives the same state, and a killed run ends where an uninterrupted one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(*args, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, *map(str, args)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+    )
+
+
+def test_step_does_not_depend_on_the_number_of_devices(tmp_path):
+    counts = (1, 2, 4)
+    runs = [python("-m", "tests.step_on_devices", n, tmp_path / f"{n}.npz") for n in counts]
+    for run in runs:
+        output, _ = run.communicate(timeout=240)
+        assert run.returncode == 0, output
+    one, *others = (np.load(tmp_path / f"{n}.npz") for n in counts)
+    assert float(one["['metrics']['gradient_norm']"]) > 0.01
+    for other in others:
+        assert set(other) == set(one)
+        for name in one:
+            np.testing.assert_allclose(other[name], one[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory):
+    """A few images in CamVid's official layout."""
+    root = tmp_path_factory.mktemp("data") / "CamVid"
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 5, "val": 2}.items():
+        (root / split).mkdir(parents=True)
+        (root / f"{split}annot").mkdir()
+        lines = []
+        for i in range(count):
+            label = np.kron(rng.integers(0, 12, (3, 4)), np.ones((8, 8))).astype(np.uint8)
+            Image.fromarray(np.repeat(label[:, :, None] * 20, 3, 2)).save(root / split / f"{i}.png")
+            Image.fromarray(label).save(root / f"{split}annot" / f"{i}.png")
+            lines.append(f"/SegNet/CamVid/{split}/{i}.png /SegNet/CamVid/{split}annot/{i}.png\n")
+        (root / f"{split}.txt").write_text("".join(lines))
+    return root
+
+
+def start(camvid, workdir, **kwargs):
+    return python(
+        "main.py", "--config=configs/fcn.py:camvid", f"--workdir={workdir}",
+        f"--config.data.manual_dir={camvid}", f"--config.data.data_dir={camvid.parent / 'prepared'}",
+        "--config.model.backbone.width=4", "--config.data.crop=(16, 24)", "--config.train.batch_size=2",
+        "--config.train.steps=400", "--config.train.checkpoint_every=50", "--config.train.log_every=10",
+        "--config.eval.batch_size=2", **kwargs,
+    )  # fmt: skip
+
+
+def final_state(workdir):
+    with ocp.CheckpointManager(workdir / "checkpoints", item_names=("state", "data")) as manager:
+        restored = manager.restore(400, args=ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore()))
+    return restored["state"], restored["data"]
+
+
+def test_killed_and_restarted_is_bit_identical(camvid, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run = start(camvid, whole)
+    output, _ = run.communicate(timeout=240)
+    assert run.returncode == 0, output
+    assert output.splitlines()[-1].startswith("mIoU 0.")
+
+    run = start(camvid, killed)
+    deadline = time.monotonic() + 240
+    while not (killed / "checkpoints" / "100").exists():
+        assert run.poll() is None and time.monotonic() < deadline, run.communicate()[0]
+        time.sleep(0.002)
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate()
+    assert not (killed / "results.json").exists()  # it had not finished
+
+    run = start(camvid, killed)
+    output, _ = run.communicate(timeout=240)
+    assert run.returncode == 0, output
+    assert "continuing from step" in output
+
+    (state, position), (expected, expected_position) = final_state(killed), final_state(whole)
+    assert position == expected_position
+    flat, flat_expected = (dict(_leaves(tree)) for tree in (state, expected))
+    assert flat.keys() == flat_expected.keys() and len(flat) > 20
+    for name in flat:
+        np.testing.assert_array_equal(flat[name], flat_expected[name], err_msg=name)
+
+    logs = [[json.loads(line) for line in (w / "metrics.jsonl").read_text().splitlines()] for w in (killed, whole)]
+    for entries in logs:
+        assert [e["step"] for e in entries if e["kind"] == "train"] == list(range(10, 401, 10))
+    assert [e["loss"] for e in logs[0] if e["kind"] == "train"] == [e["loss"] for e in logs[1] if e["kind"] == "train"]
+    results = [json.loads((w / "results.json").read_text()) for w in (killed, whole)]
+    assert results[0]["mIoU"] == results[1]["mIoU"]
+
+
+def _leaves(tree, prefix=""):
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(value, (dict, list, tuple)):
+            yield from _leaves(value, f"{prefix}/{key}")
+        elif value is not None:
+            yield f"{prefix}/{key}", np.asarray(value)
