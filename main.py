@@ -1,4 +1,4 @@
-"""The command line:  python main.py --config=configs/SYSTEM.py[:DATASET] [--mode=MODE] [--workdir=DIR] [--config.a.b=value …]"""
+"""python main.py --config=configs/SYSTEM.py[:DATASET] [--mode=MODE] [--workdir=DIR] [--config.a.b=value …]"""
 
 import difflib
 import glob
@@ -7,7 +7,7 @@ import re
 import runpy
 import sys
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from ctxseg.errors import UserError
@@ -68,13 +68,15 @@ def base_config(argv: list[str]) -> ConfigDict:
 
 
 def _value(argv, flag):
-    """What `argv` gives last for `--flag=value` or `--flag value`; '' if nothing."""
-    found = ""
+    """What `argv` gives for `--flag=value` or `--flag value`; '' if nothing. UserError if it is there twice."""
+    found = []
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = argument.partition("=")
         if name in (f"--{flag}", f"-{flag}"):
-            found = value if equals else following
-    return found
+            found.append(value if equals else following)
+    if len(found) > 1:
+        raise UserError(f"--{flag} is given twice: {' and '.join(found)}")
+    return found[0] if found else ""
 
 
 def _one_line(e) -> str:
@@ -134,6 +136,7 @@ def main(argv: list[str]) -> None:
     # Imported here, so that a misspelt flag is answered at once.
     from ctxseg import data, devices, evaluate, report, show, train
 
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint without a score
     devices.initialize()
     if mode == "train":
         train.train(config, workdir)

@@ -26,7 +26,7 @@ class Checkpoints:
         ]
         self._manager = ocp.CheckpointManager(
             os.path.abspath(directory),
-            item_names=("state", "data"),
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 best_fn=lambda m: m["mIoU"],
@@ -60,16 +60,26 @@ class Checkpoints:
             state: a state of the same structure, shapes and dtypes; its values are not used.
 
         Raises:
-            UserError: there is no checkpoint, or it is of another model.
+            UserError: there is no such checkpoint, it is of another model or optimiser, or it is damaged.
         """
         step = self._manager.latest_step() if step is None else step
-        if step is None:
-            raise UserError(f"{self._manager.directory} has no checkpoint: train first (--mode=train)")
-        saved = self._manager.item_metadata(step)["state"]
-        _check_same(_shapes(saved), _shapes(state), self._manager.directory / str(step))
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
+        if step not in self._manager.all_steps():
+            of_step = "" if step is None else f" of step {step}"
+            raise UserError(f"{self._manager.directory} has no checkpoint{of_step}: train first (--mode=train)")
+        path = self._manager.directory / str(step)
+        try:
+            saved = _shapes(self._manager.item_metadata(step)["state"])
+            if saved:
+                _check_same(saved, _shapes(state), path)
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=args)
+        except UserError:
+            raise
+        except Exception as e:  # Orbax and TensorStore raise all sorts on damaged files
+            raise UserError(
+                f"{path} cannot be read; if it is damaged, delete it to go on from the checkpoint before it"
+            ) from e
         return restored["state"], restored["data"]
 
 
@@ -84,11 +94,11 @@ def _key(entry):
 
 
 def _check_same(saved, wanted, path):
-    """Raises UserError with the first parameter that differs."""
-    saved, wanted = ({k: v for k, v in s.items() if k.startswith("params/")} for s in (saved, wanted))
-    for name in sorted(saved.keys() | wanted.keys()):
+    """Raises UserError with the first parameter that differs, or else the first other array."""
+    for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params/"), name)):
         if saved.get(name) != wanted.get(name):
+            what = "optimizer" if name.startswith("opt_state/") else "model"
             raise UserError(
-                f"{path} is a checkpoint of another model: {name} has shape {saved.get(name, 'none')} there and "
+                f"{path} is a checkpoint of another {what}: {name} has shape {saved.get(name, 'none')} there and "
                 f"{wanted.get(name, 'none')} in this config; use the config it was trained with, or another --workdir"
             )

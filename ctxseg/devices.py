@@ -18,8 +18,10 @@ def initialize() -> None:
 
 def check_batch_size(field: str, batch_size: int) -> None:
     """Raises UserError if a batch of `config.{field}` images cannot be split evenly over all devices."""
+    if batch_size < 1:
+        raise UserError(f"config.{field} is {batch_size}, but must be at least 1")
     n = jax.device_count()
-    if batch_size < 1 or batch_size % n:
+    if batch_size % n:
         near = max(round(batch_size / n), 1) * n
         raise UserError(f"config.{field} is {batch_size}, which {n} devices cannot share evenly: try {near}")
 

@@ -134,6 +134,7 @@ def evaluate(config, folder: str) -> None:
     workdir.check_same(os.path.join(folder, "config.json"), config)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
+    split_source(builder, config.eval.split)
     model = create_model(config.model, len(builder.info.metadata["class_names"]))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
     state = create_state(model, optimizer, config.data.crop, config.seed)

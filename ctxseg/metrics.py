@@ -16,7 +16,8 @@ def confusion_matrix(labels, predictions, num_classes: int):
         int32 `[K,K]`. Sum over batches on the host in int64.
     """
     labels = labels.astype(jnp.int32).ravel()
-    cells = jnp.where(labels < num_classes, labels * num_classes + predictions.ravel(), num_classes**2)
+    counts = (labels >= 0) & (labels < num_classes)
+    cells = jnp.where(counts, labels * num_classes + predictions.ravel(), num_classes**2)
     return jnp.bincount(cells, length=num_classes**2 + 1)[:-1].reshape(num_classes, num_classes)
 
 

@@ -1,5 +1,7 @@
 """Learning-rate schedules and the optimiser that follows them."""
 
+import math
+
 import jax
 import optax
 
@@ -13,13 +15,14 @@ def learning_rate(config, steps: int) -> optax.Schedule:
     from 0 takes the first `warmup_steps`; the schedule's own clock runs from step 0 all the same.
 
     Raises:
-        UserError: a schedule that does not exist.
+        UserError: a schedule that does not exist, or a number outside of its range.
     """
+    _check(config)
     peak = config.learning_rate
     if config.schedule == "poly":
         schedule = optax.polynomial_schedule(peak, 0.0, config.poly_power, steps)
     elif config.schedule == "step":
-        schedule = optax.piecewise_constant_schedule(peak, {int(b): config.step_factor for b in config.step_boundaries})
+        schedule = optax.piecewise_constant_schedule(peak, dict.fromkeys(config.step_boundaries, config.step_factor))
     elif config.schedule == "constant":
         schedule = optax.constant_schedule(peak)
     else:
@@ -37,6 +40,9 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
     Args:
         config: `config.optimizer`.
         steps: T of the schedule.
+
+    Raises:
+        UserError: as `learning_rate`.
     """
     stages = [
         optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
@@ -47,6 +53,18 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
     if config.clip_norm:
         stages.insert(0, optax.clip_by_global_norm(config.clip_norm))
     return optax.chain(*stages)
+
+
+def _check(config):
+    numbers = "learning_rate weight_decay new_layer_factor clip_norm warmup_steps poly_power step_factor"
+    for name in numbers.split():
+        if not 0 <= config[name] < math.inf:
+            raise UserError(f"config.optimizer.{name} is {config[name]}, but must be 0 or more")
+    if not 0 <= config.momentum < 1:
+        raise UserError(f"config.optimizer.momentum is {config.momentum}, but must be 0 or more, and less than 1")
+    boundaries = config.step_boundaries
+    if any(type(b) is not int or b < 1 for b in boundaries) or list(boundaries) != sorted(set(boundaries)):
+        raise UserError(f"config.optimizer.step_boundaries is {boundaries}, but must be steps, the earliest first")
 
 
 def _is_kernel(params):

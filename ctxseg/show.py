@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ctxseg import data
 from ctxseg.models import create_model
+from ctxseg.train import check_numbers, create_augmentation
 from ctxseg.workdir import flatten
 
 
@@ -12,6 +13,8 @@ def show(config) -> None:
     """Prints every field of the config, and the model's parts with their parameters. Prepares no data and trains nothing."""
     for name, value in flatten(config).items():
         print(f"config.{name} = {value}")
+    check_numbers(config)
+    create_augmentation(config.data)  # for its checks
     model = create_model(config.model, len(data.metadata(config.data.name)["class_names"]))
     images = jnp.zeros((1, *config.data.crop, 3), jnp.uint8)
     output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images), jax.random.PRNGKey(0))

@@ -58,6 +58,27 @@ def create_train_step(model, optimizer):
     return devices.parallel(partial(train_step, model=model, optimizer=optimizer), donate=(0,))
 
 
+# The least that these numbers may be.
+LEAST = {
+    "train.steps": 1,
+    "train.log_every": 0,
+    "train.eval_every": 0,
+    "train.checkpoint_every": 0,
+    "train.keep": 1,
+    "data.threads": 0,
+}
+
+
+def check_numbers(config) -> None:
+    """Raises UserError for a number of the config that no run can have, batch sizes among them."""
+    for field, least in LEAST.items():
+        section, name = field.split(".")
+        if config[section][name] < least:
+            raise UserError(f"config.{field} is {config[section][name]}, but must be at least {least}")
+    devices.check_batch_size("train.batch_size", config.train.batch_size)
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+
+
 def create_augmentation(config) -> transforms.Augmentation:
     """The training augmentation that `config.data` describes."""
     return transforms.Augmentation(
@@ -79,12 +100,12 @@ def train(config, folder: str) -> None:
         UserError: bad input, a loss that is not finite any more, or an interruption (SIGINT, SIGTERM). Nothing that was saved is lost.
     """
     start = time.time()
-    devices.check_batch_size("train.batch_size", config.train.batch_size)
-    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+    check_numbers(config)
     primary = jax.process_index() == 0  # the one of several hosts that writes
     if primary:
-        workdir.claim(folder, config)
+        workdir.check(folder, config)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
+    evaluate.split_source(builder, config.eval.split)  # which the end needs
     batches = pipeline.train_iterator(
         pipeline.source(builder, "train"),
         create_augmentation(config.data),
@@ -98,6 +119,8 @@ def train(config, folder: str) -> None:
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
     state = create_state(model, optimizer, config.data.crop, config.seed)
     eval_step = evaluate.create_eval_step(model)
+    if primary:  # not before: a config with a fault in it must not keep the folder from the one without
+        workdir.claim(folder, config)
 
     with checkpoints.Checkpoints(os.path.join(folder, "checkpoints"), config.train.keep) as saved:
         first = 0
@@ -164,7 +187,10 @@ def _mean_loss(pending, folder, good) -> float:
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient became {norm}"
             kept = f"the checkpoint of step {good} in {folder} is kept" if good else "no checkpoint had been written"
-            raise UserError(f"{what} at step {i}; {kept}: lower config.optimizer.learning_rate, or set clip_norm or warmup_steps")
+            raise UserError(
+                f"{what} at step {i}; {kept}: lower config.optimizer.learning_rate, or set clip_norm or warmup_steps, "
+                "in another --workdir"
+            )
         losses.append(loss)
     return sum(losses) / len(losses)
 

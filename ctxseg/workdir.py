@@ -27,8 +27,8 @@ def flatten(config, prefix: str = "") -> dict:
     return flat
 
 
-def claim(workdir: str, config: ConfigDict) -> None:
-    """Makes `workdir` the folder of `config`'s run, or checks that it is.
+def check(workdir: str, config: ConfigDict) -> None:
+    """Makes the folder `workdir` if need be, and checks that it can be that of `config`'s run.
 
     Raises:
         UserError: it holds the run of a config that differs in a field that matters, or its config.json is damaged.
@@ -36,22 +36,34 @@ def claim(workdir: str, config: ConfigDict) -> None:
     path = os.path.join(workdir, "config.json")
     try:
         os.makedirs(workdir, exist_ok=True)
-        if os.path.exists(path):
-            check_same(path, config)
-        write_json(path, config.to_dict())
     except OSError as e:
-        raise UserError(f"--workdir={workdir} cannot be used: {e.strerror or e}") from e
+        raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
+    if os.path.exists(path):
+        check_same(path, config)
+
+
+def claim(workdir: str, config: ConfigDict) -> None:
+    """Writes `config` down as that of the run in `workdir`, which is found possible by `check`."""
+    try:
+        write_json(os.path.join(workdir, "config.json"), config.to_dict())
+    except OSError as e:
+        raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
 
 
 def check_same(path: str, config: ConfigDict) -> None:
-    """Raises UserError if the config saved at `path` differs from `config` in a field that matters."""
+    """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters."""
     try:
         with open(path) as f:
-            saved = flatten(json.load(f))
+            saved = json.load(f)
+        if not isinstance(saved, dict):
+            raise ValueError("it holds no object")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: --workdir is not the folder of a run") from None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from e
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}): choose another --workdir, or remove this one") from e
+    saved = flatten(saved)
     wanted = flatten(config)
     differ = [
         f"config.{k} is {wanted.get(k)} here and {saved.get(k)} there"

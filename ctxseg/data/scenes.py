@@ -9,10 +9,10 @@ Every image holds one question of each kind, and the answers are three independe
   Each image holds two strips with opposite answers and one free blob of either texture, so neither how much grass
   and gravel there is nor what lies free tells anything about a strip.
 
-Everything else (geometry, crops of the photographs, brightness) is drawn before the answers are looked at and in
-the same way whatever they are: changing an answer leaves the pixels of the objects it classifies as they were.
+Geometry, crops of the photographs and brightness are drawn in the same way whatever the answers are: another answer
+changes the labels of the objects that it decides and leaves their pixels as they were.
 
-`python -m ctxseg.data.scenes docs/scenes.png` draws a few scenes beside their labels.
+`python ctxseg/data/scenes.py docs/scenes.png` draws a few scenes beside their labels.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 SIZE = 128  # height and width of a scene, pixels
+BEACONS, WALLS, BLOCKS = ("retina", "galaxies"), ("short wall", "long wall"), ("grass", "gravel")  # by answer
 SPLITS = {"train": 2000, "val": 400}
 BEACON_DISTANCE = 48  # a beacon and a tissue square are farther apart than this, pixels along one axis, edge to edge
 GAP = 3  # between things that do not belong together, pixels
@@ -57,9 +58,9 @@ GROUPS = {
 class Answers(NamedTuple):
     """What decides the classes of one scene; each is 0 or 1."""
 
-    beacon: int  # 0: retina, 1: galaxies
+    beacon: int  # which of `BEACONS` there is
     extent: int  # 0: a wall cut in two, 1: a whole one
-    block: int  # texture at the first strip, the second has the other one; 0: grass, 1: gravel
+    block: int  # which of `BLOCKS` is at the first strip; the second strip has the other one
 
 
 class Layout(NamedTuple):
@@ -160,8 +161,10 @@ def photographs() -> dict[str, np.ndarray | list[np.ndarray]]:
         return np.clip(image, 0, 255).astype(np.uint8)
 
     return {
-        "background": [reduce(image, 2) for image in (
-            data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), data.stereo_motorcycle()[0])],
+        "background": [
+            reduce(image, 2)
+            for image in (data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), data.stereo_motorcycle()[0])
+        ],
         "grass": reduce(data.grass(), 2, (0.8, 1.25, 0.5)),
         "gravel": reduce(data.gravel(), 2, (1.15, 1.05, 0.9)),
         "retina": reduce(data.retina()[350:-350, 350:-350], 4),  # without the black around it
@@ -179,8 +182,8 @@ def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> 
         seed: of the whole data set.
         split: `"train"` or `"val"`.
         index: of the scene in its split.
-        answers: to ask the same scene another question; by default the bits of `index`, so that the answers are
-            independent and every class of a pair is as frequent as the other.
+        answers: to ask the same scene other questions; by default the bits of `index`, so that the answers are
+            independent of one another and each occurs as often as its opposite.
 
     Returns:
         image uint8 `[128,128,3]` and label uint8 `[128,128]`, positions in `CLASS_NAMES`.
@@ -192,6 +195,7 @@ def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> 
     image = _crop(rng, photos["background"][rng.integers(len(photos["background"]))], SIZE, SIZE)
     image = np.ascontiguousarray(image[:, ::-1] if rng.integers(2) else image)
     label = np.zeros((SIZE, SIZE), np.uint8)
+    backdrop = image.copy()
 
     def paint(rectangle, texture, name, turn=False):
         y, x, h, w = rectangle
@@ -200,26 +204,25 @@ def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> 
         label[y : y + h, x : x + w] = CLASS_NAMES.index(name)
 
     # What is drawn from `rng` must not depend on the answers: `_crop` draws the same numbers for any texture.
-    look = ("retina", "galaxies")[answers.beacon]
+    look = BEACONS[answers.beacon]
     paint(where.beacon[0], photos[look], look)
     for square in where.tissue:
         paint(square, photos["tissue"], f"tissue with {look}")
-    for i in range(2):
-        texture = ("grass", "gravel")[answers.block ^ i]
+    for i, blob_texture in enumerate(BLOCKS):
+        texture = BLOCKS[answers.block ^ i]
         paint(where.blocks[i], photos[texture], texture)
         paint(where.strips[i], photos["text"], f"text at {texture}", turn=where.strips[i][2] == STRIP_LENGTH)
-        paint(where.blobs[i], photos[("grass", "gravel")[i]], ("grass", "gravel")[i])
-
-    behind = image.copy()
-    name = ("short wall", "long wall")[answers.extent]
-    paint(where.wall[0], photos["brick"], name)
+        paint(where.blobs[i], photos[blob_texture], blob_texture)
+    paint(where.wall[0], photos["brick"], WALLS[answers.extent])
     if not answers.extent:
         y, x, h, w = where.wall[0]
+        middle = (WALL_LENGTH - WALL_CUT) // 2
+        rows, columns = slice(y, y + h), slice(x, x + w)
         if h == WALL_LENGTH:
-            cut = slice(y + (h - WALL_CUT) // 2, y + (h + WALL_CUT) // 2), slice(x, x + w)
+            rows = slice(y + middle, y + middle + WALL_CUT)
         else:
-            cut = slice(y, y + h), slice(x + (w - WALL_CUT) // 2, x + (w + WALL_CUT) // 2)
-        image[cut], label[cut] = behind[cut], 0
+            columns = slice(x + middle, x + middle + WALL_CUT)
+        image[rows, columns], label[rows, columns] = backdrop[rows, columns], 0
     return image, label
 
 
@@ -231,16 +234,16 @@ def _crop(rng: np.random.Generator, texture: np.ndarray, height: int, width: int
     return np.clip(texture[y : y + height, x : x + width] * gain, 0, 255).astype(np.uint8)
 
 
-def picture(seed: int = 0, rows: int = 2, columns: int = 3) -> np.ndarray:
-    """uint8 `[rows·264, columns·264·2, 3]`-like sheet: the first scenes of `val` at twice their size, each by its label."""
-    white = np.full((2 * SIZE + 8, 2 * (2 * SIZE + 4) + 8, 3), 255, np.uint8)
+def picture(rows: int = 2, columns: int = 3) -> np.ndarray:
+    """The first scenes of `val`, each at twice its size and beside its label: one uint8 `[H,W,3]` sheet."""
+    margin, panel = 4, 2 * SIZE
     cells = []
     for i in range(rows * columns):
-        cell = white.copy()
-        image, label = scene(seed, "val", i)
-        for j, panel in enumerate((image, np.array(PALETTE, np.uint8)[label])):
-            left = 4 + j * (2 * SIZE + 4)
-            cell[4 : 4 + 2 * SIZE, left : left + 2 * SIZE] = panel.repeat(2, 0).repeat(2, 1)
+        image, label = scene(0, "val", i)
+        pair = np.stack([image, np.array(PALETTE, np.uint8)[label]]).repeat(2, 1).repeat(2, 2)
+        cell = np.full((panel + 2 * margin, 2 * panel + 3 * margin, 3), 255, np.uint8)
+        for j, left in enumerate((margin, panel + 2 * margin)):
+            cell[margin : margin + panel, left : left + panel] = pair[j]
         cells.append(cell)
     return np.concatenate([np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)])
 

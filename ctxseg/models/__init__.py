@@ -51,12 +51,26 @@ def _choice(field, name, choices):
     return choices[name] if isinstance(choices, dict) else name
 
 
+def _check(field, value, kind):
+    """Holds a field to its annotation: one of its `Literal`s, an int of at least 1, a tuple without repeats."""
+    if typing.get_origin(kind) is typing.Literal:
+        _choice(field, value, typing.get_args(kind))
+    elif typing.get_origin(kind) is tuple:
+        entry = typing.get_args(kind)[0]
+        if not value or len(set(value)) < len(value) or any(type(v) is not entry for v in value):
+            raise UserError(f"config.{field} is {value}, but must be one or more {entry.__name__}, none of them twice")
+        for v in value:
+            _check(field, v, entry)
+    elif kind is int and value < 1:
+        raise UserError(f"config.{field} is {value}, but must be at least 1")
+
+
 def _build(field, section, choices, bound):
     module = _choice(f"{field}.name", section["name"], choices)
     cls = module.func if isinstance(module, partial) else module
     known = {f.name for f in dataclasses.fields(cls)}
     given = {k: v for k, v in section.items() if k in known and k != "name" and v is not None}
-    for name, kind in typing.get_type_hints(cls).items():  # a field that names its choices is held to them
-        if name in given and typing.get_origin(kind) is typing.Literal:
-            _choice(f"{field}.{name}", given[name], typing.get_args(kind))
+    for name, kind in typing.get_type_hints(cls).items():
+        if name in given:
+            _check(f"{field}.{name}", given[name], kind)
     return module(**given, **{k: v for k, v in bound.items() if k in known})

@@ -31,8 +31,9 @@ def _cpu_weight_gradient(x, dy, size, stride, dilation):
     pad = dilation * (size // 2)
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     height, width = ((n - 1) * stride + 1 for n in dy.shape[1:3])
+    dy = dy.reshape(-1, dy.shape[-1])
     taps = [
-        jnp.einsum("bhwi,bhwo->io", x[:, i : i + height : stride, j : j + width : stride], dy)
+        x[:, i : i + height : stride, j : j + width : stride].reshape(-1, x.shape[-1]).T @ dy
         for i in range(0, size * dilation, dilation)
         for j in range(0, size * dilation, dilation)
     ]
@@ -48,7 +49,8 @@ def conv(x, kernel, stride: int = 1, dilation: int = 1):
     """
 
     def pointwise(x, kernel):
-        return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
+        x = x[:, ::stride, ::stride]
+        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
 
     plain = partial(_plain_conv, stride=stride, dilation=dilation)
     return lax.platform_dependent(x, kernel, cpu=pointwise if kernel.shape[0] == 1 else plain, default=plain)

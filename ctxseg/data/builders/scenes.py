@@ -41,8 +41,11 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split, count):
         for index in common.progress(range(count), count, f"write {self.name} {split}"):
             image, label = scenes.scene(SEED, split, index)
-            yield index, {
-                "image": common.encode_png(image),
-                "label": common.encode_png(label),
-                "name": f"{split}_{index:04d}",
-            }
+            yield (
+                index,
+                {
+                    "image": common.encode_png(image),
+                    "label": common.encode_png(label),
+                    "name": f"{split}_{index:04d}",
+                },
+            )

@@ -172,7 +172,7 @@ class ZigZag(nn.Module):
     dense: bool = True
     norm: Literal["batch", "none"] = "batch"
     context_norm: Literal["tanh", "batch", "none"] = "tanh"
-    fuse_kernel: int = 3
+    fuse_kernel: Literal[1, 3, 5, 7] = 3
     conv: Callable = ConvNorm
     normalisation: Callable = Norm
 

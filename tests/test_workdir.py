@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from configs import fcn
+from ctxseg import workdir
+from ctxseg.errors import UserError
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "runs" / "a"
+    workdir.check(folder, fcn.get_config())
+    workdir.claim(folder, fcn.get_config())
+    return folder
+
+
+def changed(**fields):
+    config = fcn.get_config()
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return config
+
+
+def test_the_config_is_kept_resolved(run):
+    config = fcn.get_config()
+    saved = json.loads((run / "config.json").read_text())
+    assert workdir.flatten(saved) == workdir.flatten(config)
+    assert saved["data"]["crop"] == [128, 128] and saved["model"]["backbone"]["width"] is None
+    assert workdir.flatten({"a": {"b": (1, 2), "c": {"d": None}}}) == {"a.b": [1, 2], "a.c.d": None}
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_what_changes_nothing_learned_may_change(run):
+    free = changed(
+        train__log_every=1, train__checkpoint_every=7, train__keep=9, eval__batch_size=3, eval__split="test",
+        data__data_dir="elsewhere", data__threads=0, data__manual_dir="there",
+    )  # fmt: skip
+    workdir.check(run, free)
+    workdir.claim(run, free)
+    assert json.loads((run / "config.json").read_text())["train"]["keep"] == 9
+
+
+def test_another_config_is_refused_by_its_fields(run):
+    before = (run / "config.json").read_text()
+    with pytest.raises(UserError) as one:
+        workdir.check(run, changed(seed=3))
+    assert str(one.value) == (
+        f"{run} holds the run of another config: config.seed is 3 here and 0 there; choose another --workdir"
+    )
+    fields = {
+        "seed": 3,
+        "train__steps": 7,
+        "model__backbone__width": 9,
+        "optimizer__momentum": 0.5,
+        "data__flip": False,
+    }
+    message = "config.data.flip is False here and True there; config.model.backbone.width is 9 here and None there; "
+    with pytest.raises(UserError, match=rf"{message}config.optimizer.momentum is .* \(and 2 more\); choose another"):
+        workdir.check(run, changed(**fields))
+    assert (run / "config.json").read_text() == before
+
+
+def test_a_field_that_came_or_went_is_named(run):
+    saved = json.loads((run / "config.json").read_text())
+    del saved["seed"]
+    saved["model"]["depth"] = 3
+    (run / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="config.model.depth is None here and 3 there; config.seed is 0 here and None"):
+        workdir.check(run, fcn.get_config())
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "null", "\x00\xff"])
+def test_a_damaged_config_is_named(run, text):
+    (run / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        workdir.check(run, fcn.get_config())
+    assert str(error.value).startswith(f"{run}/config.json is damaged (") and "\n" not in str(error.value)
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    config, file = fcn.get_config(), tmp_path / "file"
+    file.write_text("")
+    for folder in (file, file / "below"):
+        with pytest.raises(UserError, match=f"^--workdir={folder} cannot be used: "):
+            workdir.check(folder, config)
+        with pytest.raises(UserError, match=f"^--workdir={folder} cannot be used: "):
+            workdir.claim(folder, config)
+    with pytest.raises(UserError, match="file/config.json cannot be read: Not a directory"):
+        workdir.check_same(file / "config.json", config)
+    with pytest.raises(UserError, match="nowhere/config.json is missing: --workdir is not the folder of a run"):
+        workdir.check_same(tmp_path / "nowhere" / "config.json", config)
