@@ -47,7 +47,11 @@ def main():
         ]
         scores = {"mIoU": [r["mIoU"] for r in results], "pixel accuracy": [r["pixel_accuracy"] for r in results]}
         scores |= {group: [r["group_iou"][group] for r in results] for group in results[0]["group_iou"]}
-        context = [statistics.mean(v for k, v in r["group_iou"].items() if k != "appearance") for r in results if r["group_iou"]]
+        context = [
+            statistics.mean(v for k, v in r["group_iou"].items() if k != "appearance")
+            for r in results
+            if r["group_iou"]
+        ]
         scores |= {"context groups": context} if context else {}
         rows.append([system, *map(cell, scores.values()), f"{results[0]['parameters'] / 1e6:.2f} M",
                      f"{statistics.mean(r['seconds'] for r in results):.0f} s"])  # fmt: skip

@@ -140,7 +140,9 @@ def evaluate(config, folder: str) -> None:
     state = create_state(model, optimizer, config.data.crop, config.seed)
     with checkpoints.Checkpoints(os.path.join(folder, "checkpoints")) as saved:
         state, _ = saved.restore(state)
-    finish(config, folder, builder, partial(evaluate_split, config.eval, builder, create_eval_step(model)), state, start)
+    finish(
+        config, folder, builder, partial(evaluate_split, config.eval, builder, create_eval_step(model)), state, start
+    )
 
 
 def split_source(builder, split: str):

@@ -134,7 +134,9 @@ def train(config, folder: str) -> None:
         if log:
             log.truncate(first)
         evaluation = partial(evaluate.evaluate_split, config.eval, builder, eval_step)
-        state = _loop(config, folder, create_train_step(model, optimizer), evaluation, state, first, batches, saved, log)
+        state = _loop(
+            config, folder, create_train_step(model, optimizer), evaluation, state, first, batches, saved, log
+        )
     scores = evaluate.finish(config, folder, builder, evaluation, state, start)
     if log and first < config.train.steps:
         log.write(config.train.steps, "eval", scores)
@@ -158,7 +160,9 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
                 loss = _mean_loss(pending, folder, good)
                 speed = len(pending) * config.train.batch_size / (time.time() - last)
                 if log:
-                    log.write(i, "train", {"loss": loss, "learning_rate": float(rate(i - 1)), "images_per_second": speed})
+                    log.write(
+                        i, "train", {"loss": loss, "learning_rate": float(rate(i - 1)), "images_per_second": speed}
+                    )
                 progress.update(i, {"loss": loss, "images_per_second": speed})
                 pending, last = [], time.time()
             scores = None

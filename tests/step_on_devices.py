@@ -5,7 +5,7 @@ import sys
 
 if __name__ == "__main__":
     count, out = int(sys.argv[1]), sys.argv[2]
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={count}"
 
     import jax
     import numpy as np

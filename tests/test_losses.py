@@ -12,8 +12,8 @@ K = 5
 
 def sample(seed=0, scale=3.0, ignored=0.3):
     rng = np.random.default_rng(seed)
-    logits = rng.normal(0, scale, (2, 6, 7, K)).astype(np.float32)
-    labels = rng.integers(0, K, (2, 6, 7)).astype(np.uint8)
+    logits = rng.normal(0, scale, (3, 6, 7, K)).astype(np.float32)
+    labels = rng.integers(0, K, (3, 6, 7)).astype(np.uint8)
     return logits, np.where(rng.random(labels.shape) < ignored, 255, labels).astype(np.uint8)
 
 

@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[1]
 
 def python(*args, **kwargs):
     return subprocess.Popen(
-        [sys.executable, *map(str, args)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+        [sys.executable, *map(str, args)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
     )
 
 
@@ -66,7 +71,9 @@ def start(camvid, workdir, **kwargs):
 
 def final_state(workdir):
     with ocp.CheckpointManager(workdir / "checkpoints", item_names=("state", "data")) as manager:
-        restored = manager.restore(400, args=ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore()))
+        restored = manager.restore(
+            400, args=ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore())
+        )
     return restored["state"], restored["data"]
 
 

@@ -129,7 +129,12 @@ class Norm(nn.Module):
         if self.kind == "none":
             return x
         return nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, epsilon=1e-5, axis_name=self.axis_name, dtype=self.dtype, name="bn"
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            name="bn",
         )(x)
 
 
@@ -171,7 +176,9 @@ def resize(x, size: tuple[int, int], method: Literal["bilinear", "nearest"] = "b
     if x.shape[1:3] == tuple(size):
         return x
     if method == "nearest":
-        rows, columns = (((np.arange(n) + 0.5) * m / n).astype(np.int32) for m, n in zip(x.shape[1:3], size, strict=True))
+        rows, columns = (
+            ((np.arange(n) + 0.5) * m / n).astype(np.int32) for m, n in zip(x.shape[1:3], size, strict=True)
+        )
         return x[:, rows][:, :, columns]
     rows, columns = (interpolation(m, n) for m, n in zip(x.shape[1:3], size, strict=True))
     x32 = x.astype(jnp.float32)

@@ -67,9 +67,13 @@ class Segmenter(nn.Module):
         x = (images.astype(jnp.float32) - jnp.array(RGB_MEAN)) / jnp.array(RGB_STD)
         features = self.backbone(x.astype(self.dtype), train)
         if missing := [name for name in self.context.levels if name not in features]:
-            raise UserError(f"config.model.context.levels has {missing[0]!r}, but the backbone gives {', '.join(features)}")
+            raise UserError(
+                f"config.model.context.levels has {missing[0]!r}, but the backbone gives {', '.join(features)}"
+            )
         x = self.context(features, regions, train)
         if self.memory is not None:
             x = self.memory(x, train)
-        classifier = Conv(self.num_classes, 1, kernel_init=nn.initializers.lecun_normal(), dtype=self.dtype, name="classifier")
+        classifier = Conv(
+            self.num_classes, 1, kernel_init=nn.initializers.lecun_normal(), dtype=self.dtype, name="classifier"
+        )
         return SegmenterOutput(logits=classifier(x).astype(jnp.float32))

@@ -131,7 +131,13 @@ def test_switches_change_what_they_name():
     # One pass: the weights of the first stage that level 1 still reads, and the fusion.
     no_exchange = parameter_names(stages=3, exchange=False)
     assert no_exchange == parameter_names(stages=1)
-    assert {name.split("/")[0] for name in no_exchange} == {"project_res2", "project_res3", "project_res4", "stage1", "fuse_out"}
+    assert {name.split("/")[0] for name in no_exchange} == {
+        "project_res2",
+        "project_res3",
+        "project_res4",
+        "stage1",
+        "fuse_out",
+    }
     # No W anywhere.
     no_fusion = parameter_names(stages=3, fusion=False)
     assert no_fusion == {k: v for k, v in no_exchange.items() if not k.startswith("fuse_out")}

@@ -51,7 +51,9 @@ class RegionContextEncoding(nn.Module):
         """`f` `[B,h,w,C]` → `R` of the same shape."""
         _, height, width, channels = f.shape
         # The branches' C→C convolutions read the same map, so they run as one convolution to len(subdivisions)·C channels.
-        branches = self.conv(len(self.subdivisions) * channels, 3, norm=self.norm, relu=False, name="branches")(f, train)
+        branches = self.conv(len(self.subdivisions) * channels, 3, norm=self.norm, relu=False, name="branches")(
+            f, train
+        )
         r = f
         for k, x in zip(self.subdivisions, jnp.split(branches, len(self.subdivisions), axis=-1), strict=True):
             rows, columns = subregions(height, k), subregions(width, k)
@@ -121,7 +123,7 @@ class Stage(nn.Module):
         if self.context_norm == "none":
             return r
         r = self.context_normalisation(name=f"{name}_norm")(r, self.train)
-        return nn.tanh(r) if self.context_norm == "tanh" else r
+        return 2 * nn.sigmoid(r) if self.context_norm == "gate" else r
 
     def receive(self, p, contexts):
         """P + Π R (or Σ R) over the levels already passed, the last of which is adjacent."""
@@ -171,7 +173,7 @@ class ZigZag(nn.Module):
     fusion: bool = True
     dense: bool = True
     norm: Literal["batch", "none"] = "batch"
-    context_norm: Literal["tanh", "batch", "none"] = "tanh"
+    context_norm: Literal["gate", "batch", "none"] = "gate"
     fuse_kernel: Literal[1, 3, 5, 7] = 3
     conv: Callable = ConvNorm
     normalisation: Callable = Norm

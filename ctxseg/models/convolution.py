@@ -1,0 +1,177 @@
+"""2-D convolution with gradients that are fast on CPUs too. Elsewhere it is `lax.conv_general_dilated`, unchanged.
+
+Maps are `[B,h,w,C]`, kernels `[k,k,I,O]` with k odd; padding is `dilation·⌊k/2⌋` on every side, as in the networks whose
+published weights are in use (XLA's "SAME" pads an even map of stride 2 on one side only).
+
+XLA's CPU backend computes the gradient of a kernel several times slower than the convolution itself. On a CPU, therefore,
+
+- a 1×1 convolution and its gradients are matrix products;
+- a 3×3 convolution of stride 1 and its gradients are Winograd's, with 16 products where the definition has 36;
+- the gradient of any other kernel is k² matrix products, one per tap.
+
+`benchmarks/train_step.py` measures what this is worth.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+# F(2×2, 3×3) of Lavin & Gray, CVPR 2016, §4.1: a 4×4 tile d and a filter g give 2×2 outputs Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A.
+# The tiles of larger F need a third of the products less, but their rounding errors are ten times those of a plain sum.
+B_T = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
+G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x, kernel, stride: int = 1, dilation: int = 1):
+    """Convolution of `x` `[B,h,w,I]` with `kernel` `[k,k,I,O]` of the same dtype → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
+
+    Differentiable in reverse mode only.
+    """
+    return _forward(x, kernel, stride, dilation)[0]
+
+
+def _forward(x, kernel, stride, dilation):
+    x = materialize(x)
+    y = lax.platform_dependent(
+        x, kernel, cpu=partial(_cpu, stride=stride, dilation=dilation), default=partial(_plain, stride=stride, dilation=dilation)
+    )
+    return y, (x, kernel)
+
+
+def _backward(stride, dilation, residuals, dy):
+    def plain(x, kernel, dy):
+        return jax.vjp(partial(_plain, stride=stride, dilation=dilation), x, kernel)[1](dy)
+
+    def cpu(x, kernel, dy):
+        dx = _cpu_input_gradient(x, kernel, dy, stride, dilation)
+        return dx, _cpu_kernel_gradient(x, kernel, dy, stride, dilation)
+
+    return lax.platform_dependent(*residuals, materialize(dy), cpu=cpu, default=plain)
+
+
+convolve.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def materialize(x):
+    """`x` itself, and its gradient, computed once even if several operations read them.
+
+    XLA's CPU backend drops `optimization_barrier` before it fuses, and then repeats a chain of elementwise operations in
+    each reader: along the shortcuts of a residual network, from its first block on. A call that may not be inlined
+    stops it, and costs nothing.
+    """
+    return _call(x)
+
+
+def _call(x):
+    with set_xla_metadata(inlineable="false"):
+        return lax.platform_dependent(x, cpu=jax.jit(lambda x: x), default=lambda x: x)
+
+
+materialize.defvjp(lambda x: (_call(x), None), lambda _, dy: (_call(dy),))
+
+
+def _plain(x, kernel, stride, dilation):
+    pad = dilation * (kernel.shape[0] // 2)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _cpu(x, kernel, stride, dilation):
+    if kernel.shape[0] == 1:
+        return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
+    if not _winograd_pays(kernel, stride):
+        return _plain(x, kernel, stride, dilation)
+    tiles = _transform(B_T, _tiles(x, dilation, halo=1))
+    filters = _transform(G, kernel)
+    y = _transform(A_T, _pairs(_matmul, tiles, filters))
+    y = jnp.stack([jnp.stack(row, axis=4) for row in y], axis=2)  # [B, tiles, 2, dilation, tiles, 2, dilation, O]
+    y = y.reshape(y.shape[0], 2 * dilation * y.shape[1], 2 * dilation * y.shape[4], y.shape[-1])
+    return y[:, : x.shape[1], : x.shape[2]].astype(x.dtype)
+
+
+def _cpu_input_gradient(x, kernel, dy, stride, dilation):
+    if kernel.shape[0] == 1:
+        dx = _matmul(dy, kernel[0, 0].T)
+        # The transpose of x[:, ::stride, ::stride]: zeros between the values.
+        extra = [(0, n - (m - 1) * stride - 1, stride - 1) for m, n in zip(dy.shape[1:3], x.shape[1:3], strict=True)]
+        return lax.pad(dx, jnp.zeros((), dx.dtype), ((0, 0, 0), *extra, (0, 0, 0)))
+    if stride == 1:
+        return _cpu(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, dilation)
+    (dx,) = jax.vjp(lambda x: _plain(x, kernel, stride, dilation), x)[1](dy)
+    return dx
+
+
+def _cpu_kernel_gradient(x, kernel, dy, stride, dilation):
+    k = kernel.shape[0]
+    if _winograd_pays(kernel, stride):
+        tiles = _transform(B_T, _tiles(x, dilation, halo=1))
+        gradients = _transform(A_T.T, _tiles(dy, dilation, halo=0))
+        taps = _transform(G.T, _pairs(_outer, tiles, gradients))
+    else:
+        x = _pad(x, dilation * (k // 2))
+        height, width = ((n - 1) * stride + 1 for n in dy.shape[1:3])
+        offsets = range(0, k * dilation, dilation)
+        taps = [[_outer(x[:, i : i + height : stride, j : j + width : stride], dy) for j in offsets] for i in offsets]
+    return jnp.stack([jnp.stack(row) for row in taps]).astype(kernel.dtype)
+
+
+def _winograd_pays(kernel, stride):
+    """Whether the products saved (∝ I·O) outweigh the transforms (∝ I+O); the bound is measured."""
+    k, _, i, o = kernel.shape
+    return k == 3 and stride == 1 and i * o >= 32 * (i + o)
+
+
+def _matmul(x, w):
+    """`x` `[…,I]` times `w` `[I,O]` → `[…,O]`."""
+    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
+
+
+def _outer(x, dy):
+    """Σ x dyᵀ over positions: `x` `[…,I]`, `dy` `[…,O]` → `[I,O]`."""
+    return x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+
+
+def _pad(x, before, height_after=None, width_after=None):
+    after = [before if n is None else n for n in (height_after, width_after)]
+    return materialize(jnp.pad(x, ((0, 0), *((before, n) for n in after), (0, 0))))
+
+
+def _tiles(x, dilation, halo):
+    """The neurons of each 2×2 tile of `x`, and `halo` around it: lists `[2+2·halo][2+2·halo]` of `[B,tiles,dilation,tiles,dilation,C]`.
+
+    A dilated convolution acts on dilation² interleaved maps, so neighbours in a tile are `dilation` apart.
+    """
+    b, h, w, c = x.shape
+    down, across = (-(-n // (2 * dilation)) for n in (h, w))
+    x = _pad(x, dilation * halo, *(dilation * (2 * t + halo) - n for t, n in ((down, h), (across, w))))
+    x = x.reshape(b, 2 * (down + halo), dilation, 2 * (across + halo), dilation, c)
+    size = range(2 + 2 * halo)
+    return [[x[:, i : i + 2 * down - 1 : 2, :, j : j + 2 * across - 1 : 2] for j in size] for i in size]
+
+
+def _transform(matrix, parts):
+    """M X Mᵀ of a matrix X of arrays, `parts`, as a list of lists."""
+    columns = [_combine(matrix, column) for column in zip(*parts, strict=True)]
+    return [_combine(matrix, row) for row in zip(*columns, strict=True)]
+
+
+def _combine(matrix, parts):
+    """M x of a vector x of arrays: a list."""
+    return [sum(p * m.astype(p.dtype) for m, p in zip(row, parts, strict=True) if m) for row in matrix]
+
+
+def _pairs(f, a, b):
+    return [[f(*pair) for pair in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)]
