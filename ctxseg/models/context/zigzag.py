@@ -76,7 +76,7 @@ class Stage(nn.Module):
         up_levels: levels that the bottom-up pass has to produce, from the finest; 0 leaves the pass out.
         dense: context from all levels passed so far, or from the adjacent one alone.
         combine: `product` (the paper) or `sum` (its ablation "SCF") of the context maps.
-        context_norm: `batch` or `none`, on R before it is combined.
+        context_norm: `gate`, `batch` or `none`, on R before it is combined.
         train: batch statistics or running ones.
 
     The others are `ZigZag`'s.
@@ -156,8 +156,10 @@ class ZigZag(nn.Module):
         combine: `product` or `sum`.
         exchange, fusion, dense: the switches above.
         norm: `batch` or `none`, on the projections, the fusing and the branches' convolutions.
-        context_norm: `batch` or `none`, on R before it is combined. The paper's equations have none; a product of several maps,
-            over several stages, does not train from scratch without it.
+        context_norm: what R passes before it is combined. `none`: the printed equations, whose product of several maps over
+            several stages overflows float32 on unit-variance maps, and so needs pretrained weights or few levels.
+            `batch`: batch normalisation, whose heavy-tailed products drown the maps. `gate` (default): 2·logistic(batch
+            normalisation), a factor around 1, so that every level's context reaches the others to first order too.
         fuse_kernel: size of W.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         normalisation: the normalisation layer, likewise.
@@ -206,8 +208,10 @@ class ZigZag(nn.Module):
         carry = (maps, ())
         carry, _ = Stage(first=True, up_levels=last_up if stages == 1 else len(maps), **fields, name="stage1")(carry)
         if stages > 2:
-            for t in range(2, stages):
-                carry, _ = Stage(first=False, up_levels=len(maps), **fields, name=f"stage{t}")(carry)
+            alike = nn.scan(
+                Stage, variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True}, length=stages - 2
+            )
+            carry, _ = alike(first=False, up_levels=len(maps), **fields, name="stages")(carry, None)
         if stages > 1:
             carry, _ = Stage(first=False, up_levels=last_up, **fields, name=f"stage{stages}")(carry)
         down, up = carry

@@ -1,0 +1,163 @@
+"""Images per second of a training step on the CPU, against the same network in PyTorch: ResNet-50 FCN, output stride 8.
+
+pip install -r requirements.txt -r benchmarks/requirements.txt
+python benchmarks/train_step.py
+
+Both compute in float32: forward, cross entropy on logits upsampled to the image, backward, SGD with momentum. PyTorch runs
+eagerly, with channels last if that is faster for it here, and as many threads as there are cores. The two alternate within
+one process; the figures are medians, and the ratio is the median of the ratios of adjacent pairs.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from configs import defaults
+from ctxseg import losses
+from ctxseg.models import create_model
+
+CLASSES = 21
+
+
+class Bottleneck(nn.Module):
+    """The PyTorch twin of `ctxseg.models.backbones.resnet.Bottleneck`."""
+
+    def __init__(self, inputs, features, stride, dilation):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, features, 1, bias=False), nn.BatchNorm2d(features)
+        self.conv2 = nn.Conv2d(features, features, 3, stride, dilation, dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(features)
+        self.conv3, self.bn3 = nn.Conv2d(features, 4 * features, 1, bias=False), nn.BatchNorm2d(4 * features)
+        self.shortcut = None
+        if stride != 1 or inputs != 4 * features:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, 4 * features, 1, stride, bias=False), nn.BatchNorm2d(4 * features)
+            )
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        return F.relu(self.bn3(self.conv3(y)) + (x if self.shortcut is None else self.shortcut(x)), inplace=True)
+
+
+def torch_fcn():
+    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    inputs = 64
+    for i, (blocks, stride, first, rest) in enumerate(
+        zip((3, 4, 6, 3), (1, 2, 1, 1), (1, 1, 1, 2), (1, 1, 2, 4), strict=True)
+    ):
+        for j in range(blocks):
+            layers.append(Bottleneck(inputs, 64 * 2**i, stride if j == 0 else 1, first if j == 0 else rest))
+            inputs = 256 * 2**i
+    return nn.Sequential(*layers, nn.Conv2d(inputs, CLASSES, 1))
+
+
+def torch_step(images, labels, channels_last):
+    """A function that runs one PyTorch step and returns the loss, and the number of parameters."""
+    model = torch_fcn().train()
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    if channels_last:
+        model, x = (t.to(memory_format=torch.channels_last) for t in (model, x))
+    y = torch.from_numpy(labels.astype(np.int64))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        logits = F.interpolate(model(x), size=y.shape[1:], mode="bilinear", align_corners=False)
+        loss = F.cross_entropy(logits, y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step, sum(p.numel() for p in model.parameters())
+
+
+def ctxseg_step(images, labels):
+    """A function that runs one step of ours and returns the loss, the number of parameters, and functions of its parts."""
+    config = defaults.get_config().model
+    config.backbone.name, config.backbone.output_stride = "resnet50", 8
+    model = create_model(config, CLASSES)
+    variables = jax.jit(model.init)(jax.random.PRNGKey(0), images)
+    optimizer = optax.sgd(0.01, momentum=0.9)
+
+    def loss_fn(params, stats, x, y):
+        output, updated = model.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
+        return losses.cross_entropy(output.logits, y), updated["batch_stats"]
+
+    @partial(jax.jit, donate_argnums=0)
+    def update(state, x, y):
+        params, stats, opt_state = state
+        (loss, stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, x, y)
+        updates, opt_state = optimizer.update(gradients, opt_state)
+        return (optax.apply_updates(params, updates), stats, opt_state), loss
+
+    state = jax.tree.map(jnp.copy, (variables["params"], variables["batch_stats"]))
+    state = [(*state, optimizer.init(state[0]))]
+    x, y = jnp.asarray(images), jnp.asarray(labels)
+
+    def step():
+        state[0], loss = update(state[0], x, y)
+        return float(loss)
+
+    forward = jax.jit(lambda p, s: loss_fn(p, s, x, y)[0])
+    parts = {"forward": lambda: float(forward(variables["params"], variables["batch_stats"]))}
+    return step, sum(p.size for p in jax.tree.leaves(variables["params"])), parts
+
+
+def seconds(function) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, default=256, help="height and width, pixels")
+    parser.add_argument("--rounds", type=int, default=8)
+    args = parser.parse_args()
+    torch.set_num_threads(os.cpu_count())
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(args.batch, args.size, args.size, 3)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, (args.batch, args.size, args.size)).astype(np.uint8)
+
+    candidates = [torch_step(images, labels, last) for last in (False, True)]
+    for step, _ in candidates:
+        step()
+    times = [min(seconds(step) for _ in range(2)) for step, _ in candidates]
+    best = int(np.argmin(times))
+    theirs, their_parameters = candidates[best]
+    ours, our_parameters, parts = ctxseg_step(images, labels)
+    assert our_parameters == their_parameters, (our_parameters, their_parameters)
+    ours()  # compiles
+    for part in parts.values():
+        part()
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(args.rounds)]
+    us, them = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(b / a for a, b in pairs)
+    print(f"ResNet-50 FCN, output stride 8, batch {args.batch}, {args.size}×{args.size}, {our_parameters:,} parameters")
+    print(f"ctxseg   {args.batch / us:.3f} images/s  ({us:.3f} s a step)")
+    print(
+        f"PyTorch  {args.batch / them:.3f} images/s  ({them:.3f} s a step, {('channels first', 'channels last')[best]})"
+    )
+    print(f"ratio    {ratio:.2f}  (ctxseg over PyTorch; median of {args.rounds} pairs)")
+    for name, part in parts.items():
+        print(f"of ctxseg's step, {name} alone takes {statistics.median(seconds(part) for _ in range(3)):.3f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Backbones and their composition: sizes, strides, receptive field, and that every pair of stages works."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import defaults
+from ctxseg.models import BACKBONES, CONTEXTS, create_model
+
+# Parameters of the published ImageNet networks (torchvision's documentation), in millions, less their 1000-way classifiers.
+PARAMETERS = {
+    "resnet18": 11.689512 - 0.513,
+    "resnet34": 21.797672 - 0.513,
+    "resnet50": 25.557032 - 2.049,
+    "resnet101": 44.549160 - 2.049,
+    "resnet152": 60.192808 - 2.049,
+}
+
+
+def model_config(**backbone):
+    config = defaults.get_config().model
+    config.backbone.update(backbone)
+    return config
+
+
+def shapes(config, size=(64, 96), num_classes=5):
+    model = create_model(config, num_classes)
+    images = jnp.zeros((1, *size, 3), jnp.uint8)
+    return jax.eval_shape(lambda r: model.init_with_output(r, images), jax.random.PRNGKey(0))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_resnets_have_the_published_parameters(name):
+    _, variables = shapes(model_config(name=name))
+    count = sum(x.size for x in jax.tree.leaves(variables["params"]["backbone"]))
+    assert count / 1e6 == pytest.approx(PARAMETERS[name], abs=1e-6)
+
+
+@pytest.mark.parametrize("stride", [32, 16, 8])
+@pytest.mark.parametrize("name, stem", [("tiny", None), ("resnet18", "conv7"), ("resnet50", "conv3")])
+def test_output_stride(name, stem, stride):
+    output, variables = shapes(model_config(name=name, stem=stem, output_stride=stride))
+    assert output.logits.shape == (1, 64 // stride, 96 // stride, 5)
+    assert output.logits.dtype == jnp.float32
+    if stem == "conv3":
+        backbone = variables["params"]["backbone"]
+        assert [backbone[f"stem{i}"]["conv"]["kernel"].shape[-1] for i in (1, 2, 3)] == [64, 64, 128]
+
+
+def receptive_field(stride):
+    """Height and width, in pixels, of the window of the image that the middle score depends on."""
+    model = create_model(model_config(output_stride=stride, width=4), 3)
+    images = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (1, 192, 192, 3)), jnp.float32)
+    variables = model.init(jax.random.PRNGKey(0), images)
+
+    def score(images):
+        logits = model.apply(variables, images).logits
+        return (logits[0, logits.shape[1] // 2, logits.shape[2] // 2] ** 2).sum()
+
+    touched = np.abs(jax.jit(jax.grad(score))(images)).sum((0, 3)) > 0
+    return tuple(np.ptp(np.flatnonzero(touched.any(axis))) + 1 for axis in (1, 0))
+
+
+def test_tiny_sees_63_pixels():
+    """What `scenes` counts on: a beacon is more than 48 pixels away, and scores are upsampled by at most 8 + 31 of reach."""
+    height, width = receptive_field(8)
+    assert 55 <= height <= 63 and 55 <= width <= 63
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "resnet18"])
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_every_pair_gives_finite_gradients(backbone, context):
+    config = model_config(name=backbone, output_stride=16, width=4 if backbone == "tiny" else None)
+    config.context.update({"name": context, "channels": 4, "stages": 2, "subdivisions": (2,)})
+    model = create_model(config, 3)
+    images = jnp.asarray(
+        np.random.default_rng(0).integers(0, 256, (2, 36, 40, 3)), jnp.uint8
+    )  # no multiple of the stride
+    variables = jax.jit(model.init)(jax.random.PRNGKey(0), images)
+
+    def loss(params):
+        output, _ = model.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
+        return (output.logits**2).mean()
+
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    for path, gradient in jax.tree_util.tree_flatten_with_path(gradients)[0]:
+        assert np.isfinite(gradient).all(), jax.tree_util.keystr(path)
+        assert np.abs(gradient).max() > 0 or "bias" in str(path[-1]), jax.tree_util.keystr(path)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32():
+    config = model_config(width=4)
+    config.dtype = "bfloat16"
+    model = create_model(config, 3)
+    images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
+    traced = str(jax.make_jaxpr(lambda r: model.init_with_output(r, images)[0].logits)(jax.random.PRNGKey(0)))
+    assert "bf16" in traced
+    output, variables = shapes(config)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {
+        jnp.dtype("float32")
+    } and output.logits.dtype == jnp.float32
+
+
+def test_names_of_backbones():
+    assert set(PARAMETERS) | {"tiny"} == set(BACKBONES)
