@@ -1,9 +1,14 @@
 """Pictures of a run: training curves, IoU per class, label maps in their colours, and samples side by side.
 
 Drawn without pyplot, hence without global state or a display.
+
+    python -m ctxseg.figures runs/zigzag-scenes picture.png      the first samples of an evaluated run
 """
 
+import json
 import math
+import sys
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -192,3 +197,16 @@ def _running_mean(values, length):
 def _colours(count):
     """`count` distinct colours; none of them is BLUE unless there are more than nine."""
     return [matplotlib.colormaps["tab10"]((i + 1) % 10) for i in range(count)]
+
+
+def run_grid(workdir, count: int = 3) -> np.ndarray:
+    """`prediction_grid` of the first `count` samples of an evaluated run, with the legend of classes."""
+    workdir = Path(workdir)
+    results = json.loads((workdir / "results.json").read_text())
+    with np.load(workdir / "samples.npz") as samples:
+        rows = [[samples[f"{key}_{i}"] for key in ("image", "label", "prediction")] for i in range(count)]
+    return prediction_grid(rows, results["palette"], results["class_names"])
+
+
+if __name__ == "__main__":
+    Image.fromarray(run_grid(sys.argv[1])).quantize(128).save(sys.argv[2], optimize=True)
