@@ -42,6 +42,7 @@ def tiny(street, tmp_path_factory):
         "--config.train.log_every=1",
         "--config.train.checkpoint_every=1",
         "--config.eval.batch_size=2",
+        "--config.optimizer.warmup_steps=0",
     ]
 
 

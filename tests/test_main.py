@@ -274,7 +274,7 @@ def test_a_run_leaves_what_is_promised(finished, street):
     trained = read_metrics(folder, "train")
     assert [entry["step"] for entry in trained] == [1, 2, 3, 4]
     assert all(entry["loss"] > 0 and entry["images_per_second"] > 0 for entry in trained)
-    expected = [0.01 * (1 - t / 4) ** 0.9 for t in range(4)]
+    expected = [0.1 * (1 - t / 4) ** 0.9 for t in range(4)]
     assert [entry["learning_rate"] for entry in trained] == pytest.approx(expected)
     assert [entry["step"] for entry in read_metrics(folder, "eval")] == [2, 4]
     assert read_metrics(folder, "eval")[-1]["mIoU"] == results["mIoU"]
