@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     context.subdivisions = placeholder(tuple)  # zigzag: K' of the branches of the region context encoding
     context.region_pool = placeholder(str)  # zigzag: sum (the paper) or mean over a subregion
     context.combine = placeholder(str)  # zigzag: product (the paper) or sum (its ablation SCF) of context maps
-    context.context_norm = placeholder(str)  # zigzag: gate, batch or none (the paper), on context maps before they are combined
+    context.context_norm = placeholder(str)  # zigzag: gate, batch or none (the paper), on context maps
     context.fuse_kernel = placeholder(int)  # zigzag: size of the convolutions W that fuse the two directions
     context.exchange = placeholder(bool)  # zigzag, Table 1: several passes between top-down and bottom-up
     context.fusion = placeholder(bool)  # zigzag, Table 1: fuse the two directions' maps
