@@ -39,7 +39,10 @@ def convolve(x, kernel, stride: int = 1, dilation: int = 1):
 def _forward(x, kernel, stride, dilation):
     x = materialize(x)
     y = lax.platform_dependent(
-        x, kernel, cpu=partial(_cpu, stride=stride, dilation=dilation), default=partial(_plain, stride=stride, dilation=dilation)
+        x,
+        kernel,
+        cpu=partial(_cpu, stride=stride, dilation=dilation),
+        default=partial(_plain, stride=stride, dilation=dilation),
     )
     return y, (x, kernel)
 
@@ -70,8 +73,11 @@ def materialize(x):
 
 
 def _call(x):
-    with set_xla_metadata(inlineable="false"):
-        return lax.platform_dependent(x, cpu=jax.jit(lambda x: x), default=lambda x: x)
+    def cpu(x):
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(lambda x: x)(x)
+
+    return lax.platform_dependent(x, cpu=cpu, default=lambda x: x)
 
 
 materialize.defvjp(lambda x: (_call(x), None), lambda _, dy: (_call(dy),))

@@ -1,4 +1,4 @@
-"""Convolution, normalisation, resizing and pooling: the only file that calls `lax.conv` or `jax.image`.
+"""Convolution, normalisation, resizing and pooling layers.
 
 Maps are `[B,h,w,C]`. Parameters and batch statistics are float32; computation is in `dtype`.
 """
@@ -13,83 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-
-def _plain_conv(x, kernel, stride, dilation):
-    pad = dilation * (kernel.shape[0] // 2)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _cpu_weight_gradient(x, dy, size, stride, dilation):
-    """Gradient of the kernel, one matrix product per tap: `x` `[B,h,w,I]`, `dy` `[B,h',w',O]` → `[size,size,I,O]`."""
-    pad = dilation * (size // 2)
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    height, width = ((n - 1) * stride + 1 for n in dy.shape[1:3])
-    dy = dy.reshape(-1, dy.shape[-1])
-    taps = [
-        x[:, i : i + height : stride, j : j + width : stride].reshape(-1, x.shape[-1]).T @ dy
-        for i in range(0, size * dilation, dilation)
-        for j in range(0, size * dilation, dilation)
-    ]
-    return jnp.stack(taps).reshape(size, size, *taps[0].shape)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(x, kernel, stride: int = 1, dilation: int = 1):
-    """Convolution of `x` `[B,h,w,I]` by `kernel` `[k,k,I,O]`, padded by `dilation·⌊k/2⌋` → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
-
-    XLA computes the gradient of the kernel several times slower on CPUs than the convolution itself, so there, and only
-    there, it is k² matrix products, and a 1×1 convolution is one. Reverse-mode derivatives only.
-    """
-
-    def pointwise(x, kernel):
-        x = x[:, ::stride, ::stride]
-        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
-
-    plain = partial(_plain_conv, stride=stride, dilation=dilation)
-    return lax.platform_dependent(x, kernel, cpu=pointwise if kernel.shape[0] == 1 else plain, default=plain)
-
-
-def _conv_forward(x, kernel, stride, dilation):
-    return conv(x, kernel, stride, dilation), (x, kernel)
-
-
-def _conv_backward(stride, dilation, residuals, dy):
-    def plain(x, kernel, dy):
-        return jax.vjp(partial(_plain_conv, stride=stride, dilation=dilation), x, kernel)[1](dy)
-
-    def cpu(x, kernel, dy):
-        if kernel.shape[0] == 1:
-            dx = jnp.einsum("bhwo,io->bhwi", dy, kernel[0, 0])
-            dx = _place(dx, x.shape, stride)
-        else:
-            (dx,) = jax.vjp(lambda x: _plain_conv(x, kernel, stride, dilation), x)[1](dy)
-        return dx, _cpu_weight_gradient(x, dy, kernel.shape[0], stride, dilation).astype(kernel.dtype)
-
-    return lax.platform_dependent(*residuals, dy, cpu=cpu, default=plain)
-
-
-conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _place(x, shape, stride):
-    """`x` at every `stride`-th position of a map of `shape`, zeros between: the transpose of `[:, ::stride, ::stride]`."""
-    if stride == 1:
-        return x
-    extra = [(0, n - (m - 1) * stride - 1, stride - 1) for m, n in zip(x.shape[1:3], shape[1:3], strict=True)]
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *extra, (0, 0, 0)))
+from ctxseg.models.convolution import convolve, materialize
 
 
 class Conv(nn.Module):
-    """k×k convolution, padded by `dilation·⌊k/2⌋` on every side: `[B,h,w,·]` → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`, k odd.
+    """k×k convolution, k odd, padded by `dilation·⌊k/2⌋` on every side: `[B,h,w,·]` → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
 
-    The padding is that of the published weights (symmetric); XLA's "SAME" pads an even map of stride 2 on one side only.
+    Parameters `kernel` `[k,k,·,features]` and, if `use_bias`, `bias` `[features]`.
     """
 
     features: int
@@ -105,19 +35,24 @@ class Conv(nn.Module):
     def __call__(self, x):
         k = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1], self.features), self.param_dtype)
-        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
         return y
 
 
+EPSILON, MOMENTUM = 1e-5, 0.9
+
+
 class Norm(nn.Module):
     """Batch normalisation (`batch`) or the identity (`none`): `[B,h,w,C]` → the same shape, in `dtype`.
+
+    Parameters `scale` and `bias`, batch statistics `mean` and `var` (running averages, of momentum 0.9), all float32 `[C]`.
 
     Attributes:
         kind: `batch` or `none`.
         axis_name: of the `pmap` axis that the statistics are reduced over, or None.
-        dtype: of the result; the statistics are float32.
+        dtype: of the result.
     """
 
     kind: Literal["batch", "none"] = "batch"
@@ -126,20 +61,76 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
+        """`train`: normalise by the statistics of this batch, and update the running ones if `batch_stats` is mutable."""
         if self.kind == "none":
             return x
-        return nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            name="bn",
-        )(x)
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        if not train:
+            return _normalize(x, mean.value, lax.rsqrt(var.value + EPSILON), scale, bias).astype(self.dtype)
+        axis_name = None if self.is_initializing() else self.axis_name  # `init` runs outside `pmap`
+        y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name)
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
+            var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
+        return y.astype(self.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def batch_norm(x, scale, bias, axis_name: str | None = None):
+    """Normalises `x` `[B,h,w,C]` by its statistics over all positions, and all devices of `axis_name` (Ioffe & Szegedy 2015).
+
+        x̂ = (x − mean) / √(var + ε)        y = scale·x̂ + bias
+        ∂x = scale/√(var + ε) · (∂y − mean(∂y) − x̂·mean(∂y·x̂))
+
+    What differentiation needs is `x` alone, so no centred or normalised copy of a map is stored.
+
+    Returns:
+        y float32 `[B,h,w,C]`, mean `[C]`, biased variance `[C]`; no gradient flows through the latter two.
+    """
+    return _batch_norm_forward(x, scale, bias, axis_name)[0]
+
+
+def _batch_norm_forward(x, scale, bias, axis_name):
+    x32 = x.astype(jnp.float32)
+    mean, square = _mean(x32, axis_name), _mean(x32 * x32, axis_name)
+    var = jnp.maximum(square - mean * mean, 0)
+    deviation = lax.rsqrt(var + EPSILON)
+    return (_normalize(x, mean, deviation, scale, bias), mean, var), (x, mean, deviation, scale)
+
+
+def _batch_norm_backward(axis_name, residuals, gradients):
+    x, mean, deviation, scale = residuals
+    dy = gradients[0]
+    normalized = (x.astype(jnp.float32) - mean) * deviation
+    dscale, dbias = (dy * normalized).sum((0, 1, 2)), dy.sum((0, 1, 2))
+    positions = dy.size // dy.shape[-1]
+    a, b = dscale / positions, dbias / positions
+    if axis_name is not None:
+        a, b = lax.pmean((a, b), axis_name)
+    return (scale * deviation * (dy - b - normalized * a)).astype(x.dtype), dscale, dbias
+
+
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+def _mean(x, axis_name):
+    mean = x.mean((0, 1, 2))
+    return mean if axis_name is None else lax.pmean(mean, axis_name)
+
+
+def _normalize(x, mean, deviation, scale, bias):
+    return (x.astype(jnp.float32) - mean) * (deviation * scale) + bias
 
 
 class ConvNorm(nn.Module):
-    """Convolution, normalisation, ReLU: `[B,h,w,·]` → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`. The bias is there if `norm` is `none`."""
+    """Convolution, normalisation, ReLU: `[B,h,w,·]` → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
+
+    The convolution has a bias if `norm` is `none`. The other attributes are `Conv`'s and `Norm`'s.
+    """
 
     features: int
     kernel_size: int = 1
@@ -155,13 +146,18 @@ class ConvNorm(nn.Module):
         use_bias = self.norm == "none"
         x = Conv(self.features, self.kernel_size, self.stride, self.dilation, use_bias, self.dtype, name="conv")(x)
         x = Norm(self.norm, self.axis_name, self.dtype, name="norm")(x, train)
-        return nn.relu(x) if self.relu else x
+        return relu(x) if self.relu else x
+
+
+def relu(x):
+    """max(x, 0), computed once however many layers read it (see `materialize`)."""
+    return materialize(nn.relu(x))
 
 
 def interpolation(length: int, size: int) -> np.ndarray:
-    """Linear interpolation of `length` samples at `size` positions, pixel centres at +½: float32 `[size, length]`.
+    """Linear interpolation of `length` samples at `size` positions, centres at +½: float32 `[size, length]`.
 
-    Output i reads position (i + ½)·length/size − ½, clamped to the first and the last sample; no smoothing when shrinking.
+    Output i reads position (i + ½)·length/size − ½, clamped to the first and the last sample, unsmoothed.
     """
     position = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(length))).astype(np.float32)
@@ -186,5 +182,5 @@ def resize(x, size: tuple[int, int], method: Literal["bilinear", "nearest"] = "b
 
 
 def max_pool(x, size: int, stride: int, padding: int):
-    """Maximum over size×size windows, padded by −∞ on every side: `[B,h,w,C]` → `[B,⌊(h+2·padding−size)/stride⌋+1,…,C]`."""
+    """Maximum over size×size windows, padded by −∞: `[B,h,w,C]` → `[B,⌊(h+2·padding−size)/stride⌋+1,…,C]`."""
     return nn.max_pool(x, (size, size), (stride, stride), ((padding, padding), (padding, padding)))

@@ -1,82 +1,230 @@
-"""The layers against XLA's own convolution and its gradients, and against plain NumPy."""
+"""Layers against plain XLA convolutions, NumPy loops and flax's batch normalisation, with their gradients."""
 
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from ctxseg.models.layers import ConvNorm, conv, max_pool, resize
-from tests.references import zigzag_numpy
+from ctxseg.models import layers
+from ctxseg.models.convolution import convolve, materialize
 
 
 def plain(x, kernel, stride, dilation):
     pad = dilation * (kernel.shape[0] // 2)
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(pad, pad)] * 2, rhs_dilation=(dilation, dilation),
+        x,
+        kernel,
+        (stride, stride),
+        ((pad, pad), (pad, pad)),
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )  # fmt: skip
+    )
 
 
-def draw(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+def normal(*shape, seed=0, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def assert_near(actual, expected, tolerance):
+    """Every element within `tolerance` of the largest expected magnitude."""
+    actual, expected = (np.asarray(a, np.float32) for a in (actual, expected))
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(), 1e-6))
+
+
+# The wide ones go by Winograd's algorithm; the last one's map is smaller than its dilated kernel.
+SHAPES = [
+    # height, width, inputs, outputs, kernel, stride, dilation
+    (7, 10, 4, 6, 1, 1, 1),
+    (7, 10, 4, 6, 1, 2, 1),
+    (8, 9, 3, 5, 3, 1, 1),
+    (9, 8, 3, 5, 3, 2, 2),
+    (8, 7, 3, 4, 7, 2, 1),
+    (9, 12, 64, 96, 3, 1, 1),
+    (10, 9, 96, 64, 3, 1, 2),
+    (3, 5, 64, 64, 3, 1, 4),
+]
 
 
 @pytest.mark.parametrize(
-    "size, stride, dilation", [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 2, 2), (7, 2, 1)]
+    "height, width, inputs, outputs, kernel, stride, dilation, dtype, tolerance",
+    [(*shape, jnp.float32, 5e-6) for shape in SHAPES] + [(*shape, jnp.bfloat16, 2e-2) for shape in SHAPES[1::2]],
 )
-@pytest.mark.parametrize("height, width", [(8, 8), (9, 6)])
-def test_convolution_and_gradients(size, stride, dilation, height, width):
-    x, kernel = draw(2, height, width, 3), draw(size, size, 3, 4, seed=1)
-    expected, expected_vjp = jax.vjp(lambda x, k: plain(x, k, stride, dilation), x, kernel)
-    actual, vjp = jax.vjp(lambda x, k: conv(x, k, stride, dilation), x, kernel)
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
-    dy = draw(*expected.shape, seed=2)
-    for got, want in zip(vjp(dy), expected_vjp(dy), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+def test_convolution_and_its_gradients(height, width, inputs, outputs, kernel, stride, dilation, dtype, tolerance):
+    x = normal(2, height, width, inputs, dtype=dtype)
+    w = normal(kernel, kernel, inputs, outputs, seed=1, dtype=dtype)
+    y, gradients = jax.jit(lambda x, w: jax.vjp(lambda *a: convolve(*a, stride, dilation), x, w))(x, w)
+    wide = [a.astype(jnp.float32) for a in (x, w)]
+    expected, expected_gradients = jax.vjp(lambda *a: plain(*a, stride, dilation), *wide)
+    dy = normal(*expected.shape, seed=2, dtype=dtype)
+    assert y.dtype == dtype
+    assert_near(y, expected, tolerance)
+    for actual, wanted in zip(gradients(dy), expected_gradients(dy.astype(jnp.float32)), strict=True):
+        assert actual.dtype == dtype
+        assert_near(actual, wanted, tolerance)
 
 
-def test_convolution_in_bfloat16_and_in_a_scan():
-    kernel = draw(3, 3, 3, 3) / 5
-
-    def loss(kernel, dtype):
-        step = lambda x, _: (conv(x, kernel.astype(dtype)), None)  # noqa: E731
-        x, _ = lax.scan(step, draw(1, 6, 6, 3, seed=3).astype(dtype), length=2)
-        return (x.astype(jnp.float32) ** 2).mean()
-
-    exact, rough = (jax.grad(loss)(kernel, dtype) for dtype in (jnp.float32, jnp.bfloat16))
-    assert rough.dtype == jnp.float32
-    assert jnp.linalg.norm(rough - exact) < 0.05 * jnp.linalg.norm(exact)
+def test_padding_is_symmetric():
+    """On an even map, stride 2, the first window starts one pixel outside; "SAME" would start it inside."""
+    y = convolve(jnp.arange(1.0, 17).reshape(1, 4, 4, 1), jnp.ones((3, 3, 1, 1)), 2)
+    np.testing.assert_array_equal(y[0, :, :, 0], [[1 + 2 + 5 + 6, 30], [57, 99]])
 
 
-@pytest.mark.parametrize("size", [(7, 5), (16, 9), (2, 3), (1, 1)])
+@pytest.mark.parametrize("features", [4, 64])
+def test_convolution_in_scan_checkpoint_and_vmap(features):
+    x, kernels = normal(2, 6, 6, features), 0.1 * normal(3, 3, 3, features, features, seed=1)
+
+    def loss(f, kernels):
+        step = jax.checkpoint(lambda x, w: (jnp.tanh(f(x, w)), None))
+        return lax.scan(step, x, kernels)[0].sum()
+
+    actual = jax.jit(jax.grad(lambda w: loss(lambda x, w: convolve(x, w, 1, 2), w)))(kernels)
+    assert_near(actual, jax.grad(lambda w: loss(lambda x, w: plain(x, w, 1, 2), w))(kernels), 1e-5)
+    together = jax.vmap(lambda w: convolve(x, w))(kernels)
+    assert_near(together, jnp.stack([plain(x, w, 1, 1) for w in kernels]), 5e-6)
+
+
+def test_convolution_is_deterministic():
+    x, w = normal(2, 16, 16, 64), normal(3, 3, 64, 64, seed=1)
+    gradient = jax.jit(jax.grad(lambda w: (convolve(x, w) ** 2).sum()))
+    np.testing.assert_array_equal(gradient(w), gradient(w))
+
+
+def test_other_platforms_get_one_plain_convolution():
+    x, w = jnp.zeros((1, 8, 8, 64)), jnp.zeros((3, 3, 64, 64))
+
+    def gradients(x, w):
+        return jax.grad(lambda *a: convolve(*a).sum(), (0, 1))(x, w)
+
+    text = jax.jit(gradients).trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.convolution") == 2  # the gradients of x and w; a sum needs no forward pass
+    assert "dot_general" not in text and "inlineable" not in text
+
+
+def test_materialize_stops_the_repetition_of_a_chain():
+    """Each ReLU is computed by one instruction, and not again by those that read it."""
+
+    def chain(x, w):
+        for _ in range(3):
+            x = layers.relu(x + x.reshape(-1, 8).dot(w).reshape(x.shape))
+        return x, x.sum()
+
+    if jax.default_backend() == "cpu":
+        text = jax.jit(chain).lower(jnp.ones((2, 4, 4, 8)), jnp.ones((8, 8))).compile().as_text()
+        assert text.count(" maximum(") == 3
+    x = normal(3)
+    np.testing.assert_array_equal(jax.grad(lambda x: (materialize(x) * x).sum())(x), 2 * x)
+
+
+def test_conv_layer():
+    layer = layers.Conv(5, 3, dtype=jnp.bfloat16)
+    variables = layer.init(jax.random.key(0), jnp.ones((1, 4, 4, 2)))
+    assert jax.tree.map(lambda a: (a.shape, str(a.dtype)), variables["params"]) == {
+        "kernel": ((3, 3, 2, 5), "float32"),
+        "bias": ((5,), "float32"),
+    }
+    assert layer.apply(variables, jnp.ones((1, 4, 4, 2))).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 3e-2)])
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_normalisation_is_flax_s(dtype, tolerance, train):
+    x, dy = (3 + 2 * normal(2, 5, 6, 8, dtype=dtype)), normal(2, 5, 6, 8, seed=1, dtype=dtype)
+    ours = layers.Norm(dtype=dtype)
+    flax = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype)
+    variables = {
+        "params": {"scale": 1 + normal(8, seed=2), "bias": normal(8, seed=3)},
+        "batch_stats": {"mean": normal(8, seed=4), "var": 2 + jnp.abs(normal(8, seed=5))},
+    }
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x, True)) == jax.tree.map(jnp.shape, variables)
+
+    def run(apply):
+        def forward(params, x):
+            y, updated = apply({**variables, "params": params}, x)
+            return y, updated["batch_stats"]
+
+        y, pull, stats = jax.vjp(forward, variables["params"], x, has_aux=True)
+        return y, pull(dy), stats
+
+    actual = run(lambda v, x: ours.apply(v, x, train, mutable=["batch_stats"]))
+    expected = run(lambda v, x: flax.apply(v, x, mutable=["batch_stats"]))
+    assert actual[0].dtype == dtype
+    jax.tree.map(lambda a, b: assert_near(a, b, tolerance), actual, expected)
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from ctxseg.models.layers import ConvNorm
+x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 6, 6, 3)), jnp.float32)
+variables = ConvNorm(64, 3).init(jax.random.key(0), x, True)
+def step(model, x):
+    def loss(params, x):
+        y, updated = model.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
+        return (y**3).sum(), updated
+    (_, updated), (params, dx) = jax.value_and_grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+    return params, dx, updated
+params, dx, updated = step(ConvNorm(64, 3), x)
+split = jax.pmap(lambda x: step(ConvNorm(64, 3, axis_name="d"), x), axis_name="d")(x.reshape(2, 2, 6, 6, 3))
+near = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
+jax.tree.map(lambda a, b: near(a.sum(0), b), split[0], params)
+near(split[1].reshape(dx.shape), dx)
+for i in range(2):
+    jax.tree.map(lambda a, b: near(a[i], b), split[2], updated)
+print("same")
+"""
+
+
+def test_two_devices_normalise_as_one():
+    """`pmap` over two devices: the gradients, summed, and the statistics are those of one device with the whole batch."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "same", done.stderr
+
+
+@pytest.mark.parametrize("size", [(13, 21), (3, 4), (14, 20), (1, 1)])
 def test_bilinear_resize(size):
-    x = draw(2, 5, 4, 3)
-    expected = zigzag_numpy.bilinear_resize(np.asarray(x, np.float64), *size)
-    np.testing.assert_allclose(resize(x, size), expected, rtol=1e-5, atol=1e-5)
+    x = normal(2, 7, 10, 3)
+    expected = np.zeros((2, *size, 3))
+    for i in range(size[0]):
+        for j in range(size[1]):
+            y, z = np.clip([(i + 0.5) * 7 / size[0] - 0.5, (j + 0.5) * 10 / size[1] - 0.5], 0, [6, 9])
+            (a, b), (c, d) = (np.floor([y, z]).astype(int), np.ceil([y, z]).astype(int))
+            top, bottom = (x[:, r, b] + (z - b) * (x[:, r, d] - x[:, r, b]) for r in (a, c))
+            expected[:, i, j] = top + (y - a) * (bottom - top)
+    assert_near(layers.resize(x, size), expected, 1e-6)
+    assert layers.resize(x.astype(jnp.bfloat16), size).dtype == jnp.bfloat16
+    # Linear, so the gradient is the transpose: <resize(x), dy> = <x, dx>.
+    dy = normal(2, *size, 3, seed=1)
+    y, pull = jax.vjp(lambda x: layers.resize(x, size), x)
+    np.testing.assert_allclose(jnp.vdot(y, dy), jnp.vdot(x, pull(dy)[0]), rtol=1e-4)
 
 
-def test_nearest_resize_makes_no_new_ids():
-    labels = jnp.asarray(np.random.default_rng(0).integers(0, 250, (1, 5, 4, 1)), jnp.uint8)
-    doubled = resize(labels, (10, 8), "nearest")
-    np.testing.assert_array_equal(doubled, np.repeat(np.repeat(labels, 2, 1), 2, 2))
-    assert set(np.unique(resize(labels, (7, 3), "nearest"))) <= set(np.unique(labels))
+def test_nearest_resize():
+    x = jnp.arange(6, dtype=jnp.uint8).reshape(1, 2, 3, 1)
+    y = layers.resize(x, (4, 6), "nearest")
+    assert set(np.unique(layers.resize(x, (5, 2), "nearest"))) <= set(range(6))
+    np.testing.assert_array_equal(y[0, :, :, 0], np.arange(6).reshape(2, 3).repeat(2, 0).repeat(2, 1))
+    assert y.dtype == jnp.uint8
 
 
-def test_max_pool():
-    x = draw(1, 7, 6, 2)
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
-    expected = [[padded[:, i : i + 3, j : j + 3].max((1, 2)) for j in range(0, 6, 2)] for i in range(0, 7, 2)]
-    np.testing.assert_array_equal(max_pool(x, 3, 2, 1), np.moveaxis(np.array(expected), 2, 0))
-
-
-def test_batch_norm_normalises_and_remembers():
-    layer, x = ConvNorm(4, 1, relu=False), 3 + draw(4, 5, 5, 2)
-    variables = layer.init(jax.random.PRNGKey(0), x, True)
-    y, updated = layer.apply(variables, x, True, mutable=["batch_stats"])
-    np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
-    np.testing.assert_allclose(y.var((0, 1, 2)), 1, rtol=1e-3)
-    linear = jnp.einsum("bhwi,io->bhwo", x, variables["params"]["conv"]["kernel"][0, 0])
-    mean = jax.tree.leaves(updated["batch_stats"]["norm"]["bn"]["mean"])[0]
-    np.testing.assert_allclose(mean, 0.1 * linear.mean((0, 1, 2)), rtol=1e-4)  # momentum 0.9, from 0
-    assert set(ConvNorm(4, 1, norm="none").init(jax.random.PRNGKey(0), x, True)) == {"params"}
+@pytest.mark.parametrize("height, width, size, stride, padding", [(8, 9, 3, 2, 1), (7, 6, 2, 2, 0)])
+def test_max_pool(height, width, size, stride, padding):
+    x = normal(2, height, width, 3)
+    y, pull = jax.vjp(lambda x: layers.max_pool(x, size, stride, padding), x)
+    dy = normal(*y.shape, seed=1)
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf)
+    gradient = np.zeros(padded.shape, np.float32)
+    for b, i, j, c in np.ndindex(*y.shape):
+        window = padded[b, i * stride : i * stride + size, j * stride : j * stride + size, c]
+        assert y[b, i, j, c] == window.max()
+        a, z = np.unravel_index(window.argmax(), window.shape)
+        gradient[b, i * stride + a, j * stride + z, c] += dy[b, i, j, c]
+    np.testing.assert_allclose(
+        pull(dy)[0], gradient[:, padding : padding + height, padding : padding + width], rtol=1e-6
+    )
