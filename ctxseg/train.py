@@ -138,7 +138,8 @@ def train(config, folder: str) -> None:
             config, folder, create_train_step(model, optimizer), evaluation, state, first, batches, saved, log
         )
     scores = evaluate.finish(config, folder, builder, evaluation, state, start)
-    if log and first < config.train.steps:
+    evaluated = log and any(e["kind"] == "eval" and e["step"] == config.train.steps for e in logs.read_metrics(folder))
+    if log and not evaluated:  # the same command on a finished run evaluates again
         log.write(config.train.steps, "eval", scores)
 
 
