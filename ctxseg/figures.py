@@ -1,4 +1,4 @@
-"""Pictures of a run: training curves, IoU per class, label maps in their colours, and samples side by side.
+"""Pictures of a run: training curves, label maps in their colours, and samples side by side.
 
 Drawn without pyplot, hence without global state or a display.
 
@@ -57,31 +57,6 @@ def training_curves(metrics: list[dict]) -> dict[str, Figure]:
             axes.legend(fontsize="small", labelcolor=INK, framealpha=0)
         axes.set_ylim(0, None)
     return figures
-
-
-def per_class_iou(results: dict) -> Figure:
-    """Horizontal bars of IoU per class, classes of one group together and in one colour.
-
-    Args:
-        results: of results.json: `per_class_iou` {name: IoU or None} and `groups` {group: names}, which may be missing.
-    """
-    iou, rows = results["per_class_iou"], class_groups(results)
-    names = [name for members in rows.values() for name in members]
-    figure, axes = _figure(None, (4.5, 0.6 + 0.26 * len(names)))
-    first = 0
-    for (group, members), colour in zip(rows.items(), _colours(len(rows)), strict=True):
-        places = range(first, first + len(members))
-        bars = axes.barh(places, [iou.get(name) or 0 for name in members], color=colour, label=group)
-        texts = ["–" if iou.get(name) is None else f"{iou[name]:.3f}" for name in members]
-        axes.bar_label(bars, texts, padding=3, color=INK)
-        first += len(members)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.15)  # room for the number beside a bar of 1
-    axes.set_xlabel("IoU", color=INK)
-    if len(rows) > 1:
-        figure.legend(loc="outside lower center", ncols=2, labelcolor=INK, framealpha=0)
-    return figure
 
 
 def class_groups(results: dict) -> dict[str, list[str]]:

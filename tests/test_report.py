@@ -170,12 +170,3 @@ def test_running_mean_is_unbiased_from_the_start():
     np.testing.assert_allclose(figures._running_mean([2.0] * 5, 10), 2.0)
     np.testing.assert_allclose(figures._running_mean([1.0, 4.0], 2), [1.0, (0.5 * 1 + 4) / 1.5])
     assert figures._running_mean([1.0, 4.0], 0.1) == [1.0, 4.0]
-
-
-def test_per_class_iou_draws_a_bar_per_class():
-    axes = figures.per_class_iou(RESULTS).axes[0]
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == ["grass", "far", "near", NAMES[1]]  # by group, those of none last
-    assert [bar.get_width() for bar in axes.patches] == [0.9111, 0.3333, 0.5555, 0]
-    ungrouped = figures.per_class_iou({"per_class_iou": {"a": 0.5}}).axes[0]
-    assert len(ungrouped.patches) == 1

@@ -4,7 +4,7 @@ Every image holds one question of each kind, and the answers are three independe
 
 - *distant cue*: tissue squares are one class or another by which beacon (retina or galaxies) lies more than 48 pixels
   away; there is one beacon in an image;
-- *scale*: a brick wall is 120 pixels long, or cut into two of 56, and those are two classes;
+- *scale*: a brick wall is 120 pixels long, or cut into two of 52, and those are two classes;
 - *neighbours*: a strip of printed text is one class or another by the block, grass or gravel, at one of its ends.
   Each image holds two strips with opposite answers and one free blob of either texture, so neither how much grass
   and gravel there is nor what lies free tells anything about a strip.
@@ -27,7 +27,7 @@ SPLITS = {"train": 2000, "val": 400}
 BEACON_DISTANCE = 48  # a beacon and a tissue square are farther apart than this, pixels along one axis, edge to edge
 GAP = 3  # between things that do not belong together, pixels
 
-WALL_LENGTH, WALL_WIDTH, WALL_CUT = 120, 18, 8  # the cut, in the middle, shows the background
+WALL_LENGTH, WALL_WIDTH, WALL_CUT = 120, 18, 16  # the cut, in the middle, shows the background
 STRIP_LENGTH, STRIP_WIDTH = 56, 16
 BLOCK = 20  # side of the blocks that touch strips and of the free blobs
 BEACON = 28

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ctxseg.models.backbones.layout import STAGES
-from ctxseg.models.layers import ConvNorm, max_pool
+from ctxseg.models.layers import ConvNorm, max_pool, relu
 
 
 class BasicBlock(nn.Module):
@@ -26,7 +26,7 @@ class BasicBlock(nn.Module):
     def __call__(self, x, train: bool):
         y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilation, name="conv1")(x, train)
         y = self.conv(self.features, 3, dilation=self.dilation, relu=False, name="conv2")(y, train)
-        return nn.relu(y + _shortcut(self, x, self.features, train))
+        return relu(y + _shortcut(self, x, self.features, train))
 
 
 class Bottleneck(nn.Module):
@@ -42,7 +42,7 @@ class Bottleneck(nn.Module):
         y = self.conv(self.features, 1, name="conv1")(x, train)
         y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilation, name="conv2")(y, train)
         y = self.conv(4 * self.features, 1, relu=False, name="conv3")(y, train)
-        return nn.relu(y + _shortcut(self, x, 4 * self.features, train))
+        return relu(y + _shortcut(self, x, 4 * self.features, train))
 
 
 def _shortcut(block, x, features, train):

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ctxseg.models.backbones.layout import STAGES
-from ctxseg.models.layers import ConvNorm
+from ctxseg.models.layers import ConvNorm, relu
 
 
 class TinyBlock(nn.Module):
@@ -24,7 +24,7 @@ class TinyBlock(nn.Module):
         y = self.conv(self.features, 1, relu=False, name="conv2")(y, train)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = self.conv(self.features, 1, stride=self.stride, relu=False, name="shortcut")(x, train)
-        return nn.relu(y + x)
+        return relu(y + x)
 
 
 class Tiny(nn.Module):
