@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ctxseg.errors import UserError
 
-MODES = ("train", "evaluate", "prepare", "show", "report")
+MODES = ("train", "evaluate", "prepare", "show", "report", "complexity")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -20,7 +20,9 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
     """The flags, in a set of their own: what they become is a function of `argv` alone."""
     values = flags.FlagValues()
     flags.DEFINE_enum("mode", "train", MODES, "what to do; train ends with an evaluation", flag_values=values)
-    flags.DEFINE_string("workdir", None, "folder of the run; default runs/SYSTEM-DATASET", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "folder of the run; default runs/SYSTEM-DATASET; complexity: runs", flag_values=values
+    )
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this; --mode=show lists the fields of a config", flag_values=values)
     config_flags.DEFINE_config_file(
@@ -45,7 +47,8 @@ def parse(argv: list[str]):
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: settings are given as --config.a.b=value")
     _check_tuples(values.config, base)
-    return values.config, values.mode, values.workdir or f"runs/{values.config.system}-{values.config.data.name}"
+    folder = "runs" if values.mode == "complexity" else f"runs/{values.config.system}-{values.config.data.name}"
+    return values.config, values.mode, values.workdir or folder
 
 
 def base_config(argv: list[str]) -> ConfigDict:
@@ -134,7 +137,7 @@ def main(argv: list[str]) -> None:
         return
     config, mode, workdir = parse(argv)
     # Imported here, so that a misspelt flag is answered at once.
-    from ctxseg import data, devices, evaluate, report, show, train
+    from ctxseg import complexity, data, devices, evaluate, report, show, train
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint without a score
     devices.initialize()
@@ -146,6 +149,8 @@ def main(argv: list[str]) -> None:
         print(data.load(config.data.name, config.data.data_dir, config.data.manual_dir).data_dir)
     elif mode == "show":
         show.show(config)
+    elif mode == "complexity":
+        complexity.complexity(config, workdir)
     if mode in ("train", "evaluate", "report"):
         page = report.write_report(workdir, base_config(argv).to_dict())
         if mode == "report":

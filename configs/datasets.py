@@ -1,6 +1,13 @@
-"""The protocol of each data set: crop, schedule, augmentation. A system's config starts from it."""
+"""The protocol of each data set: crop, schedule, augmentation. A system's config starts from it.
+
+For the papers' data sets, the protocol is that of the paper which used it most; a system whose own paper trained otherwise says so in
+its config file.
+"""
 
 from ctxseg.errors import UserError
+
+# Trained from scratch on two cores, with a small backbone; the others have their papers' settings.
+SMALL = ("scenes", "camvid")
 
 
 def set_protocol(config, dataset: str) -> None:
@@ -42,4 +49,87 @@ def _from_scratch_on_two_cores(config):
     config.optimizer.weight_decay = 1e-4
 
 
-PROTOCOLS = {"scenes": scenes, "camvid": camvid}
+def voc2012(config):
+    """ZigZagNet (CVPR 2019, §6.1): 120k updates of 16 images, the rate falling once; flip, crop, scale and rotation."""
+    config.data.crop = (473, 473)
+    config.data.scale_range = (0.5, 2.0)
+    config.data.rotate = 10.0
+    config.train.batch_size = 16
+    _two_rates(config, 1e-3, 60_000, 120_000)
+
+
+def nyudv2(config):
+    """MSCI (ECCV 2018, §5): as on VOC 2012, with 12 images."""
+    voc2012(config)
+    config.train.batch_size = 12
+
+
+def stanford_background(config):
+    """N-ReNet (2016, §4): crops 240×320, batch 10, from scratch. The paper gives no rate for it: its H-ReNet's."""
+    config.data.crop = (240, 320)
+    config.train.batch_size = 10
+    _two_rates(config, 1e-3, 6_000, 12_000)
+
+
+def pascal_person_part(config):
+    """Attention to Scale (CVPR 2016, §4): batch 30, the last layer at ten times the rate. Crop and end of training are DeepLab's."""
+    config.data.crop = (321, 321)
+    config.data.scale_range = (0.6, 1.4)
+    config.train.batch_size = 30
+    config.optimizer.new_layer_factor = 10.0
+    _two_rates(config, 1e-3, 2_000, 6_000)
+
+
+def ade20k(config):
+    """MCIBI (ICCV 2021, §4.1): 130 epochs."""
+    _mcibi(config, (512, 512), 16, epochs=130, images=20_210)
+
+
+def lip(config):
+    """MCIBI (§4.1): 150 epochs."""
+    _mcibi(config, (473, 473), 32, epochs=150, images=30_462)
+
+
+def cityscapes(config):
+    """MCIBI (§4.1): 220 epochs."""
+    _mcibi(config, (512, 1024), 8, epochs=220, images=2_975)
+
+
+def coco_stuff(config):
+    """MCIBI (§4.1): 30 epochs of the 164k version."""
+    _mcibi(config, (512, 512), 16, epochs=30, images=118_287)
+
+
+def _two_rates(config, rate, boundary, steps):
+    config.optimizer.learning_rate = rate
+    config.optimizer.schedule = "step"
+    config.optimizer.step_boundaries = (boundary,)
+    config.train.steps = steps
+
+
+def _mcibi(config, crop, batch_size, epochs, images):
+    config.data.crop = crop
+    config.data.scale_range = (0.5, 2.0)
+    config.data.brightness = config.data.contrast = config.data.saturation = 0.5
+    config.data.hue = 0.1
+    config.train.batch_size = batch_size
+    config.train.steps = epochs * images // batch_size
+    config.optimizer.learning_rate = 0.01
+
+
+PROTOCOLS = {
+    "scenes": scenes,
+    "camvid": camvid,
+    "voc2012": voc2012,
+    "pascal_context": voc2012,
+    "nyudv2": nyudv2,
+    "sunrgbd": nyudv2,
+    "stanford_background": stanford_background,
+    "pascal_person_part": pascal_person_part,
+    "coco_subset": pascal_person_part,
+    "ade20k": ade20k,
+    "lip": lip,
+    "cihp": lip,
+    "cityscapes": cityscapes,
+    "coco_stuff": coco_stuff,
+}

@@ -14,26 +14,68 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32 always
+    config.model.frozen = ()  # beginnings of names ("backbone/conv1") of parameters that stay as they are
     config.model.backbone = backbone = ConfigDict()
-    backbone.name = "tiny"  # tiny, resnet18, resnet34, resnet50, resnet101, resnet152
-    backbone.output_stride = 8  # 32, 16 or 8: pixels per position of the coarsest map; 16 and 8 by dilation
+    backbone.name = "tiny"  # tiny, vgg16, resnet18, resnet34, resnet50, resnet101, resnet152; none (raw pixels)
+    backbone.output_stride = (
+        8  # tiny, resnet*: 32, 16 or 8: pixels per position of the coarsest map; 16 and 8 by dilation
+    )
     backbone.stem = placeholder(str)  # resnet*: conv7 (one 7×7) or conv3 (three 3×3)
-    backbone.width = placeholder(int)  # tiny: channels of the stem
+    backbone.width = placeholder(int)  # tiny, vgg16: channels of the first convolution
+    backbone.norm = placeholder(str)  # vgg16: none or batch
+    backbone.conv7_kernel = placeholder(int)  # vgg16: 1 (DeepLab-LargeFOV) or 3 (the H-ReNet paper's baseline)
+    backbone.dropout = placeholder(float)  # vgg16: after conv6 and conv7
 
     config.model.context = context = ConfigDict()
-    context.name = "none"  # none (the FCN), zigzag
+    context.name = "none"  # none (the FCN), renet, msci, zigzag, rce
     context.levels = placeholder(tuple)  # names of the backbone's maps it reads, finest first
     context.channels = placeholder(int)  # C, to which the maps are projected
     context.norm = placeholder(str)  # batch or none, inside the context module
-    context.stages = placeholder(int)  # zigzag: T
-    context.subdivisions = placeholder(tuple)  # zigzag: K' of the branches of the region context encoding
-    context.region_pool = placeholder(str)  # zigzag: sum (the paper) or mean over a subregion
+    context.stages = placeholder(int)  # msci, zigzag: T
+    context.units = placeholder(tuple)  # renet: LSTM units per direction of each group
+    context.patch = placeholder(tuple)  # renet: height, width of the patches that the first layer sweeps
+    context.cell = placeholder(str)  # renet: lstm, gru or irnn
+    context.entering = placeholder(str)  # renet: none, batch or l2 normalisation of the maps that enter
+    context.l2_scale = placeholder(float)  # renet: λ of l2
+    context.superpixels = placeholder(bool)  # msci, Table 1: context of regions, or of the other level's positions
+    context.cell_states = placeholder(bool)  # msci, Table 1: LSTM cell states kept over stages and phases
+    context.regions = placeholder(int)  # msci: super-pixels of an image, at most
+    context.subdivisions = placeholder(tuple)  # zigzag, rce: K' of the branches of the region context encoding
+    context.region_pool = placeholder(str)  # msci, zigzag, rce: sum (the paper) or mean over a subregion
     context.combine = placeholder(str)  # zigzag: product (the paper) or sum (its ablation SCF) of context maps
     context.context_norm = placeholder(str)  # zigzag: gate, batch or none (the paper), on context maps
     context.fuse_kernel = placeholder(int)  # zigzag: size of the convolutions W that fuse the two directions
     context.exchange = placeholder(bool)  # zigzag, Table 1: several passes between top-down and bottom-up
     context.fusion = placeholder(bool)  # zigzag, Table 1: fuse the two directions' maps
     context.dense = placeholder(bool)  # zigzag, Table 1: context of all levels passed, or of the adjacent one
+
+    config.model.memory = memory = ConfigDict()
+    memory.name = "none"  # none, mcibi
+    memory.channels = placeholder(int)  # C of the representations
+    memory.fusion = placeholder(str)  # concat (the paper), add or weighted_add
+    memory.dropout = placeholder(float)  # in the classifier of class distributions
+    memory.first = placeholder(str)  # what a class starts from: random (the paper: a pixel), mean or clustering
+    memory.clustering_batches = placeholder(int)  # training batches that clustering sees
+    memory.cosine = placeholder(bool)  # Table 2: weight pixels by dissimilarity with the entry they update
+    memory.polynomial = placeholder(bool)  # Table 2: the update's momentum falls over the run
+    memory.momentum = placeholder(float)  # m_0
+
+    config.model.classifier = ConfigDict()
+    config.model.classifier.hidden = 0  # channels of a convolution before the last; 0: none
+    config.model.classifier.dropout = 0.0  # before the last convolution
+
+    config.model.scales = scales = ConfigDict()
+    scales.merge = "none"  # none (one scale), attention, average or max
+    scales.scales = (1.0, 0.5)  # of the image, each run through the network
+    scales.head_input = placeholder(str)  # attention: context (fc7), logits (fc8) or a map of the backbone (conv6)
+    scales.head_layers = placeholder(int)  # attention: 2 or 1
+    scales.head_kernel = placeholder(int)  # attention: of the first layer
+    scales.head_filters = placeholder(int)  # attention: of the first layer
+
+    config.loss = ConfigDict()  # weights, relative to the scores' cross entropy
+    config.loss.auxiliary = 0.4  # of auxiliary classifiers: ocr's soft regions, mcibi's class distributions (α)
+    config.loss.memory = 1.0  # mcibi: representation consistent learning (β); 0: off
+    config.loss.scales = 1.0  # extra supervision of each scale's own scores; 0: off
 
     config.data = data = ConfigDict()
     data.name = "scenes"  # scenes, camvid
@@ -74,4 +116,10 @@ def get_config() -> ConfigDict:
     config.eval.split = "val"
     config.eval.batch_size = 8  # images of one size a step, over all devices
     config.eval.samples = 8  # images shown in the report
+
+    config.complexity = complexity = ConfigDict()  # of the mode of that name
+    complexity.input = (1, 128, 128, 2048)  # images, height, width and channels of the map that each context reads
+    complexity.channels = 512  # of each context
+    complexity.contexts = ()  # names of rows: contexts, dca, "aspp + dca"; (): all
+    complexity.repeats = 5  # timed executions; 0: operations are counted, and nothing is executed
     return config

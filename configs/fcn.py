@@ -1,7 +1,7 @@
-"""The fully convolutional baseline: a backbone and a 1×1 classifier.
+"""The fully convolutional baseline (Long et al., CVPR 2015): a backbone and a 1×1 classifier.
 
-python main.py --config=configs/fcn.py             the embedded data set, minutes on two cores
-python main.py --config=configs/fcn.py:camvid --config.data.manual_dir=PATH/CamVid
+python main.py --config=configs/fcn.py          the embedded data set, minutes on two cores
+python main.py --config=configs/fcn.py:voc2012
 """
 
 from configs import datasets, defaults
@@ -12,4 +12,6 @@ def get_config(dataset: str = "scenes"):
     config.system = "fcn"
     datasets.set_protocol(config, dataset)
     config.model.context.name = "none"
+    if dataset not in datasets.SMALL:
+        config.model.backbone.name = "resnet101"
     return config

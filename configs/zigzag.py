@@ -1,7 +1,7 @@
 """ZigZagNet (Lin et al., CVPR 2019).
 
 python main.py --config=configs/zigzag.py          the embedded data set, minutes on two cores
-python main.py --config=configs/zigzag.py:camvid --config.data.manual_dir=PATH/CamVid
+python main.py --config=configs/zigzag.py:voc2012
 """
 
 from configs import datasets, defaults
@@ -12,7 +12,9 @@ def get_config(dataset: str = "scenes"):
     config.system = "zigzag"
     datasets.set_protocol(config, dataset)
     config.model.context.name = "zigzag"
-    # Sized for two cores and training from scratch; None gives the paper's 3 stages and 256 channels.
-    config.model.context.stages = 2
-    config.model.context.channels = 24
+    if dataset in datasets.SMALL:
+        config.model.context.stages = 2
+        config.model.context.channels = 24
+    else:
+        config.model.backbone.name = "resnet101"
     return config

@@ -16,30 +16,32 @@ from ctxseg.models.layers import resize
 from ctxseg.state import create_state
 
 
-def predict_labels(model, variables, images, size=None):
+def predict_labels(model, variables, images, regions=None, size=None):
     """Class ids at image resolution.
 
     Args:
         model: a segmenter.
         variables: its variables.
         images: uint8 `[B,H,W,3]`.
+        regions: int32 `[B,H,W]`, super-pixels, or None.
         size: height and width of the result, default the images'.
 
     Returns:
         int32 `[B,H,W]`.
     """
-    logits = model.apply(variables, images, train=False).logits
+    logits = model.apply(variables, images, regions, train=False).logits
     return resize(logits, size or images.shape[1:3]).argmax(-1).astype(jnp.int32)
 
 
 def create_eval_step(model):
     """(variables, batch) → (confusion matrix over all devices, label maps), compiled for every local device.
 
-    The batch has `image` `[D,B,H,W,3]` and `label` `[D,B,H,W]`; the confusion matrix is int32 `[D,K,K]`, each the sum over all devices.
+    The batch has `image` `[D,B,H,W,3]`, `label` `[D,B,H,W]`, and perhaps `regions`, as `label`.
+    The confusion matrix is int32 `[D,K,K]`, each the sum over all devices.
     """
 
     def step(variables, batch):
-        predictions = predict_labels(model, variables, batch["image"])
+        predictions = predict_labels(model, variables, batch["image"], batch.get("regions"))
         confusion = metrics.confusion_matrix(batch["label"], predictions, model.num_classes)
         return jax.lax.psum(confusion, devices.AXIS), predictions
 
@@ -69,7 +71,7 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
     )
     done = 0
     for batch in batches:
-        confusion, predictions = eval_step(variables, devices.shard({k: batch[k] for k in ("image", "label")}))
+        confusion, predictions = eval_step(variables, devices.shard(_arrays(batch)))
         total += np.asarray(devices.unreplicate(confusion), np.int64)
         if len(shown) < config.samples:
             predictions = np.asarray(devices.gather(predictions))
@@ -79,6 +81,10 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
         if progress:
             progress(done)
     return metrics.scores(total, names, dict(builder.info.metadata["groups"])), shown
+
+
+def _arrays(batch):
+    return {k: batch[k] for k in ("image", "label", "regions") if k in batch}
 
 
 def finish(config, folder: str, builder, evaluation, state, start: float) -> dict:
@@ -136,7 +142,7 @@ def evaluate(config, folder: str) -> None:
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
     split_source(builder, config.eval.split)
     model = create_model(config.model, len(builder.info.metadata["class_names"]))
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     state = create_state(model, optimizer, config.data.crop, config.seed)
     with checkpoints.Checkpoints(os.path.join(folder, "checkpoints")) as saved:
         state, _ = saved.restore(state)

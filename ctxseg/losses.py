@@ -27,3 +27,41 @@ def cross_entropy(logits, labels, axis_name: str | None = None):
     if axis_name is not None:
         total = jax.lax.psum(total, axis_name)
     return jnp.where(counts, ce, 0.0).sum() / jnp.maximum(total, 1)
+
+
+def total(output, labels, config, seen=None, axis_name: str | None = None):
+    """The training loss: cross entropy of the scores, and of what else the segmenter gives, each with its weight.
+
+    - `scale/S` (Attention to Scale, §3.2): a scale's own scores against labels at their resolution, `config.scales`.
+    - `memory` (MCIBI, §3.4): mean_k CE(H2(M[k]), k) over the classes that the memory has seen, `config.memory`.
+    - any other auxiliary scores, `config.auxiliary`.
+
+    Args:
+        output: a `SegmenterOutput`.
+        labels: as in `cross_entropy`.
+        config: `config.loss`.
+        seen: bool `[K]`, the memory's.
+        axis_name: as in `cross_entropy`.
+
+    Returns:
+        This device's share, as of `cross_entropy`.
+    """
+    loss = cross_entropy(output.logits, labels, axis_name)
+    for name, logits in output.aux.items():
+        if name == "memory":
+            if config.memory:
+                devices = 1 if axis_name is None else jax.lax.psum(1, axis_name)
+                loss += config.memory * memory_consistency(logits[0, 0], seen) / devices
+        elif name.startswith("scale/"):
+            if config.scales:
+                small = resize(labels[..., None], logits.shape[1:3], "nearest")[..., 0]
+                loss += config.scales * cross_entropy(logits, small, axis_name)
+        elif config.auxiliary:
+            loss += config.auxiliary * cross_entropy(logits, labels, axis_name)
+    return loss
+
+
+def memory_consistency(logits, seen):
+    """mean_k CE(logits[k], k) over the seen classes (MCIBI, eq. 17), 0 without any: float32 `[K,K]`, bool `[K]` → scalar."""
+    ce = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(logits.shape[0]))
+    return jnp.where(seen, ce, 0).sum() / jnp.maximum(seen.sum(), 1)

@@ -1,11 +1,14 @@
 """Learning-rate schedules and the optimiser that follows them."""
 
+import difflib
 import math
+from functools import partial
 
 import jax
 import optax
 
 from ctxseg.errors import UserError
+from ctxseg.models.layers import is_frozen
 
 
 def learning_rate(config, steps: int) -> optax.Schedule:
@@ -32,7 +35,7 @@ def learning_rate(config, steps: int) -> optax.Schedule:
     return lambda step: schedule(step) * jax.numpy.minimum(1.0, (step + 1) / config.warmup_steps)
 
 
-def create_optimizer(config, steps: int) -> optax.GradientTransformation:
+def create_optimizer(config, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
     """SGD with momentum and L2 on kernels alone, everything but the backbone at `new_layer_factor` times the rate.
 
         g ← ∇ + λ·w (kernels);   v ← μ·v + g;   w ← w − lr(t) · factor · v
@@ -40,6 +43,7 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
     Args:
         config: `config.optimizer`.
         steps: T of the schedule.
+        frozen: beginnings of names of parameters that stay as they are, see `layers.is_frozen`.
 
     Raises:
         UserError: as `learning_rate`.
@@ -52,7 +56,25 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
     ]
     if config.clip_norm:
         stages.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if frozen:
+        stages.append(optax.masked(optax.set_to_zero(), partial(frozen_mask, frozen=frozen)))
     return optax.chain(*stages)
+
+
+def frozen_mask(params, frozen: tuple[str, ...]):
+    """A tree like `params`: whether each is frozen.
+
+    Raises:
+        UserError: one of `frozen` is no parameter's.
+    """
+    names = jax.tree_util.tree_map_with_path(lambda path, _: tuple(entry.key for entry in path), params)
+    is_leaf = {"is_leaf": lambda x: isinstance(x, tuple)}
+    for beginning in frozen:
+        if not any(is_frozen(name, (beginning,)) for name in jax.tree.leaves(names, **is_leaf)):
+            first = sorted({"/".join(name[:2]) for name in jax.tree.leaves(names, **is_leaf)})
+            near = difflib.get_close_matches(beginning, first, 3, 0) or first[:3]
+            raise UserError(f"config.model.frozen has {beginning!r}, but there is {', '.join(near)} …: see --mode=show")
+    return jax.tree.map(lambda name: is_frozen(name, frozen), names, **is_leaf)
 
 
 def _check(config):
@@ -68,7 +90,7 @@ def _check(config):
 
 
 def _is_kernel(params):
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
 
 def _is_new(params):

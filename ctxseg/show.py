@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ctxseg import data
+from ctxseg import data, schedules
 from ctxseg.models import create_model
 from ctxseg.train import check_numbers, create_augmentation
 from ctxseg.workdir import flatten
@@ -16,8 +16,9 @@ def show(config) -> None:
     check_numbers(config)
     create_augmentation(config.data)  # for its checks
     model = create_model(config.model, len(data.metadata(config.data.name)["class_names"]))
-    images = jnp.zeros((1, *config.data.crop, 3), jnp.uint8)
-    output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images), jax.random.PRNGKey(0))
+    images, regions = jnp.zeros((1, *config.data.crop, 3), jnp.uint8), jnp.zeros((1, *config.data.crop), jnp.int32)
+    output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images, regions), jax.random.PRNGKey(0))
+    schedules.frozen_mask(variables["params"], tuple(config.model.frozen))  # for its check
     print()
     for part, tree in variables["params"].items():
         for name, leaves in tree.items() if part != "classifier" else [("", tree)]:

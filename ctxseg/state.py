@@ -36,8 +36,8 @@ class TrainState:
 def create_state(model, optimizer, crop: tuple[int, int], seed: int) -> TrainState:
     """Initial state for images of `crop` (height, width); the same seed gives the same weights."""
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
-    images = jnp.zeros((1, *crop, 3), jnp.uint8)
-    variables = jax.jit(lambda r: model.init(r, images))(init_rng)
+    images, regions = jnp.zeros((1, *crop, 3), jnp.uint8), jnp.zeros((1, *crop), jnp.int32)
+    variables = jax.jit(lambda r: model.init(r, images, regions))(init_rng)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

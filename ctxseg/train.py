@@ -12,50 +12,87 @@ import optax
 from ctxseg import checkpoints, data, devices, evaluate, logs, losses, schedules, workdir
 from ctxseg.data import pipeline, transforms
 from ctxseg.errors import UserError
-from ctxseg.models import create_model
+from ctxseg.models import create_model, memory
 from ctxseg.state import TrainState, create_state
 
 
-def train_step(state: TrainState, batch: dict, *, model, optimizer, axis_name: str = devices.AXIS):
+def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis_name: str = devices.AXIS):
     """One update.
 
-    Every sum (loss, gradient, batch statistics) runs over all devices of `axis_name`, so the new state does not depend on how
-    the batch is split over them.
+    Every sum (loss, gradient, batch statistics, memory) runs over all devices of `axis_name`, so the new state does not depend on
+    how the batch is split over them.
 
     Args:
         state: the same on every device.
-        batch: this device's part: `image` uint8 `[B,H,W,3]`, `label` uint8 `[B,H,W]`.
+        batch: this device's part: `image` uint8 `[B,H,W,3]`, `label` uint8 `[B,H,W]`, and `regions` int32 `[B,H,W]` if there are.
         model: a segmenter made with the same `axis_name`.
         optimizer: an optax transformation.
+        config: of the run; `loss`, `train.steps` and `model.frozen` are read.
 
     Returns:
-        The new state, and {`loss`: mean cross entropy over all pixels, `gradient_norm`: global}, float32 scalars.
+        The new state, and {`loss`: over all pixels, `gradient_norm`: global}, float32 scalars.
     """
+    rng = jax.random.fold_in(state.rng, state.step)
 
     def loss_fn(params):
+        if config.model.frozen:
+            frozen = schedules.frozen_mask(params, tuple(config.model.frozen))
+            params = jax.tree.map(lambda x, stop: jax.lax.stop_gradient(x) if stop else x, params, frozen)
         variables = state.variables | {"params": params}
-        rngs = {"dropout": jax.random.fold_in(state.rng, state.step)}
         output, updated = model.apply(
-            variables, batch["image"], train=True, rngs=rngs, mutable=["batch_stats", "memory"]
+            variables,
+            batch["image"],
+            batch.get("regions"),
+            train=True,
+            rngs={"dropout": rng},
+            mutable=["batch_stats"],
         )
-        return losses.cross_entropy(output.logits, batch["label"], axis_name), updated
+        seen = _bank(state.memory)["seen"] if model.memory else None
+        return losses.total(output, batch["label"], config.loss, seen, axis_name), (updated, output.pixels)
 
-    (loss, updated), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (loss, (updated, pixels)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     loss, gradients = jax.lax.psum((loss, gradients), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    bank = state.memory
+    if model.memory:
+        rate = model.memory.momentum
+        if model.memory.polynomial:
+            rate = memory.momentum(state.step, config.train.steps, rate)
+        fields = {"cosine": model.memory.cosine, "first": model.memory.first, "axis_name": axis_name}
+        bank = {"memory": memory.update(_bank(bank), pixels, batch["label"], rate, rng=rng, **fields)}
     state = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=updated.get("batch_stats", {}),
-        memory=updated.get("memory", {}),
+        memory=bank,
         opt_state=opt_state,
     )
     return state, {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
 
 
-def create_train_step(model, optimizer):
+def _bank(collection):
+    """The bank and what it has seen, in the collection `memory` of a segmenter whose memory is the module `memory`."""
+    return collection["memory"]
+
+
+def create_train_step(model, optimizer, config):
     """`train_step` compiled for every local device: (replicated state, sharded batch) → (state, metrics). The old state is donated."""
-    return devices.parallel(partial(train_step, model=model, optimizer=optimizer), donate=(0,))
+    step = partial(train_step, model=model, optimizer=optimizer, config=config)
+    return devices.parallel(step, donate=(0,))
+
+
+def cluster_memory(model, state: TrainState, batches, count: int) -> TrainState:
+    """`state` with the memory that clustering of `count` of `batches` starts from, by the network as it is."""
+
+    def step(variables, batch):
+        output = model.apply(variables, batch["image"], batch.get("regions"), train=False)
+        return memory.cluster(output.pixels, batch["label"], model.num_classes, devices.AXIS)
+
+    step, variables, sums = devices.parallel(step), devices.replicate(state.variables), None
+    for _ in range(count):
+        new = devices.unreplicate(step(variables, devices.shard(next(batches))))
+        sums = new if sums is None else jax.tree.map(jax.numpy.add, sums, new)
+    return state.replace(memory={"memory": memory.centres(sums)})
 
 
 # The least that these numbers may be.
@@ -106,7 +143,8 @@ def train(config, folder: str) -> None:
         workdir.check(folder, config)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
     evaluate.split_source(builder, config.eval.split)  # which the end needs
-    batches = pipeline.train_iterator(
+    new_batches = partial(
+        pipeline.train_iterator,
         pipeline.source(builder, "train"),
         create_augmentation(config.data),
         config.train.batch_size,
@@ -115,8 +153,9 @@ def train(config, folder: str) -> None:
         jax.process_count(),
         config.data.threads,
     )
+    batches = new_batches()
     model = create_model(config.model, len(builder.info.metadata["class_names"]), axis_name=devices.AXIS)
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     state = create_state(model, optimizer, config.data.crop, config.seed)
     eval_step = evaluate.create_eval_step(model)
     if primary:  # not before: a config with a fault in it must not keep the folder from the one without
@@ -130,12 +169,14 @@ def train(config, folder: str) -> None:
             first = int(state.step)
             word = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
             print(f"{folder}: {word}", flush=True)
+        elif model.memory and model.memory.first == "clustering":
+            state = cluster_memory(model, state, new_batches(), model.memory.clustering_batches)
         log = logs.MetricsLog(folder) if primary else None
         if log:
             log.truncate(first)
         evaluation = partial(evaluate.evaluate_split, config.eval, builder, eval_step)
         state = _loop(
-            config, folder, create_train_step(model, optimizer), evaluation, state, first, batches, saved, log
+            config, folder, create_train_step(model, optimizer, config), evaluation, state, first, batches, saved, log
         )
     scores = evaluate.finish(config, folder, builder, evaluation, state, start)
     evaluated = log and any(e["kind"] == "eval" and e["step"] == config.train.steps for e in logs.read_metrics(folder))

@@ -12,7 +12,7 @@ from ctxseg.logs import write_json
 FREE = (
     "data.data_dir", "data.manual_dir", "data.threads",
     "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep",
-    "eval.",
+    "eval.", "complexity.",
 )  # fmt: skip
 
 

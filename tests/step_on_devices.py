@@ -31,7 +31,7 @@ if __name__ == "__main__":
     }
     batch["label"][0] = 255  # a device with nothing to count
     batch["label"][1, 5:] = 255
-    state, metrics = create_train_step(model, optimizer)(devices.replicate(state), devices.shard(batch))
+    state, metrics = create_train_step(model, optimizer, config)(devices.replicate(state), devices.shard(batch))
     tree = {"state": devices.unreplicate(state), "metrics": devices.unreplicate(metrics)}
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     np.savez(out, **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})

@@ -1,7 +1,9 @@
 """Networks. `create_model` is the door; `segmenter.py` is what to read first."""
 
 import dataclasses
+import math
 import typing
+from collections.abc import Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -9,20 +11,24 @@ import jax.numpy as jnp
 from ctxseg.errors import UserError
 from ctxseg.models.backbones import BACKBONES
 from ctxseg.models.context import CONTEXTS
-from ctxseg.models.layers import ConvNorm, Norm
+from ctxseg.models.layers import ConvNorm, Dropout, Norm
+from ctxseg.models.memory import FeatureMemory
+from ctxseg.models.scales import MultiScale
 from ctxseg.models.segmenter import Segmenter, SegmenterOutput
 
-__all__ = ["create_model", "Segmenter", "SegmenterOutput", "BACKBONES", "CONTEXTS"]
+__all__ = ["create_model", "Segmenter", "SegmenterOutput", "MultiScale", "BACKBONES", "CONTEXTS", "MEMORIES", "MERGES"]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+MEMORIES = {"none": None, "mcibi": FeatureMemory}
+MERGES = ("none", "attention", "average", "max")
 
 
-def create_model(config, num_classes: int, axis_name: str | None = None) -> Segmenter:
+def create_model(config, num_classes: int, axis_name: str | None = None) -> Segmenter | MultiScale:
     """The segmenter that `config.model` describes (fields: `configs/defaults.py`).
 
     Args:
-        config: a ConfigDict (or any mapping) with `backbone`, `context` and `dtype`. A field that is None takes the
-            module's own default; a field that the chosen module does not have is not read.
+        config: a ConfigDict (or any mapping) with `backbone`, `context`, `memory`, `classifier`, `scales`, `frozen` and `dtype`. A field
+            that is None takes the module's own default; a field that the chosen module does not have is not read.
         num_classes: K, of the data set.
         axis_name: of the `pmap` axis that batch statistics are reduced over, or None for one device.
 
@@ -33,16 +39,23 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
         UserError: a name that no module has, or a value that the module refuses.
     """
     dtype = _choice("model.dtype", config["dtype"], DTYPES)
+    frozen = tuple(config["frozen"])
     bound = {
-        "conv": partial(ConvNorm, dtype=dtype, axis_name=axis_name),
-        "normalisation": partial(Norm, dtype=dtype, axis_name=axis_name),
+        "conv": partial(ConvNorm, dtype=dtype, axis_name=axis_name, frozen=frozen),
+        "normalisation": partial(Norm, dtype=dtype, axis_name=axis_name, frozen=frozen),
+        "dropout_layer": partial(Dropout, axis_name=axis_name),
+        "num_classes": num_classes,
+        "dtype": dtype,
     }
-    return Segmenter(
+    segmenter = Segmenter(
         backbone=_build("model.backbone", config["backbone"], BACKBONES, bound),
         context=_build("model.context", config["context"], CONTEXTS, bound),
-        num_classes=num_classes,
-        dtype=dtype,
+        memory=_build("model.memory", config["memory"], MEMORIES, bound),
+        **_fields("model.classifier", config["classifier"], Segmenter, bound),
     )
+    if _choice("model.scales.merge", config["scales"]["merge"], MERGES) == "none":
+        return segmenter
+    return MultiScale(segmenter, **_fields("model.scales", config["scales"], MultiScale, bound))
 
 
 def _choice(field, name, choices):
@@ -52,25 +65,43 @@ def _choice(field, name, choices):
 
 
 def _check(field, value, kind):
-    """Holds a field to its annotation: one of its `Literal`s, an int of at least 1, a tuple without repeats."""
-    if typing.get_origin(kind) is typing.Literal:
-        _choice(field, value, typing.get_args(kind))
-    elif typing.get_origin(kind) is tuple:
-        entry = typing.get_args(kind)[0]
-        if not value or len(set(value)) < len(value) or any(type(v) is not entry for v in value):
-            raise UserError(f"config.{field} is {value}, but must be one or more {entry.__name__}, none of them twice")
+    """Holds a field to its annotation: one of its `Literal`s, a number in its range, a tuple without repeats, a sequence."""
+    origin, entries = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        _choice(field, value, entries)
+    elif origin in (tuple, Sequence):
+        of = entries[0]
+        accepted = (int, float) if of is float else (of,)
+        repeats = origin is tuple and len(set(value)) < len(value)
+        if not value or repeats or any(type(v) not in accepted for v in value):
+            rule = ", none of them twice" if origin is tuple else ""
+            raise UserError(f"config.{field} is {value}, but must be one or more {of.__name__}{rule}")
         for v in value:
-            _check(field, v, entry)
-    elif kind is int and value < 1:
-        raise UserError(f"config.{field} is {value}, but must be at least 1")
+            _check(field, v, of)
+            if of is float and v <= 0:
+                raise UserError(f"config.{field} is {value}, but must be more than 0")
+    elif kind is int:
+        least = 0 if field.endswith(".hidden") else 1
+        if value < least:
+            raise UserError(f"config.{field} is {value}, but must be at least {least}")
+    elif kind is float and not (0 <= value < (1 if field.endswith(".dropout") else math.inf)):
+        below = " and less than 1" if field.endswith(".dropout") else ""
+        raise UserError(f"config.{field} is {value}, but must be 0 or more{below}")
 
 
 def _build(field, section, choices, bound):
     module = _choice(f"{field}.name", section["name"], choices)
+    if module is None:
+        return None
     cls = module.func if isinstance(module, partial) else module
+    return module(**_fields(field, section, cls, bound))
+
+
+def _fields(field, section, cls, bound):
+    """What `section` and `bound` say of the fields of `cls`, checked."""
     known = {f.name for f in dataclasses.fields(cls)}
     given = {k: v for k, v in section.items() if k in known and k != "name" and v is not None}
     for name, kind in typing.get_type_hints(cls).items():
         if name in given:
             _check(f"{field}.{name}", given[name], kind)
-    return module(**given, **{k: v for k, v in bound.items() if k in known})
+    return given | {k: v for k, v in bound.items() if k in known}

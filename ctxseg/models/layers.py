@@ -44,6 +44,11 @@ class Conv(nn.Module):
 EPSILON, MOMENTUM = 1e-5, 0.9
 
 
+def is_frozen(path: tuple[str, ...], frozen: tuple[str, ...]) -> bool:
+    """Whether the names in `path`, joined by '/', have one of `frozen` at their beginning: `backbone/conv1` covers conv1_2."""
+    return "/".join(path).startswith(frozen) if frozen else False
+
+
 class Norm(nn.Module):
     """Batch normalisation (`batch`) or the identity (`none`): `[B,h,w,C]` → the same shape, in `dtype`.
 
@@ -53,11 +58,13 @@ class Norm(nn.Module):
         kind: `batch` or `none`.
         axis_name: of the `pmap` axis that the statistics are reduced over, or None.
         dtype: of the result.
+        frozen: beginnings of names (see `is_frozen`) of the layers that normalise by running statistics when training too.
     """
 
     kind: Literal["batch", "none"] = "batch"
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    frozen: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -69,7 +76,7 @@ class Norm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        if not train:
+        if not train or is_frozen(self.path, self.frozen):
             return _normalize(x, mean.value, lax.rsqrt(var.value + EPSILON), scale, bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name  # `init` runs outside `pmap`
         y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name)
@@ -126,6 +133,26 @@ def _normalize(x, mean, deviation, scale, bias):
     return (x.astype(jnp.float32) - mean) * (deviation * scale) + bias
 
 
+class Dropout(nn.Module):
+    """Zeroes each value with probability `rate` when training, and scales the others by 1/(1 − rate) (Srivastava et al. 2014).
+
+    The mask of an image depends on its place in the batch over all devices of `axis_name`, not on how many share the batch.
+    Needs the random stream `dropout`.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        if not train or self.rate == 0:
+            return x
+        first = 0 if self.axis_name is None or self.is_initializing() else lax.axis_index(self.axis_name) * x.shape[0]
+        keys = jax.vmap(partial(jax.random.fold_in, self.make_rng("dropout")))(first + jnp.arange(x.shape[0]))
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+
 class ConvNorm(nn.Module):
     """Convolution, normalisation, ReLU: `[B,h,w,·]` → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
 
@@ -140,12 +167,13 @@ class ConvNorm(nn.Module):
     relu: bool = True
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    frozen: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, x, train: bool):
         use_bias = self.norm == "none"
         x = Conv(self.features, self.kernel_size, self.stride, self.dilation, use_bias, self.dtype, name="conv")(x)
-        x = Norm(self.norm, self.axis_name, self.dtype, name="norm")(x, train)
+        x = Norm(self.norm, self.axis_name, self.dtype, self.frozen, name="norm")(x, train)
         return relu(x) if self.relu else x
 
 
@@ -179,6 +207,68 @@ def resize(x, size: tuple[int, int], method: Literal["bilinear", "nearest"] = "b
     rows, columns = (interpolation(m, n) for m, n in zip(x.shape[1:3], size, strict=True))
     x32 = x.astype(jnp.float32)
     return jnp.einsum("Hh,bhwc,Ww->bHWc", rows, x32, columns).astype(x.dtype)
+
+
+class Upsample2(nn.Module):
+    """Learned 2× upsampling, a 3×3 convolution to four maps that are interleaved: `[B,h,w,·]` → `[B,2h,2w,features]`.
+
+    The same linear maps as a 6×6 transposed convolution of stride 2, at the cost of an ordinary one (Shi et al., CVPR 2016).
+    Value (2y+i, 2x+j, c) is channel (2i+j)·features + c of the convolution at (y, x).
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        b, h, w, _ = x.shape
+        y = Conv(4 * self.features, 3, dtype=self.dtype, name="conv")(x)
+        y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
+        return y.reshape(b, 2 * h, 2 * w, self.features)
+
+
+def bins(length: int, count: int) -> np.ndarray:
+    """Averages over `count` bins of `length` samples, bin i from ⌊i·length/count⌋ to ⌈(i+1)·length/count⌉: float32 `[count,length]`.
+
+    No bin is empty, and neighbours overlap where `count` does not divide `length` (adaptive pooling, as PSPNet has it).
+    """
+    i, position = np.arange(count)[:, None], np.arange(length)
+    inside = (position >= i * length // count) & (position < -(-(i + 1) * length // count))
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+
+
+def average_pool(x, size: tuple[int, int]):
+    """Mean over each of `size` bins (see `bins`): `x` `[B,h,w,C]` → `[B,*size,C]` of the same dtype."""
+    rows, columns = (bins(n, k) for n, k in zip(x.shape[1:3], size, strict=True))
+    return jnp.einsum("kh,bhwc,lw->bklc", rows, x.astype(jnp.float32), columns).astype(x.dtype)
+
+
+def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024):
+    """softmax(scale · Q Kᵀ) V without the whole matrix of weights, forward and backward.
+
+    Args:
+        queries: `[B,n,d]`.
+        keys: `[B,m,d]`.
+        values: `[B,m,c]`.
+        scale: of the scores; 1/√d in Vaswani et al. 2017.
+        chunk: queries whose weights, `[B,chunk,m]`, are in memory at one time.
+
+    Returns:
+        `[B,n,c]`, of the values' dtype; weights are computed in float32.
+    """
+    b, n, d = queries.shape
+
+    @jax.checkpoint
+    def attend(q):
+        scores = jnp.einsum("bnd,bmd->bnm", q, keys, preferred_element_type=jnp.float32) * scale
+        return jnp.einsum("bnm,bmc->bnc", jax.nn.softmax(scores).astype(values.dtype), values)
+
+    if n <= chunk:
+        return attend(queries)
+    parts = -(-n // chunk)
+    padded = jnp.pad(queries, ((0, 0), (0, parts * chunk - n), (0, 0)))
+    y = lax.map(attend, padded.reshape(b, parts, chunk, d).swapaxes(0, 1))
+    return y.swapaxes(0, 1).reshape(b, parts * chunk, -1)[:, :n]
 
 
 def max_pool(x, size: int, stride: int, padding: int):

@@ -2,10 +2,11 @@
 
     image → backbone → within-image context → beyond-image memory → classifier
 
-`Segmenter` runs it at one scale. The stages know nothing of each other but the shapes that pass between them, so any
-choice of one works with any choice of the others.
+`Segmenter` runs it at one scale; `scales.MultiScale` runs a segmenter at several. The stages know nothing of each other
+but the shapes that pass between them, so any choice of one works with any choice of the others.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -13,8 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctxseg.errors import UserError
-from ctxseg.models.layers import Conv
+from ctxseg.models.classifier import Classifier
+from ctxseg.models.context.levels import select
+from ctxseg.models.context.none import NoContext
+from ctxseg.models.layers import ConvNorm, Dropout
 
 # Mean and standard deviation of ImageNet's RGB values, in 0..255: what published backbone weights expect.
 RGB_MEAN = (123.675, 116.28, 103.53)
@@ -28,12 +31,14 @@ class SegmenterOutput:
     Attributes:
         logits: float32 `[B,h,w,K]`, at feature resolution; the loss and the evaluation upsample them, once.
         aux: {name: float32 `[B,h',w',K]`}, logits that only the loss reads.
+        features: {name: map}, the normalised image as `pixels`, the backbone's maps, and as `context` what the classifier reads.
         pixels: representations that the memory learns from, `[B,h,w,C]`, or None.
         scale_weights: weights over image scales, `[B,h,w,S]`, or None.
     """
 
     logits: jax.Array
     aux: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    features: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     pixels: jax.Array | None = None
     scale_weights: jax.Array | None = None
 
@@ -42,10 +47,14 @@ class Segmenter(nn.Module):
     """Backbone, context, memory and classifier, in this order.
 
     Attributes:
-        backbone: (images, train) → {name: map}.
-        context: (maps, regions, train) → map `[B,h,w,C]`; its `levels` names the maps that it reads.
+        backbone: (images, train) → {name: map}, finest first.
+        context: (maps, regions, train) → map `[B,h,w,C]`, {name: auxiliary logits}; its `levels` names the maps that it reads.
         num_classes: K.
-        memory: (map, train) → map `[B,h,w,C']`, with its bank in the collection `memory`; None leaves the stage out.
+        memory: (the context's last level, the context's map or None, train) → what the classifier reads, auxiliary logits, the pixels it
+            learns from and its bank `[K,C]`; None leaves the stage out.
+        hidden, dropout: of the classifier.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dropout_layer: the dropout layer, with `axis_name` bound.
         dtype: of the computation; parameters, batch statistics and logits are float32.
     """
 
@@ -53,9 +62,17 @@ class Segmenter(nn.Module):
     context: nn.Module
     num_classes: int
     memory: nn.Module | None = None
+    hidden: int = 0
+    dropout: float = 0.0
+    conv: Callable = ConvNorm
+    dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32
 
-    @nn.compact
+    def setup(self):
+        self.classifier = Classifier(
+            self.num_classes, self.hidden, self.dropout, self.conv, self.dropout_layer, self.dtype
+        )
+
     def __call__(self, images, regions=None, train: bool = False) -> SegmenterOutput:
         """Scores of every class at every position of the feature map.
 
@@ -64,16 +81,15 @@ class Segmenter(nn.Module):
             regions: int32 `[B,H,W]`, super-pixel ids, for the contexts that need them.
             train: batch statistics (and their update, if `batch_stats` is mutable) or running ones.
         """
-        x = (images.astype(jnp.float32) - jnp.array(RGB_MEAN)) / jnp.array(RGB_STD)
-        features = self.backbone(x.astype(self.dtype), train)
-        if missing := [name for name in self.context.levels if name not in features]:
-            raise UserError(
-                f"config.model.context.levels has {missing[0]!r}, but the backbone gives {', '.join(features)}"
-            )
-        x = self.context(features, regions, train)
+        image = ((images.astype(jnp.float32) - jnp.array(RGB_MEAN)) / jnp.array(RGB_STD)).astype(self.dtype)
+        features = {"pixels": image} | self.backbone(image, train)
+        x, aux = self.context(features, regions, train)
+        pixels = None
         if self.memory is not None:
-            x = self.memory(x, train)
-        classifier = Conv(
-            self.num_classes, 1, kernel_init=nn.initializers.lecun_normal(), dtype=self.dtype, name="classifier"
-        )
-        return SegmenterOutput(logits=classifier(x).astype(jnp.float32))
+            last = select(features, self.context.levels, 1)[-1]
+            within = None if isinstance(self.context, NoContext) else x
+            x, more, pixels, bank = self.memory(last, within, train)
+            # Representation consistent learning: the classifier is to know the memory's entries, too. K entries are no batch to
+            # take statistics of, so they are normalised by the running ones.
+            aux = aux | more | {"memory": self.classifier(bank[None, None].astype(self.dtype), False)}
+        return SegmenterOutput(self.classifier(x, train), aux, features | {"context": x}, pixels)

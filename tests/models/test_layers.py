@@ -228,3 +228,68 @@ def test_max_pool(height, width, size, stride, padding):
     np.testing.assert_allclose(
         pull(dy)[0], gradient[:, padding : padding + height, padding : padding + width], rtol=1e-6
     )
+
+
+def test_attention_in_chunks_is_attention():
+    q, k, v = (
+        rng.normal(size=(2, n, 3)).astype(np.float32)
+        for rng, n in ((np.random.default_rng(i), n) for i, n in enumerate((10, 7, 7)))
+    )
+    scores = np.einsum("bnd,bmd->bnm", q, k) * 0.5
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = np.einsum("bnm,bmc->bnc", weights / weights.sum(-1, keepdims=True), v)
+    for chunk in (4, 16):  # 4 leaves a ragged last one
+        actual = layers.attention(q, k, v, 0.5, chunk)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_never_makes_the_whole_matrix():
+    n, chunk = 4096, 128
+    q = jnp.zeros((1, n, 4))
+    gradient = jax.grad(lambda q: layers.attention(q, q, q, chunk=chunk).sum())
+    compiled = jax.jit(gradient).lower(q).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < n * n * 4 / 4
+
+
+def test_average_pool_takes_overlapping_bins():
+    x = np.arange(5.0, dtype=np.float32).reshape(1, 5, 1, 1)
+    np.testing.assert_allclose(np.ravel(layers.average_pool(x, (1, 1))), [2])
+    np.testing.assert_allclose(np.ravel(layers.average_pool(x, (2, 1))), [1, 3])  # 0..2 and 2..4
+    np.testing.assert_allclose(np.ravel(layers.average_pool(x, (3, 1))), [0.5, 2, 3.5])
+    np.testing.assert_allclose(np.ravel(layers.average_pool(x, (7, 1)))[[0, 6]], [0, 4])  # more bins than samples
+
+
+def test_upsample2_interleaves_a_transposed_convolution():
+    """The four interleaved 3×3 convolutions are one transposed 6×6 convolution of stride 2."""
+    x = np.random.default_rng(0).normal(size=(1, 3, 4, 2)).astype(np.float32)
+    module = layers.Upsample2(2)
+    params = module.init(jax.random.PRNGKey(0), x)["params"]
+    kernel = np.asarray(params["conv"]["kernel"]).reshape(3, 3, 2, 2, 2, 2)  # tap y, tap x, in, sub-pixel i, j, out
+    expected = np.zeros((1, 6, 8, 2))
+    for y, xx, i, j, dy, dx in np.ndindex(3, 4, 2, 2, 3, 3):
+        sy, sx = y + dy - 1, xx + dx - 1
+        if 0 <= sy < 3 and 0 <= sx < 4:
+            expected[0, 2 * y + i, 2 * xx + j] += x[0, sy, sx] @ kernel[dy, dx, :, i, j]
+    np.testing.assert_allclose(module.apply({"params": params}, x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_does_not_depend_on_the_number_of_devices():
+    x = jnp.ones((4, 3, 3, 8))
+    key = {"dropout": jax.random.PRNGKey(0)}
+    whole = layers.Dropout(0.25).apply({}, x, True, rngs=key)
+    split = jax.vmap(lambda x: layers.Dropout(0.25, "d").apply({}, x, True, rngs=key), axis_name="d")(
+        x.reshape(2, 2, 3, 3, 8)
+    )
+    np.testing.assert_array_equal(whole, split.reshape(x.shape))
+    assert set(np.unique(whole)) == {0, np.float32(1 / 0.75)} and 0.1 < (np.asarray(whole) == 0).mean() < 0.4
+    assert (np.asarray(whole[0]) != np.asarray(whole[1])).any()
+    np.testing.assert_array_equal(layers.Dropout(0.25).apply({}, x, False), x)
+
+
+def test_frozen_norm_uses_running_statistics():
+    x = np.random.default_rng(0).normal(3, 2, (2, 4, 4, 5)).astype(np.float32)
+    conv = layers.ConvNorm(3, 1, frozen=("norm",))
+    variables = conv.init(jax.random.PRNGKey(0), x, True)
+    frozen, updated = conv.apply(variables, x, True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(frozen, conv.apply(variables, x, False))
+    assert jax.tree.all(jax.tree.map(np.array_equal, updated["batch_stats"], variables["batch_stats"]))

@@ -2,16 +2,18 @@
 
 import flax.linen as nn
 
+from ctxseg.models.context.levels import select
+
 
 class NoContext(nn.Module):
     """Hands the classifier one map of the backbone as it is.
 
     Attributes:
-        levels: names of the maps the network may read; the last, coarsest one is read.
+        levels: names of maps, the last of which is read; () for the backbone's last.
     """
 
-    levels: tuple[str, ...] = ("res5",)
+    levels: tuple[str, ...] = ()
 
     def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,C]`} → the map of the last level. `regions` and `train` are not used."""
-        return features[self.levels[-1]]
+        """`features` {name: `[B,h,w,C]`} → the map of the last level, {}. `regions` and `train` are not used."""
+        return select(features, self.levels, 1)[-1], {}

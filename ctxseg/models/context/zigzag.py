@@ -13,59 +13,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
-import numpy as np
 
+from ctxseg.models.context.levels import select
+from ctxseg.models.context.rce import RegionContextEncoding
 from ctxseg.models.layers import ConvNorm, Norm, resize
-
-
-def subregions(length: int, cells: int) -> np.ndarray:
-    """Which of `cells` equal parts each of `length` neurons lies in, one-hot: float32 `[length, cells]`.
-
-    Neuron `y` belongs to part ⌊y·cells/length⌋. A part is empty where the map is smaller than the subdivision.
-    """
-    return np.eye(cells, dtype=np.float32)[np.arange(length) * cells // length]
-
-
-class RegionContextEncoding(nn.Module):
-    """RCE: every subregion of a map hears from every other one, at several subdivisions (§4, eqs. 5 and 6).
-
-    For each K' of `subdivisions`: a 3×3 convolution, the sum (or mean) of the neurons of each cell of a K'×K'
-    partition, a K'×K' convolution without padding to one C-vector and ReLU, a K'×K' deconvolution of that vector, whose
-    K'×K' values every neuron of the matching cell receives. Both K'×K' steps act on one position, so they are matrix products.
-
-    Attributes:
-        subdivisions: the K' of the branches.
-        region_pool: `sum` (the paper) or `mean` over the neurons of a cell.
-        norm: `batch` or `none`, on the branches' 3×3 convolutions.
-        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-    """
-
-    subdivisions: tuple[int, ...] = (3, 5, 7)
-    region_pool: Literal["sum", "mean"] = "mean"
-    norm: Literal["batch", "none"] = "batch"
-    conv: Callable = ConvNorm
-
-    @nn.compact
-    def __call__(self, f, train: bool):
-        """`f` `[B,h,w,C]` → `R` of the same shape."""
-        _, height, width, channels = f.shape
-        # The branches' C→C convolutions read the same map, so they run as one convolution to len(subdivisions)·C channels.
-        branches = self.conv(len(self.subdivisions) * channels, 3, norm=self.norm, relu=False, name="branches")(
-            f, train
-        )
-        r = f
-        for k, x in zip(self.subdivisions, jnp.split(branches, len(self.subdivisions), axis=-1), strict=True):
-            rows, columns = subregions(height, k), subregions(width, k)
-            pool_rows, pool_columns = rows, columns
-            if self.region_pool == "mean":
-                pool_rows, pool_columns = (m / np.maximum(m.sum(0), 1) for m in (rows, columns))
-            m = jnp.einsum("hk,bhwc,wl->bklc", pool_rows.astype(x.dtype), x, pool_columns.astype(x.dtype))
-            encode = nn.DenseGeneral(channels, axis=(1, 2, 3), dtype=x.dtype, name=f"encode{k}")
-            decode = nn.DenseGeneral((k, k, channels), use_bias=False, dtype=x.dtype, name=f"decode{k}")
-            q = decode(nn.relu(encode(m)))
-            r = r + jnp.einsum("hk,bklc,wl->bhwc", rows.astype(x.dtype), q, columns.astype(x.dtype))
-        return r
 
 
 class Stage(nn.Module):
@@ -119,7 +70,7 @@ class Stage(nn.Module):
         return self.conv(x.shape[-1], self.fuse_kernel, norm=self.norm, name=name)(x, self.train)
 
     def context(self, f, name):
-        r = self.region_context(name=name)(f, self.train)
+        r, _ = self.region_context(name=name)({"f": f}, train=self.train)
         if self.context_norm == "none":
             return r
         r = self.context_normalisation(name=f"{name}_norm")(r, self.train)
@@ -149,7 +100,7 @@ class ZigZag(nn.Module):
     - all three off: the top-down half alone, an encoder-decoder.
 
     Attributes:
-        levels: names of the maps, finest first.
+        levels: names of the maps, finest first; () for the backbone's last four.
         channels: C, to which every map is projected by a 1×1 convolution.
         stages: T.
         subdivisions, region_pool: see `RegionContextEncoding`.
@@ -165,7 +116,7 @@ class ZigZag(nn.Module):
         normalisation: the normalisation layer, likewise.
     """
 
-    levels: tuple[str, ...] = ("res2", "res3", "res4", "res5")
+    levels: tuple[str, ...] = ()
     channels: int = 256
     stages: int = 3
     subdivisions: tuple[int, ...] = (3, 5, 7)
@@ -182,10 +133,10 @@ class ZigZag(nn.Module):
 
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h_l,w_l,·]`} → P^{1,d}_{T+1} `[B,h_1,w_1,channels]`. `regions` is not used."""
+        """`features` {name: `[B,h_l,w_l,·]`} → P^{1,d}_{T+1} `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
         maps = tuple(
-            self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project_{name}")(features[name], train)
-            for name in self.levels
+            self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(f, train)
+            for i, f in enumerate(select(features, self.levels, 4))
         )
 
         def region_context(name):
@@ -216,5 +167,5 @@ class ZigZag(nn.Module):
             carry, _ = Stage(first=False, up_levels=last_up, **fields, name=f"stage{stages}")(carry)
         down, up = carry
         if not self.fusion:
-            return down[0]
-        return self.conv(self.channels, self.fuse_kernel, norm=self.norm, name="fuse_out")(down[0] + up[0], train)
+            return down[0], {}
+        return self.conv(self.channels, self.fuse_kernel, norm=self.norm, name="fuse_out")(down[0] + up[0], train), {}

@@ -1,0 +1,121 @@
+"""What a part costs, as a ratio to what it is added to or stands in for, both timed by turns in one run.
+
+python benchmarks/costs.py [hrenet] [dca] [attention] [--rounds=5]
+
+- `hrenet`: H-ReNet against its baseline FCN, testing one image of 375×500 (paper, Table 7: 0.24 s against 0.21 s, 1.14).
+- `dca`: MCIBI's dataset-level context aggregation against ASPP, forward, on a map [1,128,128,2048] (paper, Table 3: 0.47 by time).
+- `attention`: a training step of DeepLab-LargeFOV with attention over scales {1, 0.5} against one without, on one 321×321 crop.
+
+The ratio is the median of the ratios of adjacent pairs.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import numpy as np
+
+from configs import attention as attention_config
+from configs import defaults, hrenet, largefov
+from ctxseg import complexity, devices, evaluate, schedules
+from ctxseg.models import create_model
+from ctxseg.state import create_state
+from ctxseg.train import create_train_step
+
+CLASSES = 21
+
+
+def hrenet_pair():
+    """(name, function) of H-ReNet and of its baseline: the labels of one image."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 375, 500, 3), np.uint8)
+
+    def tester(context):
+        config = hrenet.get_config("voc2012")
+        config.model.context.name = context
+        model = create_model(config.model, CLASSES)
+        variables = jax.jit(model.init)(jax.random.PRNGKey(0), image)
+        predict = jax.jit(lambda v, x: evaluate.predict_labels(model, v, x))
+        return lambda: jax.block_until_ready(predict(variables, image))
+
+    return ("H-ReNet", tester("renet")), ("baseline FCN", tester("none"))
+
+
+def dca_pair():
+    """(name, function) of DCA and of ASPP: one forward pass on the input of the paper's Table 3."""
+
+    def runner(row):
+        module, inputs = complexity.ROWS[row](defaults.get_config())
+        arrays = [jax.random.normal(jax.random.PRNGKey(i), x.shape, x.dtype) for i, x in enumerate(inputs)]
+        variables = jax.jit(module.init)(jax.random.PRNGKey(0), *arrays)
+        apply = jax.jit(module.apply)
+        return lambda: jax.block_until_ready(apply(variables, *arrays))
+
+    return ("DCA", runner("dca")), ("ASPP", runner("aspp"))
+
+
+def attention_pair():
+    """(name, function) of a training step with and without attention over two scales."""
+    rng, size = np.random.default_rng(0), (1, 321, 321)
+    count = jax.local_device_count()
+    batch = {"image": rng.integers(0, 256, (count, *size[1:], 3), np.uint8)}
+    batch["label"] = rng.integers(0, CLASSES, (count, *size[1:]), np.uint8)
+    batch = devices.shard(batch)
+
+    def trainer(config):
+        model = create_model(config.model, CLASSES, axis_name=devices.AXIS)
+        optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+        state = [devices.replicate(create_state(model, optimizer, size[1:], 0))]
+        step = create_train_step(model, optimizer, config)
+
+        def run():
+            state[0], metrics = step(state[0], batch)
+            return float(devices.unreplicate(metrics)["loss"])
+
+        return run
+
+    with_it, without = (c.get_config("pascal_person_part") for c in (attention_config, largefov))
+    return ("attention {1, 0.5}", trainer(with_it)), ("LargeFOV", trainer(without))
+
+
+PAIRS = {"hrenet": (hrenet_pair, 1.15), "dca": (dca_pair, 0.5), "attention": (attention_pair, 2.0)}
+
+
+def seconds(function) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pairs", nargs="*", default=list(PAIRS), help=", ".join(PAIRS))
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    if unknown := set(args.pairs) - set(PAIRS):
+        parser.error(f"{', '.join(sorted(unknown))}: there is {', '.join(PAIRS)}")
+    print(f"{jax.devices()[0].device_kind}, {jax.local_device_count()} device(s), JAX {jax.__version__}")
+    for pair in args.pairs:
+        make, aim = PAIRS[pair]
+        named = make()
+        times = {name: [] for name, _ in named}
+        for _, function in named:
+            function()  # compiles
+        for i in range(args.rounds):
+            for name, function in named[:: 1 if i % 2 else -1]:
+                times[name].append(seconds(function))
+        (name, first), (other, second) = times.items()
+        ratio = statistics.median(a / b for a, b in zip(first, second, strict=True))
+        print(
+            f"{name} {statistics.median(first):.3f} s, {other} {statistics.median(second):.3f} s: "
+            f"ratio {ratio:.2f} (aim: at most {aim})",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""DeepLab-LargeFOV (Chen et al., ICLR 2015), the baseline of Attention to Scale.
+
+python main.py --config=configs/largefov.py          the embedded data set, minutes on two cores
+python main.py --config=configs/largefov.py:pascal_person_part
+"""
+
+from configs import datasets, defaults
+
+
+def get_config(dataset: str = "scenes"):
+    config = defaults.get_config()
+    config.system = "largefov"
+    datasets.set_protocol(config, dataset)
+    config.model.context.name = "none"
+    if dataset not in datasets.SMALL:
+        datasets.pascal_person_part(config)
+        config.model.backbone.name = "vgg16"
+        config.model.backbone.conv7_kernel = 1
+    return config

@@ -1,0 +1,24 @@
+"""MCIBI (Jin et al., ICCV 2021): a memory of every class's representation, beyond the image.
+
+python main.py --config=configs/mcibi.py          the embedded data set, minutes on two cores
+python main.py --config=configs/mcibi.py:ade20k
+"""
+
+from configs import datasets, defaults
+
+
+def get_config(dataset: str = "scenes"):
+    config = defaults.get_config()
+    config.system = "mcibi"
+    datasets.set_protocol(config, dataset)
+    config.model.context.name = "none"
+    config.model.memory.name = "mcibi"
+    config.model.classifier.dropout = 0.1
+    if dataset in datasets.SMALL:
+        config.model.memory.channels = 64
+        config.model.classifier.hidden = 64
+    else:
+        config.model.backbone.name = "resnet50"
+        config.model.backbone.stem = "conv3"
+        config.model.classifier.hidden = 512
+    return config

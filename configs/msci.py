@@ -1,0 +1,24 @@
+"""MSCI (Lin et al., ECCV 2018).
+
+python main.py --config=configs/msci.py          the embedded data set, minutes on two cores
+python main.py --config=configs/msci.py:voc2012
+"""
+
+from configs import datasets, defaults
+
+
+def get_config(dataset: str = "scenes"):
+    config = defaults.get_config()
+    config.system = "msci"
+    datasets.set_protocol(config, dataset)
+    config.model.context.name = "msci"
+    if dataset in datasets.SMALL:
+        config.model.context.stages = 2
+        config.model.context.channels = 24
+        config.data.superpixels = 128
+    else:
+        config.model.backbone.name = "resnet152"
+        config.train.batch_size = 12
+        config.data.superpixels = 1000
+    config.model.context.regions = config.data.get_ref("superpixels")
+    return config

@@ -1,0 +1,25 @@
+"""N-ReNet (Yan et al., 2016): three groups of ReNet layers on raw pixels, no convolution but the classifier's.
+
+python main.py --config=configs/nrenet.py          the embedded data set, minutes on two cores
+python main.py --config=configs/nrenet.py:stanford_background
+"""
+
+from configs import datasets, defaults
+
+
+def get_config(dataset: str = "scenes"):
+    config = defaults.get_config()
+    config.system = "nrenet"
+    datasets.set_protocol(config, dataset)
+    config.model.backbone.name = "none"
+    config.model.context.name = "renet"
+    if dataset in datasets.SMALL:
+        # Patches of 4×4, and fewer units, for two cores.
+        config.model.context.patch = (4, 4)
+        config.model.context.units = (24, 32, 48)
+        config.optimizer.learning_rate = 0.05
+        config.optimizer.clip_norm = 1.0
+    else:
+        config.model.context.patch = (2, 2)
+        config.model.context.units = (64, 96, 128)
+    return config

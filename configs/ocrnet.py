@@ -1,0 +1,23 @@
+"""OCRNet (Yuan et al., ECCV 2020): object-contextual representations.
+
+python main.py --config=configs/ocrnet.py          the embedded data set, minutes on two cores
+python main.py --config=configs/ocrnet.py:ade20k
+"""
+
+from configs import datasets, defaults
+
+
+def get_config(dataset: str = "scenes"):
+    config = defaults.get_config()
+    config.system = "ocrnet"
+    datasets.set_protocol(config, dataset)
+    config.model.context.name = "ocr"
+    if dataset in datasets.SMALL:
+        config.model.context.channels = 64
+        config.model.context.key_channels = 32
+    else:
+        # As the MCIBI paper trains what it compares with.
+        config.model.backbone.name = "resnet50"
+        config.model.backbone.stem = "conv3"
+        config.model.classifier.dropout = 0.1
+    return config

@@ -1,0 +1,22 @@
+"""PSPNet (Zhao et al., CVPR 2017): pyramid pooling.
+
+python main.py --config=configs/pspnet.py          the embedded data set, minutes on two cores
+python main.py --config=configs/pspnet.py:ade20k
+"""
+
+from configs import datasets, defaults
+
+
+def get_config(dataset: str = "scenes"):
+    config = defaults.get_config()
+    config.system = "pspnet"
+    datasets.set_protocol(config, dataset)
+    config.model.context.name = "ppm"
+    if dataset in datasets.SMALL:
+        config.model.context.channels = 64
+    else:
+        # As the MCIBI paper trains what it compares with.
+        config.model.backbone.name = "resnet50"
+        config.model.backbone.stem = "conv3"
+        config.model.classifier.dropout = 0.1
+    return config

@@ -1,0 +1,38 @@
+"""The last stage: a map → scores of every class."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ctxseg.models.layers import Conv, ConvNorm, Dropout
+
+
+class Classifier(nn.Module):
+    """1×1 convolution to K scores, after a hidden 1×1 convolution with normalisation and ReLU, if there is one, and dropout.
+
+    Attributes:
+        num_classes: K.
+        hidden: channels of the hidden convolution; 0: none.
+        dropout: probability, before the last convolution.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dropout_layer: the dropout layer, with `axis_name` bound.
+        dtype: of the computation.
+    """
+
+    num_classes: int
+    hidden: int = 0
+    dropout: float = 0.0
+    conv: Callable = ConvNorm
+    dropout_layer: Callable = Dropout
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """`[B,h,w,·]` → float32 `[B,h,w,K]`."""
+        if self.hidden:
+            x = self.conv(self.hidden, 1, name="hidden")(x, train)
+        x = self.dropout_layer(self.dropout)(x, train)
+        init = nn.initializers.lecun_normal()
+        return Conv(self.num_classes, 1, kernel_init=init, dtype=self.dtype, name="scores")(x).astype(jnp.float32)

@@ -1,0 +1,220 @@
+"""MSCI: multi-scale context intertwining (Lin et al., ECCV 2018). SPEC §4.
+
+Neighbouring levels of a backbone exchange context over T stages, each through an LSTM that the other one's regions feed. For the
+direction l → l+1, at the cell (y,x) of level l+1, which lies in region S_n:
+
+    R^l[n]  = Σ F^l over the cells of S_n              M^l[n] = Σ R^l over S_n and the regions that touch it          (4, 5)
+    G_q     = act( W_q * F^{l+1} + W_{s,q} R^l[n] + W_{a,q} M^l[n] + b_q ),       q ∈ {i, f, o} (σ) and c (tanh)       (6)
+    c'      = G_f ⊙ c + G_i ⊙ G_c                      A = tanh(G_o ⊙ c')                                             (7, 8)
+    F^{l+1}_{t+1} = F^{l+1}_t + A                                                                                     (9)
+
+and likewise for l+1 → l. Then Q^l = F^l_T + D * F^{l+1}_T, D a learned 2× upsampling: one level less, and again, until one is left.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ctxseg.errors import UserError
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import Conv, ConvNorm, Upsample2, resize
+
+
+def cell_regions(regions, size: tuple[int, int]):
+    """The region at the centre of each cell's receptive field: `regions` `[B,H,W]` → int32 `[B,*size]`.
+
+    Stacks of padded 3×3 convolutions and poolings of stride 2 centre cell i of a map of stride s on pixel i·s.
+    """
+    for axis, n in enumerate(size, 1):
+        length = regions.shape[axis]
+        centres = jnp.minimum(jnp.arange(n) * -(-length // n), length - 1)
+        regions = jnp.take(regions, centres, axis=axis)
+    return regions
+
+
+def adjacency(regions, count: int):
+    """Which regions touch: `regions` `[B,H,W]`, ids in [0, count), anything else is none → float32 `[B,count,count]`, 1 on the diagonal.
+
+    Two regions touch where a pixel of one is above or beside a pixel of the other.
+    """
+
+    def of_image(r):
+        r = jnp.where((r >= 0) & (r < count), r, count)
+        touch = jnp.eye(count, dtype=jnp.float32)
+        for a, b in ((r[:-1], r[1:]), (r[:, :-1], r[:, 1:])):
+            a, b = a.reshape(-1), b.reshape(-1)
+            touch = touch.at[a, b].set(1, mode="drop").at[b, a].set(1, mode="drop")
+        return touch
+
+    return jax.vmap(of_image)(regions)
+
+
+def region_sums(f, cells, count: int):
+    """Sum over the cells of each region, 0 of one without: `f` `[B,h,w,C]`, `cells` `[B,h,w]` → `[B,count,C]`."""
+    b, h, w, c = f.shape
+    ids = jnp.where((cells >= 0) & (cells < count), cells, count)
+    return jax.vmap(lambda x, i: jnp.zeros((count, c), f.dtype).at[i].add(x, mode="drop"))(
+        f.reshape(b, h * w, c), ids.reshape(b, h * w)
+    )
+
+
+def spread(r, cells):
+    """To each cell what its region has, 0 to one in none: `r` `[B,count,C]`, `cells` `[B,h,w]` → `[B,h,w,C]`."""
+    ids = jnp.where((cells >= 0) & (cells < r.shape[1]), cells, r.shape[1])
+    take = jax.vmap(lambda x, i: x.at[i].get(mode="fill", fill_value=0))
+    return take(r, ids)
+
+
+class Direction(nn.Module):
+    """P^{a→b}: what level b takes from level a, one stage at a time.
+
+    Attributes:
+        channels: C.
+        superpixels: context of regions; else the other level's map, resized.
+        cell_states: whether c is kept from stage to stage; else it is 0 before each.
+        region_pool: `sum` or `mean`, over a region's cells and over the regions around.
+        dtype: of the computation.
+    """
+
+    channels: int
+    superpixels: bool
+    cell_states: bool
+    region_pool: str
+    dtype: Any
+
+    def setup(self):
+        gates = 4 * self.channels
+        self.conv = Conv(gates, 3, dtype=self.dtype)
+        dense = {"use_bias": False, "dtype": self.dtype}
+        self.sum = nn.Dense(gates, **dense)
+        if self.superpixels:
+            self.around = nn.Dense(gates, **dense)
+
+    def __call__(self, source, target, c, source_cells, target_cells, touch):
+        """Maps `source` `[B,h,w,C]` and `target` `[B,h',w',C]`, cell state `c` as `target` → the new map and cell state of `target`.
+
+        `*_cells` are `cell_regions` of either map and `touch` the `adjacency`; None without super-pixels.
+        """
+        gates = self.conv(target)
+        if self.superpixels:
+            count = touch.shape[1]
+            r = region_sums(source, source_cells, count)
+            if self.region_pool == "mean":
+                cells = region_sums(jnp.ones_like(source[..., :1]), source_cells, count)
+                r = r / jnp.maximum(cells, 1)
+                touch = touch * (cells > 0).swapaxes(1, 2)
+                touch = touch / jnp.maximum(touch.sum(2, keepdims=True), 1)
+            m = jnp.einsum("bnm,bmc->bnc", touch.astype(r.dtype), r)
+            gates = gates + spread(self.sum(r) + self.around(m), target_cells)
+        else:
+            gates = gates + self.sum(resize(source, target.shape[1:3]))
+        i, f, o, g = jnp.split(gates, 4, axis=-1)
+        kept = nn.sigmoid(f) * c if self.cell_states else 0
+        c = kept + nn.sigmoid(i) * jnp.tanh(g)
+        return target + jnp.tanh(nn.sigmoid(o) * c), c
+
+
+class Pair(nn.Module):
+    """P^{l→l+1} and P^{l+1→l}, reused over stages and phases, and the upsampling D. Attributes: see `Direction` and `MSCI`."""
+
+    channels: int
+    stages: int
+    superpixels: bool
+    cell_states: bool
+    region_pool: str
+    upsample: bool
+    dtype: Any
+
+    def setup(self):
+        fields = (self.channels, self.superpixels, self.cell_states, self.region_pool, self.dtype)
+        self.up, self.down = Direction(*fields), Direction(*fields)
+        if self.upsample:
+            self.deconv = Upsample2(self.channels, self.dtype)
+        else:
+            self.deconv = Conv(self.channels, 3, dtype=self.dtype)
+
+    def __call__(self, fine, coarse, states, fine_cells, coarse_cells, touch):
+        """F^l, F^{l+1} and the cell states (of l → l+1, of l+1 → l) → Q^l and the new cell states."""
+
+        def stage(pair, carry, _):
+            fine, coarse, c_up, c_down = carry
+            new_coarse, c_up = pair.up(fine, coarse, c_up, fine_cells, coarse_cells, touch)
+            new_fine, c_down = pair.down(coarse, fine, c_down, coarse_cells, fine_cells, touch)
+            return (new_fine, new_coarse, c_up, c_down), None
+
+        scan = nn.scan(stage, variable_broadcast="params", split_rngs={"params": False}, length=self.stages)
+        (fine, coarse, *states), _ = scan(self, (fine, coarse, *states), None)
+        lifted = self.deconv(coarse)
+        return fine + lifted[:, : fine.shape[1], : fine.shape[2]], tuple(states)
+
+
+class MSCI(nn.Module):
+    """The context module: maps of a backbone → Q_K^1, which the classifier reads.
+
+    The rows of the paper's Table 1 are `cell_states=False`, `superpixels=False` and, for "no RNN", the context `none`.
+
+    Attributes:
+        levels: names of the maps, finest first; () for the backbone's last four.
+        channels: C, to which every map is projected by a 1×1 convolution.
+        stages: T.
+        superpixels, cell_states: see `Direction`.
+        region_pool: `sum` (the paper) or `mean`.
+        regions: super-pixels of an image, at most; `config.data.superpixels`.
+        norm: `batch` or `none`, on the projections.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dtype: of the computation.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 256
+    stages: int = 3
+    superpixels: bool = True
+    cell_states: bool = True
+    region_pool: Literal["sum", "mean"] = "sum"
+    regions: int = 1000
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h_l,w_l,·]`}, `regions` int32 `[B,H,W]` (-1: none) → `[B,h_1,w_1,channels]`, {}.
+
+        Raises:
+            UserError: no regions, but `superpixels`; or a level that is not as large as the next finer one, or half of it.
+        """
+        if self.superpixels and regions is None:
+            raise UserError(
+                "config.model.context.superpixels needs super-pixels: set config.data.superpixels, 1000 for photographs"
+            )
+        maps = [
+            self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(f, train)
+            for i, f in enumerate(select(features, self.levels, 4))
+        ]
+        cells = touch = None
+        if self.superpixels:
+            cells = [cell_regions(regions, f.shape[1:3]) for f in maps]
+            touch = adjacency(regions, self.regions)
+
+        pairs, states = [], []
+        for i, (fine, coarse) in enumerate(zip(maps, maps[1:], strict=False)):
+            halved = tuple(-(-n // 2) for n in fine.shape[1:3])
+            if coarse.shape[1:3] not in (fine.shape[1:3], halved):
+                raise UserError(
+                    f"config.model.context.levels: msci upsamples by 2, so a map of {fine.shape[1:3]} cannot be followed by one "
+                    f"of {coarse.shape[1:3]}"
+                )
+            fields = (self.channels, self.stages, self.superpixels, self.cell_states, self.region_pool)
+            pairs.append(Pair(*fields, coarse.shape[1:3] != fine.shape[1:3], self.dtype, name=f"pair{i + 1}"))
+            states.append((jnp.zeros_like(coarse), jnp.zeros_like(fine)))
+        while len(maps) > 1:
+            merged = []
+            for i in range(len(maps) - 1):
+                around = (None, None) if cells is None else (cells[i], cells[i + 1])
+                q, states[i] = pairs[i](maps[i], maps[i + 1], states[i], *around, touch)
+                merged.append(q)
+            maps = merged
+        return maps[0], {}

@@ -1,0 +1,161 @@
+"""ReNet layers (Visin et al. 2015) as N-ReNet and H-ReNet use them (Yan et al., "Combining the best of convolutional layers and
+recurrent layers", 2016). SPEC §2.
+
+    (h^F[y,x], c^F[y,x]) = LSTM^F(I[y,x], h^F[y-1,x], c^F[y-1,x])     y = 1 … h
+    (h^B[y,x], c^B[y,x]) = LSTM^B(I[y,x], h^B[y+1,x], c^B[y+1,x])     y = h … 1
+    output[y,x] = [h^F[y,x] ; h^B[y,x]]
+
+What the input adds to the gates is one matrix product for all positions, before the scan; every column of every image is in the
+scan's batch, and both directions ride in one scan.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import Norm, resize
+
+# A cell: (what the input adds, what the state adds, state) → next state; the first entry of a state is h. Names as in the gates below.
+
+
+def _lstm(x, recurrent, state):
+    """Input, forget and output gate, candidate, in this order; no peepholes (Hochreiter & Schmidhuber 1997, Gers et al. 2000)."""
+    h, c = state
+    i, f, o, g = jnp.split(x + recurrent(h), 4, axis=-1)
+    c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
+    return nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def _gru(x, recurrent, state):
+    """Reset and update gate, candidate, in this order (Cho et al. 2014; the reset gate acts on U·h, as cuDNN has it)."""
+    (h,) = state
+    xr, xz, xn = jnp.split(x, 3, axis=-1)
+    hr, hz, hn = jnp.split(recurrent(h), 3, axis=-1)
+    z = nn.sigmoid(xz + hz)
+    return ((1 - z) * jnp.tanh(xn + nn.sigmoid(xr + hr) * hn) + z * h,)
+
+
+def _irnn(x, recurrent, state):
+    """ReLU recurrence that starts from the identity (Le et al. 2015)."""
+    (h,) = state
+    return (nn.relu(x + recurrent(h)),)
+
+
+CELLS = {"lstm": (_lstm, 4, 2), "gru": (_gru, 3, 1), "irnn": (_irnn, 1, 1)}  # step, gates, entries of a state
+
+
+def _uniform(key, shape, dtype):
+    return jax.random.uniform(key, shape, dtype, -0.2, 0.2)
+
+
+def _identities(key, shape, dtype):
+    return jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
+
+
+def patches(x, size: Sequence[int]):
+    """Cuts `x` `[B,H,W,C]` into patches of `size` (s,t), edges repeated where they do not divide: `[B,⌈H/s⌉,⌈W/t⌉,s·t·C]`."""
+    s, t = size
+    b, height, width, channels = x.shape
+    h, w = -(-height // s), -(-width // t)
+    x = jnp.pad(x, ((0, 0), (0, h * s - height), (0, w * t - width), (0, 0)), mode="edge")
+    return x.reshape(b, h, s, w, t, channels).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, s * t * channels)
+
+
+class ReNetLayer(nn.Module):
+    """Two recurrences sweep every column (`vertical`) or row of a grid of patches, one from either end.
+
+    Parameters, the forward direction's first: `input_kernel` `[2,s·t·C,gates·units]`, `recurrent_kernel` `[2,units,gates·units]` and
+    `bias` `[2,gates·units]`; gates in the order of the cell's.
+
+    Attributes:
+        units: d, of each direction.
+        vertical: columns, from the top and from the bottom; else rows.
+        cell: `lstm`, `gru` or `irnn`.
+        dtype: of the computation.
+    """
+
+    units: int
+    vertical: bool
+    cell: Literal["lstm", "gru", "irnn"] = "lstm"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """`x` `[B,h,w,I]` → `[B,h,w,2·units]`, the forward direction's units first."""
+        step, gates, entries = CELLS[self.cell]
+        if not self.vertical:
+            x = x.swapaxes(1, 2)
+        b, length, lines, inputs = x.shape
+        d = self.units
+        recurrent_init = _identities if self.cell == "irnn" else _uniform
+        kernel = self.param("input_kernel", _uniform, (2, inputs, gates * d), jnp.float32).astype(self.dtype)
+        recurrent = self.param("recurrent_kernel", recurrent_init, (2, d, gates * d), jnp.float32).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (2, gates * d), jnp.float32).astype(self.dtype)
+
+        sequence = x.astype(self.dtype).swapaxes(0, 1).reshape(length * b * lines, inputs)
+        flat = kernel.transpose(1, 0, 2).reshape(inputs, -1)
+        added = (sequence @ flat).reshape(length, b * lines, 2, gates * d).swapaxes(1, 2) + bias[:, None]
+        added = jnp.stack([added[:, 0], added[::-1, 1]], axis=1)  # the backward direction starts at the other end
+
+        def scan(state, x):
+            state = step(x, lambda h: jnp.einsum("znd,zdg->zng", h, recurrent), state)
+            return state, state[0]
+
+        start = (jnp.zeros((2, b * lines, d), self.dtype),) * entries
+        _, h = lax.scan(scan, start, added)
+        y = jnp.concatenate([h[:, 0], h[::-1, 1]], axis=-1).reshape(length, b, lines, 2 * d).swapaxes(0, 1)
+        return y if self.vertical else y.swapaxes(1, 2)
+
+
+def l2_normalise(x, scale: float):
+    """Every image's map over its Euclidean norm, times `scale`: `[B,h,w,C]` → the same shape (001, multi-layer feature combination)."""
+    norm = jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=(1, 2, 3), keepdims=True))
+    return (x / jnp.maximum(norm, 1e-12) * scale).astype(x.dtype)
+
+
+class ReNet(nn.Module):
+    """Groups of a vertical and a horizontal layer, after which every position has seen the whole image.
+
+    H-ReNet is one group of 120 units on conv7, or on pool4, pool5 and conv7; N-ReNet is three, of 64, 96 and 128 units, on raw pixels,
+    the first on patches of 2×2.
+
+    Attributes:
+        levels: names of the maps that enter, joined after normalisation at the size of the first; () for the backbone's last.
+        units: d of each group, so that a group gives 2d channels.
+        patch: height and width of the patches that the first layer sweeps.
+        cell: `lstm` (the paper), `gru` or `irnn`.
+        entering: of each map that enters: `none`, `batch` normalisation or `l2`, see `l2_normalise`.
+        l2_scale: λ of `l2`; the paper tries 100, 1000 and 10000.
+        dtype: of the computation.
+        normalisation: the normalisation layer, with `dtype` and `axis_name` bound.
+    """
+
+    levels: tuple[str, ...] = ()
+    units: Sequence[int] = (120,)
+    patch: Sequence[int] = (1, 1)
+    cell: Literal["lstm", "gru", "irnn"] = "lstm"
+    entering: Literal["none", "batch", "l2"] = "none"
+    l2_scale: float = 1000.0
+    dtype: Any = jnp.float32
+    normalisation: Callable = Norm
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h,w,·]`} → `[B,⌈h/s⌉,⌈w/t⌉,2·units]`, {}. `regions` is not used."""
+        maps = []
+        for i, x in enumerate(select(features, self.levels, 1)):
+            if self.entering == "batch":
+                x = self.normalisation(name=f"enter{i + 1}")(x, train)
+            elif self.entering == "l2":
+                x = l2_normalise(x, self.l2_scale)
+            maps.append(resize(x, maps[0].shape[1:3]) if maps else x)
+        x = patches(jnp.concatenate(maps, axis=-1), self.patch)
+        for i, units in enumerate(self.units, 1):
+            x = ReNetLayer(units, True, self.cell, self.dtype, name=f"vertical{i}")(x)
+            x = ReNetLayer(units, False, self.cell, self.dtype, name=f"horizontal{i}")(x)
+        return x, {}

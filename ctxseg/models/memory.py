@@ -1,0 +1,267 @@
+"""Context beyond the image: the feature memory of MCIBI (Jin et al., ICCV 2021). SPEC §6.
+
+    W      = softmax(H1(R))                              class distribution of each pixel
+    C'     = W · M                                       M [K,C]: the memory, one representation per class
+    C_bi   = g_o( softmax( g_q(R) g_k(C')ᵀ / √(C/2) ) · g_v(C') )
+    R_aug  = F(R, C_bi, C_wi)                            C_wi: context within the image, optional
+
+The bank M is state, not a parameter: the collection `memory`, carried in the train state and updated by `update` after each step.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ctxseg.models.classifier import Classifier
+from ctxseg.models.layers import Conv, ConvNorm, Dropout, attention, interpolation
+
+IGNORE = 255  # label of pixels that no class learns from
+
+
+class CrossAttention(nn.Module):
+    """g_o( softmax( g_q(R) g_k(C)ᵀ / √(C/2) ) · g_v(C) ): `channels` wide, half as many inside.
+
+    g_q and g_k are two 1×1 convolutions with normalisation and ReLU, g_v and g_o one.
+    """
+
+    channels: int
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, r, c, train: bool):
+        """R `[B,h,w,·]` asks C `[B,h',w',·]` → `[B,h,w,channels]`."""
+        inner = self.channels // 2
+        q = self.conv(inner, 1, name="query2")(self.conv(inner, 1, name="query1")(r, train), train)
+        k = self.conv(inner, 1, name="key2")(self.conv(inner, 1, name="key1")(c, train), train)
+        v = self.conv(inner, 1, name="value")(c, train)
+        flat = [x.reshape(x.shape[0], -1, inner) for x in (q, k, v)]
+        y = attention(*flat, scale=inner**-0.5).reshape(q.shape)
+        return self.conv(self.channels, 1, name="out")(y, train)
+
+
+class FeatureMemory(nn.Module):
+    """Aggregates the memory into every pixel ("dataset-level context aggregation", §3.3).
+
+    Attributes:
+        num_classes: K.
+        channels: C.
+        fusion: F. `concat` (the paper): 3×3 convolution of [R; C_bi]; `add`: R + C_bi; `weighted_add`: their sum with two weights per
+            pixel from a 1×1 convolution and softmax.
+        dropout: in H1.
+        first: what a class takes at first sight: the representation of a `random` pixel (the paper), the `mean` of its pixels, or
+            `clustering`, the centre of a cosine-similarity cluster over training images, computed before the first step.
+        clustering_batches: training batches that clustering sees.
+        cosine: weights pixels by 1 − cosine similarity with the entry they update; else all alike.
+        momentum: m_0.
+        polynomial: lowers the momentum over the run, see `momentum`; else it stays m_0.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dropout_layer: the dropout layer, with `axis_name` bound.
+        dtype: of the computation.
+    """
+
+    num_classes: int
+    channels: int = 512
+    fusion: Literal["concat", "add", "weighted_add"] = "concat"
+    dropout: float = 0.1
+    first: Literal["random", "mean", "clustering"] = "random"
+    clustering_batches: int = 100
+    cosine: bool = True
+    momentum: float = 0.9
+    polynomial: bool = True
+    conv: Callable = ConvNorm
+    dropout_layer: Callable = Dropout
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, within, train: bool):
+        """Augments the representations of pixels.
+
+        Args:
+            x: the backbone's map `[B,h,w,·]`.
+            within: C_wi `[B,h',w',·]` from a context module, or None.
+            train: see `Segmenter`.
+
+        Returns:
+            R_aug `[B,h,w,channels]`; {"distribution": H1(R), float32 `[B,h,w,K]`}; R `[B,h,w,channels]`, which `update`
+            learns from; and the bank, float32 `[K,channels]`.
+        """
+        shape = (self.num_classes, self.channels)
+        bank = self.variable("memory", "bank", jnp.zeros, shape, jnp.float32).value
+        self.variable("memory", "seen", jnp.zeros, (self.num_classes,), jnp.bool_)
+
+        r = self.conv(self.channels, 3, name="bottleneck")(x, train)
+        logits = Classifier(
+            self.num_classes,
+            self.channels,
+            self.dropout,
+            self.conv,
+            self.dropout_layer,
+            self.dtype,
+            name="distribution",
+        )(r, train)
+        c = jnp.einsum("bhwk,kc->bhwc", jax.nn.softmax(logits).astype(r.dtype), bank.astype(r.dtype))
+        beyond = CrossAttention(self.channels, self.conv, name="beyond")(r, c, train)
+        augmented = self._fuse(r, beyond, train)
+        if within is not None:
+            attended = CrossAttention(self.channels, self.conv, name="within")(r, within, train)
+            both = jnp.concatenate([attended, augmented], axis=-1)
+            augmented = self.conv(self.channels, 3, name="fuse_within")(both, train)
+        return augmented, {"distribution": logits}, r, bank
+
+    def _fuse(self, r, beyond, train):
+        if self.fusion == "add":
+            return r + beyond
+        both = jnp.concatenate([r, beyond], axis=-1)
+        if self.fusion == "concat":
+            return self.conv(self.channels, 3, name="fuse_beyond")(both, train)
+        weights = nn.softmax(Conv(2, 1, dtype=self.dtype, name="weights")(both))
+        return weights[..., :1] * r + weights[..., 1:] * beyond
+
+
+def momentum(step, steps: int, initial: float = 0.9, power: float = 0.9):
+    """m_t = (1 − t/T)^p · (m_0 − m_0/100) + m_0/100, of step `step` (t) of `steps` (T)."""
+    return (1 - step / steps) ** power * (initial - initial / 100) + initial / 100
+
+
+def update(memory, pixels, labels, rate, *, cosine: bool, first: str, rng=None, axis_name: str | None = None):
+    """The memory after a training step (§3.2):
+
+        S_i   = cos(R_i, M[c])                                    for each pixel i of class c in the batch
+        R'[c] = Σ_i (1 − S_i) / Σ_j (1 − S_j) · R_i               classes that the batch does not have keep their entry
+        M[c] ← (1 − m) M[c] + m R'[c]
+
+    A class at first sight takes the representation of one of its pixels, or their mean. Sums, and the choice of that pixel, run over
+    the pixels of all devices, so that the result does not depend on how the batch is split.
+
+    Args:
+        memory: {"bank": float32 `[K,C]`, "seen": bool `[K]`}.
+        pixels: R `[B,h,w,C]`; interpolated bilinearly to the labels' resolution, a row at a time.
+        labels: integer `[B,H,W]`, ids in [0, K), 255 = ignore.
+        rate: m.
+        cosine: whether to weight by 1 − S; else, and where all weights of a class are 0, R' is the plain mean.
+        first: `random`, or else the mean.
+        rng: key for `random`.
+        axis_name: of the `pmap` axis that shares the batch, or None.
+
+    Returns:
+        The new memory.
+    """
+    bank, seen = memory["bank"], memory["seen"]
+    classes = bank.shape[0]
+    unit = bank / jnp.maximum(jnp.linalg.norm(bank, axis=-1, keepdims=True), 1e-12)
+
+    def add(sums, row):
+        r, label = row
+        member = jax.nn.one_hot(label, classes, dtype=jnp.float32)  # no class where ignored
+        norm = jnp.maximum(jnp.linalg.norm(r, axis=-1, keepdims=True), 1e-12)
+        weights = member * (1 - jnp.einsum("bwc,kc->bwk", r / norm, unit))
+        new = {
+            "count": member.sum((0, 1)),
+            "sum": jnp.einsum("bwk,bwc->kc", member, r),
+            "weight": weights.sum((0, 1)),
+            "weighted": jnp.einsum("bwk,bwc->kc", weights, r),
+        }
+        return jax.tree.map(jnp.add, sums, new), None
+
+    sums = _over_rows(add, _zero_sums(bank), pixels, labels)
+    if axis_name is not None:
+        sums = lax.psum(sums, axis_name)
+    mean = sums["sum"] / jnp.maximum(sums["count"], 1)[:, None]
+    target = mean
+    if cosine:
+        # Rounding leaves a little weight where all pixels of a class point along its entry.
+        enough = sums["weight"] > 1e-6 * sums["count"]
+        target = jnp.where(enough[:, None], sums["weighted"] / jnp.where(enough, sums["weight"], 1)[:, None], mean)
+    start = _random_pixels(pixels, labels, classes, rng, axis_name) if first == "random" else mean
+    present = (sums["count"] > 0)[:, None]
+    moved = jnp.where(seen[:, None], (1 - rate) * bank + rate * target, start)
+    return {"bank": jnp.where(present, moved, bank), "seen": seen | present[:, 0]}
+
+
+def cluster(pixels, labels, classes: int, axis_name: str | None = None):
+    """What the centre of each class's cosine-similarity cluster needs from one batch: sums that add up over batches.
+
+    Of one cluster a class, the centre that maximises the summed cosine similarity is along Σ_i R_i/|R_i|; `centres` gives it the
+    pixels' mean length.
+
+    Returns:
+        {"count" `[K]`, "length" `[K]`, "direction" `[K,C]`}, float32, over all devices.
+    """
+
+    def add(sums, row):
+        r, label = row
+        member = jax.nn.one_hot(label, classes, dtype=jnp.float32)
+        norm = jnp.linalg.norm(r, axis=-1)
+        new = {
+            "count": member.sum((0, 1)),
+            "length": jnp.einsum("bwk,bw->k", member, norm),
+            "direction": jnp.einsum("bwk,bwc->kc", member, r / jnp.maximum(norm, 1e-12)[..., None]),
+        }
+        return jax.tree.map(jnp.add, sums, new), None
+
+    zeros = {
+        "count": jnp.zeros(classes),
+        "length": jnp.zeros(classes),
+        "direction": jnp.zeros((classes, pixels.shape[-1])),
+    }
+    sums = _over_rows(add, zeros, pixels, labels)
+    return sums if axis_name is None else lax.psum(sums, axis_name)
+
+
+def centres(sums):
+    """The memory that clustering starts from, given the sums of `cluster` over all batches."""
+    seen = sums["count"] > 0
+    length = sums["length"] / jnp.maximum(sums["count"], 1)
+    norm = jnp.maximum(jnp.linalg.norm(sums["direction"], axis=-1), 1e-12)
+    return {"bank": sums["direction"] * (length / norm)[:, None], "seen": seen}
+
+
+def _zero_sums(bank):
+    classes = bank.shape[0]
+    return {"count": jnp.zeros(classes), "sum": jnp.zeros_like(bank), "weight": jnp.zeros(classes),
+            "weighted": jnp.zeros_like(bank)}  # fmt: skip
+
+
+def _over_rows(add, sums, pixels, labels):
+    """Scans `add` over the rows of the labels, with the representations interpolated to each: (`[B,W,C]`, `[B,W]`)."""
+    height, width = labels.shape[1:3]
+    across = jnp.einsum("bhwc,Ww->hbWc", pixels.astype(jnp.float32), interpolation(pixels.shape[2], width))
+    rows = jnp.asarray(interpolation(pixels.shape[1], height))
+    below = jnp.minimum(rows.argmax(1), pixels.shape[1] - 1)
+
+    def step(sums, y):
+        # A row has two neighbours at the most: the larger weight's, and the one next to it on either side.
+        near = below[y] + jnp.array([-1, 0, 1])
+        inside = (near >= 0) & (near < pixels.shape[1])
+        near = jnp.clip(near, 0, pixels.shape[1] - 1)
+        weights = jnp.where(inside, rows[y, near], 0)
+        return add(sums, (jnp.einsum("n,nbwc->bwc", weights, across[near]), labels[:, y]))
+
+    return lax.scan(step, sums, jnp.arange(height))[0]
+
+
+def _random_pixels(pixels, labels, classes, rng, axis_name):
+    """The representation of a random pixel of each class of the batch: float32 `[K,C]`, 0 for a class it does not have.
+
+    Every pixel draws a number from its place in the whole batch; the highest of a class is taken.
+    """
+    b, height, width = labels.shape
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * b
+    draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(rng, i), (height, width), minval=1e-6))
+    number = jnp.where(labels == IGNORE, 0, draw(first + jnp.arange(b)))
+    flat_labels, flat = labels.reshape(-1).astype(jnp.int32), number.reshape(-1)
+    best = jax.ops.segment_max(flat, flat_labels, classes)
+    chosen = jnp.full(classes, flat.size, jnp.int32)
+    position = jnp.where(flat == best[jnp.minimum(flat_labels, classes - 1)], jnp.arange(flat.size), flat.size)
+    chosen = chosen.at[flat_labels].min(position, mode="drop")
+    image, y, x = jnp.unravel_index(jnp.minimum(chosen, flat.size - 1), labels.shape)
+    rows, columns = (jnp.asarray(interpolation(n, m)) for n, m in zip(pixels.shape[1:3], (height, width), strict=True))
+    r = jnp.einsum("kh,kw,khwc->kc", rows[y], columns[x], pixels.astype(jnp.float32)[image])
+    if axis_name is None:
+        return r
+    mine = jnp.where(chosen < flat.size, best, -1.0)
+    return lax.psum(jnp.where((mine == lax.pmax(mine, axis_name))[:, None] & (mine > 0)[:, None], r, 0), axis_name)

@@ -1,0 +1,106 @@
+"""MSCI against `tests/references/msci_numpy.py`, in float64."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctxseg.errors import UserError
+from ctxseg.models.context.msci import MSCI, adjacency
+from ctxseg.models.layers import ConvNorm
+from tests.models.gradients import check_against, random_like
+from tests.references import msci_numpy
+
+COUNT = 6  # 4 has no pixel, and 5 lies where no cell's centre is
+
+
+def region_map():
+    """`[2,8,12]`: blocks, a region of one pixel between the cells' centres, pixels of no region, and one region apart from all others."""
+    r = np.zeros((8, 12), int)
+    r[:, 4:8] = 1
+    r[4:, 8:] = 2
+    r[0:3, 8:] = 3
+    r[3, 8:] = -1  # 3 touches 1 alone
+    r[1, 1] = 5
+    other = np.full((8, 12), -1)
+    other[:3, :3] = 0
+    other[5:, 5:] = 1  # isolated from 0 by pixels of no region
+    return np.stack([r, other])
+
+
+def direction(params):
+    split = {"conv": params["conv"]["kernel"], "bias": params["conv"]["bias"], "sum": params["sum"]["kernel"]}
+    return split | ({"around": params["around"]["kernel"]} if "around" in params else {})
+
+
+def pair(params):
+    deconv = params["deconv"].get("conv", params["deconv"])
+    return {"up": direction(params["up"]), "down": direction(params["down"]), "deconv": deconv}
+
+
+CASES = {
+    "two levels, T = 2": {"sizes": [(8, 12), (4, 6)]},
+    "means": {"sizes": [(8, 12), (4, 6)], "region_pool": "mean"},
+    "no cell states": {"sizes": [(8, 12), (4, 6)], "cell_states": False},
+    "no super-pixels": {"sizes": [(8, 12), (4, 6)], "superpixels": False},
+    "three levels, of which two alike": {"sizes": [(4, 6), (2, 3), (2, 3)]},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_against_reference(case):
+    fields = dict(CASES[case])
+    rng = np.random.default_rng(1)
+    features = {f"l{i}": rng.normal(size=(2, h, w, 2)) for i, (h, w) in enumerate(fields.pop("sizes"))}
+    conv = partial(ConvNorm, dtype=jnp.float64)
+    module = MSCI(channels=2, stages=2, regions=COUNT, norm="none", conv=conv, dtype=jnp.float64, **fields)
+    regions = region_map()
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(module.init, jax.random.PRNGKey(0), features, jnp.asarray(regions))["params"]
+    params = random_like(shapes)
+
+    def reference(params, features):
+        maps = []
+        for i, f in enumerate(features.values(), 1):
+            p = params[f"project{i}"]["conv"]
+            maps.append(f @ p["kernel"][0, 0] + p["bias"])
+        pairs = [pair(params[f"pair{i + 1}"]) for i in range(len(maps) - 1)]
+        return msci_numpy.msci(
+            maps, pairs, regions, 2, fields.get("region_pool", "sum"), fields.get("cell_states", True),
+            fields.get("superpixels", True), n=COUNT,
+        )  # fmt: skip
+
+    check_against(
+        lambda p, x: module.apply({"params": p}, x, jnp.asarray(regions))[0], reference, module, features, params
+    )
+
+
+def test_adjacency():
+    touch = np.asarray(adjacency(jnp.asarray(region_map()), COUNT))
+    np.testing.assert_array_equal(touch > 0, msci_numpy.adjacency(region_map(), COUNT) | np.eye(COUNT, dtype=bool))
+    assert touch[1].sum() == COUNT  # nothing touches in the second image
+
+
+def test_needs_regions():
+    with pytest.raises(UserError, match="config.data.superpixels"):
+        MSCI().init(jax.random.PRNGKey(0), {"a": jnp.zeros((1, 4, 4, 2))})
+
+
+def test_no_matrix_of_cells_by_regions():
+    """Nothing that the forward pass makes is as large as cells × regions."""
+    regions, size = 500, 64
+    module = MSCI(channels=2, stages=1, regions=regions)
+    features = {"a": jnp.zeros((1, size, size, 2)), "b": jnp.zeros((1, size // 2, size // 2, 2))}
+    ids = jnp.zeros((1, 2 * size, 2 * size), jnp.int32)
+    variables = jax.eval_shape(module.init, jax.random.PRNGKey(0), features, ids)
+    jaxpr = jax.make_jaxpr(lambda v, f, i: module.apply(v, f, i)[0])(variables, features, ids)
+
+    def sizes(jaxpr):
+        for equation in jaxpr.eqns:
+            yield from (v.aval.size for v in equation.outvars)
+            for inner in jax.core.jaxprs_in_params(equation.params):
+                yield from sizes(inner)
+
+    assert max(sizes(jaxpr.jaxpr)) < size * size * regions / 4

@@ -1,0 +1,54 @@
+"""ReNet layers against `tests/references/renet_numpy.py`, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctxseg.models.context import renet
+from tests.models.gradients import check_against
+from tests.references import renet_numpy
+
+UNITS = 3
+
+
+def directions(params):
+    """Parameters of a `ReNetLayer` as the reference has them: forward, backward."""
+    names = {"input_kernel": "input", "recurrent_kernel": "recurrent", "bias": "bias"}
+    return [{to: np.asarray(params[name][i]) for name, to in names.items()} for i in (0, 1)]
+
+
+@pytest.mark.parametrize("vertical", [True, False])
+@pytest.mark.parametrize("cell", renet.CELLS)
+def test_layer(cell, vertical):
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 3))
+    layer = renet.ReNetLayer(UNITS, vertical, cell, jnp.float64)
+
+    def reference(params, x):
+        return renet_numpy.renet_layer(
+            x, *directions(params), direction="vertical" if vertical else "horizontal", cell=cell
+        )
+
+    check_against(lambda params, x: layer.apply({"params": params}, x), reference, layer, x)
+
+
+def test_groups_patches_and_levels():
+    """Two maps of two sizes, L2-normalised and joined; patches that do not divide the map; two groups."""
+    rng = np.random.default_rng(0)
+    features = {"a": rng.normal(size=(1, 5, 7, 2)), "b": rng.normal(size=(1, 5, 7, 3))}
+    module = renet.ReNet(("a", "b"), (3, 2), (2, 3), entering="l2", l2_scale=10.0, dtype=jnp.float64)
+
+    def reference(params, features):
+        x = np.concatenate([renet_numpy.l2_normalise(features[k], 10.0) for k in ("a", "b")], -1)
+        for i, patch in ((1, (2, 3)), (2, (1, 1))):
+            vertical, horizontal = (directions(params[f"{name}{i}"]) for name in ("vertical", "horizontal"))
+            x = renet_numpy.renet_group(x, vertical, horizontal, patch=patch)
+        return x
+
+    check_against(lambda params, x: module.apply({"params": params}, x)[0], reference, module, features)
+
+
+def test_irnn_starts_from_the_identity_and_weights_within_a_fifth():
+    variables = renet.ReNetLayer(4, True, "irnn").init(jax.random.PRNGKey(0), jnp.zeros((1, 2, 2, 3)))["params"]
+    np.testing.assert_array_equal(variables["recurrent_kernel"], [np.eye(4)] * 2)
+    assert 0.15 < np.abs(variables["input_kernel"]).max() <= 0.2

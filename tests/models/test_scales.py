@@ -1,0 +1,84 @@
+"""Attention to scale against `tests/references/scales_numpy.py`, around a segmenter whose own outputs are taken as given."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import defaults
+from ctxseg import losses
+from ctxseg.models import SegmenterOutput, create_model
+from tests.models.gradients import random_like
+from tests.references import scales_numpy
+
+SCALES = (1.0, 0.5, 0.75)
+
+
+def models(**scales):
+    config = defaults.get_config()
+    config.model.backbone.width = 4
+    single = create_model(config.model, 3)
+    config.model.scales.update({"scales": SCALES, "head_filters": 5, "merge": "attention"} | scales)
+    return single, create_model(config.model, 3)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("merge", ["attention", "average", "max"])
+def test_merge(images, merge):
+    single, multiple = models(merge=merge)
+    shapes = jax.eval_shape(multiple.init, jax.random.PRNGKey(0), images)
+    variables = {"params": jax.tree.map(np.float32, random_like(shapes["params"]))}
+    variables["batch_stats"] = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes["batch_stats"])
+    output = jax.jit(multiple.apply)(variables, images)
+
+    # What the segmenter says of each scale by itself; the head's parameters mean nothing to it.
+    outputs = [
+        single.apply(variables, scales_numpy.bilinear_resize(images, round(32 * s), round(48 * s)).astype(np.float32))
+        for s in SCALES
+    ]
+    heads = None
+    if merge == "attention":
+        p = variables["params"]
+        layers = (p[name][part] for name in ("attention1", "attention2") for part in ("kernel", "bias"))
+        heads = scales_numpy.attention_head([np.asarray(o.features["context"]) for o in outputs], *layers)
+        heads = np.asarray(heads)
+    merged, weights = scales_numpy.merge([np.asarray(o.logits, np.float64) for o in outputs], heads, merge)
+    np.testing.assert_allclose(output.logits, merged, rtol=1e-5, atol=1e-4)
+    for scale, own in zip(SCALES, outputs, strict=True):
+        np.testing.assert_allclose(output.aux[f"scale/{scale}"], own.logits, rtol=1e-4, atol=1e-4)
+    if merge == "max":
+        assert output.scale_weights is None
+    else:
+        np.testing.assert_allclose(output.scale_weights, weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "head", [{"head_input": "logits"}, {"head_input": "res4"}, {"head_layers": 1, "head_kernel": 1}]
+)
+def test_heads(images, head):
+    _, multiple = models(**head)
+    output, variables = jax.eval_shape(lambda r: multiple.init_with_output(r, images), jax.random.PRNGKey(0))
+    assert output.scale_weights.shape == (1, 4, 6, 3)
+    first = variables["params"].get("attention1", variables["params"]["attention2"])["kernel"]
+    channels = {"logits": 3, "res4": 16}.get(head.get("head_input"), 24) * len(SCALES)
+    assert first.shape[:3] == ((1, 1, channels) if "head_layers" in head else (3, 3, channels))
+
+
+def test_extra_supervision_is_one_more_cross_entropy_a_scale():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (1, 8, 8)).astype(np.uint8)
+    logits, small = (jnp.asarray(rng.normal(size=(1, n, n, 3)), jnp.float32) for n in (4, 2))
+    output = SegmenterOutput(logits, {"scale/1.0": logits, "scale/0.5": small})
+    config = defaults.get_config().loss
+    plain = losses.cross_entropy(logits, jnp.asarray(labels))
+    # Labels at the scores' resolution: the nearest pixel, of the lower right of a 2×2 or the third of four.
+    each = [
+        losses.cross_entropy(x, jnp.asarray(labels[:, n // 2 :: n, n // 2 :: n])) for x, n in ((logits, 2), (small, 4))
+    ]
+    np.testing.assert_allclose(losses.total(output, jnp.asarray(labels), config), plain + sum(each), rtol=1e-6)
+    config.scales = 0.0
+    np.testing.assert_allclose(losses.total(output, jnp.asarray(labels), config), plain, rtol=1e-6)

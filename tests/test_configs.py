@@ -1,0 +1,110 @@
+"""The config files: each resolves on every data set that it has a protocol for, to a network of the right size."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import datasets, defaults
+from ctxseg import schedules, train
+from ctxseg.errors import UserError
+from ctxseg.models import create_model
+from ctxseg.state import create_state
+
+SYSTEMS = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py"))
+SYSTEMS = [s for s in SYSTEMS if s not in ("__init__", "datasets", "defaults")]
+PAPER = {
+    "fcn": "voc2012", "largefov": "pascal_person_part", "nrenet": "stanford_background", "hrenet": "voc2012",
+    "attention": "pascal_person_part", "msci": "pascal_context", "zigzag": "voc2012", "mcibi": "ade20k",
+    "pspnet": "ade20k", "deeplabv3": "cityscapes", "deeplabv3plus": "voc2012", "encoder_decoder": "voc2012",
+    "ocrnet": "lip",
+}  # fmt: skip
+
+
+def test_one_config_per_system():
+    assert SYSTEMS == sorted(PAPER)
+
+
+def config_of(system, dataset):
+    return importlib.import_module(f"configs.{system}").get_config(dataset)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_resolves(system):
+    for dataset in (PAPER[system], "scenes"):
+        config = config_of(system, dataset)
+        assert config.system == system and config.data.name == dataset
+        size = config.data.crop
+        model = create_model(config.model, 21)
+        images, regions = jnp.zeros((1, *size, 3)), jnp.zeros((1, *size), jnp.int32)
+        output, variables = jax.eval_shape(
+            lambda r, m=model, i=images, s=regions: m.init_with_output(r, i, s), jax.random.PRNGKey(0)
+        )
+        assert output.logits.shape[0] == 1 and output.logits.shape[3] == 21
+        assert size[0] / 16 <= output.logits.shape[1] <= size[0]
+        count = sum(x.size for x in jax.tree.leaves(variables["params"]))
+        assert count < 2e6 if dataset == "scenes" else count > 5e5
+        schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+        schedules.frozen_mask(variables["params"], tuple(config.model.frozen))
+
+
+@pytest.mark.parametrize("dataset", datasets.PROTOCOLS)
+def test_every_protocol(dataset):
+    config = config_of("fcn", dataset)
+    assert config.data.name == dataset and config.train.steps >= 700
+    schedules.create_optimizer(config.optimizer, config.train.steps)
+    train.create_augmentation(config.data)
+
+
+def test_unknown_data_set():
+    with pytest.raises(UserError, match="'voc2007'.*voc2012"):
+        config_of("fcn", "voc2007")
+
+
+def test_frozen_layers_neither_move_nor_learn():
+    """No gradient reaches them, weight decay and momentum leave them alone, and their batch statistics stay."""
+    config = defaults.get_config()
+    config.model.backbone.width = 4
+    config.model.frozen = ("backbone/stem", "backbone/res2")
+    model = create_model(config.model, 3, axis_name="devices")
+    optimizer = schedules.create_optimizer(config.optimizer, 10, tuple(config.model.frozen))
+    state = create_state(model, optimizer, (16, 16), 0)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (2, 16, 16, 3), np.uint8),
+        "label": rng.integers(0, 3, (2, 16, 16), np.uint8),
+    }
+
+    @jax.jit
+    def step(state, batch):
+        one = jax.tree.map(lambda x: x[None], (state, batch))
+        run = lambda s, b: train.train_step(s, b, model=model, optimizer=optimizer, config=config)  # noqa: E731
+        return jax.tree.map(lambda x: x[0], jax.vmap(run, axis_name="devices")(*one)[0])
+
+    new = step(step(state, batch), batch)
+    momentum = optax.tree_utils.tree_get(new.opt_state, "trace")
+    for (path, before), after, trace in zip(
+        jax.tree_util.tree_flatten_with_path(state.params)[0],
+        jax.tree.leaves(new.params),
+        jax.tree.leaves(momentum),
+        strict=True,
+    ):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.startswith(config.model.frozen):
+            np.testing.assert_array_equal(before, after, err_msg=name)
+        elif name.endswith("kernel"):
+            assert (before != after).any() and np.abs(trace).max() > 0, name
+    frozen, free = (
+        [jax.tree.map(np.asarray, s.batch_stats["backbone"][name]) for s in (state, new)] for name in ("stem", "res3_1")
+    )
+    assert jax.tree.all(jax.tree.map(np.array_equal, *frozen)) and not jax.tree.all(jax.tree.map(np.array_equal, *free))
+
+
+def test_frozen_name_that_is_none():
+    params = {"backbone": {"conv1_1": {"conv": {"kernel": np.zeros(1)}}}}
+    with pytest.raises(UserError, match="config.model.frozen has 'backbone/conv8'.*backbone/conv1_1"):
+        schedules.frozen_mask(params, ("backbone/conv8",))
