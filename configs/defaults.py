@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     backbone.dropout = placeholder(float)  # vgg16: after conv6 and conv7
 
     config.model.context = context = ConfigDict()
-    context.name = "none"  # none (the FCN), renet, msci, zigzag, rce
+    context.name = "none"  # none (the FCN) or a key of ctxseg.models.CONTEXTS: renet, msci, zigzag, ppm, aspp, ocr, …
     context.levels = placeholder(tuple)  # names of the backbone's maps it reads, finest first
     context.channels = placeholder(int)  # C, to which the maps are projected
     context.norm = placeholder(str)  # batch or none, inside the context module
@@ -40,11 +40,22 @@ def get_config() -> ConfigDict:
     context.superpixels = placeholder(bool)  # msci, Table 1: context of regions, or of the other level's positions
     context.cell_states = placeholder(bool)  # msci, Table 1: LSTM cell states kept over stages and phases
     context.regions = placeholder(int)  # msci: super-pixels of an image, at most
+    context.region_context = placeholder(str)  # zigzag, Table 2: rce, global_image, global_subregion, gcn, ppm, aspp
     context.subdivisions = placeholder(tuple)  # zigzag, rce: K' of the branches of the region context encoding
     context.region_pool = placeholder(str)  # msci, zigzag, rce: sum (the paper) or mean over a subregion
     context.combine = placeholder(str)  # zigzag: product (the paper) or sum (its ablation SCF) of context maps
     context.context_norm = placeholder(str)  # zigzag: gate, batch or none (the paper), on context maps
-    context.fuse_kernel = placeholder(int)  # zigzag: size of the convolutions W that fuse the two directions
+    context.fuse_kernel = placeholder(int)  # zigzag: size of the convolutions W that fuse directions; aspp: of its last
+    context.bins = placeholder(tuple)  # ppm, apcnet, ann: cells of the grids along either axis
+    context.dilations = placeholder(tuple)  # aspp, encoder_decoder, deeplabv3plus
+    context.aspp = placeholder(bool)  # encoder_decoder: ASPP on the coarsest map
+    context.low_channels = placeholder(int)  # deeplabv3plus: of the fine map
+    context.key_channels = placeholder(int)  # ocr: of queries, keys and values
+    context.kernel = placeholder(int)  # gcn: k
+    context.kind = placeholder(str)  # global_fc: image or subregion
+    context.grid = placeholder(int)  # global_fc: subregions along either axis
+    context.recurrence = placeholder(int)  # ccnet: times that attention is applied
+    context.temperature = placeholder(float)  # dnl: of the pairwise term
     context.exchange = placeholder(bool)  # zigzag, Table 1: several passes between top-down and bottom-up
     context.fusion = placeholder(bool)  # zigzag, Table 1: fuse the two directions' maps
     context.dense = placeholder(bool)  # zigzag, Table 1: context of all levels passed, or of the adjacent one

@@ -45,7 +45,9 @@ class Row(nn.Module):
 
     def __call__(self, x, scores):
         """A map `[B,h,w,·]` and, for the memory, scores float32 `[B,h,w,K]` → all that the modules return in evaluation."""
-        within, aux = (None, {}) if self.context is None else self.context({"map": x}, None, False)
+        # `low` stands for the level before, for what reads two: half as many channels, as res4 has next to res5.
+        features = {"low": x[..., : x.shape[-1] // 2], "map": x}
+        within, aux = (None, {}) if self.context is None else self.context(features, None, False)
         if self.memory is None:
             return within, aux
 
@@ -84,15 +86,14 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
 
 
 # No context at all, and those that read several maps.
-LEFT_OUT = ("none", "msci", "zigzag", "encoder_decoder", "encoder_decoder_aspp")
+LEFT_OUT = ("none", "msc", "msci", "zigzag", "encoder_decoder", "deeplabv3plus")
 # They keep the channels they are given, and come after a projection.
 PROJECTED = ("rce",)
 
 # Name → function of the config that gives a module and the shapes of its inputs.
 ROWS = {name: partial(build, context=name, projected=name in PROJECTED) for name in CONTEXTS if name not in LEFT_OUT}
 ROWS["dca"] = partial(build, memory="mcibi")
-if "aspp" in CONTEXTS:
-    ROWS["aspp + dca"] = partial(build, context="aspp", memory="mcibi")
+ROWS["aspp + dca"] = partial(build, context="aspp", memory="mcibi")
 
 
 def equations(jaxpr, times: int = 1):

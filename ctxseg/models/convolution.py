@@ -1,13 +1,13 @@
 """2-D convolution with gradients that are fast on CPUs too. Elsewhere it is `lax.conv_general_dilated`, unchanged.
 
-Maps are `[B,h,w,C]`, kernels `[k,k,I,O]` with k odd; padding is `dilation·⌊k/2⌋` on every side, as in the networks whose
+Maps are `[B,h,w,C]`, kernels `[k,l,I,O]` with k and l odd; padding is `dilation·⌊k/2⌋` on either side, as in the networks whose
 published weights are in use (XLA's "SAME" pads an even map of stride 2 on one side only).
 
 XLA's CPU backend computes the gradient of a kernel several times slower than the convolution itself. On a CPU, therefore,
 
 - a 1×1 convolution and its gradients are matrix products;
 - a 3×3 convolution of stride 1 and its gradients are Winograd's, with 16 products where the definition has 36;
-- the gradient of any other kernel is k² matrix products, one per tap.
+- the gradient of any other kernel is k·l matrix products, one per tap.
 
 `benchmarks/train_step.py` measures what this is worth.
 """
@@ -29,7 +29,7 @@ A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x, kernel, stride: int = 1, dilation: int = 1):
-    """Convolution of `x` `[B,h,w,I]` with `kernel` `[k,k,I,O]` of the same dtype → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
+    """Convolution of `x` `[B,h,w,I]` with `kernel` `[k,l,I,O]` of the same dtype → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
 
     Differentiable in reverse mode only.
     """
@@ -84,19 +84,18 @@ materialize.defvjp(lambda x: (_call(x), None), lambda _, dy: (_call(dy),))
 
 
 def _plain(x, kernel, stride, dilation):
-    pad = dilation * (kernel.shape[0] // 2)
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
+        padding=[(dilation * (k // 2),) * 2 for k in kernel.shape[:2]],
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 def _cpu(x, kernel, stride, dilation):
-    if kernel.shape[0] == 1:
+    if kernel.shape[:2] == (1, 1):
         return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
     if not _winograd_pays(kernel, stride):
         return _plain(x, kernel, stride, dilation)
@@ -109,7 +108,7 @@ def _cpu(x, kernel, stride, dilation):
 
 
 def _cpu_input_gradient(x, kernel, dy, stride, dilation):
-    if kernel.shape[0] == 1:
+    if kernel.shape[:2] == (1, 1):
         dx = _matmul(dy, kernel[0, 0].T)
         # The transpose of x[:, ::stride, ::stride]: zeros between the values.
         extra = [(0, n - (m - 1) * stride - 1, stride - 1) for m, n in zip(dy.shape[1:3], x.shape[1:3], strict=True)]
@@ -121,23 +120,23 @@ def _cpu_input_gradient(x, kernel, dy, stride, dilation):
 
 
 def _cpu_kernel_gradient(x, kernel, dy, stride, dilation):
-    k = kernel.shape[0]
     if _winograd_pays(kernel, stride):
         tiles = _transform(B_T, _tiles(x, dilation, halo=1))
         gradients = _transform(A_T.T, _tiles(dy, dilation, halo=0))
         taps = _transform(G.T, _pairs(_outer, tiles, gradients))
     else:
-        x = _pad(x, dilation * (k // 2))
+        around = ((dilation * (k // 2),) * 2 for k in kernel.shape[:2])
+        x = materialize(jnp.pad(x, ((0, 0), *around, (0, 0))))
         height, width = ((n - 1) * stride + 1 for n in dy.shape[1:3])
-        offsets = range(0, k * dilation, dilation)
-        taps = [[_outer(x[:, i : i + height : stride, j : j + width : stride], dy) for j in offsets] for i in offsets]
+        down, across = (range(0, k * dilation, dilation) for k in kernel.shape[:2])
+        taps = [[_outer(x[:, i : i + height : stride, j : j + width : stride], dy) for j in across] for i in down]
     return jnp.stack([jnp.stack(row) for row in taps]).astype(kernel.dtype)
 
 
 def _winograd_pays(kernel, stride):
     """Whether the products saved (∝ I·O) outweigh the transforms (∝ I+O); the bound is measured."""
-    k, _, i, o = kernel.shape
-    return k == 3 and stride == 1 and i * o >= 32 * (i + o)
+    *size, i, o = kernel.shape
+    return size == [3, 3] and stride == 1 and i * o >= 32 * (i + o)
 
 
 def _matmul(x, w):
@@ -150,9 +149,8 @@ def _outer(x, dy):
     return x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
 
 
-def _pad(x, before, height_after=None, width_after=None):
-    after = [before if n is None else n for n in (height_after, width_after)]
-    return materialize(jnp.pad(x, ((0, 0), *((before, n) for n in after), (0, 0))))
+def _pad(x, before, height_after, width_after):
+    return materialize(jnp.pad(x, ((0, 0), (before, height_after), (before, width_after), (0, 0))))
 
 
 def _tiles(x, dilation, halo):

@@ -19,11 +19,11 @@ from ctxseg.models.convolution import convolve, materialize
 class Conv(nn.Module):
     """k×k convolution, k odd, padded by `dilation·⌊k/2⌋` on every side: `[B,h,w,·]` → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
 
-    Parameters `kernel` `[k,k,·,features]` and, if `use_bias`, `bias` `[features]`.
+    Parameters `kernel` `[k,k,·,features]` and, if `use_bias`, `bias` `[features]`. A pair as `kernel_size` is height and width.
     """
 
     features: int
-    kernel_size: int = 1
+    kernel_size: int | tuple[int, int] = 1
     stride: int = 1
     dilation: int = 1
     use_bias: bool = True
@@ -33,8 +33,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        k = self.kernel_size
-        kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1], self.features), self.param_dtype)
+        size = self.kernel_size if isinstance(self.kernel_size, tuple) else (self.kernel_size,) * 2
+        kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features), self.param_dtype)
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)

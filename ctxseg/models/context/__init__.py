@@ -4,8 +4,21 @@ Every module is called as `module(features, regions=None, train=False)` and retu
 auxiliary logits {name: float32 `[B,h',w',K]`} that only the loss reads, mostly empty. `levels` names the maps it reads.
 """
 
+from ctxseg.models.context.ann import ANN
+from ctxseg.models.context.apcnet import APCNet
+from ctxseg.models.context.aspp import ASPP
+from ctxseg.models.context.ccnet import CCNet
+from ctxseg.models.context.danet import DANet
+from ctxseg.models.context.deeplabv3plus import DeepLabV3Plus
+from ctxseg.models.context.dnl import DNL
+from ctxseg.models.context.encoder_decoder import EncoderDecoder
+from ctxseg.models.context.gcn import GCN
+from ctxseg.models.context.global_fc import GlobalFC
+from ctxseg.models.context.msc import MSc
 from ctxseg.models.context.msci import MSCI
 from ctxseg.models.context.none import NoContext
+from ctxseg.models.context.ocr import OCR
+from ctxseg.models.context.ppm import PPM
 from ctxseg.models.context.rce import RegionContextEncoding
 from ctxseg.models.context.renet import ReNet
 from ctxseg.models.context.zigzag import ZigZag
@@ -13,7 +26,20 @@ from ctxseg.models.context.zigzag import ZigZag
 CONTEXTS = {
     "none": NoContext,
     "renet": ReNet,
+    "msc": MSc,
     "msci": MSCI,
-    "rce": RegionContextEncoding,
     "zigzag": ZigZag,
+    "rce": RegionContextEncoding,
+    "ppm": PPM,
+    "aspp": ASPP,
+    "encoder_decoder": EncoderDecoder,
+    "deeplabv3plus": DeepLabV3Plus,
+    "ocr": OCR,
+    "gcn": GCN,
+    "global_fc": GlobalFC,
+    "ccnet": CCNet,
+    "danet": DANet,
+    "ann": ANN,
+    "dnl": DNL,
+    "apcnet": APCNet,
 }

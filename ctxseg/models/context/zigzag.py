@@ -10,13 +10,28 @@ Every symbol has its own weights at every stage, level and direction ("we omit t
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
 
+from ctxseg.models.context.aspp import ASPP
+from ctxseg.models.context.gcn import GCN
+from ctxseg.models.context.global_fc import GlobalFC
 from ctxseg.models.context.levels import select
+from ctxseg.models.context.ppm import PPM
 from ctxseg.models.context.rce import RegionContextEncoding
 from ctxseg.models.layers import ConvNorm, Norm, resize
+
+# What can give a map its context (Table 2), by the name in `ZigZag.region_context`.
+REGION_CONTEXTS = {
+    "rce": RegionContextEncoding,
+    "global_image": partial(GlobalFC, kind="image"),
+    "global_subregion": partial(GlobalFC, kind="subregion"),
+    "gcn": GCN,
+    "ppm": PPM,
+    "aspp": ASPP,
+}
 
 
 class Stage(nn.Module):
@@ -103,6 +118,8 @@ class ZigZag(nn.Module):
         levels: names of the maps, finest first; () for the backbone's last four.
         channels: C, to which every map is projected by a 1×1 convolution.
         stages: T.
+        region_context: what gives a map its context: `rce`, or one of those it is compared with in Table 2: `global_image`,
+            `global_subregion`, `gcn`, `ppm`, `aspp`.
         subdivisions, region_pool: see `RegionContextEncoding`.
         combine: `product` or `sum`.
         exchange, fusion, dense: the switches above.
@@ -119,6 +136,7 @@ class ZigZag(nn.Module):
     levels: tuple[str, ...] = ()
     channels: int = 256
     stages: int = 3
+    region_context: Literal["rce", "global_image", "global_subregion", "gcn", "ppm", "aspp"] = "rce"
     subdivisions: tuple[int, ...] = (3, 5, 7)
     region_pool: Literal["sum", "mean"] = "mean"
     combine: Literal["product", "sum"] = "product"
@@ -139,8 +157,11 @@ class ZigZag(nn.Module):
             for i, f in enumerate(select(features, self.levels, 4))
         )
 
-        def region_context(name):
-            return RegionContextEncoding(self.subdivisions, self.region_pool, self.norm, self.conv, name=name)
+        own = {"channels": self.channels}
+        if self.region_context == "rce":
+            own = {"subdivisions": self.subdivisions, "region_pool": self.region_pool}
+        fields = own | {"norm": self.norm, "conv": self.conv}
+        region_context = partial(REGION_CONTEXTS[self.region_context], **fields)
 
         fields = dict(
             dense=self.dense,

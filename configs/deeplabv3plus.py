@@ -1,0 +1,24 @@
+"""DeepLabV3+ (Chen et al., ECCV 2018): atrous spatial pyramid pooling, and a decoder.
+
+python main.py --config=configs/deeplabv3plus.py          the embedded data set, minutes on two cores
+python main.py --config=configs/deeplabv3plus.py:ade20k
+"""
+
+from configs import datasets, defaults
+
+
+def get_config(dataset: str = "scenes"):
+    config = defaults.get_config()
+    config.system = "deeplabv3plus"
+    datasets.set_protocol(config, dataset)
+    config.model.context.name = "deeplabv3plus"
+    if dataset in datasets.SMALL:
+        config.model.context.channels = 64
+        config.model.context.low_channels = 16
+        config.model.context.dilations = (2, 4, 6)  # of 16×16 positions
+    else:
+        # As the MCIBI paper trains what it compares with.
+        config.model.backbone.name = "resnet50"
+        config.model.backbone.stem = "conv3"
+        config.model.classifier.dropout = 0.1
+    return config

@@ -1,0 +1,57 @@
+"""Asymmetric non-local networks, ANN (Zhu et al., ICCV 2019)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import ConvNorm, attention, average_pool
+
+
+def pyramid(x, bins):
+    """The means over grids of k×k cells, for each k of `bins`: `[B,h,w,C]` → `[B,Σk²,C]` (§3.2)."""
+    return jnp.concatenate([average_pool(x, (k, k)).reshape(x.shape[0], k * k, -1) for k in bins], axis=1)
+
+
+class ANN(nn.Module):
+    """A non-local block whose keys and values are a pyramid's means, first between two levels (AFNB), then within one (APNB).
+
+    Attributes:
+        levels: names of maps: the last two are read, or one as both; () for the backbone's last two.
+        channels: of the result; half as many in the blocks.
+        bins: grids of the pyramid.
+        norm: `batch` or `none`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 512
+    bins: tuple[int, ...] = (1, 3, 6, 8)
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+        maps = select(features, self.levels, 2)
+        low, high = maps[-2:] if len(maps) > 1 else (maps[0], maps[0])
+        inner = max(self.channels // 2, 1)
+
+        def conv(channels, size, name):
+            return self.conv(channels, size, norm=self.norm, name=name)
+
+        def block(x, query, key, value, name):
+            """[x; W softmax(q kᵀ) v], 1×1-convolved to as many channels as x."""
+            q = query.reshape(x.shape[0], -1, inner)
+            y = attention(q, pyramid(key, self.bins), pyramid(value, self.bins), scale=inner**-0.5)
+            y = conv(x.shape[-1], 1, f"{name}_project")(y.reshape(query.shape), train)
+            return conv(x.shape[-1], 1, f"{name}_fuse")(jnp.concatenate([y, x], axis=-1), train)
+
+        query = conv(inner, 1, "fusion_query")(high, train)
+        key, value = (conv(inner, 1, f"fusion_{name}")(low, train) for name in ("key", "value"))
+        x = conv(self.channels, 3, "bottleneck")(block(high, query, key, value, "fusion"), train)
+        query = conv(inner, 1, "pyramid_query")(x, train)  # and the keys, whose weights are the same
+        value = conv(inner, 1, "pyramid_value")(x, train)
+        return block(x, query, query, value, "pyramid"), {}

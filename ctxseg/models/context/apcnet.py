@@ -1,0 +1,67 @@
+"""Adaptive pyramid context, APCNet (He et al., CVPR 2019)."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import Conv, ConvNorm, average_pool, relu
+
+
+class AdaptiveContext(nn.Module):
+    """ACM of one scale: every position weighs the means of a k×k grid by affinities that it derives from itself and the whole image (§3.2).
+
+    Attributes: those of `APCNet`, and `bins`, k.
+    """
+
+    channels: int
+    bins: int
+    norm: str
+    conv: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """`[B,h,w,·]` → `[B,h,w,channels]`."""
+
+        def point(y, name):
+            return self.conv(self.channels, 1, norm=self.norm, name=name)(y, train)
+
+        cells = point(average_pool(x, (self.bins, self.bins)), "pool")
+        cells = cells.reshape(x.shape[0], self.bins**2, self.channels)
+        x = point(x, "reduce")
+        whole = point(average_pool(x, (1, 1)), "global")
+        affinity = nn.sigmoid(Conv(self.bins**2, 1, dtype=self.dtype, name="affinity")(x + whole))
+        z = point(jnp.einsum("bhwk,bkc->bhwc", affinity, cells), "residual")
+        return point(relu(z + x), "fuse")
+
+
+class APCNet(nn.Module):
+    """Adaptive contexts of several scales beside the map.
+
+    Attributes:
+        levels: names of maps, the last of which is read; () for the backbone's last.
+        channels: of each context and of the result.
+        bins: cells of the grids along either axis.
+        norm: `batch` or `none`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dtype: of the computation.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 512
+    bins: tuple[int, ...] = (1, 2, 3, 6)
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+        x = select(features, self.levels, 1)[-1]
+        fields = (self.norm, self.conv, self.dtype)
+        contexts = [AdaptiveContext(self.channels, k, *fields, name=f"context{k}")(x, train) for k in self.bins]
+        y = jnp.concatenate([x, *contexts], axis=-1)
+        return self.conv(self.channels, 3, norm=self.norm, name="fuse")(y, train), {}

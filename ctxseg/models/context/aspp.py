@@ -1,0 +1,42 @@
+"""Atrous spatial pyramid pooling, DeepLabV3's context (Chen et al., "Rethinking Atrous Convolution", 2017)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import ConvNorm, average_pool, resize
+
+
+class ASPP(nn.Module):
+    """A 1×1 convolution, dilated 3×3 ones and the mean of the whole map side by side, then a convolution of them all.
+
+    Attributes:
+        levels: names of maps, the last of which is read; () for the backbone's last.
+        channels: of each branch and of the result.
+        dilations: of the 3×3 branches; 12, 24 and 36 at output stride 8.
+        fuse_kernel: size of the last convolution; 1 in DeepLabV3, 3 where MCIBI's Table 3 counts it.
+        norm: `batch` or `none`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 512
+    dilations: tuple[int, ...] = (12, 24, 36)
+    fuse_kernel: Literal[1, 3, 5, 7] = 3
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+        x = select(features, self.levels, 1)[-1]
+        parts = [self.conv(self.channels, 1, norm=self.norm, name="point")(x, train)]
+        for d in self.dilations:
+            parts.append(self.conv(self.channels, 3, dilation=d, norm=self.norm, name=f"dilation{d}")(x, train))
+        mean = self.conv(self.channels, 1, norm=self.norm, name="mean")(average_pool(x, (1, 1)), train)
+        parts.append(resize(mean, x.shape[1:3]))
+        y = jnp.concatenate(parts, axis=-1)
+        return self.conv(self.channels, self.fuse_kernel, norm=self.norm, name="fuse")(y, train), {}

@@ -1,0 +1,62 @@
+"""Criss-cross attention, CCNet (Huang et al., ICCV 2019)."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import Conv, ConvNorm
+
+
+def criss_cross(query, key, value):
+    """Attention of every position to its row and its column, itself counted once (eqs. 1, 2): maps `[B,h,w,·]` → as `value`.
+
+    The weights are `[B,h,w,h+w]`, not `[B,hw,hw]`.
+    """
+    h, w = query.shape[1:3]
+    columns = jnp.einsum("bijc,bmjc->bijm", query, key, preferred_element_type=jnp.float32)
+    rows = jnp.einsum("bijc,bimc->bijm", query, key, preferred_element_type=jnp.float32)
+    columns = jnp.where(jnp.eye(h, dtype=bool)[:, None], -jnp.inf, columns)  # a position is in its row already
+    weights = jax.nn.softmax(jnp.concatenate([columns, rows], axis=-1)).astype(value.dtype)
+    y = jnp.einsum("bijm,bmjc->bijc", weights[..., :h], value)
+    return y + jnp.einsum("bijm,bimc->bijc", weights[..., h:], value)
+
+
+class CCNet(nn.Module):
+    """Criss-cross attention, twice with the same weights, so that every position hears of every other.
+
+    Attributes:
+        levels: names of maps, the last of which is read; () for the backbone's last.
+        channels: of the result.
+        recurrence: times that attention is applied.
+        norm: `batch` or `none`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dtype: of the computation.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 512
+    recurrence: int = 2
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+        x = select(features, self.levels, 1)[-1]
+        y = self.conv(self.channels, 3, norm=self.norm, name="reduce")(x, train)
+        keys = max(self.channels // 8, 1)
+        query, key, value = (
+            Conv(n, 1, dtype=self.dtype, name=name)
+            for name, n in (("query", keys), ("key", keys), ("value", self.channels))
+        )
+        gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32).astype(y.dtype)
+        for _ in range(self.recurrence):
+            y = gamma * criss_cross(query(y), key(y), value(y)) + y
+        y = self.conv(self.channels, 3, norm=self.norm, name="out")(y, train)
+        both = jnp.concatenate([x, y], axis=-1)
+        return self.conv(self.channels, 3, norm=self.norm, name="fuse")(both, train), {}

@@ -1,0 +1,60 @@
+"""Dual attention, DANet (Fu et al., CVPR 2019)."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import Conv, ConvNorm, attention
+
+
+def channel_attention(x):
+    """Σ_j softmax_j( max_j e − e ) x_j with e_ij = x_i · x_j between channels (§3.3; the complement is the published code's).
+
+    `x` `[B,h,w,C]` → the same shape.
+    """
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    energy = jnp.einsum("bni,bnj->bij", flat, flat, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(energy.max(-1, keepdims=True) - energy).astype(x.dtype)
+    return jnp.einsum("bij,bnj->bni", weights, flat).reshape(x.shape)
+
+
+class DANet(nn.Module):
+    """Attention between positions and attention between channels, side by side and added.
+
+    Attributes:
+        levels: names of maps, the last of which is read; () for the backbone's last.
+        channels: of the result.
+        norm: `batch` or `none`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dtype: of the computation.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 512
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+        x = select(features, self.levels, 1)[-1]
+        branches = []
+        for name, attend in (("position", self._position), ("channel", channel_attention)):
+            y = self.conv(self.channels, 3, norm=self.norm, name=f"{name}_reduce")(x, train)
+            gamma = self.param(f"{name}_gamma", nn.initializers.zeros, (), jnp.float32).astype(y.dtype)
+            y = gamma * attend(y) + y
+            branches.append(self.conv(self.channels, 3, norm=self.norm, name=f"{name}_out")(y, train))
+        return sum(branches), {}
+
+    def _position(self, x):
+        keys = max(self.channels // 8, 1)
+        flat = [
+            Conv(n, 1, dtype=self.dtype, name=name)(x).reshape(x.shape[0], -1, n)
+            for name, n in (("query", keys), ("key", keys), ("value", self.channels))
+        ]
+        return attention(*flat).reshape(x.shape)

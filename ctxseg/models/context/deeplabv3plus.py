@@ -1,0 +1,43 @@
+"""DeepLabV3+ (Chen et al., ECCV 2018): ASPP, and a decoder that adds the detail of one fine map."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ctxseg.models.context.aspp import ASPP
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import ConvNorm, resize
+
+
+class DeepLabV3Plus(nn.Module):
+    """ASPP on the coarsest map, resized to the finest, joined with that one's projection, and two 3×3 convolutions.
+
+    Attributes:
+        levels: names of the maps, of which the first and the last are read; () for the backbone's last four.
+        channels: of ASPP and of the decoder.
+        low_channels: to which the finest map is projected; few, so that it does not outweigh the context.
+        dilations: of ASPP.
+        norm: `batch` or `none`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 256
+    low_channels: int = 48
+    dilations: tuple[int, ...] = (12, 24, 36)
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h_l,w_l,·]`} → `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
+        fine, *_, coarse = select(features, self.levels, 4)
+        fields = {"channels": self.channels, "dilations": self.dilations, "norm": self.norm, "conv": self.conv}
+        x, _ = ASPP(**fields, fuse_kernel=1, name="aspp")({"x": coarse}, train=train)
+        low = self.conv(self.low_channels, 1, norm=self.norm, name="low")(fine, train)
+        x = jnp.concatenate([resize(x, low.shape[1:3]), low], axis=-1)
+        for name in ("refine1", "refine2"):
+            x = self.conv(self.channels, 3, norm=self.norm, name=name)(x, train)
+        return x, {}

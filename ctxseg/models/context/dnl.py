@@ -1,0 +1,58 @@
+"""Disentangled non-local block (Yin et al., ECCV 2020)."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import Conv, ConvNorm, attention
+
+
+def disentangled(query, key, value, mask, temperature: float):
+    """Σ_j ( softmax_j( (q_i − μ_q)·(k_j − μ_k) / (√d·temperature) ) + softmax_j(m_j) ) v_j  (eq. 12): `[B,n,·]` → `[B,n,C]`.
+
+    The whitened term says how positions relate to each other, the unary one what stands out in the image.
+    """
+    query, key = (x - x.mean(1, keepdims=True) for x in (query, key))
+    pairwise = attention(query, key, value, scale=query.shape[-1] ** -0.5 / temperature)
+    weights = jax.nn.softmax(mask.astype(jnp.float32), axis=1).astype(value.dtype)
+    return pairwise + jnp.einsum("bmo,bmc->boc", weights, value)
+
+
+class DNL(nn.Module):
+    """A disentangled non-local block between two 3×3 convolutions.
+
+    Attributes:
+        levels: names of maps, the last of which is read; () for the backbone's last.
+        channels: of the result; half as many in the block.
+        temperature: of the pairwise term; the published code's 0.05.
+        norm: `batch` or `none`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dtype: of the computation.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 512
+    temperature: float = 0.05
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+        x = select(features, self.levels, 1)[-1]
+        y = self.conv(self.channels, 3, norm=self.norm, name="reduce")(x, train)
+        inner = self.channels // 2
+        flat = [
+            Conv(n, 1, dtype=self.dtype, name=name)(y).reshape(y.shape[0], -1, n)
+            for name, n in (("query", inner), ("key", inner), ("value", inner), ("mask", 1))
+        ]
+        z = disentangled(*flat, self.temperature).reshape(*y.shape[:3], inner)
+        y = y + self.conv(self.channels, 1, norm=self.norm, relu=False, name="project")(z, train)
+        y = self.conv(self.channels, 3, norm=self.norm, name="out")(y, train)
+        both = jnp.concatenate([x, y], axis=-1)
+        return self.conv(self.channels, 3, norm=self.norm, name="fuse")(both, train), {}

@@ -1,0 +1,45 @@
+"""Encoder-decoder: a top-down pass over the backbone's maps, in the way of RefineNet (Lin et al., CVPR 2017)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+
+from ctxseg.models.context.aspp import ASPP
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import ConvNorm, resize
+
+
+class EncoderDecoder(nn.Module):
+    """From the coarsest map up: resize, add the next finer map, projected, and convolve.
+
+    Attributes:
+        levels: names of the maps, finest first; () for the backbone's last four.
+        channels: of every projection and of the result.
+        aspp: whether the coarsest map passes ASPP in place of its projection ("Encoder-Decoder + ASPP" of MSCI's Table 2).
+        dilations: of ASPP.
+        norm: `batch` or `none`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 256
+    aspp: bool = False
+    dilations: tuple[int, ...] = (12, 24, 36)
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h_l,w_l,·]`} → `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
+        *finer, x = select(features, self.levels, 4)
+        if self.aspp:
+            fields = {"channels": self.channels, "dilations": self.dilations, "norm": self.norm, "conv": self.conv}
+            x, _ = ASPP(**fields, name="aspp")({"x": x}, train=train)
+        else:
+            x = self.conv(self.channels, 1, norm=self.norm, name=f"project{len(finer) + 1}")(x, train)
+        for i in reversed(range(len(finer))):
+            lateral = self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(finer[i], train)
+            x = resize(x, lateral.shape[1:3]) + lateral
+            x = self.conv(self.channels, 3, norm=self.norm, name=f"refine{i + 1}")(x, train)
+        return x, {}

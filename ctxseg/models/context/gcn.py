@@ -1,0 +1,42 @@
+"""Large kernels, of "global convolutional network" (Peng et al., CVPR 2017)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import Conv, ConvNorm
+
+
+class GCN(nn.Module):
+    """A k×k convolution in two separable parts, k×1 then 1×k and 1×k then k×1, whose results are added.
+
+    The parts have no activation in between (§3.1); normalisation and ReLU follow their sum.
+
+    Attributes:
+        levels: names of maps, the last of which is read; () for the backbone's last.
+        channels: of the result.
+        kernel: k, odd.
+        norm: `batch` or `none`, of a 1×1 convolution of the sum.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 512
+    kernel: Literal[3, 5, 7, 9, 11, 13, 15] = 15
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+        x = select(features, self.levels, 1)[-1]
+        column, row = (self.kernel, 1), (1, self.kernel)
+        total = 0
+        for name, sizes in (("columns_first", (column, row)), ("rows_first", (row, column))):
+            y = x
+            for i, size in enumerate(sizes, 1):
+                y = Conv(self.channels, size, dtype=x.dtype, name=f"{name}{i}")(y)
+            total += y
+        return self.conv(self.channels, 1, norm=self.norm, name="out")(total, train), {}

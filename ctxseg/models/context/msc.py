@@ -1,0 +1,38 @@
+"""Multi-scale features of DeepLab-MSc (Chen et al., ICLR 2015, §4.3), a baseline of Attention to Scale."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import Conv, relu, resize
+
+
+class MSc(nn.Module):
+    """Small two-layer heads on the image and on finer maps, joined with the last one: the classifier adds what each of them scores.
+
+    Attributes:
+        levels: names of maps, the heads' first; the last, which the classifier reads as it is, gives the size. () for pixels, pool1 … pool4
+            and conv7 of `vgg16`; of another backbone, for pixels and the last four.
+        channels: of the 3×3 and the 1×1 convolution of each head.
+        dtype: of the computation.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 128
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h_l,w_l,·]`} → `[B,h,w,C + heads·channels]`, {}. `regions` is not used."""
+        levels = self.levels
+        if not levels and "pool1" in features:
+            levels = ("pixels", "pool1", "pool2", "pool3", "pool4", "conv7")
+        *finer, last = select(features, levels, 5)
+        parts = [last]
+        for i, f in enumerate(finer, 1):
+            for j, size in ((1, 3), (2, 1)):
+                f = relu(Conv(self.channels, size, dtype=self.dtype, name=f"head{i}_{j}")(f))
+            parts.append(resize(f, last.shape[1:3]))
+        return jnp.concatenate(parts, axis=-1), {}

@@ -1,0 +1,69 @@
+"""Object-contextual representations, OCRNet (Yuan et al., ECCV 2020)."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ctxseg.models.classifier import Classifier
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import ConvNorm, attention, resize
+
+
+class OCR(nn.Module):
+    """Pixels ask the classes' representations, which are means of pixels weighted by a first, auxiliary classification.
+
+        f_k = Σ_i softmax_i(m_k) x_i             (3)          m: auxiliary scores, from the map before the last
+        w_ik = softmax_k( φ(x_i)ᵀ ψ(f_k) )       (4, 6)
+        y_i = ρ( Σ_k w_ik δ(f_k) )               (5)          z_i = g([x_i; y_i])       (7)
+
+    Attributes:
+        num_classes: K.
+        levels: names of maps: the last is read, and the one before it, if any, by the auxiliary classifier; () for the last two.
+        channels: of x, y and z.
+        key_channels: of φ, ψ and δ.
+        norm: `batch` or `none`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dtype: of the computation.
+    """
+
+    num_classes: int
+    levels: tuple[str, ...] = ()
+    channels: int = 512
+    key_channels: int = 256
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {"ocr": m, float32 `[B,h',w',K]`}. `regions` is not used."""
+        maps = select(features, self.levels, 2)
+        before, last = maps[-2:] if len(maps) > 1 else (maps[0], maps[0])
+        x = self.conv(self.channels, 3, norm=self.norm, name="pixels")(last, train)
+        auxiliary = self.conv(self.channels, 3, norm=self.norm, name="auxiliary")(before, train)
+        scores = Classifier(self.num_classes, conv=self.conv, dtype=self.dtype, name="regions")(auxiliary, train)
+        objects = soft_object_regions(x, scores)
+
+        def twice(y, name):
+            for i in (1, 2):
+                y = self.conv(self.key_channels, 1, norm=self.norm, name=f"{name}{i}")(y, train)
+            return y
+
+        query, key = twice(x, "query"), twice(objects, "key")
+        value = self.conv(self.key_channels, 1, norm=self.norm, name="value")(objects, train)
+        flat = [t.reshape(t.shape[0], -1, self.key_channels) for t in (query, key, value)]
+        y = attention(*flat, scale=self.key_channels**-0.5).reshape(query.shape)
+        y = self.conv(self.channels, 1, norm=self.norm, name="out")(y, train)
+        both = jnp.concatenate([x, y], axis=-1)
+        return self.conv(self.channels, 1, norm=self.norm, name="fuse")(both, train), {"ocr": scores}
+
+
+def soft_object_regions(x, scores):
+    """f_k: `x` `[B,h,w,C]`, `scores` float32 `[B,h,w,K]` of the same size or resized to it → `[B,K,1,C]`."""
+    scores = resize(scores, x.shape[1:3])
+    weights = jax.nn.softmax(scores.reshape(x.shape[0], -1, scores.shape[-1]), axis=1)
+    objects = jnp.einsum("bnk,bnc->bkc", weights.astype(x.dtype), x.reshape(x.shape[0], -1, x.shape[-1]))
+    return objects[:, :, None]

@@ -1,0 +1,39 @@
+"""Pyramid pooling module, PSPNet's context (Zhao et al., CVPR 2017)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ctxseg.models.context.levels import select
+from ctxseg.models.layers import ConvNorm, average_pool, resize
+
+
+class PPM(nn.Module):
+    """Means over grids of several sizes, each projected and brought back to the map's size, beside the map itself.
+
+    Attributes:
+        levels: names of maps, the last of which is read; () for the backbone's last.
+        channels: of each projection and of the result.
+        bins: cells of the grids along either axis.
+        norm: `batch` or `none`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+    """
+
+    levels: tuple[str, ...] = ()
+    channels: int = 512
+    bins: tuple[int, ...] = (1, 2, 3, 6)
+    norm: Literal["batch", "none"] = "batch"
+    conv: Callable = ConvNorm
+
+    @nn.compact
+    def __call__(self, features, regions=None, train: bool = False):
+        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+        x = select(features, self.levels, 1)[-1]
+        parts = [x]
+        for k in self.bins:
+            y = self.conv(self.channels, 1, norm=self.norm, name=f"pool{k}")(average_pool(x, (k, k)), train)
+            parts.append(resize(y, x.shape[1:3]))
+        y = jnp.concatenate(parts, axis=-1)
+        return self.conv(self.channels, 3, norm=self.norm, name="fuse")(y, train), {}
