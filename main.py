@@ -146,7 +146,7 @@ def main(argv: list[str]) -> None:
     elif mode == "evaluate":
         evaluate.evaluate(config, workdir)
     elif mode == "prepare":
-        print(data.load(config.data.name, config.data.data_dir, config.data.manual_dir).data_dir)
+        print(data.prepare(config.data))
     elif mode == "show":
         show.show(config)
     elif mode == "complexity":

@@ -92,6 +92,7 @@ def get_config() -> ConfigDict:
     data.name = "scenes"  # scenes, camvid
     data.data_dir = "~/.cache/ctxseg"  # where prepared data sets are kept
     data.manual_dir = placeholder(str)  # the data set as its makers ship it; not needed for scenes, nor once prepared
+    data.superpixels = 0  # regions of an image at most, by SLIC, for msci: 1000 for photographs; 0: none
     data.crop = (128, 128)  # height, width of a training crop
     data.flip = True  # horizontally, one image in two
     data.scale_range = (1.0, 1.0)  # factor of random scaling

@@ -49,23 +49,23 @@ def create_eval_step(model):
 
 
 def evaluate_split(config, builder, eval_step, variables, progress=None):
-    """Scores on every image of `config.split`.
+    """Scores on every image of `config.eval.split`.
 
     Args:
-        config: `config.eval`.
+        config: of the run; `eval` and `data.superpixels` are read.
         builder: a prepared data set.
         eval_step: from `create_eval_step`.
         variables: replicated.
         progress: called with the number of images done after each batch.
 
     Returns:
-        `metrics.scores`, and a list of (name, image, label, prediction) of the first `config.samples` images.
+        `metrics.scores`, and a list of (name, image, label, prediction) of the first `config.eval.samples` images.
     """
     names = list(builder.info.metadata["class_names"])
     total, shown = np.zeros((len(names), len(names)), np.int64), []
     batches = pipeline.eval_batches(
-        split_source(builder, config.split),
-        config.batch_size,
+        split_source(builder, config.eval.split, config.data.superpixels),
+        config.eval.batch_size,
         jax.process_index(),
         jax.process_count(),
     )
@@ -73,9 +73,9 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
     for batch in batches:
         confusion, predictions = eval_step(variables, devices.shard(_arrays(batch)))
         total += np.asarray(devices.unreplicate(confusion), np.int64)
-        if len(shown) < config.samples:
+        if len(shown) < config.eval.samples:
             predictions = np.asarray(devices.gather(predictions))
-            for i in range(min(batch["count"], config.samples - len(shown))):
+            for i in range(min(batch["count"], config.eval.samples - len(shown))):
                 shown.append((batch["name"][i], batch["image"][i], batch["label"][i], predictions[i]))
         done += batch["count"]
         if progress:
@@ -140,19 +140,17 @@ def evaluate(config, folder: str) -> None:
     workdir.check_same(os.path.join(folder, "config.json"), config)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
-    split_source(builder, config.eval.split)
+    split_source(builder, config.eval.split, config.data.superpixels)
     model = create_model(config.model, len(builder.info.metadata["class_names"]))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     state = create_state(model, optimizer, config.data.crop, config.seed)
     with checkpoints.Checkpoints(os.path.join(folder, "checkpoints")) as saved:
         state, _ = saved.restore(state)
-    finish(
-        config, folder, builder, partial(evaluate_split, config.eval, builder, create_eval_step(model)), state, start
-    )
+    finish(config, folder, builder, partial(evaluate_split, config, builder, create_eval_step(model)), state, start)
 
 
-def split_source(builder, split: str):
-    """The random-access source of a split. UserError if the data set has none of that name."""
+def split_source(builder, split: str, segments: int = 0):
+    """The random-access source of a split, see `pipeline.source`. UserError if the data set has none of that name."""
     if split not in builder.info.splits:
         raise UserError(f"config.eval.split is {split!r}, but {builder.name} has {', '.join(builder.info.splits)}")
-    return pipeline.source(builder, split)
+    return pipeline.source(builder, split, segments)

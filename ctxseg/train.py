@@ -10,7 +10,7 @@ import jax
 import optax
 
 from ctxseg import checkpoints, data, devices, evaluate, logs, losses, schedules, workdir
-from ctxseg.data import pipeline, transforms
+from ctxseg.data import pipeline, superpixels, transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model, memory
 from ctxseg.state import TrainState, create_state
@@ -112,6 +112,7 @@ def check_numbers(config) -> None:
         section, name = field.split(".")
         if config[section][name] < least:
             raise UserError(f"config.{field} is {config[section][name]}, but must be at least {least}")
+    superpixels.check(config.data.superpixels)
     devices.check_batch_size("train.batch_size", config.train.batch_size)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
 
@@ -142,10 +143,10 @@ def train(config, folder: str) -> None:
     if primary:
         workdir.check(folder, config)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
-    evaluate.split_source(builder, config.eval.split)  # which the end needs
+    evaluate.split_source(builder, config.eval.split, config.data.superpixels)  # which the end needs
     new_batches = partial(
         pipeline.train_iterator,
-        pipeline.source(builder, "train"),
+        pipeline.source(builder, "train", config.data.superpixels),
         create_augmentation(config.data),
         config.train.batch_size,
         config.seed,
@@ -174,7 +175,7 @@ def train(config, folder: str) -> None:
         log = logs.MetricsLog(folder) if primary else None
         if log:
             log.truncate(first)
-        evaluation = partial(evaluate.evaluate_split, config.eval, builder, eval_step)
+        evaluation = partial(evaluate.evaluate_split, config, builder, eval_step)
         state = _loop(
             config, folder, create_train_step(model, optimizer, config), evaluation, state, first, batches, saved, log
         )

@@ -1,5 +1,6 @@
 """The data sets, by the name that `config.data.name` has."""
 
+from ctxseg.data import pipeline, superpixels
 from ctxseg.data.builders import common
 from ctxseg.data.builders.camvid import CamVid
 from ctxseg.data.builders.scenes import Scenes
@@ -32,3 +33,12 @@ def metadata(name: str) -> dict:
     if name not in DATASETS:
         raise UserError(f"config.data.name is {name!r}: there is {', '.join(DATASETS)}")
     return dict(common.unprepared(DATASETS[name]).info.metadata)
+
+
+def prepare(config) -> str:
+    """`--mode=prepare`: builds the data set, and the super-pixels, of `config.data`. Returns its folder; raises as `load`."""
+    superpixels.check(config.superpixels)
+    builder = load(config.name, config.data_dir, config.manual_dir)
+    for split in builder.info.splits:
+        pipeline.source(builder, split, config.superpixels)
+    return str(builder.data_dir)

@@ -11,23 +11,26 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
+from ctxseg.data import superpixels
 from ctxseg.data.transforms import PADDING
 from ctxseg.errors import UserError
 
 
 class Source:
-    """The decoded samples of one split, by index: `image` uint8 [H, W, 3], `label` uint8 [H, W], `name` str.
+    """The decoded samples of one split, by index: `image` uint8 [H, W, 3], `label` uint8 [H, W], `name` str, and with super-pixels
+    `regions` int32 [H, W].
 
     Indexing raises UserError if a record is damaged.
     """
 
-    def __init__(self, builder, split: str):
-        """`builder` is prepared and has the split."""
+    def __init__(self, builder, split: str, segments: int = 0):
+        """`builder` is prepared and has the split; `segments` is the number of super-pixels, 0: none."""
         # OpenCV decodes without the copies that TFDS makes, and regardless of a photograph's EXIF orientation.
         raw = tfds.decode.SkipDecoding()
         self._records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
         self._place = f"{builder.name} {split}"
         self._folder = builder.data_dir
+        self._regions = superpixels.source(builder, split, _Images(self), segments) if segments else None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -35,16 +38,27 @@ class Source:
     def __getitem__(self, index: int) -> dict:
         record = self._record(index)
         name = record["name"].decode()
-        image = self._decode(record["image"], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, f"image {name}")
+        image = self.image(index)
         label = self._decode(record["label"], cv2.IMREAD_UNCHANGED, f"label {name}")
         if image.shape[:2] != label.shape:
             raise UserError(f"{self._place}: {name} has an image {image.shape[:2]} and a label {label.shape}")
-        return {"image": image, "label": label, "name": name}
+        sample = {"image": image, "label": label, "name": name}
+        if self._regions is not None:
+            sample["regions"] = self._decode(
+                self._regions[index], cv2.IMREAD_UNCHANGED, f"super-pixels of {name}"
+            ).astype(np.int32)
+        return sample
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of a sample, from the header of its label."""
         width, height = struct.unpack(">II", self._record(index)["label"][16:24])  # where a PNG has them
         return height, width
+
+    def image(self, index: int) -> np.ndarray:
+        """The image alone of a sample."""
+        record = self._record(index)
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        return self._decode(record["image"], flags, f"image {record['name'].decode()}")
 
     def _record(self, index):
         if not 0 <= index < len(self):
@@ -67,9 +81,22 @@ class Source:
         return f"delete {self._folder} to prepare it again"
 
 
-def source(builder, split: str) -> Source:
-    """Random access to the samples of a split of a prepared builder."""
-    return Source(builder, split)
+class _Images:
+    """The images of a source, by index."""
+
+    def __init__(self, source):
+        self._source = source
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        return self._source.image(index)
+
+
+def source(builder, split: str, segments: int = 0) -> Source:
+    """Random access to the samples of a split of a prepared builder, with `segments` super-pixels each (0: without)."""
+    return Source(builder, split, segments)
 
 
 def train_iterator(

@@ -114,7 +114,7 @@ def check_pairs(dataset: str, pairs: Sequence[Pair], ids: Mapping[int, int]) -> 
         UserError: what is wrong with which files, the first few of them.
     """
     checks = grain.MapDataset.source(pairs).map(lambda pair: _fault(dataset, pair, ids) or "")
-    faults = [fault for fault in progress(_threaded(checks), len(pairs), f"check {dataset}") if fault]
+    faults = [fault for fault in progress(threaded(checks), len(pairs), f"check {dataset}") if fault]
     raise_faults(dataset, faults, len(pairs))
 
 
@@ -142,7 +142,7 @@ def pair_examples(label: str, pairs: Sequence[Pair], ids: Mapping[int, int]) -> 
             classes = table[np.asarray(file)]
         return {"image": io.BytesIO(pair.image.read_bytes()), "label": encode_png(classes), "name": pair.name}
 
-    return enumerate(progress(_threaded(grain.MapDataset.source(pairs).map(example)), len(pairs), f"write {label}"))
+    return enumerate(progress(threaded(grain.MapDataset.source(pairs).map(example)), len(pairs), f"write {label}"))
 
 
 def fingerprint_pairs(root: Path, splits: Mapping[str, Sequence[Pair]]) -> str:
@@ -193,7 +193,7 @@ def prepare(builder_cls, data_dir, manual_dir=None):
             return builder
         folder = Path(builder.data_dir).parent
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
+        with lock(folder):
             if not _prepared(builder):  # which another process may have done meanwhile
                 _build(builder, manual_dir)
     except OSError as error:
@@ -254,7 +254,7 @@ def _check_manual_dir(builder_cls, manual_dir):
 
 
 @contextlib.contextmanager
-def _lock(folder):
+def lock(folder):
     """Holds `folder` against other processes; the system lets go of it if this one dies."""
     with open(folder / ".lock", "w") as file:
         try:
@@ -278,7 +278,7 @@ def _quiet():
         logging.set_verbosity(verbosity)
 
 
-def _threaded(dataset: grain.MapDataset) -> Iterator:
+def threaded(dataset: grain.MapDataset) -> Iterator:
     """The elements in order, a few computed ahead: decoders let go of Python's lock."""
     threads = min(os.cpu_count() or 1, 16)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)))
