@@ -17,7 +17,7 @@ def get_config(dataset: str = "scenes"):
         # Patches of 4×4, and fewer units, for two cores.
         config.model.context.patch = (4, 4)
         config.model.context.units = (24, 32, 48)
-        config.optimizer.learning_rate = 0.05
+        config.optimizer.learning_rate = 0.5
         config.optimizer.clip_norm = 1.0
     else:
         config.model.context.patch = (2, 2)

@@ -43,7 +43,7 @@ def test_ragged_batches_of_several_sizes(monkeypatch):
     variables = jax.jit(model.init)(jax.random.PRNGKey(0), source[0]["image"][None])
     seen = []
     scores, shown = evaluate.evaluate_split(
-        config.eval, builder, evaluate.create_eval_step(model), devices.replicate(variables), seen.append
+        config, builder, evaluate.create_eval_step(model), devices.replicate(variables), seen.append
     )
 
     predict = jax.jit(lambda image: evaluate.predict_labels(model, variables, image[None])[0])
