@@ -10,6 +10,7 @@ import sys
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from configs import defaults
 from ctxseg.errors import UserError
 
 MODES = ("train", "evaluate", "prepare", "show", "report", "complexity")
@@ -35,6 +36,7 @@ def parse(argv: list[str]):
     """Flags → (config, mode, workdir). Raises UserError for anything that cannot be right."""
     base = base_config(argv)
     _check_names(argv, base)
+    argv, defaulted = _without_none(argv)
     values = define_flags(argv)
     try:
         rest = values(argv)[1:]
@@ -46,6 +48,8 @@ def parse(argv: list[str]):
         raise UserError(_one_line(e)) from e
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: settings are given as --config.a.b=value")
+    for name in defaulted:
+        _set_none(values.config, name)
     _check_tuples(values.config, base)
     folder = "runs" if values.mode == "complexity" else f"runs/{values.config.system}-{values.config.data.name}"
     return values.config, values.mode, values.workdir or folder
@@ -86,6 +90,22 @@ def _one_line(e) -> str:
     return " ".join(str(e).split())
 
 
+def _without_none(argv):
+    """`argv` without its `--config.a.b=None`, which absl cannot parse, and the names of those fields."""
+    found = [re.fullmatch(r"--?config\.([^=]+)=None", argument) for argument in argv]
+    return [a for a, f in zip(argv, found, strict=True) if not f], [f[1] for f in found if f]
+
+
+def _set_none(config, name):
+    """Gives a field back to the default of the module it belongs to. UserError if it is not such a field."""
+    if _fields(defaults.get_config())[name] is not None:
+        raise UserError(f"--config.{name}=None cannot be: it has no default of its own to fall back on")
+    *sections, last = name.split(".")
+    for key in sections:
+        config = config[key]
+    config[last] = None
+
+
 def _nearest(name, names) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
     return f"there is no --{name}: did you mean --{near[0]}?"
@@ -113,13 +133,18 @@ def _bad_value(message, base):
     return f"{given} cannot be: it wants {KINDS.get(section.get_type(name), 'a ' + section.get_type(name).__name__)}"
 
 
+# Tuples whose entries have a meaning by their place; others may become longer or shorter.
+FIXED = ("data.crop", "data.scale_range", "complexity.input")
+
+
 def _check_tuples(config, base):
-    """UserError for a tuple whose entries have become more, fewer or of another kind."""
+    """UserError for a tuple whose entries have become of another kind, or more or fewer where that cannot be."""
     given = _fields(config)
     for name, default in _fields(base).items():
         if isinstance(default, tuple) and default:
             kinds = (int, float) if isinstance(default[0], float) else (type(default[0]),)
-            if len(given[name]) != len(default) or not all(type(v) in kinds for v in given[name]):
+            resized = name in FIXED and len(given[name]) != len(default)
+            if resized or not all(type(v) in kinds for v in given[name]):
                 raise UserError(f"config.{name} is {given[name]}, but must be like {default}")
 
 

@@ -16,6 +16,9 @@ def get_config(dataset: str = "scenes"):
         config.model.context.stages = 2
         config.model.context.channels = 24
         config.data.superpixels = 128
+        # From scratch, the paper's sums over regions and this rate overflow; a bounded step keeps either kind of region in range.
+        config.model.context.region_pool = "mean"
+        config.optimizer.clip_norm = 1.0
     else:
         config.model.backbone.name = "resnet152"
         config.train.batch_size = 12

@@ -30,7 +30,8 @@ def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis
         config: of the run; `loss`, `train.steps` and `model.frozen` are read.
 
     Returns:
-        The new state, and {`loss`: over all pixels, `gradient_norm`: global}, float32 scalars.
+        The new state, and float32 scalars: `loss` over all pixels, `gradient_norm`, and `state_norm` of what is new in the state,
+        which is finite if all of it is.
     """
     rng = jax.random.fold_in(state.rng, state.step)
 
@@ -67,7 +68,12 @@ def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis
         memory=bank,
         opt_state=opt_state,
     )
-    return state, {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+    new = optax.global_norm((state.params, state.batch_stats, _floats(state.memory)))
+    return state, {"loss": loss, "gradient_norm": optax.global_norm(gradients), "state_norm": new}
+
+
+def _floats(tree):
+    return [x for x in jax.tree.leaves(tree) if x.dtype.kind == "f"]
 
 
 def _bank(collection):
@@ -226,13 +232,18 @@ def _every(period: int, step: int) -> bool:
     return period > 0 and step % period == 0
 
 
+# What of a step has to be finite, by its name in `train_step`'s result.
+WATCHED = {"loss": "loss", "gradient": "gradient_norm", "norm of the parameters": "state_norm"}
+
+
 def _mean_loss(pending, folder, good) -> float:
     """Mean over the steps since the last look. UserError at the first that is not finite, before it reaches a checkpoint."""
     losses = []
     for i, step_metrics in pending:
-        loss, norm = (float(devices.unreplicate(step_metrics[k])) for k in ("loss", "gradient_norm"))
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient became {norm}"
+        values = {name: float(devices.unreplicate(step_metrics[key])) for name, key in WATCHED.items()}
+        loss = values["loss"]
+        if wrong := [f"the {name} became {value}" for name, value in values.items() if not math.isfinite(value)]:
+            what = wrong[0]
             kept = f"the checkpoint of step {good} in {folder} is kept" if good else "no checkpoint had been written"
             raise UserError(
                 f"{what} at step {i}; {kept}: lower config.optimizer.learning_rate, or set clip_norm or warmup_steps, "

@@ -348,10 +348,12 @@ def test_folders_without_a_run(copied, tiny, compiled, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny, compiled, tmp_path):
     folder = tmp_path / "run"
+    rates = ["--config.optimizer.learning_rate=1e10", "--config.optimizer.warmup_steps=2", "--config.train.steps=9"]
     with pytest.raises(UserError) as error:
-        call(f"{FCN}:camvid", *tiny, "--config.optimizer.learning_rate=1e30", f"--workdir={folder}")
+        call(f"{FCN}:camvid", *tiny, *rates, f"--workdir={folder}")
     step = int(re.search(r"at step (\d+)", str(error.value))[1])
-    assert step > 1 and re.match(r"the (loss|gradient) became (nan|inf) at step \d+; ", str(error.value))
+    what = "loss|gradient|norm of the parameters"
+    assert step > 1 and re.match(rf"the ({what}) became (nan|inf) at step \d+; ", str(error.value))
     assert f"the checkpoint of step {step - 1} in {folder} is kept: lower config.optimizer.learning_rate" in str(
         error.value
     )
@@ -360,6 +362,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny, compiled, tmp_path):
     assert all(np.isfinite(value).all() for value in params.values())
     assert [entry["step"] for entry in read_metrics(folder, "train")] == list(range(1, step))
     assert not (folder / "results.json").exists()
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tiny, compiled, tmp_path):
+    """The loss of a step is that of the parameters before it; what the step makes of them counts, too."""
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="norm of the parameters became .* at step 1; no checkpoint had been written"):
+        call(f"{FCN}:camvid", *tiny, "--config.optimizer.learning_rate=3e38", f"--workdir={folder}")
+    assert not list((folder / "checkpoints").glob("[0-9]*"))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +382,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny, compiled, tmp_path):
 )
 def test_the_first_step_that_is_not_finite_is_named(loss, norm, good, message):
     def metrics(loss, norm):
-        return devices.replicate({"loss": np.float32(loss), "gradient_norm": np.float32(norm)})
+        values = {"loss": loss, "gradient_norm": norm, "state_norm": 1.0}
+        return devices.replicate({name: np.float32(value) for name, value in values.items()})
 
     steps = [(3, metrics(2.0, 1.0)), (4, metrics(loss, norm)), (5, metrics(np.nan, np.nan))]
     assert train._mean_loss([steps[0], (4, metrics(4.0, 1.0))], "w", good) == 3.0

@@ -1,0 +1,177 @@
+"""MCIBI's memory and its aggregation against `tests/references/memory_numpy.py`."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import defaults
+from ctxseg import losses
+from ctxseg.models import SegmenterOutput, memory
+from ctxseg.models.layers import ConvNorm
+from tests.references import memory_numpy
+
+CLASSES, CHANNELS = 5, 6
+
+
+def batch(seed=0):
+    """R `[4,3,4,C]` and labels `[4,7,9]`: class 3 is absent, class 4 is new, the last image is ignored wholly."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, 1, 2, 4, 255], (4, 7, 9)).astype(np.uint8)
+    labels[3] = 255
+    return rng.normal(size=(4, 3, 4, CHANNELS)).astype(np.float32), labels
+
+
+def bank(seed=1):
+    m = np.random.default_rng(seed).normal(size=(CLASSES, CHANNELS)).astype(np.float32)
+    m[4] = 0
+    return {"bank": m, "seen": np.array([True, True, True, True, False])}
+
+
+def shared(count, first, cosine):
+    """The update with the batch split over `count` parts of an axis."""
+    pixels, labels = batch()
+
+    def part(pixels, labels):
+        return memory.update(
+            jax.tree.map(jnp.asarray, bank()), pixels, labels, 0.3, cosine=cosine, first=first, rng=jax.random.PRNGKey(7),
+            axis_name="devices",
+        )  # fmt: skip
+
+    split = [x.reshape(count, -1, *x.shape[1:]) for x in (pixels, labels)]
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(part, axis_name="devices"))(*split))
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+def test_update(cosine):
+    pixels, labels = batch()
+    expected, seen = memory_numpy.update(bank()["bank"], bank()["seen"], pixels, labels, 0.3, cosine, "mean")
+    actual = memory.update(
+        jax.tree.map(jnp.asarray, bank()), jnp.asarray(pixels), jnp.asarray(labels), 0.3, cosine=cosine, first="mean"
+    )
+    np.testing.assert_allclose(actual["bank"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(actual["seen"], seen)
+    np.testing.assert_array_equal(actual["bank"][3], bank()["bank"][3])  # absent: to the bit
+    assert seen[4] and np.abs(expected - bank()["bank"])[:3].max() > 0.05
+
+
+@pytest.mark.parametrize("first", ["mean", "random"])
+def test_update_split_over_devices(first):
+    """1, 2 and 4 parts, of which the last one has nothing but ignored pixels; every part ends with the same memory."""
+    one, *others = (shared(n, first, True) for n in (1, 2, 4))
+    for other in others:
+        for name in ("bank", "seen"):
+            for replica in other[name]:
+                np.testing.assert_allclose(replica, one[name][0], rtol=1e-5, atol=1e-6)
+    if first == "random":
+        candidates = memory_numpy.candidates(*batch(), 4)
+        assert np.abs(candidates - one["bank"][0, 4]).max(1).min() < 1e-5  # one of the class's own pixels
+
+
+def test_random_pixels_are_random():
+    pixels, labels = (jnp.asarray(x) for x in batch())
+    state = jax.tree.map(jnp.asarray, bank())
+    draw = jax.jit(
+        lambda seed: memory.update(
+            state, pixels, labels, 0.3, cosine=True, first="random", rng=jax.random.PRNGKey(seed)
+        )["bank"][4]
+    )
+    assert len({tuple(np.asarray(draw(seed)).tolist()) for seed in range(8)}) >= 6
+
+
+def test_pixels_along_their_entry():
+    """1 − S is 0 for all of them: R' is their mean."""
+    pixels = np.tile(bank()["bank"][0] * 2, (1, 2, 2, 1))
+    actual = memory.update(
+        jax.tree.map(jnp.asarray, bank()),
+        jnp.asarray(pixels),
+        jnp.zeros((1, 4, 4), jnp.uint8),
+        0.5,
+        cosine=True,
+        first="mean",
+    )
+    np.testing.assert_allclose(actual["bank"][0], 1.5 * bank()["bank"][0], rtol=1e-5)
+
+
+def test_momentum():
+    for t in (0, 3, 10):
+        np.testing.assert_allclose(memory.momentum(t, 10), memory_numpy.momentum(t, 10), rtol=1e-6)
+
+
+def test_cluster_centres():
+    """The direction of the sum of unit vectors, and the mean length; two halves of a batch add up."""
+    pixels, labels = batch()
+    halves = [memory.cluster(jnp.asarray(pixels[s]), jnp.asarray(labels[s]), CLASSES) for s in (slice(2), slice(2, 4))]
+    actual = memory.centres(jax.tree.map(jnp.add, *halves))
+    np.testing.assert_array_equal(actual["seen"], [True, True, True, False, True])
+    for c in (0, 1, 2, 4):
+        r = memory_numpy.candidates(pixels, labels, c)
+        length = np.linalg.norm(r, axis=1)
+        direction = (r / length[:, None]).sum(0)
+        expected = direction / np.linalg.norm(direction) * length.mean()
+        np.testing.assert_allclose(actual["bank"][c], expected, rtol=1e-5, atol=1e-6)
+
+
+def layer(params, stats):
+    """(kernel, mean, var, scale, bias) of a `ConvNorm`."""
+    kernel, norm = params["conv"]["kernel"], stats["norm"] | params["norm"]
+    kernel = kernel[0, 0] if kernel.shape[0] == 1 else kernel
+    return tuple(np.asarray(x, np.float64) for x in (kernel, *(norm[k] for k in ("mean", "var", "scale", "bias"))))
+
+
+def attention_layers(params, stats):
+    names = {"q": ("query1", "query2"), "k": ("key1", "key2"), "v": ("value",), "o": ("out",)}
+    return {key: [layer(params[n], stats[n]) for n in group] for key, group in names.items()}
+
+
+@pytest.mark.parametrize("fusion", ["concat", "add", "weighted_add"])
+def test_aggregation(fusion):
+    """R_aug from R, W and M, without and with context within the image, against the equations."""
+    rng = np.random.default_rng(0)
+    module = memory.FeatureMemory(CLASSES, CHANNELS, fusion, conv=partial(ConvNorm))
+    x, within = rng.normal(size=(2, 3, 4, 3)).astype(np.float32), rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
+    shapes = jax.eval_shape(lambda r: module.init(r, x, within, False), jax.random.PRNGKey(0))
+
+    def draw(path, leaf):
+        if path[-1].key in ("var", "scale"):
+            return rng.uniform(0.5, 2, leaf.shape).astype(np.float32)
+        return (0.4 * rng.normal(size=leaf.shape)).astype(leaf.dtype)
+
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    params, stats = variables["params"], variables["batch_stats"]
+    m = np.asarray(variables["memory"]["bank"])
+    for c_wi in (None, within):
+        augmented, aux, r, used = jax.jit(lambda v, x, w: module.apply(v, x, w, False))(variables, x, c_wi)
+        np.testing.assert_array_equal(used, m)
+        np.testing.assert_allclose(
+            r,
+            memory_numpy.conv3x3_bn_relu(x.astype(np.float64), layer(params["bottleneck"], stats["bottleneck"])),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+        reference = {"attend": attention_layers(params["beyond"], stats["beyond"])}
+        if fusion == "concat":
+            reference["fuse"] = layer(params["fuse_beyond"], stats["fuse_beyond"])
+        elif fusion == "weighted_add":
+            reference["fuse"] = (params["weights"]["kernel"][0, 0], params["weights"]["bias"])
+        r64, logits = np.asarray(r, np.float64), np.asarray(aux["distribution"], np.float64)
+        expected = memory_numpy.dca(r64, m, logits, reference, fusion)
+        if c_wi is not None:
+            outer = {"attend": attention_layers(params["within"], stats["within"])}
+            outer["fuse"] = layer(params["fuse_within"], stats["fuse_within"])
+            expected = memory_numpy.with_within(r64, expected, c_wi.astype(np.float64), outer)
+        np.testing.assert_allclose(augmented, expected, rtol=1e-5, atol=1e-5)
+        assert expected.std() > 1e-2
+
+
+def test_losses():
+    rng = np.random.default_rng(0)
+    h1, o, m = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4, 5), (2, 3, 4, 5), (5, 5)))
+    labels = rng.choice([0, 1, 4, 255], (2, 6, 8)).astype(np.uint8)
+    seen = np.array([True, False, True, True, False])
+    output = SegmenterOutput(jnp.asarray(o), {"distribution": jnp.asarray(h1), "memory": jnp.asarray(m[None, None])})
+    expected = memory_numpy.losses(h1, o, m, labels, seen, 0.4, 1.0)
+    actual = losses.total(output, jnp.asarray(labels), defaults.get_config().loss, jnp.asarray(seen))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
