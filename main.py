@@ -162,10 +162,9 @@ def main(argv: list[str]) -> None:
         return
     config, mode, workdir = parse(argv)
     # Imported here, so that a misspelt flag is answered at once.
-    from ctxseg import complexity, data, devices, evaluate, report, show, train
+    from ctxseg import complexity, data, evaluate, report, show, train
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint without a score
-    devices.initialize()
     if mode == "train":
         train.train(config, workdir)
     elif mode == "evaluate":

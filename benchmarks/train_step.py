@@ -13,22 +13,23 @@ import os
 import statistics
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from configs import defaults
-from ctxseg import losses
+from ctxseg import devices, losses, schedules
 from ctxseg.models import create_model
+from ctxseg.state import create_state
+from ctxseg.train import create_train_step
 
 CLASSES = 21
 
@@ -87,35 +88,29 @@ def torch_step(images, labels, channels_last):
 
 
 def ctxseg_step(images, labels):
-    """A function that runs one step of ours and returns the loss, the number of parameters, and functions of its parts."""
-    config = defaults.get_config().model
-    config.backbone.name, config.backbone.output_stride = "resnet50", 8
-    model = create_model(config, CLASSES)
-    variables = jax.jit(model.init)(jax.random.PRNGKey(0), images)
-    optimizer = optax.sgd(0.01, momentum=0.9)
-
-    def loss_fn(params, stats, x, y):
-        output, updated = model.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
-        return losses.cross_entropy(output.logits, y), updated["batch_stats"]
-
-    @partial(jax.jit, donate_argnums=0)
-    def update(state, x, y):
-        params, stats, opt_state = state
-        (loss, stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, x, y)
-        updates, opt_state = optimizer.update(gradients, opt_state)
-        return (optax.apply_updates(params, updates), stats, opt_state), loss
-
-    state = jax.tree.map(jnp.copy, (variables["params"], variables["batch_stats"]))
-    state = [(*state, optimizer.init(state[0]))]
-    x, y = jnp.asarray(images), jnp.asarray(labels)
+    """A function that runs one step of `ctxseg.train` and returns the loss, the number of parameters, and functions of its parts."""
+    config = defaults.get_config()
+    config.model.backbone.name, config.model.backbone.output_stride = "resnet50", 8
+    config.optimizer.update({"learning_rate": 0.01, "schedule": "constant", "weight_decay": 0.0})
+    model = create_model(config.model, CLASSES, axis_name=devices.AXIS)
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+    state = create_state(model, optimizer, images.shape[1:3], 0)
+    variables, parameters = state.variables, sum(p.size for p in jax.tree.leaves(state.params))
+    state, batch = [devices.replicate(state)], devices.shard({"image": images, "label": labels})
+    update = create_train_step(model, optimizer, config)
 
     def step():
-        state[0], loss = update(state[0], x, y)
-        return float(loss)
+        state[0], metrics = update(state[0], batch)
+        return float(devices.unreplicate(metrics)["loss"])
 
-    forward = jax.jit(lambda p, s: loss_fn(p, s, x, y)[0])
-    parts = {"forward": lambda: float(forward(variables["params"], variables["batch_stats"]))}
-    return step, sum(p.size for p in jax.tree.leaves(variables["params"])), parts
+    single = create_model(config.model, CLASSES)
+
+    def loss(variables, x, y):
+        output, _ = single.apply(variables, x, train=True, mutable=["batch_stats"])
+        return losses.cross_entropy(output.logits, y)
+
+    forward = jax.jit(loss)
+    return step, parameters, {"forward": lambda: float(forward(variables, images, labels))}
 
 
 def seconds(function) -> float:

@@ -30,7 +30,7 @@ def scenes(config):
 
 
 def camvid(config):
-    """CamVid at half resolution (240×180), from scratch."""
+    """CamVid in a copy of half its published size, 240×180, from scratch."""
     config.data.crop = (176, 240)
     config.data.scale_range = (0.75, 1.5)
     config.data.rotate = 5.0

@@ -1,6 +1,4 @@
-"""Devices and processes: the only file that knows about `pmap`, replication and several hosts."""
-
-import os
+"""Devices and processes: the only file that knows about `pmap`, replication and the processes of a run."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +6,6 @@ import jax.numpy as jnp
 from ctxseg.errors import UserError
 
 AXIS = "devices"  # name of the axis that a batch is split over
-
-
-def initialize() -> None:
-    """Joins the other processes of a multi-host run, if `JAX_COORDINATOR_ADDRESS` says that there are any."""
-    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
-        jax.distributed.initialize()
 
 
 def check_batch_size(field: str, batch_size: int) -> None:
@@ -51,3 +43,8 @@ def shard(batch: dict) -> dict:
 def gather(x):
     """Joins what the local devices return: `[devices, B, …]` → `[devices·B, …]`."""
     return x.reshape(-1, *x.shape[2:])
+
+
+def process() -> tuple[int, int]:
+    """This process's index, and how many there are. One, so far: checkpoints of several hosts are not written yet."""
+    return jax.process_index(), jax.process_count()

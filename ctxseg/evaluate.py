@@ -66,8 +66,7 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
     batches = pipeline.eval_batches(
         split_source(builder, config.eval.split, config.data.superpixels),
         config.eval.batch_size,
-        jax.process_index(),
-        jax.process_count(),
+        *devices.process(),
     )
     done = 0
     for batch in batches:
@@ -96,7 +95,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
     """
     with logs.Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate") as progress:
         scores, shown = evaluation(devices.replicate(state.variables), progress.update)
-    if jax.process_index():
+    if devices.process()[0]:
         return scores
     metadata = builder.info.metadata
     results = scores | {

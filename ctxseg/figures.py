@@ -132,18 +132,17 @@ def _legend(palette, class_names, width, size=16):
     return np.asarray(picture)
 
 
-def _figure(title, size=(4.2, 2.8)):
-    """A figure of one plot, in grey on nothing."""
-    figure = Figure(figsize=size, layout="constrained")
+def _figure(title):
+    """A figure of one plot over steps, in grey on nothing."""
+    figure = Figure(figsize=(4.2, 2.8), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot(facecolor="none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.tick_params(colors=INK)
-    if title:
-        axes.set_title(title, color=INK)
-        axes.set_xlabel("step", color=INK)
-        axes.grid(color=INK, alpha=0.2)
+    axes.set_title(title, color=INK)
+    axes.set_xlabel("step", color=INK)
+    axes.grid(color=INK, alpha=0.2)
     return figure, axes
 
 
@@ -179,7 +178,10 @@ def run_grid(workdir, count: int = 3) -> np.ndarray:
     workdir = Path(workdir)
     results = json.loads((workdir / "results.json").read_text())
     with np.load(workdir / "samples.npz") as samples:
-        rows = [[samples[f"{key}_{i}"] for key in ("image", "label", "prediction")] for i in range(count)]
+        rows = [
+            [samples[f"{key}_{i}"] for key in ("image", "label", "prediction")]
+            for i in range(min(count, len(samples["names"])))
+        ]
     return prediction_grid(rows, results["palette"], results["class_names"])
 
 

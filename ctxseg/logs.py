@@ -87,10 +87,14 @@ def read_metrics(workdir) -> list[dict]:
     entries, lines = [], path.read_bytes().splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except ValueError:
-            if number < len(lines):
-                raise UserError(f"{path} line {number} is not JSON: delete that line") from None
+            if number == len(lines):
+                break
+            entry = None
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int or type(entry.get("kind")) is not str:
+            raise UserError(f"{path} line {number} is damaged: delete that line")
+        entries.append(entry)
     return entries
 
 

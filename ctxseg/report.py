@@ -27,19 +27,23 @@ def write_report(workdir, base=None) -> Path:
         workdir: a run's folder. samples.npz has `names` (strings) and, for each i, uint8 `image_i` `[h,w,3]`, `label_i`
             and `prediction_i` `[h,w]`.
         base: the config without overrides, a nested mapping. With it, the page lists what differs and the command that
-            makes the run; without it, the command is the `command` of results.json, if any.
+            makes the run.
 
     Returns:
         The path of the page.
 
     Raises:
-        UserError: no such folder, or one of the files is damaged.
+        UserError: no such folder, not a run's or that of another config, or one of the files is damaged.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is not a folder")
     config, results = (_read_json(workdir / name) for name in ("config.json", "results.json"))
     metrics = read_metrics(workdir)
+    if not config:
+        raise UserError(f"{workdir / 'config.json'} is missing: --workdir is not the folder of a run")
+    _check_config(config, base, workdir)
+    _check_results(results, workdir)
     system = results.get("system") or config.get("system") or workdir.resolve().name
     data = results.get("data") or config.get("data", {}).get("name", "")
     title = f"{system} on {data}" if data else system
@@ -48,11 +52,33 @@ def write_report(workdir, base=None) -> Path:
         _section("Training", _curves(metrics)),
         _section("IoU", _iou_table(results)),
         _section("Samples", _samples(workdir / "samples.npz", results)),
-        _section("Settings", _settings(config, results, base)),
+        _section("Settings", _settings(config, base)),
     ]
     page = _PAGE.format(title=html.escape(title), style=_STYLE, body="\n".join(sections))
     write_text(workdir / "report.html", page)
     return workdir / "report.html"
+
+
+def _check_config(config, base, workdir):
+    """UserError if the run is of another system or data set than `base`."""
+    try:
+        found = f"{config['system']}.py:{config['data']['name']}"
+    except (KeyError, TypeError) as e:
+        raise UserError(f"{workdir / 'config.json'} is damaged: it has no system, or no data.name") from e
+    if base is not None and found != f"{base['system']}.py:{base['data']['name']}":
+        raise UserError(f"--workdir={workdir} holds another run, that of --config=configs/{found}")
+
+
+def _check_results(results, workdir):
+    """UserError if results.json does not hold numbers where scores are."""
+    scores = [results.get(key) for key in ("mIoU", "pixel_accuracy", "mean_accuracy", "step", "seconds", "parameters")]
+    for key in ("per_class_iou", "group_iou"):
+        of = results.get(key, {})
+        scores += of.values() if isinstance(of, dict) else [of or ""]
+    if not all(score is None or type(score) in (int, float) for score in scores):
+        raise UserError(
+            f"{workdir / 'results.json'} is damaged: a score is no number; evaluate again (--mode=evaluate)"
+        )
 
 
 def _headline(results, metrics):
@@ -135,11 +161,9 @@ def _samples(path, results):
     )
 
 
-def _settings(config, results, base):
+def _settings(config, base):
     """The command that makes the run, what it overrides, and the whole config folded away."""
-    if not config:
-        return "<p class=note>There is no config.json.</p>"
-    command, table = results.get("command"), ""
+    command = table = ""
     if base is not None:
         usual, flat = flatten(base), flatten(config)
         differ = {k: v for k, v in flat.items() if k not in usual or usual[k] != v}
@@ -153,7 +177,7 @@ def _settings(config, results, base):
             table = f"<table>{head}{''.join(rows)}</table>"
         else:
             table = "<p class=note>Nothing is overridden.</p>"
-    command = f"<pre>{_text(command)}</pre>" if command else "<p class=note>The command was not recorded.</p>"
+    command = f"<pre>{_text(command)}</pre>" if command else ""
     everything = _text(json.dumps(config, indent=2))
     return f"{command}{table}<details><summary>the whole configuration</summary><pre>{everything}</pre></details>"
 
@@ -163,9 +187,12 @@ def _read_json(path):
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it holds no object")
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}): remove it") from e
+    return value
 
 
 def _section(heading, content):

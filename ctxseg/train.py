@@ -145,7 +145,7 @@ def train(config, folder: str) -> None:
     """
     start = time.time()
     check_numbers(config)
-    primary = jax.process_index() == 0  # the one of several hosts that writes
+    primary = devices.process()[0] == 0  # the one of several hosts that writes
     if primary:
         workdir.check(folder, config)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
@@ -156,8 +156,7 @@ def train(config, folder: str) -> None:
         create_augmentation(config.data),
         config.train.batch_size,
         config.seed,
-        jax.process_index(),
-        jax.process_count(),
+        *devices.process(),
         config.data.threads,
     )
     batches = new_batches()

@@ -1,4 +1,7 @@
-"""One training step on a forced number of host devices, run by test_train.py: python -m tests.step_on_devices N OUT.npz"""
+"""One training step and one of evaluation on a forced number of host devices, run by test_train.py.
+
+python -m tests.step_on_devices N OUT.npz
+"""
 
 import os
 import sys
@@ -11,7 +14,7 @@ if __name__ == "__main__":
     import numpy as np
 
     from configs import zigzag
-    from ctxseg import devices, schedules
+    from ctxseg import devices, evaluate, schedules
     from ctxseg.models import create_model
     from ctxseg.state import create_state
     from ctxseg.train import create_train_step
@@ -31,7 +34,16 @@ if __name__ == "__main__":
     }
     batch["label"][0] = 255  # a device with nothing to count
     batch["label"][1, 5:] = 255
+    evaluated = state
     state, metrics = create_train_step(model, optimizer, config)(devices.replicate(state), devices.shard(batch))
-    tree = {"state": devices.unreplicate(state), "metrics": devices.unreplicate(metrics)}
+    confusion, labels = evaluate.create_eval_step(model)(devices.replicate(evaluated.variables), devices.shard(batch))
+    np.testing.assert_array_equal(confusion, np.stack([np.asarray(confusion[0])] * count))  # every device has the sum
+    evaluation = {"confusion": np.asarray(confusion[0]), "labels": np.asarray(devices.gather(labels))}
+    tree = {
+        "evaluation": evaluation,
+        "label": batch["label"],
+        "state": devices.unreplicate(state),
+        "metrics": devices.unreplicate(metrics),
+    }
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     np.savez(out, **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})

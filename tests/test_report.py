@@ -117,9 +117,22 @@ def test_report_of_a_run_that_is_not_evaluated(workdir):
     assert "zigzag on scenes" in text and "Not evaluated yet" in text and "At step 300, mIoU was 0.4321" in text
 
 
-def test_report_of_an_empty_folder(tmp_path):
-    text = Page(report.write_report(tmp_path)).text
-    assert tmp_path.name in text and "Nothing logged yet" in text and "no config.json" in text
+def test_report_of_a_folder_that_is_no_run_or_another(workdir, tmp_path):
+    with pytest.raises(UserError, match="config.json is missing: --workdir is not the folder of a run"):
+        report.write_report(tmp_path.parent)
+    with pytest.raises(UserError, match="holds another run, that of --config=configs/zigzag.py:scenes"):
+        report.write_report(workdir, CONFIG | {"system": "fcn"})
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [("results.json", "[1]"), ("results.json", '{"mIoU": "x"}'), ("config.json", "null"), ("config.json", "{}"),
+     ("metrics.jsonl", '[1, 2]\n{"step": 1, "kind": "train"}\n'), ("metrics.jsonl", '{"a": 1}\n')],
+)  # fmt: skip
+def test_json_that_is_something_else_is_named(workdir, name, text):
+    (workdir / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name}.* (is damaged|is missing)"):
+        report.write_report(workdir)
 
 
 @pytest.mark.parametrize("name", ["results.json", "config.json", "samples.npz"])

@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +40,10 @@ def test_step_does_not_depend_on_the_number_of_devices(tmp_path):
         assert set(other) == set(one)
         for name in one:
             np.testing.assert_allclose(other[name], one[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    truth, found = one["['label']"], one["['evaluation']['labels']"]
+    counts = truth != 255
+    expected = confusion_matrix(truth[counts], found[counts], labels=[0, 1, 2])
+    np.testing.assert_array_equal(one["['evaluation']['confusion']"], expected)
 
 
 @pytest.fixture(scope="module")

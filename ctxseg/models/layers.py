@@ -206,7 +206,8 @@ def resize(x, size: tuple[int, int], method: Literal["bilinear", "nearest"] = "b
         return x[:, rows][:, :, columns]
     rows, columns = (interpolation(m, n) for m, n in zip(x.shape[1:3], size, strict=True))
     x32 = x.astype(jnp.float32)
-    return jnp.einsum("Hh,bhwc,Ww->bHWc", rows, x32, columns).astype(x.dtype)
+    # In full: TPUs multiply in bfloat16 by default, and positions would be rounded with the values.
+    return jnp.einsum("Hh,bhwc,Ww->bHWc", rows, x32, columns, precision="highest").astype(x.dtype)
 
 
 class Upsample2(nn.Module):
@@ -240,7 +241,7 @@ def bins(length: int, count: int) -> np.ndarray:
 def average_pool(x, size: tuple[int, int]):
     """Mean over each of `size` bins (see `bins`): `x` `[B,h,w,C]` → `[B,*size,C]` of the same dtype."""
     rows, columns = (bins(n, k) for n, k in zip(x.shape[1:3], size, strict=True))
-    return jnp.einsum("kh,bhwc,lw->bklc", rows, x.astype(jnp.float32), columns).astype(x.dtype)
+    return jnp.einsum("kh,bhwc,lw->bklc", rows, x.astype(jnp.float32), columns, precision="highest").astype(x.dtype)
 
 
 def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024):

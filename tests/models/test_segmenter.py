@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import defaults
+from ctxseg import complexity
 from ctxseg.models import BACKBONES, create_model
 
 # Parameters of the published ImageNet networks (torchvision's documentation), in millions, less their 1000-way classifiers.
@@ -106,3 +107,25 @@ def test_resnet_fcn_has_the_parameters_of_its_parts():
     by_hand += sum(conv(1, i, o) for i, o in stages[1:]) + 512 * 5 + 5
     _, variables = shapes(model_config(name="resnet18"))
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == by_hand
+
+
+@pytest.mark.parametrize("name, giga", [("resnet18", 1.814), ("resnet50", 4.089), ("resnet101", 7.801)])
+def test_resnets_have_the_published_multiply_adds(name, giga):
+    """torchvision's figures at 224×224, less the classifier's; a bottleneck with its stride in the 1×1 has 6 to 7 % less."""
+    model = create_model(model_config(name=name, output_stride=32), 5)
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
+    variables = jax.eval_shape(lambda r: model.init(r, jnp.zeros(images.shape, images.dtype)), jax.random.PRNGKey(0))
+    count = complexity.count_multiply_adds(lambda v, x: model.apply(v, x).features["res5"], variables, images)
+    classifier = 49 * 5 * (512 if name == "resnet18" else 2048)
+    assert (count - classifier) / 1e9 == pytest.approx(giga, rel=0.002)
+
+
+def test_images_are_normalised():
+    """ImageNet's mean is 0, and one standard deviation more is 1."""
+    rgb = np.array([(123.675, 116.28, 103.53), (123.675 + 58.395, 116.28 + 57.12, 103.53 + 57.375)], np.float32)
+    model = create_model(model_config(width=4), 3)
+    images = np.broadcast_to(rgb[:, None, None], (2, 8, 8, 3))
+    variables = jax.eval_shape(lambda r: model.init(r, images), jax.random.PRNGKey(0))
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
+    pixels = model.apply(variables, images).features["pixels"]
+    np.testing.assert_allclose(pixels, np.broadcast_to([[[[0.0]]], [[[1.0]]]], pixels.shape), atol=1e-5)

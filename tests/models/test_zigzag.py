@@ -116,6 +116,59 @@ def test_against_reference(case):
     assert expected.std() > 1e-3
 
 
+@pytest.mark.parametrize("context_norm", ["gate", "batch"])
+def test_context_norm_and_norm(context_norm, monkeypatch):
+    """What R passes before it is multiplied, and batch normalisation after each convolution, in inference with random statistics."""
+    module = ZigZag(channels=CHANNELS, subdivisions=(2,), stages=1, norm="batch", context_norm=context_norm)
+    features = inputs([(6, 4), (3, 2)])
+    shapes = jax.eval_shape(module.init, jax.random.PRNGKey(0), features)
+    rng = np.random.default_rng(3)
+
+    def draw(path, x):
+        positive = path[-1].key in ("var", "scale")
+        return (rng.uniform(0.5, 2, x.shape) if positive else rng.normal(0, 0.3, x.shape)).astype(np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    params, stats = variables["params"], variables["batch_stats"]
+
+    def normalised(x, p, s):
+        return (x - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"]
+
+    def convolved(x, p, s, relu):
+        y = normalised(zigzag_numpy.conv2d(x, p["conv"]["kernel"], np.zeros(CHANNELS)), p["norm"], s["norm"])
+        return np.maximum(y, 0) if relu else y
+
+    f1, f2 = (
+        convolved(features[name].astype(np.float64), params[f"project{i}"], stats[f"project{i}"], False)
+        for i, name in ((1, "res2"), (2, "res3"))
+    )
+    p, s = params["stage1"], stats["stage1"]
+    # RCE by the reference, with the branch's normalisation folded into its kernel and bias.
+    rce, branch = p["context_down2"], s["context_down2"]["branches"]["norm"]
+    gain = rce["branches"]["norm"]["scale"] / np.sqrt(branch["var"] + 1e-5)
+    folded = rce | {"branches": {"conv": {
+        "kernel": rce["branches"]["conv"]["kernel"] * gain,
+        "bias": rce["branches"]["norm"]["bias"] - branch["mean"] * gain,
+    }}}  # fmt: skip
+    r = normalised(
+        zigzag_numpy.rce(f2, rce_parameters(folded, (2,)), (2,), "mean"), p["context_down2_norm"], s["context_down2_norm"]["norm"]
+        if "norm" in s["context_down2_norm"] else s["context_down2_norm"],
+    )  # fmt: skip
+    if context_norm == "gate":
+        r = 2 / (1 + np.exp(-r))
+    down = f1 + zigzag_numpy.bilinear_resize(r, 6, 4)
+    expected = convolved(
+        2 * down, params["fuse_out"], stats["fuse_out"], True
+    )  # F^d + F^u, which is F^d at level 1 of one stage
+    actual, _ = jax.jit(module.apply)(variables, features)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.05
+
+
+def test_reference_by_hand():
+    zigzag_numpy.self_check()
+
+
 def parameter_names(**fields):
     module = ZigZag(channels=CHANNELS, levels=("res2", "res3", "res4"), subdivisions=(2,), **fields, **PLAIN)
     variables = jax.eval_shape(module.init, jax.random.PRNGKey(0), inputs([(8, 8), (4, 4), (2, 2)]))
