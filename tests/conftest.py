@@ -3,10 +3,11 @@ from importlib import metadata
 
 # Everything here is compiled to be run once or twice. Read when the first array is made. The second flag more than halves the time of
 # compiling, and XLA dies of flags that it does not know: it is this release's.
-FLAGS = "--xla_backend_optimization_level=0"
-if metadata.version("jax").startswith("0.10."):
-    FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", FLAGS)
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + (" --xla_cpu_use_fusion_emitters=false" if metadata.version("jax").startswith("0.10.") else ""),
+)
 
 import jax
 import numpy as np
