@@ -100,6 +100,13 @@ def coco_stuff(config):
     _mcibi(config, (512, 512), 16, epochs=30, images=118_287)
 
 
+def dilated_resnet50(config):
+    """The backbone and the classifier of what the MCIBI paper compares with (§4.1): ResNet-50 of three 3×3 stem convolutions, stride 8."""
+    config.model.backbone.name = "resnet50"
+    config.model.backbone.stem = "conv3"
+    config.model.classifier.dropout = 0.1
+
+
 def _two_rates(config, rate, boundary, steps):
     config.optimizer.learning_rate = rate
     config.optimizer.schedule = "step"

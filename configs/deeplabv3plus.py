@@ -17,8 +17,5 @@ def get_config(dataset: str = "scenes"):
         config.model.context.low_channels = 16
         config.model.context.dilations = (2, 4, 6)  # of 16×16 positions
     else:
-        # As the MCIBI paper trains what it compares with.
-        config.model.backbone.name = "resnet50"
-        config.model.backbone.stem = "conv3"
-        config.model.classifier.dropout = 0.1
+        datasets.dilated_resnet50(config)
     return config

@@ -18,7 +18,6 @@ def get_config(dataset: str = "scenes"):
         config.model.memory.channels = 64
         config.model.classifier.hidden = 64
     else:
-        config.model.backbone.name = "resnet50"
-        config.model.backbone.stem = "conv3"
+        datasets.dilated_resnet50(config)
         config.model.classifier.hidden = 512
     return config

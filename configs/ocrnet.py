@@ -16,8 +16,5 @@ def get_config(dataset: str = "scenes"):
         config.model.context.channels = 64
         config.model.context.key_channels = 32
     else:
-        # As the MCIBI paper trains what it compares with.
-        config.model.backbone.name = "resnet50"
-        config.model.backbone.stem = "conv3"
-        config.model.classifier.dropout = 0.1
+        datasets.dilated_resnet50(config)
     return config

@@ -15,8 +15,5 @@ def get_config(dataset: str = "scenes"):
     if dataset in datasets.SMALL:
         config.model.context.channels = 64
     else:
-        # As the MCIBI paper trains what it compares with.
-        config.model.backbone.name = "resnet50"
-        config.model.backbone.stem = "conv3"
-        config.model.classifier.dropout = 0.1
+        datasets.dilated_resnet50(config)
     return config

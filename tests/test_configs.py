@@ -60,6 +60,11 @@ def test_every_protocol(dataset):
     train.create_augmentation(config.data)
 
 
+def test_largefov_on_the_common_backbone_is_the_fcn():
+    """What makes it DeepLab-LargeFOV is in its VGG-16; the README's table therefore has one row for both."""
+    assert config_of("largefov", "scenes").to_dict() | {"system": "fcn"} == config_of("fcn", "scenes").to_dict()
+
+
 def test_unknown_data_set():
     with pytest.raises(UserError, match="'voc2007'.*voc2012"):
         config_of("fcn", "voc2007")
