@@ -13,6 +13,7 @@ from ctxseg import checkpoints, data, devices, evaluate, logs, losses, schedules
 from ctxseg.data import pipeline, superpixels, transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model, memory
+from ctxseg.models.context.msci import MSCI
 from ctxseg.state import TrainState, create_state
 
 
@@ -119,6 +120,13 @@ def check_numbers(config) -> None:
         if config[section][name] < least:
             raise UserError(f"config.{field} is {config[section][name]}, but must be at least {least}")
     superpixels.check(config.data.superpixels)
+    context = config.model.context
+    if context.name == "msci" and context.superpixels is not False:
+        segments, most = config.data.superpixels, MSCI.regions if context.regions is None else context.regions
+        if segments < 1:
+            raise UserError(f"config.data.superpixels is {segments}, but msci needs some: 1000 for photographs")
+        if segments > most:
+            raise UserError(f"config.data.superpixels is {segments}, more than config.model.context.regions, {most}")
     devices.check_batch_size("train.batch_size", config.train.batch_size)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
 

@@ -185,6 +185,11 @@ BAD_VALUES = {
     "model.context.subdivisions=(3, 0)": "config.model.context.subdivisions is 0, but must be at least 1",
     "model.context.subdivisions=a": r"config.model.context.subdivisions is \('a',\), but must be one or more int",
     "model.context.stages=0": "config.model.context.stages is 0, but must be at least 1",
+    "data.superpixels=-1": "config.data.superpixels is -1, but must be 0",
+    "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam', but there is .*backbone/stem",
+    "model.scales.merge=maximum": "config.model.scales.merge is 'maximum', but it can be none, attention, average, max",
+    "model.memory.name=mcibi2": "config.model.memory.name is 'mcibi2', but it can be none, mcibi",
+    "model.classifier.dropout=1.0": "config.model.classifier.dropout is 1.0, but must be 0 or more and less than 1",
     "model.context.fuse_kernel=2": "config.model.context.fuse_kernel is 2, but it can be 1, 3, 5, 7",
 }  # fmt: skip
 
