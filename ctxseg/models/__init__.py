@@ -84,6 +84,8 @@ def _check(field, value, kind):
         least = 0 if field.endswith(".hidden") else 1
         if value < least:
             raise UserError(f"config.{field} is {value}, but must be at least {least}")
+    elif kind is float and value == 0 and field.endswith(".temperature"):
+        raise UserError(f"config.{field} is {value}, but must be more than 0")
     elif kind is float and not (0 <= value < (1 if field.endswith(".dropout") else math.inf)):
         below = " and less than 1" if field.endswith(".dropout") else ""
         raise UserError(f"config.{field} is {value}, but must be 0 or more{below}")

@@ -207,14 +207,14 @@ def ann(ref, maps, bins=(1, 3, 6, 8)):
 
     def block(x, name, query, key, value):
         y = attend(positions(query), sampled(key), sampled(value), (CHANNELS // 2) ** -0.5)
-        y = ref[f"{name}_project"](y.reshape(query.shape))
+        y = ref[f"{name}_project"](y.reshape(query.shape), relu=False)
         return ref[f"{name}_fuse"](np.concatenate([y, x], -1))
 
     low, high = maps[-2:]
-    x = block(high, "fusion", ref["fusion_query"](high), ref["fusion_key"](low), ref["fusion_value"](low))
+    x = block(high, "fusion", ref["fusion_query"](high), ref["fusion_key"](low), ref["fusion_value"](low, relu=False))
     x = ref["bottleneck"](x)
     shared = ref["pyramid_query"](x)
-    return block(x, "pyramid", shared, shared, ref["pyramid_value"](x))
+    return block(x, "pyramid", shared, shared, ref["pyramid_value"](x, relu=False))
 
 
 def dnl(ref, maps, temperature=0.05):

@@ -39,19 +39,20 @@ class ANN(nn.Module):
         low, high = maps[-2:] if len(maps) > 1 else (maps[0], maps[0])
         inner = max(self.channels // 2, 1)
 
-        def conv(channels, size, name):
-            return self.conv(channels, size, norm=self.norm, name=name)
+        def conv(channels, size, name, relu=True):
+            return self.conv(channels, size, norm=self.norm, relu=relu, name=name)
 
         def block(x, query, key, value, name):
             """[x; W softmax(q kᵀ) v], 1×1-convolved to as many channels as x."""
             q = query.reshape(x.shape[0], -1, inner)
             y = attention(q, pyramid(key, self.bins), pyramid(value, self.bins), scale=inner**-0.5)
-            y = conv(x.shape[-1], 1, f"{name}_project")(y.reshape(query.shape), train)
+            y = conv(x.shape[-1], 1, f"{name}_project", relu=False)(y.reshape(query.shape), train)
             return conv(x.shape[-1], 1, f"{name}_fuse")(jnp.concatenate([y, x], axis=-1), train)
 
         query = conv(inner, 1, "fusion_query")(high, train)
-        key, value = (conv(inner, 1, f"fusion_{name}")(low, train) for name in ("key", "value"))
+        key = conv(inner, 1, "fusion_key")(low, train)
+        value = conv(inner, 1, "fusion_value", relu=False)(low, train)
         x = conv(self.channels, 3, "bottleneck")(block(high, query, key, value, "fusion"), train)
         query = conv(inner, 1, "pyramid_query")(x, train)  # and the keys, whose weights are the same
-        value = conv(inner, 1, "pyramid_value")(x, train)
+        value = conv(inner, 1, "pyramid_value", relu=False)(x, train)
         return block(x, query, query, value, "pyramid"), {}

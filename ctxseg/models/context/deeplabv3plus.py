@@ -33,7 +33,8 @@ class DeepLabV3Plus(nn.Module):
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h_l,w_l,·]`} → `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
-        fine, *_, coarse = select(features, self.levels, 4)
+        maps = select(features, self.levels, 4)
+        fine, coarse = maps[0], maps[-1]
         fields = {"channels": self.channels, "dilations": self.dilations, "norm": self.norm, "conv": self.conv}
         x, _ = ASPP(**fields, fuse_kernel=1, name="aspp")({"x": coarse}, train=train)
         low = self.conv(self.low_channels, 1, norm=self.norm, name="low")(fine, train)

@@ -46,7 +46,7 @@ class DNL(nn.Module):
         """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
         x = select(features, self.levels, 1)[-1]
         y = self.conv(self.channels, 3, norm=self.norm, name="reduce")(x, train)
-        inner = self.channels // 2
+        inner = max(self.channels // 2, 1)
         flat = [
             Conv(n, 1, dtype=self.dtype, name=name)(y).reshape(y.shape[0], -1, n)
             for name, n in (("query", inner), ("key", inner), ("value", inner), ("mask", 1))
