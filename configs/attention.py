@@ -10,14 +10,13 @@ from configs import datasets, defaults
 def get_config(dataset: str = "scenes"):
     config = defaults.get_config()
     config.system = "attention"
-    datasets.set_protocol(config, dataset)
+    datasets.set_protocol(config, dataset, paper=datasets.pascal_person_part)
     config.model.context.name = "none"
     config.model.scales.merge = "attention"
     config.model.scales.scales = (1.0, 0.5)
     if dataset in datasets.SMALL:
         config.model.scales.head_filters = 64
     else:
-        datasets.pascal_person_part(config)
         config.model.backbone.name = "vgg16"
         config.model.backbone.conv7_kernel = 1
     return config

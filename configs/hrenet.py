@@ -10,7 +10,7 @@ from configs import datasets, defaults
 def get_config(dataset: str = "scenes"):
     config = defaults.get_config()
     config.system = "hrenet"
-    datasets.set_protocol(config, dataset)
+    datasets.set_protocol(config, dataset, paper=datasets.hrenet)
     config.model.context.name = "renet"
     if dataset in datasets.SMALL:
         config.model.context.units = (48,)
@@ -19,10 +19,4 @@ def get_config(dataset: str = "scenes"):
         config.model.backbone.conv7_kernel = 3
         config.model.context.units = (120,)
         config.model.frozen = ("backbone/conv1", "backbone/conv2")
-        config.data.crop = (400, 500)
-        config.data.scale_range = (1.0, 1.0)
-        config.data.rotate = 0.0
-        config.train.batch_size = 10
-        config.train.steps = 30_000
-        config.optimizer.step_boundaries = (15_000,)
     return config

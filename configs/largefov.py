@@ -10,10 +10,9 @@ from configs import datasets, defaults
 def get_config(dataset: str = "scenes"):
     config = defaults.get_config()
     config.system = "largefov"
-    datasets.set_protocol(config, dataset)
+    datasets.set_protocol(config, dataset, paper=datasets.pascal_person_part)
     config.model.context.name = "none"
     if dataset not in datasets.SMALL:
-        datasets.pascal_person_part(config)
         config.model.backbone.name = "vgg16"
         config.model.backbone.conv7_kernel = 1
     return config

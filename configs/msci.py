@@ -21,6 +21,7 @@ def get_config(dataset: str = "scenes"):
         config.optimizer.clip_norm = 1.0
     else:
         config.model.backbone.name = "resnet152"
+        config.model.backbone.output_stride = 32  # every level half as large as the one before
         config.train.batch_size = 12
         config.data.superpixels = 1000
     config.model.context.regions = config.data.get_ref("superpixels")

@@ -65,16 +65,35 @@ def test_largefov_on_the_common_backbone_is_the_fcn():
     assert config_of("largefov", "scenes").to_dict() | {"system": "fcn"} == config_of("fcn", "scenes").to_dict()
 
 
+def test_papers_settings():
+    """A system's own paper's, whatever another has on the data set; and levels that differ in size where they are upsampled."""
+    for system in ("attention", "largefov"):
+        config = config_of(system, "voc2012")
+        assert (config.data.crop, config.data.scale_range, config.data.rotate) == ((321, 321), (0.6, 1.4), 0)
+        assert (config.train.batch_size, config.optimizer.new_layer_factor) == (30, 10)
+    config = config_of("hrenet", "ade20k")
+    assert (config.data.crop, config.data.brightness, config.train.batch_size) == ((400, 500), 0, 10)
+    assert (config.optimizer.schedule, config.optimizer.step_boundaries) == ("step", (15_000,))
+    for system, steps, batch in (("msci", 120_000, 12), ("zigzag", 120_000, 16)):
+        config = config_of(system, "voc2012")
+        assert (config.train.steps, config.train.batch_size) == (steps, batch)
+        assert (config.model.backbone.output_stride, config.optimizer.learning_rate) == (32, 1e-3)
+    config = config_of("mcibi", "ade20k")
+    assert config.train.steps == 130 * 20_210 // 16 and config.optimizer.schedule == "poly"
+
+
 def test_unknown_data_set():
     with pytest.raises(UserError, match="'voc2007'.*voc2012"):
         config_of("fcn", "voc2007")
 
 
-def test_frozen_layers_neither_move_nor_learn():
+@pytest.mark.parametrize("merge", ["none", "average"])
+def test_frozen_layers_neither_move_nor_learn(merge):
     """No gradient reaches them, weight decay and momentum leave them alone, and their batch statistics stay."""
     config = defaults.get_config()
     config.model.backbone.width = 4
     config.model.frozen = ("backbone/stem", "backbone/res2")
+    config.model.scales.merge = merge
     model = create_model(config.model, 3, axis_name="devices")
     optimizer = schedules.create_optimizer(config.optimizer, 10, tuple(config.model.frozen))
     state = create_state(model, optimizer, (16, 16), 0)

@@ -45,7 +45,7 @@ class Source:
         sample = {"image": image, "label": label, "name": name}
         if self._regions is not None:
             sample["regions"] = self._decode(
-                self._regions[index], cv2.IMREAD_UNCHANGED, f"super-pixels of {name}"
+                self._read(self._regions, index, "super-pixels"), cv2.IMREAD_UNCHANGED, f"super-pixels of {name}"
             ).astype(np.int32)
         return sample
 
@@ -63,10 +63,13 @@ class Source:
     def _record(self, index):
         if not 0 <= index < len(self):
             raise IndexError(index)
+        return self._read(self._records, index, "record")
+
+    def _read(self, records, index, what):
         try:
-            return self._records[index]
+            return records[index]
         except Exception as error:  # ArrayRecord and protobuf raise all sorts on damaged bytes
-            raise UserError(f"{self._place}: record {index} cannot be read; {self._remedy()}") from error
+            raise UserError(f"{self._place}: {what} {index} cannot be read; {self._remedy()}") from error
 
     def _decode(self, encoded, flags, what):
         try:

@@ -36,6 +36,7 @@ def slic(image: np.ndarray, segments: int) -> np.ndarray:
         if len(ids) <= segments or wish == 1:
             break
         wish = max(min(wish * segments // len(ids), wish - 1), 1)
+    # Should even a single one asked for give too many, the last are one region, connected or not.
     return np.minimum(regions.reshape(image.shape[:2]), segments - 1).astype(np.uint16)
 
 
@@ -54,8 +55,12 @@ def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRec
         builder: prepared.
         split: of it.
         images: the split's images by index, uint8 [H, W, 3].
-        segments: see `slic`.
+        segments: 1 to `LARGEST`, see `slic`.
+
+    Raises:
+        UserError: such a number cannot be, the folder cannot be written, or the file in it is damaged.
     """
+    check(segments)
     folder = Path(builder.data_dir) / f"superpixels-{segments}-slic-{skimage.__version__}"
     path = folder / f"{split}.array_record"
     try:
@@ -66,7 +71,14 @@ def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRec
                     _write(path, images, segments, f"super-pixels {builder.name} {split}")
     except OSError as error:
         raise UserError(f"cannot write super-pixels in config.data.data_dir: {error}") from error
-    return grain.sources.ArrayRecordDataSource(str(path))
+    try:
+        records = grain.sources.ArrayRecordDataSource(str(path))
+        whole = len(records) == len(images)
+    except Exception:  # ArrayRecord raises all sorts on damaged bytes
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is damaged: delete it to compute the super-pixels again")
+    return records
 
 
 def _write(path, images, segments, label):

@@ -73,6 +73,8 @@ def _check(field, value, kind):
         of = entries[0]
         accepted = (int, float) if of is float else (of,)
         repeats = origin is tuple and len(set(value)) < len(value)
+        if field.endswith(".patch") and len(value) != 2:
+            raise UserError(f"config.{field} is {value}, but must be a height and a width")
         if not value or repeats or any(type(v) not in accepted for v in value):
             rule = ", none of them twice" if origin is tuple else ""
             raise UserError(f"config.{field} is {value}, but must be one or more {of.__name__}{rule}")

@@ -76,7 +76,7 @@ class Norm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        if not train or is_frozen(self.path, self.frozen):
+        if not train or is_frozen(self.scope.path, self.frozen):
             return _normalize(x, mean.value, lax.rsqrt(var.value + EPSILON), scale, bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name  # `init` runs outside `pmap`
         y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name)

@@ -34,7 +34,7 @@ class CrossAttention(nn.Module):
     @nn.compact
     def __call__(self, r, c, train: bool):
         """R `[B,h,w,·]` asks C `[B,h',w',·]` → `[B,h,w,channels]`."""
-        inner = self.channels // 2
+        inner = max(self.channels // 2, 1)
         q = self.conv(inner, 1, name="query2")(self.conv(inner, 1, name="query1")(r, train), train)
         k = self.conv(inner, 1, name="key2")(self.conv(inner, 1, name="key1")(c, train), train)
         v = self.conv(inner, 1, name="value")(c, train)
@@ -263,5 +263,9 @@ def _random_pixels(pixels, labels, classes, rng, axis_name):
     r = jnp.einsum("kh,kw,khwc->kc", rows[y], columns[x], pixels.astype(jnp.float32)[image])
     if axis_name is None:
         return r
-    mine = jnp.where(chosen < flat.size, best, -1.0)
-    return lax.psum(jnp.where((mine == lax.pmax(mine, axis_name))[:, None] & (mine > 0)[:, None], r, 0), axis_name)
+    mine, device = jnp.where(chosen < flat.size, best, 0.0), lax.axis_index(axis_name)
+    tied = (mine > 0) & (mine == lax.pmax(mine, axis_name))
+    first = lax.pmin(
+        jnp.where(tied, device, lax.psum(1, axis_name)), axis_name
+    )  # two devices may have drawn the same number
+    return lax.psum(jnp.where((tied & (first == device))[:, None], r, 0), axis_name)

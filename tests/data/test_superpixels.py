@@ -62,7 +62,42 @@ def test_augmented_with_the_labels():
         np.testing.assert_array_equal(out["regions"], expected)
 
 
+def test_damaged_files_are_named(street, tmp_path):
+    builder = data.load("camvid", tmp_path, street)
+    pipeline.source(builder, "train", 9)
+    (path,) = tmp_path.glob("**/superpixels-9-*/train.array_record")
+    content = path.read_bytes()
+    pipeline.source(builder, "val", 9)  # three images, where there are six
+    for damaged in (b"", content[:70000], (path.parent / "val.array_record").read_bytes()):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"^{path} is damaged: delete it"):
+            pipeline.source(builder, "train", 9)
+    start = content.index(b"PNG")
+    path.write_bytes(content[:start] + b"\x55" * 20 + content[start + 20 :])
+    with pytest.raises(UserError, match="^camvid train: super-pixels 0 cannot be read; delete .*1.0.0 to prepare it"):
+        list(pipeline.source(builder, "train", 9))
+
+
+def test_an_interrupted_computation_starts_over(street, tmp_path, monkeypatch):
+    builder, calls, slic = data.load("camvid", tmp_path, street), [], superpixels.slic
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return slic(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(superpixels, "slic", interrupted)
+        pipeline.source(builder, "train", 9)
+    assert not list(tmp_path.glob("**/superpixels-9-*/train.array_record"))
+    source = pipeline.source(builder, "train", 9)
+    np.testing.assert_array_equal(source[5]["regions"], slic(source[5]["image"], 9))
+
+
 @pytest.mark.parametrize("segments", [-1, 65536])
-def test_numbers_that_cannot_be(segments):
-    with pytest.raises(UserError, match=f"config.data.superpixels is {segments}"):
-        superpixels.check(segments)
+def test_numbers_that_cannot_be(segments, street, tmp_path):
+    builder = data.load("camvid", tmp_path, street)
+    with pytest.raises(UserError, match=f"^config.data.superpixels is {segments}, but must be 0"):
+        pipeline.source(builder, "val", segments)
+    assert not list(tmp_path.glob("**/superpixels*"))

@@ -70,6 +70,13 @@ def test_update_split_over_devices(first):
         assert np.abs(candidates - one["bank"][0, 4]).max(1).min() < 1e-5  # one of the class's own pixels
 
 
+def test_devices_that_draw_the_same_number(monkeypatch):
+    """One pixel is taken, the first device's; not the sum of all that tie."""
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, minval: jnp.full(shape, 0.5))
+    one, two = (shared(n, "random", True)["bank"][0, 4] for n in (1, 2))
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+
+
 def test_random_pixels_are_random():
     pixels, labels = (jnp.asarray(x) for x in batch())
     state = jax.tree.map(jnp.asarray, bank())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ctxseg.errors import UserError
-from ctxseg.models.context.msci import MSCI, adjacency
+from ctxseg.models.context.msci import MSCI, adjacency, cell_regions, region_sums
 from ctxseg.models.layers import ConvNorm
 from tests.models.gradients import check_against, random_like
 from tests.references import msci_numpy
@@ -75,6 +75,19 @@ def test_against_reference(case):
     check_against(
         lambda p, x: module.apply({"params": p}, x, jnp.asarray(regions))[0], reference, module, features, params
     )
+
+
+def test_centres_of_cells():
+    """Pixel i·stride, also where the last cells are fewer pixels."""
+    rows = jnp.arange(65)[None, :, None] * jnp.ones((1, 1, 65), int)
+    for stride in (4, 8, 16):
+        n = -(-65 // stride)
+        np.testing.assert_array_equal(cell_regions(rows, (n, n))[0, :, 0], np.arange(n) * stride)
+
+
+def test_regions_of_many_cells_in_bfloat16():
+    f = jnp.ones((1, 40, 40, 1), jnp.bfloat16)
+    assert region_sums(f, jnp.zeros((1, 40, 40), int), 1).item() == 1600
 
 
 def test_adjacency():

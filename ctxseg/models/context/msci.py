@@ -26,11 +26,15 @@ from ctxseg.models.layers import Conv, ConvNorm, Upsample2, resize
 def cell_regions(regions, size: tuple[int, int]):
     """The region at the centre of each cell's receptive field: `regions` `[B,H,W]` → int32 `[B,*size]`.
 
-    Stacks of padded 3×3 convolutions and poolings of stride 2 centre cell i of a map of stride s on pixel i·s.
+    Stacks of padded 3×3 convolutions and poolings of stride 2 centre cell i of a map of stride s, a power of two, on pixel i·s. (The
+    2×2 poolings of `vgg16` centre it (s − 1)/2 pixels further, which is not taken into account.)
     """
     for axis, n in enumerate(size, 1):
         length = regions.shape[axis]
-        centres = jnp.minimum(jnp.arange(n) * -(-length // n), length - 1)
+        stride = 1
+        while -(-length // stride) > n:
+            stride *= 2
+        centres = jnp.minimum(jnp.arange(n) * stride, length - 1)
         regions = jnp.take(regions, centres, axis=axis)
     return regions
 
@@ -53,8 +57,9 @@ def adjacency(regions, count: int):
 
 
 def region_sums(f, cells, count: int):
-    """Sum over the cells of each region, 0 of one without: `f` `[B,h,w,C]`, `cells` `[B,h,w]` → `[B,count,C]`."""
+    """Sum over the cells of each region, 0 of one without: `f` `[B,h,w,C]`, `cells` `[B,h,w]` → float32 `[B,count,C]`."""
     b, h, w, c = f.shape
+    f = f.astype(jnp.promote_types(f.dtype, jnp.float32))
     ids = jnp.where((cells >= 0) & (cells < count), cells, count)
     return jax.vmap(lambda x, i: jnp.zeros((count, c), f.dtype).at[i].add(x, mode="drop"))(
         f.reshape(b, h * w, c), ids.reshape(b, h * w)
@@ -101,14 +106,14 @@ class Direction(nn.Module):
         gates = self.conv(target)
         if self.superpixels:
             count = touch.shape[1]
-            r = region_sums(source, source_cells, count)
+            r = region_sums(source, source_cells, count)  # in float32: a sum of many cells
             if self.region_pool == "mean":
                 cells = region_sums(jnp.ones_like(source[..., :1]), source_cells, count)
                 r = r / jnp.maximum(cells, 1)
                 touch = touch * (cells > 0).swapaxes(1, 2)
                 touch = touch / jnp.maximum(touch.sum(2, keepdims=True), 1)
             m = jnp.einsum("bnm,bmc->bnc", touch.astype(r.dtype), r)
-            gates = gates + spread(self.sum(r) + self.around(m), target_cells)
+            gates = gates + spread(self.sum(r) + self.around(m), target_cells).astype(gates.dtype)
         else:
             gates = gates + self.sum(resize(source, target.shape[1:3]))
         i, f, o, g = jnp.split(gates, 4, axis=-1)
