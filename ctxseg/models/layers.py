@@ -46,6 +46,8 @@ EPSILON, MOMENTUM = 1e-5, 0.9
 
 def is_frozen(path: tuple[str, ...], frozen: tuple[str, ...]) -> bool:
     """Whether the names in `path`, joined by '/', have one of `frozen` at their beginning: `backbone/conv1` covers conv1_2."""
+    if path[:1] == ("segmenter",):  # the path of a module in `MultiScale` has it, the names of its parameters do not
+        path = path[1:]
     return "/".join(path).startswith(frozen) if frozen else False
 
 
@@ -76,7 +78,7 @@ class Norm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        if not train or is_frozen(self.scope.path, self.frozen):
+        if not train or is_frozen(self.path, self.frozen):
             return _normalize(x, mean.value, lax.rsqrt(var.value + EPSILON), scale, bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name  # `init` runs outside `pmap`
         y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name)
