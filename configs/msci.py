@@ -16,7 +16,7 @@ def get_config(dataset: str = "scenes"):
         config.model.context.stages = 2
         config.model.context.channels = 24
         config.data.superpixels = 128
-        # From scratch, the paper's sums over regions and this rate overflow; a bounded step keeps either kind of region in range.
+        # From scratch at this rate, sums and means over regions both overflow unless steps are bounded.
         config.model.context.region_pool = "mean"
         config.optimizer.clip_norm = 1.0
     else:

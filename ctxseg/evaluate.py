@@ -16,7 +16,7 @@ from ctxseg.models.layers import resize
 from ctxseg.state import create_state
 
 
-def predict_labels(model, variables, images, regions=None, size=None):
+def predict_labels(model, variables, images, regions=None):
     """Class ids at image resolution.
 
     Args:
@@ -24,13 +24,12 @@ def predict_labels(model, variables, images, regions=None, size=None):
         variables: its variables.
         images: uint8 `[B,H,W,3]`.
         regions: int32 `[B,H,W]`, super-pixels, or None.
-        size: height and width of the result, default the images'.
 
     Returns:
         int32 `[B,H,W]`.
     """
     logits = model.apply(variables, images, regions, train=False).logits
-    return resize(logits, size or images.shape[1:3]).argmax(-1).astype(jnp.int32)
+    return resize(logits, images.shape[1:3]).argmax(-1).astype(jnp.int32)
 
 
 def create_eval_step(model):

@@ -19,8 +19,6 @@ from jax import lax
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.layers import Conv, ConvNorm, Dropout, attention, interpolation
 
-IGNORE = 255  # label of pixels that no class learns from
-
 
 class CrossAttention(nn.Module):
     """g_o( softmax( g_q(R) g_k(C)ᵀ / √(C/2) ) · g_v(C) ): `channels` wide, half as many inside.
@@ -231,11 +229,11 @@ def _over_rows(add, sums, pixels, labels):
     height, width = labels.shape[1:3]
     across = jnp.einsum("bhwc,Ww->hbWc", pixels.astype(jnp.float32), interpolation(pixels.shape[2], width))
     rows = jnp.asarray(interpolation(pixels.shape[1], height))
-    below = jnp.minimum(rows.argmax(1), pixels.shape[1] - 1)
+    nearest = rows.argmax(1)
 
     def step(sums, y):
         # A row has two neighbours at the most: the larger weight's, and the one next to it on either side.
-        near = below[y] + jnp.array([-1, 0, 1])
+        near = nearest[y] + jnp.array([-1, 0, 1])
         inside = (near >= 0) & (near < pixels.shape[1])
         near = jnp.clip(near, 0, pixels.shape[1] - 1)
         weights = jnp.where(inside, rows[y, near], 0)
@@ -252,8 +250,8 @@ def _random_pixels(pixels, labels, classes, rng, axis_name):
     b, height, width = labels.shape
     first = 0 if axis_name is None else lax.axis_index(axis_name) * b
     draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(rng, i), (height, width), minval=1e-6))
-    number = jnp.where(labels == IGNORE, 0, draw(first + jnp.arange(b)))
-    flat_labels, flat = labels.reshape(-1).astype(jnp.int32), number.reshape(-1)
+    # Ignored pixels' label, 255, is no segment and is dropped.
+    flat_labels, flat = labels.reshape(-1).astype(jnp.int32), draw(first + jnp.arange(b)).reshape(-1)
     best = jax.ops.segment_max(flat, flat_labels, classes)
     chosen = jnp.full(classes, flat.size, jnp.int32)
     position = jnp.where(flat == best[jnp.minimum(flat_labels, classes - 1)], jnp.arange(flat.size), flat.size)
