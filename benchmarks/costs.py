@@ -50,7 +50,7 @@ def dca_pair():
 
     def runner(row):
         module, inputs = complexity.ROWS[row](defaults.get_config())
-        arrays = [jax.random.normal(jax.random.PRNGKey(i), x.shape, x.dtype) for i, x in enumerate(inputs)]
+        arrays = complexity.random_inputs(inputs)
         variables = jax.jit(module.init)(jax.random.PRNGKey(0), *arrays)
         apply = jax.jit(module.apply)
         return lambda: jax.block_until_ready(apply(variables, *arrays))

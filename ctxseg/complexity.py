@@ -43,11 +43,11 @@ class Row(nn.Module):
     context: nn.Module | None
     memory: nn.Module | None
 
-    def __call__(self, x, scores):
-        """A map `[B,h,w,·]` and, for the memory, scores float32 `[B,h,w,K]` → all that the modules return in evaluation."""
-        # `low` stands for the level before, for what reads two: half as many channels, as res4 has next to res5.
-        features = {"low": x[..., : x.shape[-1] // 2], "map": x}
-        within, aux = (None, {}) if self.context is None else self.context(features, None, False)
+    def __call__(self, features, regions, scores):
+        """Maps {name: `[B,h,w,·]`}, super-pixels int32 `[B,H,W]` and, for the memory, scores float32 `[B,h,w,K]` → all that the modules
+        return in evaluation.
+        """
+        within, aux = (None, {}) if self.context is None else self.context(features, regions, False)
         if self.memory is None:
             return within, aux
 
@@ -55,7 +55,16 @@ class Row(nn.Module):
             return scores if context.module.name == "distribution" else call(*arguments, **keywords)
 
         with nn.intercept_methods(given):
-            return self.memory(x, within, False), aux
+            return self.memory(list(features.values())[-1], within, False), aux
+
+
+def pyramid(shape):
+    """Shapes of the maps of a ResNet of output stride 8 whose last one is `shape` `[B,h,w,C]`: {name: shape}, finest first."""
+    b, h, w, channels = shape
+    quarters = {"res2": (b, 2 * h, 2 * w, channels // 8), "res3": (b, h, w, channels // 4)}
+    return {
+        k: (*v[:3], max(v[3], 1)) for k, v in (quarters | {"res4": (b, h, w, channels // 2), "res5": shape}).items()
+    }
 
 
 def build(config, context: str = "none", memory: str = "none", projected: bool = False):
@@ -78,20 +87,22 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
     section["memory"] |= {"name": memory, "channels": channels}
     segmenter = create_model(section, classes)
     shape = (*config.complexity.input[:3], channels if projected else config.complexity.input[3])
+    maps = pyramid(shape)
     inputs = (
-        jax.ShapeDtypeStruct(shape, segmenter.dtype),
+        {name: jax.ShapeDtypeStruct(s, segmenter.dtype) for name, s in maps.items()},
+        jax.ShapeDtypeStruct((shape[0], 8 * shape[1], 8 * shape[2]), jnp.int32),
         jax.ShapeDtypeStruct((*shape[:3], classes), jnp.float32),
     )
     return Row(None if context == "none" else segmenter.context, segmenter.memory), inputs
 
 
-# No context at all, and those that read several maps.
-LEFT_OUT = ("none", "msc", "msci", "zigzag", "encoder_decoder", "deeplabv3plus")
 # They keep the channels they are given, and come after a projection.
 PROJECTED = ("rce",)
+# They read more than the last map.
+SEVERAL_MAPS = ("msc", "msci", "zigzag", "encoder_decoder", "deeplabv3plus", "ocr", "ann")
 
 # Name → function of the config that gives a module and the shapes of its inputs.
-ROWS = {name: partial(build, context=name, projected=name in PROJECTED) for name in CONTEXTS if name not in LEFT_OUT}
+ROWS = {name: partial(build, context=name, projected=name in PROJECTED) for name in CONTEXTS if name != "none"}
 ROWS["dca"] = partial(build, memory="mcibi")
 ROWS["aspp + dca"] = partial(build, context="aspp", memory="mcibi")
 
@@ -159,7 +170,14 @@ def count_flops(function, *args) -> int:
     Raises:
         ValueError: see `equations`.
     """
-    return sum(times * _flops(equation) for equation, times in equations(jax.make_jaxpr(function)(*args)))
+    known = {}  # equations that are alike are asked about once
+    total = 0
+    for equation, times in equations(jax.make_jaxpr(function)(*args)):
+        like = (equation.primitive.name, str(equation.params), *(str(v.aval) for v in equation.invars))
+        if like not in known:
+            known[like] = _flops(equation)
+        total += times * known[like]
+    return total
 
 
 def _flops(equation) -> int:
@@ -175,7 +193,7 @@ def measure(module: nn.Module, inputs, repeats: int) -> dict:
 
     Args:
         module: random initial weights are made for it.
-        inputs: `jax.ShapeDtypeStruct`s; executed on random normal values.
+        inputs: a pytree of `jax.ShapeDtypeStruct`s; executed on random values, normal or ids below 100.
         repeats: timed executions, after one that is not; 0 neither compiles nor executes anything.
 
     Returns:
@@ -206,8 +224,7 @@ def measure(module: nn.Module, inputs, repeats: int) -> dict:
             + memory.temp_size_in_bytes
             - memory.alias_size_in_bytes
         )
-    rng = np.random.default_rng(0)
-    arrays = [jnp.asarray(rng.standard_normal(x.shape, np.float32), x.dtype) for x in inputs]
+    arrays = random_inputs(inputs)
     variables = jax.jit(module.init)(key, *arrays)  # compiled, so that the forward pass is dead code
 
     def seconds():
@@ -219,6 +236,17 @@ def measure(module: nn.Module, inputs, repeats: int) -> dict:
     seconds()
     row["milliseconds"] = 1000 * statistics.median(seconds() for _ in range(repeats))
     return row
+
+
+def random_inputs(inputs):
+    """Arrays of the shapes in the pytree `inputs`: normal values, or where they are integers, ids below 100."""
+    rng = np.random.default_rng(0)
+
+    def draw(x):
+        ids = jnp.issubdtype(x.dtype, jnp.integer)
+        return jnp.asarray(rng.integers(0, 100, x.shape) if ids else rng.standard_normal(x.shape, np.float32), x.dtype)
+
+    return jax.tree.map(draw, inputs)
 
 
 def check(config) -> tuple[str, ...]:
@@ -270,7 +298,9 @@ def complexity(config, folder: str) -> None:
     print(_line(width, COLUMNS, "context", bool(paper)))
     for name in names:
         module, inputs = ROWS[name](config)
-        row = {"context": name, "input": inputs[0].shape} | measure(module, inputs, config.complexity.repeats)
+        row = {"context": name, "input": list(inputs[0].values())[-1].shape} | measure(
+            module, inputs, config.complexity.repeats
+        )
         if name in paper:
             row["paper"] = dict(zip(("parameters_m", "multiply_adds_g"), paper[name], strict=True))
         result["rows"].append(row)
@@ -324,6 +354,8 @@ def _notes(result, paper):
     for row in result["rows"]:
         if row["input"] != result["input"]:
             yield f"{row['context']} keeps the channels it is given: its input is {_shape(row['input'])}"
+    if several := [row["context"] for row in result["rows"] if row["context"] in SEVERAL_MAPS]:
+        yield f"reading finer maps too, as of a ResNet of output stride 8: {', '.join(several)}"
     yield "multiply-adds: of convolutions alone. FLOPs: of everything, as XLA counts them, loops by their length"
     yield "memory: parameters, input, results and temporary buffers of the compiled forward pass. ms: the median"
     if paper:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ctxseg.models import extent
 from ctxseg.models.convolution import convolve, materialize
 
 
@@ -35,6 +36,8 @@ class Conv(nn.Module):
     def __call__(self, x):
         size = self.kernel_size if isinstance(self.kernel_size, tuple) else (self.kernel_size,) * 2
         kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features), self.param_dtype)
+        if max(size) > 1:
+            x = extent.clear(x)
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
@@ -193,12 +196,28 @@ def interpolation(length: int, size: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(length))).astype(np.float32)
 
 
-def resize(x, size: tuple[int, int], method: Literal["bilinear", "nearest"] = "bilinear"):
+def resize(
+    x, size: tuple[int, int], method: Literal["bilinear", "nearest"] = "bilinear", grid: bool = False, lengths=None
+):
     """`x` `[B,h,w,C]` → `[B,*size,C]` of the same dtype, pixel centres at +½, without antialiasing.
 
     `bilinear` is two small matrix products, whose gradients are matrix products again (a gather's would be a scatter).
     `nearest` reads pixel ⌊(i + ½)·h/size⌋ and takes any dtype.
+
+    Of padded maps (see `extent`), the image's part is resized to the image's part of the result.
+
+    Args:
+        x: a map.
+        size: height and width of the result.
+        method: `bilinear` or `nearest`.
+        grid: whether `x` is a grid of cells over the whole image, and not a map that has padding.
+        lengths: instead of what `extent` says: the image's rows and columns in `x`, and in the result, each int32 `[B]`.
     """
+    if lengths is None and extent.lengths(size) is not None:
+        before = x.shape[1:3] if grid else extent.lengths(x.shape[1:3])
+        lengths = (before, extent.lengths(size))
+    if lengths is not None:
+        return _resize_part(x, size, method, *lengths)
     if x.shape[1:3] == tuple(size):
         return x
     if method == "nearest":
@@ -210,6 +229,28 @@ def resize(x, size: tuple[int, int], method: Literal["bilinear", "nearest"] = "b
     x32 = x.astype(jnp.float32)
     # In full: TPUs multiply in bfloat16 by default, and positions would be rounded with the values.
     return jnp.einsum("Hh,bhwc,Ww->bHWc", rows, x32, columns, precision="highest").astype(x.dtype)
+
+
+def _resize_part(x, size, method, before, after):
+    """`resize` where the image has `before` rows and columns of `x`, and `after` of the result."""
+    sources = []  # [B,out]: the position in x that each row and column reads
+    for out, m, n in zip(size, before, after, strict=True):
+        m, n = (jnp.broadcast_to(jnp.asarray(v), x.shape[:1])[:, None] for v in (m, n))
+        doubled = (2 * jnp.arange(out) + 1) * m  # whole numbers, so that nothing is rounded before the division
+        if method == "nearest":
+            sources.append(jnp.minimum(doubled // (2 * n), m - 1))
+        else:
+            sources.append(jnp.clip(doubled / (2 * n) - 0.5, 0, m - 1))
+    if method == "nearest":
+        rows, columns = sources
+        x = jnp.take_along_axis(x, rows[:, :, None, None], axis=1)
+        return jnp.take_along_axis(x, columns[:, None, :, None], axis=2)
+    rows, columns = (
+        jnp.maximum(0, 1 - jnp.abs(position[..., None] - jnp.arange(n)))
+        for position, n in zip(sources, x.shape[1:3], strict=True)
+    )
+    x32 = x.astype(jnp.float32)
+    return jnp.einsum("bHh,bhwc,bWw->bHWc", rows, x32, columns, precision="highest").astype(x.dtype)
 
 
 class Upsample2(nn.Module):
@@ -242,11 +283,23 @@ def bins(length: int, count: int) -> np.ndarray:
 
 def average_pool(x, size: tuple[int, int]):
     """Mean over each of `size` bins (see `bins`): `x` `[B,h,w,C]` → `[B,*size,C]` of the same dtype."""
+    own = extent.lengths(x.shape[1:3])
+    if own is not None:
+        rows, columns = (_bins_of_part(m, n, k) for m, n, k in zip(own, x.shape[1:3], size, strict=True))
+        x32 = extent.clear(x.astype(jnp.float32))
+        return jnp.einsum("bkh,bhwc,blw->bklc", rows, x32, columns, precision="highest").astype(x.dtype)
     rows, columns = (bins(n, k) for n, k in zip(x.shape[1:3], size, strict=True))
     return jnp.einsum("kh,bhwc,lw->bklc", rows, x.astype(jnp.float32), columns, precision="highest").astype(x.dtype)
 
 
-def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024):
+def _bins_of_part(own, length, count):
+    """`bins` of the first `own` int32 `[B]` of `length` samples: float32 `[B,count,length]`."""
+    own, i, position = own[:, None, None], jnp.arange(count)[:, None], jnp.arange(length)
+    inside = (position >= i * own // count) & (position < -(-(i + 1) * own // count))
+    return inside / inside.sum(-1, keepdims=True)
+
+
+def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024, mask=None):
     """softmax(scale · Q Kᵀ) V without the whole matrix of weights, forward and backward.
 
     Args:
@@ -255,6 +308,7 @@ def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024):
         values: `[B,m,c]`.
         scale: of the scores; 1/√d in Vaswani et al. 2017.
         chunk: queries whose weights, `[B,chunk,m]`, are in memory at one time.
+        mask: bool `[B,m]`, the keys that count, or None for all.
 
     Returns:
         `[B,n,c]`, of the values' dtype; weights are computed in float32.
@@ -264,6 +318,8 @@ def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024):
     @jax.checkpoint
     def attend(q):
         scores = jnp.einsum("bnd,bmd->bnm", q, keys, preferred_element_type=jnp.float32) * scale
+        if mask is not None:
+            scores = jnp.where(mask[:, None], scores, -jnp.inf)
         return jnp.einsum("bnm,bmc->bnc", jax.nn.softmax(scores).astype(values.dtype), values)
 
     if n <= chunk:
@@ -274,6 +330,10 @@ def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024):
     return y.swapaxes(0, 1).reshape(b, parts * chunk, -1)[:, :n]
 
 
-def max_pool(x, size: int, stride: int, padding: int):
-    """Maximum over size×size windows, padded by −∞: `[B,h,w,C]` → `[B,⌊(h+2·padding−size)/stride⌋+1,…,C]`."""
-    return nn.max_pool(x, (size, size), (stride, stride), ((padding, padding), (padding, padding)))
+def max_pool(x, size: int, stride: int, padding: int | Literal["SAME"]):
+    """Maximum over size×size windows, padded by −∞: `[B,h,w,C]` → `[B,⌊(h+2·padding−size)/stride⌋+1,…,C]`.
+
+    `padding` may be `SAME`: one more row or column, at the end, where windows of 2 and stride 2 do not divide the size.
+    """
+    pairs = padding if padding == "SAME" else ((padding, padding), (padding, padding))
+    return nn.max_pool(extent.clear(x, -jnp.inf), (size, size), (stride, stride), pairs)

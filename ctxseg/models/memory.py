@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ctxseg.models import extent
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.layers import Conv, ConvNorm, Dropout, attention, interpolation
 
@@ -37,7 +38,7 @@ class CrossAttention(nn.Module):
         k = self.conv(inner, 1, name="key2")(self.conv(inner, 1, name="key1")(c, train), train)
         v = self.conv(inner, 1, name="value")(c, train)
         flat = [x.reshape(x.shape[0], -1, inner) for x in (q, k, v)]
-        y = attention(*flat, scale=inner**-0.5).reshape(q.shape)
+        y = attention(*flat, scale=inner**-0.5, mask=extent.positions(c.shape[1:3])).reshape(q.shape)
         return self.conv(self.channels, 1, name="out")(y, train)
 
 

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ctxseg.errors import UserError
+from ctxseg.models import extent
 from ctxseg.models.layers import Conv, relu, resize
 from ctxseg.models.segmenter import Segmenter, SegmenterOutput
 
@@ -58,36 +59,52 @@ class MultiScale(nn.Module):
         """As `Segmenter`. `scale_weights` are w, float32 `[B,h,w,|S|]`; `aux` has each scale's own scores as `scale/S`, and what else the
         segmenter gives at the largest scale, whose `pixels` and `features` are handed on.
         """
-        height, width = images.shape[1:3]
-        outputs = {}
+        shape = images.shape[1:3]
+        outputs, padding = {}, {}
         for s in self.scales:
-            size = (max(round(height * s), 1), max(round(width * s), 1))
-            scaled = images if size == (height, width) else resize(images.astype(jnp.float32), size)
-            scaled_regions = regions if regions is None else resize(regions[..., None], size, "nearest")[..., 0]
-            outputs[s] = self.segmenter(scaled, scaled_regions, train)
-        largest = outputs[max(self.scales)]
-        size = largest.logits.shape[1:3]
-        scores = jnp.stack([resize(outputs[s].logits, size) for s in self.scales], axis=3)  # [B,h,w,S,K]
+            size, sizes, lengths = extent.scaled(shape, s)
+            padding[s] = sizes, size
+            scaled = images if s == 1 else resize(images.astype(jnp.float32), size, lengths=lengths)
+            with extent.padded(sizes, size):
+                scaled_regions = regions
+                if regions is not None and s != 1:
+                    scaled_regions = resize(regions[..., None], size, "nearest", lengths=lengths)
+                    scaled_regions = extent.clear(scaled_regions, -1)[..., 0]
+                outputs[s] = self.segmenter(scaled, scaled_regions, train)
+        largest = max(self.scales)
+        result = outputs[largest]
+        size = result.logits.shape[1:3]
+
+        def to_largest(x, s):
+            if s == largest and x.shape[1:3] == size:
+                return x
+            with extent.padded(*padding[s]):
+                own = extent.lengths(x.shape[1:3])
+            return resize(x, size, lengths=None if own is None else (own, result.lengths))
+
+        scores = jnp.stack([to_largest(outputs[s].logits, s) for s in self.scales], axis=3)  # [B,h,w,S,K]
         weights = None
         if self.merge == "max":
             merged = scores.max(3)
+        elif self.merge == "average":
+            weights = jnp.full((scores.shape[0], *size, len(self.scales)), 1 / len(self.scales))
+            merged = scores.mean(3)
         else:
-            weights = self._weights(outputs.values(), size)
+            heads = [to_largest(self._head_map(outputs[s]), s) for s in self.scales]
+            with extent.padded(*padding[largest]):
+                weights = self._weights(jnp.concatenate(heads, axis=-1))
             merged = jnp.einsum("bhws,bhwsk->bhwk", weights, scores)
-        aux = largest.aux | {f"scale/{s}": output.logits for s, output in outputs.items()}
-        return largest.replace(logits=merged, aux=aux, scale_weights=weights)
+        aux = result.aux | {f"scale/{s}": output.logits for s, output in outputs.items()}
+        return result.replace(logits=merged, aux=aux, scale_weights=weights)
 
-    def _weights(self, outputs, size):
-        count = len(self.scales)
-        if self.merge == "average":
-            batch = next(iter(outputs)).logits.shape[0]
-            return jnp.full((batch, *size, count), 1 / count)
-        maps = [output.features | {"logits": output.logits} for output in outputs]
-        if self.head_input not in maps[0]:
-            raise UserError(
-                f"config.model.scales.head_input is {self.head_input!r}, but it can be {', '.join(maps[0])}"
-            )
-        x = jnp.concatenate([resize(m[self.head_input], size) for m in maps], axis=-1)
+    def _head_map(self, output):
+        maps = output.features | {"logits": output.logits}
+        if self.head_input not in maps:
+            raise UserError(f"config.model.scales.head_input is {self.head_input!r}, but it can be {', '.join(maps)}")
+        return maps[self.head_input]
+
+    def _weights(self, x):
+        """w from the scales' maps, joined: `[B,h,w,·]` → float32 `[B,h,w,|S|]`."""
         if self.head_layers == 2:
             x = relu(self.attention1(x))
         return nn.softmax(self.attention2(x).astype(jnp.float32))

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.models import extent
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.none import NoContext
@@ -34,6 +35,7 @@ class SegmenterOutput:
         features: {name: map}, the normalised image as `pixels`, the backbone's maps, and as `context` what the classifier reads.
         pixels: representations that the memory learns from, `[B,h,w,C]`, or None.
         scale_weights: weights over image scales, `[B,h,w,S]`, or None.
+        lengths: rows and columns of `logits` that are of the image, each int32 `[B]`; None without padding (see `extent`).
     """
 
     logits: jax.Array
@@ -41,6 +43,7 @@ class SegmenterOutput:
     features: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     pixels: jax.Array | None = None
     scale_weights: jax.Array | None = None
+    lengths: tuple[jax.Array, jax.Array] | None = None
 
 
 class Segmenter(nn.Module):
@@ -92,4 +95,6 @@ class Segmenter(nn.Module):
             # Representation consistent learning: the classifier is to know the memory's entries, too. K entries are no batch to
             # take statistics of, so they are normalised by the running ones.
             aux = aux | more | {"memory": self.classifier(bank[None, None].astype(self.dtype), False)}
-        return SegmenterOutput(self.classifier(x, train), aux, features | {"context": x}, pixels)
+        logits = self.classifier(x, train)
+        features = features | {"context": x}
+        return SegmenterOutput(logits, aux, features, pixels, lengths=extent.lengths(logits.shape[1:3]))

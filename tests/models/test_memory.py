@@ -11,6 +11,7 @@ from configs import defaults
 from ctxseg import losses
 from ctxseg.models import SegmenterOutput, memory
 from ctxseg.models.layers import ConvNorm
+from tests.models.gradients import check_against
 from tests.references import memory_numpy
 
 CLASSES, CHANNELS = 5, 6
@@ -171,6 +172,43 @@ def test_aggregation(fusion):
             expected = memory_numpy.with_within(r64, expected, c_wi.astype(np.float64), outer)
         np.testing.assert_allclose(augmented, expected, rtol=1e-5, atol=1e-5)
         assert expected.std() > 1e-2
+
+
+@pytest.mark.parametrize("fusion", ["concat", "weighted_add"])
+def test_aggregation_and_its_gradients(fusion):
+    """With respect to every parameter, the map and the context within the image; H1 is a part of what is differentiated."""
+    module = memory.FeatureMemory(CLASSES, 4, fusion, conv=partial(ConvNorm, dtype=jnp.float64), dtype=jnp.float64)
+    rng = np.random.default_rng(0)
+    maps = {"x": rng.normal(size=(1, 2, 3, 3)), "within": rng.normal(size=(1, 2, 3, 2))}
+
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(lambda r: module.init(r, *maps.values(), False), jax.random.PRNGKey(0))
+    assert (
+        set(shapes["memory"]) == {"bank", "seen"} and "bank" not in shapes["params"]
+    )  # no gradient reaches the memory
+    params = jax.tree.map(lambda x: 0.5 * rng.normal(size=x.shape), shapes["params"])
+    stats = jax.tree.map(lambda x: rng.uniform(0.5, 2, x.shape), shapes["batch_stats"])
+    m = rng.normal(size=(CLASSES, 4))
+    given = {"batch_stats": stats, "memory": {"bank": m, "seen": np.ones(CLASSES, bool)}}
+
+    def reference(params, maps):
+        r = memory_numpy.conv3x3_bn_relu(maps["x"], layer(params["bottleneck"], stats["bottleneck"]))
+        h1 = params["distribution"]
+        hidden = memory_numpy.conv1x1_bn_relu(r, layer(h1["hidden"], stats["distribution"]["hidden"]))
+        logits = hidden @ h1["scores"]["kernel"][0, 0] + h1["scores"]["bias"]
+        inner = {"attend": attention_layers(params["beyond"], stats["beyond"])}
+        if fusion == "concat":
+            inner["fuse"] = layer(params["fuse_beyond"], stats["fuse_beyond"])
+        else:
+            inner["fuse"] = (params["weights"]["kernel"][0, 0], params["weights"]["bias"])
+        outer = {"attend": attention_layers(params["within"], stats["within"])}
+        outer["fuse"] = layer(params["fuse_within"], stats["fuse_within"])
+        return memory_numpy.with_within(r, memory_numpy.dca(r, m, logits, inner, fusion), maps["within"], outer)
+
+    check_against(
+        lambda p, maps: module.apply({"params": p} | given, maps["x"], maps["within"], False)[0],
+        reference, module, maps, params,
+    )  # fmt: skip
 
 
 def test_losses():

@@ -1,7 +1,7 @@
-"""Any choice of one stage works with any choice of the others: context × merge and context × memory, on every small backbone.
+"""Any choice of one stage works with any choice of the others: a training step of every context with every merge over scales, with the
+memory, and on every small backbone, each backbone with another merge.
 
-Executed: every context on every backbone, and on `tiny` with attention over scales and the memory at once. The other two merges have
-no parameters and see nothing of a context but its scores: with them, and with both on the other backbones, the step is traced.
+Compiling is what costs, as much for each scale: `average` and `max`, which have no parameters, are given one.
 """
 
 import jax
@@ -18,12 +18,10 @@ SMALL = {
     "channels": 4, "stages": 2, "subdivisions": (2,), "units": (3,), "regions": 9, "key_channels": 4, "bins": (1, 2),
     "dilations": (1, 2),
 }  # fmt: skip
-EXECUTED = [("tiny", "attention", "mcibi"), ("vgg16", "none", "none"), ("resnet18", "none", "none")]
-TRACED = [
-    ("tiny", "average", "mcibi"),
-    ("tiny", "max", "none"),
-    ("vgg16", "attention", "mcibi"),
-    ("resnet18", "max", "mcibi"),
+COMBINATIONS = [
+    ("tiny", "attention", (1.0, 0.5), "none"),
+    ("vgg16", "average", (0.75,), "mcibi"),
+    ("resnet18", "max", (0.75,), "mcibi"),
 ]
 
 
@@ -57,13 +55,13 @@ def drawn(shapes):
     return state.replace(opt_state=jax.tree.map(np.zeros_like, state.opt_state))
 
 
-def build(context, backbone, merge, memory, batch):
+def build(context, backbone, merge, scales, memory, batch):
     """Shapes of the initial state, and a training step: (state, batch), with a leading axis of one device → (state, metrics)."""
     config = defaults.get_config()
     config.model.backbone.update({"name": backbone, "width": 4, "norm": "batch", "dropout": 0.0})
     config.model.context.update({"name": context} | SMALL)
     config.model.memory.update({"name": memory, "channels": 4, "dropout": 0.0})
-    config.model.scales.update({"merge": merge, "head_filters": 3})
+    config.model.scales.update({"merge": merge, "scales": scales, "head_filters": 3})
     model = create_model(config.model, 3, axis_name="devices")
     gradients = optax.trace(0.9)  # whose state, after one step, is the gradient
     fields = {"model": model, "optimizer": gradients, "config": config, "axis_name": "devices"}
@@ -71,10 +69,10 @@ def build(context, backbone, merge, memory, batch):
     return jax.eval_shape(lambda: create_state(model, gradients, batch["image"].shape[1:3], 0)), step
 
 
-@pytest.mark.parametrize("backbone, merge, memory", EXECUTED)
+@pytest.mark.parametrize("backbone, merge, scales, memory", COMBINATIONS)
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_training_step(context, backbone, merge, memory, batch):
-    shapes, step = build(context, backbone, merge, memory, batch)
+def test_training_step(context, backbone, merge, scales, memory, batch):
+    shapes, step = build(context, backbone, merge, scales, memory, batch)
     state = drawn(shapes)
     new, metrics = jax.jit(step)(*jax.tree.map(lambda x: np.asarray(x)[None], (state, batch)))
     new, metrics = jax.tree.map(lambda x: x[0], (new, metrics))
@@ -86,13 +84,3 @@ def test_training_step(context, backbone, merge, memory, batch):
             assert np.abs(gradient).max() > 0, name
     if memory == "mcibi":
         assert (state.memory["memory"]["bank"] != new.memory["memory"]["bank"]).any()
-
-
-@pytest.mark.parametrize("backbone, merge, memory", TRACED)
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_training_step_is_traced(context, backbone, merge, memory, batch):
-    shapes, step = build(context, backbone, merge, memory, batch)
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (shapes, batch))
-    new, metrics = jax.eval_shape(step, *one)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), one[0])
-    assert metrics["loss"].shape == (1,)

@@ -1,5 +1,6 @@
 """Attention to scale against `tests/references/scales_numpy.py`, around a segmenter whose own outputs are taken as given."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 
 from configs import defaults
 from ctxseg import losses
-from ctxseg.models import SegmenterOutput, create_model
-from tests.models.gradients import random_like
+from ctxseg.models import MultiScale, SegmenterOutput, create_model
+from tests.models.gradients import check_against, random_like
 from tests.references import scales_numpy
 
 SCALES = (1.0, 0.5, 0.75)
@@ -25,6 +26,37 @@ def models(**scales):
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3)).astype(np.float32)
+
+
+class Linear(nn.Module):
+    """A segmenter whose features and scores are linear in every pixel, so that a reference of it is a line."""
+
+    def setup(self):
+        self.feature = self.param("feature", nn.initializers.normal(), (3, 2))
+        self.score = self.param("score", nn.initializers.normal(), (3, 4))
+
+    def __call__(self, images, regions=None, train=False):
+        return SegmenterOutput(images @ self.score, features={"context": images @ self.feature})
+
+
+@pytest.mark.parametrize("merge, head_layers", [("attention", 2), ("attention", 1), ("average", 2), ("max", 2)])
+def test_merge_and_its_gradients(merge, head_layers):
+    """With respect to images, the segmenter's parameters and the attention head's, through three scales, the largest not first."""
+    module = MultiScale(Linear(), (0.5, 1.0, 0.75), merge, head_layers=head_layers, head_filters=5, dtype=jnp.float64)
+    images = np.random.default_rng(0).normal(size=(2, 6, 8, 3))
+
+    def reference(params, images):
+        inputs = [scales_numpy.bilinear_resize(images, round(6 * s), round(8 * s)) for s in module.scales]
+        heads, features = None, [x @ params["feature"] for x in inputs]
+        if merge == "attention":
+            layers = [(params[k]["kernel"], params[k]["bias"]) for k in ("attention1", "attention2") if k in params]
+            if head_layers == 2:
+                heads = scales_numpy.attention_head(features, *layers[0], *layers[1])
+            else:
+                heads = scales_numpy.conv2d(np.concatenate(scales_numpy.resize_to_finest(features), -1), *layers[0])
+        return scales_numpy.merge([x @ params["score"] for x in inputs], heads, merge)[0]
+
+    check_against(lambda p, x: module.apply({"params": p}, x).logits, reference, module, images)
 
 
 @pytest.mark.parametrize("merge", ["attention", "average", "max"])

@@ -45,7 +45,7 @@ class VGG16(nn.Module):
                 x = self.conv(factor * self.width, 3, dilation=dilation, norm=self.norm, name=f"conv{i}_{j}")(x, train)
             if i <= 3:
                 # 2×2 windows of stride 2; one more row or column where the size is odd.
-                x = nn.max_pool(x, (2, 2), (2, 2), "SAME")
+                x = max_pool(x, 2, stride=2, padding="SAME")
             else:
                 x = max_pool(x, 3, stride=1, padding=1)
             maps[f"pool{i}"] = x

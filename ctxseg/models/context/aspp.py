@@ -37,6 +37,6 @@ class ASPP(nn.Module):
         for d in self.dilations:
             parts.append(self.conv(self.channels, 3, dilation=d, norm=self.norm, name=f"dilation{d}")(x, train))
         mean = self.conv(self.channels, 1, norm=self.norm, name="mean")(average_pool(x, (1, 1)), train)
-        parts.append(resize(mean, x.shape[1:3]))
+        parts.append(resize(mean, x.shape[1:3], grid=True))
         y = jnp.concatenate(parts, axis=-1)
         return self.conv(self.channels, self.fuse_kernel, norm=self.norm, name="fuse")(y, train), {}

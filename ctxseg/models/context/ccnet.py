@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm
 
@@ -20,7 +21,12 @@ def criss_cross(query, key, value):
     columns = jnp.einsum("bijc,bmjc->bijm", query, key, preferred_element_type=jnp.float32)
     rows = jnp.einsum("bijc,bimc->bijm", query, key, preferred_element_type=jnp.float32)
     columns = jnp.where(jnp.eye(h, dtype=bool)[:, None], -jnp.inf, columns)  # a position is in its row already
-    weights = jax.nn.softmax(jnp.concatenate([columns, rows], axis=-1)).astype(value.dtype)
+    scores = jnp.concatenate([columns, rows], axis=-1)
+    own = extent.lengths((h, w))
+    if own is not None:
+        seen = [jnp.arange(n) < count[:, None] for n, count in zip((h, w), own, strict=True)]
+        scores = jnp.where(jnp.concatenate(seen, axis=-1)[:, None, None], scores, -jnp.inf)
+    weights = jax.nn.softmax(scores).astype(value.dtype)
     y = jnp.einsum("bijm,bmjc->bijc", weights[..., :h], value)
     return y + jnp.einsum("bijm,bimc->bijc", weights[..., h:], value)
 

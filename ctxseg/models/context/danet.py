@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm, attention
 
@@ -16,7 +17,7 @@ def channel_attention(x):
 
     `x` `[B,h,w,C]` → the same shape.
     """
-    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    flat = extent.clear(x).reshape(x.shape[0], -1, x.shape[-1])
     energy = jnp.einsum("bni,bnj->bij", flat, flat, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(energy.max(-1, keepdims=True) - energy).astype(x.dtype)
     return jnp.einsum("bij,bnj->bni", weights, flat).reshape(x.shape)
@@ -57,4 +58,4 @@ class DANet(nn.Module):
             Conv(n, 1, dtype=self.dtype, name=name)(x).reshape(x.shape[0], -1, n)
             for name, n in (("query", keys), ("key", keys), ("value", self.channels))
         ]
-        return attention(*flat).reshape(x.shape)
+        return attention(*flat, mask=extent.positions(x.shape[1:3])).reshape(x.shape)

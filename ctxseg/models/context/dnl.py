@@ -7,18 +7,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm, attention
 
 
-def disentangled(query, key, value, mask, temperature: float):
+def disentangled(query, key, value, unary, temperature: float, mask=None):
     """Σ_j ( softmax_j( (q_i − μ_q)·(k_j − μ_k) / (√d·temperature) ) + softmax_j(m_j) ) v_j  (eq. 12): `[B,n,·]` → `[B,n,C]`.
 
-    The whitened term says how positions relate to each other, the unary one what stands out in the image.
+    The whitened term says how positions relate to each other, the unary one what stands out in the image. `mask`, bool `[B,n]` or None:
+    the positions that count.
     """
-    query, key = (x - x.mean(1, keepdims=True) for x in (query, key))
-    pairwise = attention(query, key, value, scale=query.shape[-1] ** -0.5 / temperature)
-    weights = jax.nn.softmax(mask.astype(jnp.float32), axis=1).astype(value.dtype)
+    counts = None if mask is None else mask[..., None]
+    query, key = (x - jnp.mean(x, 1, keepdims=True, where=counts) for x in (query, key))
+    pairwise = attention(query, key, value, scale=query.shape[-1] ** -0.5 / temperature, mask=mask)
+    weights = jax.nn.softmax(unary.astype(jnp.float32), axis=1, where=counts).astype(value.dtype)
     return pairwise + jnp.einsum("bmo,bmc->boc", weights, value)
 
 
@@ -51,7 +54,7 @@ class DNL(nn.Module):
             Conv(n, 1, dtype=self.dtype, name=name)(y).reshape(y.shape[0], -1, n)
             for name, n in (("query", inner), ("key", inner), ("value", inner), ("mask", 1))
         ]
-        z = disentangled(*flat, self.temperature).reshape(*y.shape[:3], inner)
+        z = disentangled(*flat, self.temperature, extent.positions(y.shape[1:3])).reshape(*y.shape[:3], inner)
         y = y + self.conv(self.channels, 1, norm=self.norm, relu=False, name="project")(z, train)
         y = self.conv(self.channels, 3, norm=self.norm, name="out")(y, train)
         both = jnp.concatenate([x, y], axis=-1)

@@ -41,4 +41,4 @@ class GlobalFC(nn.Module):
         size = (1, 1) if self.kind == "image" else (self.grid, self.grid)
         layer = nn.DenseGeneral((*size, self.channels), axis=(1, 2, 3), dtype=x.dtype, name="connect")
         y = nn.relu(layer(cells))
-        return x + resize(y, x.shape[1:3], "nearest"), {}
+        return x + resize(y, x.shape[1:3], "nearest", grid=True), {}

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.models import extent
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm, attention, resize
@@ -64,6 +65,8 @@ class OCR(nn.Module):
 def soft_object_regions(x, scores):
     """f_k: `x` `[B,h,w,C]`, `scores` float32 `[B,h,w,K]` of the same size or resized to it → `[B,K,1,C]`."""
     scores = resize(scores, x.shape[1:3])
-    weights = jax.nn.softmax(scores.reshape(x.shape[0], -1, scores.shape[-1]), axis=1)
+    counts = extent.positions(x.shape[1:3])
+    counts = None if counts is None else counts[..., None]
+    weights = jax.nn.softmax(scores.reshape(x.shape[0], -1, scores.shape[-1]), axis=1, where=counts)
     objects = jnp.einsum("bnk,bnc->bkc", weights.astype(x.dtype), x.reshape(x.shape[0], -1, x.shape[-1]))
     return objects[:, :, None]

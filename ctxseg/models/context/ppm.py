@@ -34,6 +34,6 @@ class PPM(nn.Module):
         parts = [x]
         for k in self.bins:
             y = self.conv(self.channels, 1, norm=self.norm, name=f"pool{k}")(average_pool(x, (k, k)), train)
-            parts.append(resize(y, x.shape[1:3]))
+            parts.append(resize(y, x.shape[1:3], grid=True))
         y = jnp.concatenate(parts, axis=-1)
         return self.conv(self.channels, 3, norm=self.norm, name="fuse")(y, train), {}

@@ -4,19 +4,24 @@ from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm
 
 
-def subregions(length: int, cells: int) -> np.ndarray:
-    """Which of `cells` equal parts each of `length` neurons lies in, one-hot: float32 `[length, cells]`.
+def subregions(length: int, cells: int, own=None):
+    """Which of `cells` equal parts each of `length` neurons lies in, one-hot: float32 `[length,cells]`.
 
-    Neuron `y` belongs to part ⌊y·cells/length⌋. A part is empty where the map is smaller than the subdivision.
+    Neuron `y` belongs to part ⌊y·cells/length⌋. A part is empty where the map is smaller than the subdivision. With `own`, int32 `[B]`, the
+    first `own` neurons are parted, and the others in no part: `[B,length,cells]`.
     """
-    return np.eye(cells, dtype=np.float32)[np.arange(length) * cells // length]
+    if own is None:
+        return np.eye(cells, dtype=np.float32)[np.arange(length) * cells // length]
+    return jax.nn.one_hot(jnp.arange(length) * cells // own[:, None], cells, dtype=jnp.float32)
 
 
 class RegionContextEncoding(nn.Module):
@@ -49,15 +54,18 @@ class RegionContextEncoding(nn.Module):
         branches = self.conv(len(self.subdivisions) * channels, 3, norm=self.norm, relu=False, name="branches")(
             f, train
         )
+        own, z = (None, None), ""
+        if extent.lengths((height, width)) is not None:
+            own, z = extent.lengths((height, width)), "b"  # parts are of each image
         r = f
         for k, x in zip(self.subdivisions, jnp.split(branches, len(self.subdivisions), axis=-1), strict=True):
-            rows, columns = subregions(height, k), subregions(width, k)
+            rows, columns = subregions(height, k, own[0]), subregions(width, k, own[1])
             pool_rows, pool_columns = rows, columns
             if self.region_pool == "mean":
-                pool_rows, pool_columns = (m / np.maximum(m.sum(0), 1) for m in (rows, columns))
-            m = jnp.einsum("hk,bhwc,wl->bklc", pool_rows.astype(x.dtype), x, pool_columns.astype(x.dtype))
+                pool_rows, pool_columns = (m / m.sum(-2, keepdims=True).clip(1) for m in (rows, columns))
+            m = jnp.einsum(f"{z}hk,bhwc,{z}wl->bklc", pool_rows.astype(x.dtype), x, pool_columns.astype(x.dtype))
             encode = nn.DenseGeneral(channels, axis=(1, 2, 3), dtype=x.dtype, name=f"encode{k}")
             decode = nn.DenseGeneral((k, k, channels), use_bias=False, dtype=x.dtype, name=f"decode{k}")
             q = decode(nn.relu(encode(m)))
-            r = r + jnp.einsum("hk,bklc,wl->bhwc", rows.astype(x.dtype), q, columns.astype(x.dtype))
+            r = r + jnp.einsum(f"{z}hk,bklc,{z}wl->bhwc", rows.astype(x.dtype), q, columns.astype(x.dtype))
         return r, {}

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Norm, resize
 
@@ -61,6 +62,11 @@ def patches(x, size: Sequence[int]):
     """Cuts `x` `[B,H,W,C]` into patches of `size` (s,t), edges repeated where they do not divide: `[B,⌈H/s⌉,⌈W/t⌉,s·t·C]`."""
     s, t = size
     b, height, width, channels = x.shape
+    own = extent.lengths((height, width))
+    if own is not None:
+        for axis, count in enumerate(own, 1):
+            index = jnp.minimum(jnp.arange(x.shape[axis]), count[:, None] - 1)
+            x = jnp.take_along_axis(x, jnp.expand_dims(index, (3 - axis, 3)), axis=axis)
     h, w = -(-height // s), -(-width // t)
     x = jnp.pad(x, ((0, 0), (0, h * s - height), (0, w * t - width), (0, 0)), mode="edge")
     return x.reshape(b, h, s, w, t, channels).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, s * t * channels)
@@ -102,19 +108,27 @@ class ReNetLayer(nn.Module):
         added = (sequence @ flat).reshape(length, b * lines, 2, gates * d).swapaxes(1, 2) + bias[:, None]
         added = jnp.stack([added[:, 0], added[::-1, 1]], axis=1)  # the backward direction starts at the other end
 
-        def scan(state, x):
+        inside = extent.lengths((length, lines) if self.vertical else (lines, length))
+        if inside is not None:  # the backward direction starts where the image ends: until then its state stays 0
+            count = jnp.repeat(inside[0 if self.vertical else 1], lines)
+            inside = jnp.stack([jnp.ones((length, b * lines), bool), jnp.arange(length)[::-1, None] < count], axis=1)
+
+        def scan(state, inputs):
+            x, inside = inputs
             state = step(x, lambda h: jnp.einsum("znd,zdg->zng", h, recurrent), state)
+            if inside is not None:
+                state = tuple(jnp.where(inside[..., None], s, 0) for s in state)
             return state, state[0]
 
         start = (jnp.zeros((2, b * lines, d), self.dtype),) * entries
-        _, h = lax.scan(scan, start, added)
+        _, h = lax.scan(scan, start, (added, inside))
         y = jnp.concatenate([h[:, 0], h[::-1, 1]], axis=-1).reshape(length, b, lines, 2 * d).swapaxes(0, 1)
         return y if self.vertical else y.swapaxes(1, 2)
 
 
 def l2_normalise(x, scale: float):
     """Every image's map over its Euclidean norm, times `scale`: `[B,h,w,C]` → the same shape (001, multi-layer feature combination)."""
-    norm = jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=(1, 2, 3), keepdims=True))
+    norm = jnp.sqrt(jnp.sum(jnp.square(extent.clear(x).astype(jnp.float32)), axis=(1, 2, 3), keepdims=True))
     return (x / jnp.maximum(norm, 1e-12) * scale).astype(x.dtype)
 
 

@@ -1,0 +1,83 @@
+"""Which part of every map is image, and which is padding that was added to share a shape, and thus a compilation.
+
+    with padded(sizes, images.shape[1:3]):
+        output = model.apply(variables, images)
+
+gives each image of the batch the scores that it has alone: what the network computes from the padding never reaches the image. Inside
+the block, the layers that look further than one position (convolution, pooling, resizing, attention, sweeps) ask this file. Outside of
+it they cost nothing: no map has padding. The scope is that of tracing, like an axis's name in `jax.vmap`.
+
+An image of height v, padded to H, has ⌈v/s⌉ rows of its own in a map of H/s rows, whatever the strides that make up s; H is a multiple of
+`STRIDE`.
+"""
+
+import contextlib
+import contextvars
+
+import jax.numpy as jnp
+import numpy as np
+
+STRIDE = 32  # of the coarsest map of any backbone
+
+_scope = contextvars.ContextVar("extent", default=None)
+
+
+@contextlib.contextmanager
+def padded(sizes, shape: tuple[int, int]):
+    """Inside, batches are of images of `sizes`, int32 `[B,2]` (height, width), padded below and to the right to `shape`.
+
+    `sizes` None: nothing is padded.
+    """
+    token = _scope.set(None if sizes is None else (sizes, tuple(shape)))
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def scaled(shape: tuple[int, int], factor: float):
+    """The image sizes that `factor` makes of those in scope, which are padded to `shape`.
+
+    Returns:
+        The new shape, a multiple of `STRIDE` where there is padding; the images' new sizes, int32 `[B,2]`, or None; and for
+        `layers.resize`, the rows and columns before and after, or None.
+    """
+    new = tuple(max(round(n * factor), 1) for n in shape)
+    if _scope.get() is None:
+        return new, None, None
+    # Looked up, not multiplied: float32 would round some of them otherwise than Python does.
+    own = [
+        jnp.asarray(np.array([max(round(m * factor), 1) for m in range(n + 1)], np.int32))[count]
+        for n, count in zip(shape, lengths(shape), strict=True)
+    ]
+    return tuple(-(-n // STRIDE) * STRIDE for n in new), jnp.stack(own, axis=1), (lengths(shape), tuple(own))
+
+
+def lengths(shape: tuple[int, int]):
+    """How many rows and columns of a map of `shape` (height, width) are the image's: two int32 `[B]`; None without padding."""
+    if _scope.get() is None:
+        return None
+    sizes, image = _scope.get()
+    strides = (max(round(n / m), 1) for n, m in zip(image, shape, strict=True))
+    return tuple(-(-sizes[:, axis] // stride) for axis, stride in enumerate(strides))
+
+
+def inside(shape: tuple[int, int]):
+    """Which positions of a map of `shape` are the image's: bool `[B,h,w]`; None without padding."""
+    own = lengths(shape)
+    if own is None:
+        return None
+    rows, columns = (jnp.arange(n) < count[:, None] for n, count in zip(shape, own, strict=True))
+    return rows[:, :, None] & columns[:, None]
+
+
+def clear(x, value=0):
+    """`x` `[B,h,w,C]` with `value` in the padding."""
+    mask = inside(x.shape[1:3])
+    return x if mask is None else jnp.where(mask[..., None], x, jnp.asarray(value, x.dtype))
+
+
+def positions(shape: tuple[int, int]):
+    """`inside` of a map whose positions are in one row: bool `[B,h·w]`; None without padding."""
+    mask = inside(shape)
+    return mask if mask is None else mask.reshape(mask.shape[0], -1)

@@ -1,0 +1,95 @@
+"""Padded images get the scores that they have alone, whatever the network looks at."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import defaults
+from ctxseg.models import CONTEXTS, convolution, create_model, extent, layers
+from tests.models.test_pairs import SMALL
+
+SIZES = [(40, 52), (33, 64)]
+SHAPE = (64, 96)
+
+
+@pytest.fixture(autouse=True)
+def plain_convolutions(monkeypatch):
+    """XLA's own convolution, which compiles several times faster."""
+    monkeypatch.setattr(layers, "convolve", convolution._plain)
+    for module in (layers, convolution):
+        monkeypatch.setattr(module, "materialize", lambda x: x)
+
+
+def images_and_regions():
+    """Two images of `SIZES`, alone, and in one batch padded with what must not matter."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (1, *size, 3)).astype(np.float32) for size in SIZES]
+    regions = [np.kron(np.arange(9).reshape(3, 3), np.ones((14, 22), int))[None, :h, :w] for h, w in SIZES]
+    batch = rng.uniform(0, 255, (2, *SHAPE, 3)).astype(np.float32)
+    ids = np.full((2, *SHAPE), -1)
+    for i, (h, w) in enumerate(SIZES):
+        batch[i, :h, :w], ids[i, :h, :w] = images[i][0], regions[i][0]
+    return images, regions, batch, ids
+
+
+CASES = {f"{name}": {"context": {"name": name}} for name in CONTEXTS}
+CASES |= {
+    f"zigzag with {name}": {"context": {"name": "zigzag", "region_context": name}}
+    for name in ("gcn", "global_subregion")
+}
+CASES |= {
+    "renet on patches": {"backbone": {"name": "none"}, "context": {"name": "renet", "patch": (4, 4), "entering": "l2"}},
+    "renet on several maps": {"context": {"name": "renet", "levels": ("res3", "res5"), "entering": "l2"}},
+    "msci on resnet": {"backbone": {"name": "resnet18", "output_stride": 32}, "context": {"name": "msci"}},
+    "vgg16": {"backbone": {"name": "vgg16"}, "context": {"name": "msc"}},
+    "memory": {"context": {"name": "ppm"}, "memory": {"name": "mcibi"}},
+    "attention over scales": {"scales": {"merge": "attention"}, "context": {"name": "msci"}},
+    "scales beyond the image": {"scales": {"merge": "attention", "scales": (1.0, 1.5, 0.6), "head_input": "res3"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_padding_does_not_matter(case):
+    config = defaults.get_config()
+    config.model.backbone.width = 4
+    config.model.context.update(SMALL)
+    config.model.memory.channels = 4
+    config.model.scales.head_filters = 3
+    for section, fields in CASES[case].items():
+        config.model[section].update(fields)
+    model = create_model(config.model, 3)
+    images, regions, batch, ids = images_and_regions()
+    shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), images[0], regions[0])
+    rng = np.random.default_rng(1)
+
+    def draw(path, x):
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        if name in ("var", "scale"):
+            return rng.uniform(0.5, 2, x.shape).astype(x.dtype)
+        scale = np.sqrt(2 / np.prod(x.shape[:-1])) if name.endswith("kernel") else 0.5
+        return (scale * rng.normal(size=x.shape)).astype(x.dtype)
+
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+
+    def logits(variables, images, regions, sizes=None):
+        with extent.padded(sizes, images.shape[1:3]):
+            output = model.apply(variables, images, regions)
+            return layers.resize(
+                output.logits, images.shape[1:3], lengths=sizes is not None and (output.lengths, sizes.T) or None
+            )
+
+    together = jax.jit(logits)(variables, batch, ids, jnp.asarray(SIZES))
+    run = jax.jit(logits)
+    for i, (h, w) in enumerate(SIZES):
+        alone = run(variables, images[i], regions[i])
+        scale = np.abs(alone).max()
+        np.testing.assert_allclose(together[i, :h, :w] / scale, alone[0] / scale, atol=2e-5)
+        assert alone.std() > 1e-3
+
+
+def test_nothing_changes_without_padding():
+    """The scope ends with its block, also when it is left by an error."""
+    with pytest.raises(KeyError), extent.padded(jnp.ones((1, 2), int), (32, 32)):
+        raise KeyError
+    assert extent.lengths((4, 4)) is None
