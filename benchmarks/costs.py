@@ -22,7 +22,7 @@ import numpy as np
 
 from configs import attention as attention_config
 from configs import defaults, hrenet, largefov
-from ctxseg import complexity, devices, evaluate, schedules
+from ctxseg import complexity, devices, inference, schedules
 from ctxseg.models import create_model
 from ctxseg.state import create_state
 from ctxseg.train import create_train_step
@@ -39,7 +39,8 @@ def hrenet_pair():
         config.model.context.name = context
         model = create_model(config.model, CLASSES)
         variables = jax.jit(model.init)(jax.random.PRNGKey(0), image)
-        predict = jax.jit(lambda v, x: evaluate.predict_labels(model, v, x))
+        protocol = inference.Protocol()
+        predict = jax.jit(lambda v, x: inference.predict_probabilities(model, v, x, None, None, protocol).argmax(-1))
         return lambda: jax.block_until_ready(predict(variables, image))
 
     return ("H-ReNet", tester("renet")), ("baseline FCN", tester("none"))

@@ -128,6 +128,14 @@ def get_config() -> ConfigDict:
     config.eval.split = "val"
     config.eval.batch_size = 8  # images of one size a step, over all devices
     config.eval.samples = 8  # images shown in the report
+    config.eval.scales = (1.0,)  # factors of an image's height and width, over which probabilities are averaged
+    config.eval.flip = False  # the mirror image counts as much as the image
+    config.eval.size = ()  # height, width that an image is resized to before it is scaled; (): its own
+    config.eval.window = ()  # height, width of a sliding window; (): the whole image at once
+    config.eval.stride = 2 / 3  # of the window, as a share of it
+    config.eval.shapes = (
+        "buckets"  # buckets (padded to one of few shapes, each compiled once) or exact (each size is compiled)
+    )
 
     config.complexity = complexity = ConfigDict()  # of the mode of that name
     complexity.input = (1, 128, 128, 2048)  # images, height, width and channels of the map that each context reads

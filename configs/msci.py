@@ -22,6 +22,7 @@ def get_config(dataset: str = "scenes"):
     else:
         config.model.backbone.name = "resnet152"
         config.model.backbone.output_stride = 32  # every level half as large as the one before
+        config.eval.scales = (0.4, 0.6, 0.8, 1.0, 1.2)
         config.train.batch_size = 12
         config.data.superpixels = 1000
     config.model.context.regions = config.data.get_ref("superpixels")

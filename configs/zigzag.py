@@ -18,4 +18,5 @@ def get_config(dataset: str = "scenes"):
     else:
         config.model.backbone.name = "resnet101"
         config.model.backbone.output_stride = 32  # every level half as large as the one before
+        config.eval.scales = (0.6, 0.8, 1.0, 1.2, 1.4)
     return config

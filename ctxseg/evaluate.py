@@ -1,4 +1,4 @@
-"""Evaluation on whole images of any size, through one confusion matrix."""
+"""Evaluation on images of any size, by the protocol of `config.eval`, through one confusion matrix."""
 
 import os
 import time
@@ -8,39 +8,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctxseg import checkpoints, data, devices, logs, metrics, schedules, workdir
+from ctxseg import checkpoints, data, devices, inference, logs, metrics, schedules, workdir
 from ctxseg.data import pipeline
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from ctxseg.models.layers import resize
 from ctxseg.state import create_state
 
 
-def predict_labels(model, variables, images, regions=None):
-    """Class ids at image resolution.
-
-    Args:
-        model: a segmenter.
-        variables: its variables.
-        images: uint8 `[B,H,W,3]`.
-        regions: int32 `[B,H,W]`, super-pixels, or None.
-
-    Returns:
-        int32 `[B,H,W]`.
-    """
-    logits = model.apply(variables, images, regions, train=False).logits
-    return resize(logits, images.shape[1:3]).argmax(-1).astype(jnp.int32)
-
-
-def create_eval_step(model):
+def create_eval_step(model, protocol: inference.Protocol):
     """(variables, batch) → (confusion matrix over all devices, label maps), compiled for every local device.
 
-    The batch has `image` `[D,B,H,W,3]`, `label` `[D,B,H,W]`, and perhaps `regions`, as `label`.
-    The confusion matrix is int32 `[D,K,K]`, each the sum over all devices.
+    The batch has `image` `[D,B,H,W,3]`, `label` `[D,B,H,W]`, and perhaps `regions`, as `label`, and where images are padded, `size`
+    `[D,B,2]`. The confusion matrix is int32 `[D,K,K]`, each the sum over all devices.
     """
 
     def step(variables, batch):
-        predictions = predict_labels(model, variables, batch["image"], batch.get("regions"))
+        probabilities = inference.predict_probabilities(
+            model, variables, batch["image"], batch.get("regions"), batch.get("size"), protocol
+        )
+        predictions = probabilities.argmax(-1).astype(jnp.int32)
         confusion = metrics.confusion_matrix(batch["label"], predictions, model.num_classes)
         return jax.lax.psum(confusion, devices.AXIS), predictions
 
@@ -58,14 +44,17 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
         progress: called with the number of images done after each batch.
 
     Returns:
-        `metrics.scores`, and a list of (name, image, label, prediction) of the first `config.eval.samples` images.
+        `metrics.scores`, the confusion matrix (int64 `[K,K]`, rows = truth) they are of, and a list of (name, image, label, prediction) of
+        the first `config.eval.samples` images.
     """
+    protocol = inference.create_protocol(config.eval)
     names = list(builder.info.metadata["class_names"])
     total, shown = np.zeros((len(names), len(names)), np.int64), []
     batches = pipeline.eval_batches(
         split_source(builder, config.eval.split, config.data.superpixels),
         config.eval.batch_size,
         *devices.process(),
+        shape_of=partial(inference.shape_of, shapes=protocol.shapes),
     )
     done = 0
     for batch in batches:
@@ -74,26 +63,30 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
         if len(shown) < config.eval.samples:
             predictions = np.asarray(devices.gather(predictions))
             for i in range(min(batch["count"], config.eval.samples - len(shown))):
-                shown.append((batch["name"][i], batch["image"][i], batch["label"][i], predictions[i]))
+                part = tuple(slice(n) for n in batch["size"][i])
+                shown.append((batch["name"][i], *(x[i][part] for x in (batch["image"], batch["label"], predictions))))
         done += batch["count"]
         if progress:
             progress(done)
-    return metrics.scores(total, names, dict(builder.info.metadata["groups"])), shown
+    return metrics.scores(total, names, dict(builder.info.metadata["groups"])), total, shown
 
 
 def _arrays(batch):
-    return {k: batch[k] for k in ("image", "label", "regions") if k in batch}
+    """What the step reads; sizes only where something is padded, which saves the masks."""
+    padded = (batch["size"] != batch["label"].shape[1:]).any()
+    names = ("image", "label", "regions", "size") if padded else ("image", "label", "regions")
+    return {k: batch[k] for k in names if k in batch}
 
 
 def finish(config, folder: str, builder, evaluation, state, start: float) -> dict:
     """Evaluates `state`; writes results.json and samples.npz; prints the results and returns the scores.
 
     Args:
-        evaluation: (variables, progress) → (scores, samples): `evaluate_split`, with the other arguments bound.
+        evaluation: (variables, progress) → (scores, confusion, samples): `evaluate_split`, with the other arguments bound.
         start: when the command began, in seconds since the epoch.
     """
     with logs.Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate") as progress:
-        scores, shown = evaluation(devices.replicate(state.variables), progress.update)
+        scores, confusion, shown = evaluation(devices.replicate(state.variables), progress.update)
     if devices.process()[0]:
         return scores
     metadata = builder.info.metadata
@@ -102,12 +95,14 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
         "system": config.system,
         "data": config.data.name,
         "split": config.eval.split,
-        "protocol": "single scale, whole image",
+        "protocol": str(inference.create_protocol(config.eval)),
+        "shapes": config.eval.shapes,
         "seconds": round(time.time() - start, 1),
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "class_names": list(metadata["class_names"]),
         "palette": [list(c) for c in metadata["palette"]],
         "groups": dict(metadata["groups"]),
+        "confusion": confusion.tolist(),
     }
     arrays = {"names": np.array([name for name, *_ in shown])}
     for i, (_, image, label, prediction) in enumerate(shown):
@@ -142,9 +137,10 @@ def evaluate(config, folder: str) -> None:
     model = create_model(config.model, len(builder.info.metadata["class_names"]))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     state = create_state(model, optimizer, config.data.crop, config.seed)
+    eval_step = create_eval_step(model, inference.create_protocol(config.eval))
     with checkpoints.Checkpoints(os.path.join(folder, "checkpoints")) as saved:
         state, _ = saved.restore(state)
-    finish(config, folder, builder, partial(evaluate_split, config, builder, create_eval_step(model)), state, start)
+    finish(config, folder, builder, partial(evaluate_split, config, builder, eval_step), state, start)
 
 
 def split_source(builder, split: str, segments: int = 0):

@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import optax
 
-from ctxseg import checkpoints, data, devices, evaluate, logs, losses, schedules, workdir
+from ctxseg import checkpoints, data, devices, evaluate, inference, logs, losses, schedules, workdir
 from ctxseg.data import pipeline, superpixels, transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model, memory
@@ -171,7 +171,7 @@ def train(config, folder: str) -> None:
     model = create_model(config.model, len(builder.info.metadata["class_names"]), axis_name=devices.AXIS)
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     state = create_state(model, optimizer, config.data.crop, config.seed)
-    eval_step = evaluate.create_eval_step(model)
+    eval_step = evaluate.create_eval_step(model, inference.create_protocol(config.eval))
     if primary:  # not before: a config with a fault in it must not keep the folder from the one without
         workdir.claim(folder, config)
 
@@ -223,7 +223,7 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
                 pending, last = [], time.time()
             scores = None
             if evaluating:
-                scores, _ = evaluation(state.variables)
+                scores, *_ = evaluation(state.variables)
                 if log:
                     log.write(i, "eval", scores)
                 last = time.time()

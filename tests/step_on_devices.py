@@ -14,7 +14,7 @@ if __name__ == "__main__":
     import numpy as np
 
     from configs import zigzag
-    from ctxseg import devices, evaluate, schedules
+    from ctxseg import devices, evaluate, inference, schedules
     from ctxseg.models import create_model
     from ctxseg.state import create_state
     from ctxseg.train import create_train_step
@@ -36,7 +36,9 @@ if __name__ == "__main__":
     batch["label"][1, 5:] = 255
     evaluated = state
     state, metrics = create_train_step(model, optimizer, config)(devices.replicate(state), devices.shard(batch))
-    confusion, labels = evaluate.create_eval_step(model)(devices.replicate(evaluated.variables), devices.shard(batch))
+    confusion, labels = evaluate.create_eval_step(model, inference.Protocol())(
+        devices.replicate(evaluated.variables), devices.shard(batch)
+    )
     np.testing.assert_array_equal(confusion, np.stack([np.asarray(confusion[0])] * count))  # every device has the sum
     evaluation = {"confusion": np.asarray(confusion[0]), "labels": np.asarray(devices.gather(labels))}
     tree = {

@@ -1,17 +1,22 @@
-"""The evaluator against a plain loop over single images, with ragged batches and images of several sizes."""
+"""The evaluator, by every protocol and in either way of sharing compilations, against a plain loop over single images."""
 
 import types
 
 import jax
 import numpy as np
+import pytest
 from sklearn.metrics import confusion_matrix
 
 from configs import defaults
-from ctxseg import devices, evaluate, metrics
+from ctxseg import devices, evaluate, inference, metrics, schedules
+from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from tests.references.scales_numpy import bilinear_resize
+from ctxseg.state import create_state
+from ctxseg.train import create_train_step
+from tests.references import testing_numpy
 
 NAMES = ["a", "b", "c"]
+SIZES = [(40, 52)] * 3 + [(33, 64)] * 2  # two shapes, one bucket, ragged batches
 
 
 class Source(list):
@@ -19,16 +24,57 @@ class Source(list):
         return self[index]["label"].shape
 
 
-def test_ragged_batches_of_several_sizes(monkeypatch):
+@pytest.fixture(scope="module")
+def source():
+    """Images whose class follows from colour, but for noise; some pixels are ignored."""
     rng = np.random.default_rng(0)
-    sizes = [(16, 24)] * 5 + [(20, 16)] * 2
-    order = rng.permutation(len(sizes))
-    source = Source()
-    for i in order:
-        label = rng.integers(0, 3, sizes[i]).astype(np.uint8)
-        label[rng.random(sizes[i]) < 0.2] = 255
-        image = rng.integers(0, 256, (*sizes[i], 3)).astype(np.uint8)
-        source.append({"image": image, "label": label, "name": str(i)})
+    samples = Source()
+    for i in rng.permutation(len(SIZES)):
+        h, w = SIZES[i]
+        label = np.kron(rng.integers(0, 3, (5, 7)), np.ones((8, 10))).astype(np.uint8)[:h, :w]
+        image = np.array([[220, 60, 60], [60, 200, 60], [60, 60, 180]])[label] + rng.normal(0, 50, (h, w, 3))
+        label[rng.random((h, w)) < 0.1] = 255
+        samples.append({"image": image.clip(0, 255).astype(np.uint8), "label": label, "name": str(i)})
+    return samples
+
+
+@pytest.fixture(scope="module")
+def trained(source):
+    """A network that looks at the whole image too, trained for some steps on two images: the model, its variables, and its scores."""
+    config = defaults.get_config()
+    config.model.backbone.width = 4
+    config.model.context.update({"name": "ppm", "channels": 4, "bins": (1, 2)})
+    config.optimizer.learning_rate = 0.1
+    model = create_model(config.model, 3, axis_name=devices.AXIS)
+    optimizer = schedules.create_optimizer(config.optimizer, 40)
+    pair = [s for s in source if s["label"].shape == (40, 52)][:2]
+    batch = devices.shard({k: np.stack([s[k] for s in pair]) for k in ("image", "label")})
+    state = devices.replicate(create_state(model, optimizer, (40, 52), 0))
+    step = create_train_step(model, optimizer, config)
+    for _ in range(40):
+        state, _ = step(state, batch)
+    variables = devices.unreplicate(state).variables
+    logits = jax.jit(lambda image: model.apply(variables, image[None]).logits[0])
+    return model, variables, lambda image: logits(np.asarray(image, np.float32))
+
+
+PROTOCOLS = {
+    "one scale": {},
+    "scales and mirror images": {"scales": (0.5, 1.0, 1.25), "flip": True},
+    "windows of resized images": {"size": (48, 40), "window": (32, 24), "stride": 0.5, "flip": True},
+}
+
+
+@pytest.fixture(scope="module", params=PROTOCOLS)
+def expected(request, source, trained):
+    """A protocol, and each image's labels by the plain loop."""
+    fields = PROTOCOLS[request.param]
+    return fields, {s["name"]: testing_numpy.probabilities(trained[2], s["image"], **fields).argmax(-1) for s in source}
+
+
+@pytest.mark.parametrize("shapes", inference.SHAPES)
+def test_protocol(shapes, expected, source, trained, monkeypatch):
+    fields, predictions = expected
     builder = types.SimpleNamespace(
         name="stub",
         info=types.SimpleNamespace(
@@ -36,33 +82,61 @@ def test_ragged_batches_of_several_sizes(monkeypatch):
         ),
     )
     monkeypatch.setattr(evaluate.pipeline, "source", lambda *_: source)
-
     config = defaults.get_config()
-    config.model.backbone.width = 4
-    config.eval.batch_size, config.eval.samples = 2, 3
-    model = create_model(config.model, 3)
-    variables = jax.jit(model.init)(jax.random.PRNGKey(0), source[0]["image"][None])
+    config.eval.update({"batch_size": 2, "samples": 3, "shapes": shapes} | fields)
+    model, variables, _ = trained
+    step = evaluate.create_eval_step(model, inference.create_protocol(config.eval))
     seen = []
-    scores, shown = evaluate.evaluate_split(
-        config, builder, evaluate.create_eval_step(model), devices.replicate(variables), seen.append
-    )
+    scores, confusion, shown = evaluate.evaluate_split(config, builder, step, devices.replicate(variables), seen.append)
 
-    scored = jax.jit(lambda image: model.apply(variables, image[None]).logits)
-
-    def predict(image):
-        return bilinear_resize(np.asarray(scored(image), np.float64), *image.shape[:2])[0].argmax(-1)
-
-    truth, predictions = [], []
-    for sample in source:
-        counted = sample["label"] != 255
-        truth.append(sample["label"][counted])
-        predictions.append(np.asarray(predict(sample["image"]))[counted])
-    expected = confusion_matrix(np.concatenate(truth), np.concatenate(predictions), labels=[0, 1, 2])
-    assert scores == metrics.scores(expected, NAMES, builder.info.metadata["groups"])
-    assert seen[-1] == len(source) and len(np.unique(np.concatenate(predictions))) > 1
-    assert len(shown) == 3
+    counted = [s["label"] != 255 for s in source]
+    truth = np.concatenate([s["label"][c] for s, c in zip(source, counted, strict=True)])
+    predicted = np.concatenate([predictions[s["name"]][c] for s, c in zip(source, counted, strict=True)])
+    np.testing.assert_array_equal(confusion, confusion_matrix(truth, predicted, labels=[0, 1, 2]))
+    assert scores == metrics.scores(confusion, NAMES, builder.info.metadata["groups"])
+    assert len(np.unique(predicted)) == 3
+    if not fields:
+        assert 0.35 < scores["mIoU"] < 1  # trained, and not to perfection
+    assert seen[-1] == len(source) and len(shown) == 3
     for name, image, label, prediction in shown:
         sample = next(s for s in source if s["name"] == name)
         np.testing.assert_array_equal(image, sample["image"])
         np.testing.assert_array_equal(label, sample["label"])
-        np.testing.assert_array_equal(prediction, predict(sample["image"]))
+        np.testing.assert_array_equal(prediction, predictions[name])
+
+
+def test_compilations_are_bounded():
+    """Every photograph's side up to 1024 falls into one of few lengths, of which at most a quarter is padding from 128 on."""
+    lengths = {n: inference.bucket(n) for n in range(1, 1025)}
+    assert len(set(lengths.values())) == 16 and all(b % 32 == 0 for b in lengths.values())
+    assert all(n <= b < 1.25 * n for n, b in lengths.items() if n >= 128)
+    assert inference.shape_of((375, 500), "buckets") == (384, 512)
+    assert inference.shape_of((375, 500), "exact") == (375, 500)
+
+
+def test_the_predictor_is_the_protocol(source, trained):
+    """The one-device door gives what the plain loop does, of an image alone."""
+    model, variables, scores = trained
+    config = defaults.get_config().eval
+    image = source[0]["image"]
+    actual = inference.create_predictor(model, config)(variables, image[None])
+    np.testing.assert_allclose(actual[0], testing_numpy.probabilities(scores, image), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"scales": ()}, r"config.eval.scales is \(\), but must be one or more factors above 0"),
+        ({"scales": (1.0, 0.0)}, "config.eval.scales"),
+        ({"window": (321,)}, r"config.eval.window is \(321,\), but must be a height and a width, or \(\)"),
+        ({"size": (0, 3)}, "config.eval.size"),
+        ({"stride": 0.0}, "config.eval.stride is 0.0, but must be above 0 and at most 1"),
+        ({"shapes": "any"}, "config.eval.shapes is 'any', but it can be buckets, exact"),
+    ],
+)
+def test_bad_protocols(change, message):
+    config = defaults.get_config().eval
+    with config.ignore_type():
+        config.update(change)
+    with pytest.raises(UserError, match=f"^{message}"):
+        inference.create_protocol(config)

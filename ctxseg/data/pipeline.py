@@ -147,12 +147,17 @@ def train_iterator(
 
 
 def eval_batches(
-    source, batch_size: int, process_index: int = 0, process_count: int = 1, threads: int = 2
+    source,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+    shape_of: Callable[[tuple[int, int]], tuple[int, int]] = tuple,
 ) -> Iterator[dict]:
-    """Every sample once, whole, in batches of one size; otherwise in the order of `source`.
+    """Every sample once, whole, in batches of one shape; otherwise in the order of `source`.
 
     Every process gets the same number of batches of the same shapes, in the same order. A batch that is not full ends
-    in rows whose label is 255 everywhere.
+    in rows whose label is 255 everywhere, and so does every image that is smaller than the shape.
 
     Args:
         source: samples by index, and `size(index)` → (height, width), as `Source`'s.
@@ -160,32 +165,40 @@ def eval_batches(
         process_index: of this process.
         process_count: processes that share each batch.
         threads: that read and decode; 0: the caller's.
+        shape_of: (height, width) of an image → of the batch that it is in; at least as large. Default: its own.
 
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W], `regions` int32 [B, H, W] if samples
-        have them, `count` int and `name` list[str]: the real images among the B = batch_size / process_count, which
-        come first.
+        have them, `size` int32 [B, 2], height and width of each image in the arrays' upper left, `count` int and `name` list[str]:
+        the real images among the B = batch_size / process_count, which come first.
 
     Raises:
         UserError: `process_count` does not divide `batch_size`; when iterating, a damaged record.
     """
     local_size = _local_size(batch_size, process_count)
     cv2.setNumThreads(0)
-    by_size = {}
+    by_shape = {}
     for index in range(len(source)):
-        by_size.setdefault(source.size(index), []).append(index)
-    plan = [same[start:][:batch_size] for same in by_size.values() for start in range(0, len(same), batch_size)]
+        by_shape.setdefault(tuple(shape_of(source.size(index))), []).append(index)
+    plan = [
+        (shape, same[start:][:batch_size])
+        for shape, same in by_shape.items()
+        for start in range(0, len(same), batch_size)
+    ]
     first = process_index * local_size
 
-    def load(indices):
+    def load(planned):
+        shape, indices = planned
         mine = indices[first : first + local_size]
         samples = [source[index] for index in mine or indices[:1]]  # with none, one for its shape
         batch = {"count": len(mine), "name": [sample["name"] for sample in samples[: len(mine)]]}
         for key, array in _arrays(samples[0]).items():
-            batch[key] = np.empty((local_size, *array.shape), array.dtype)
+            batch[key] = np.empty((local_size, *shape, *array.shape[2:]), array.dtype)
             batch[key][...] = PADDING[key]
             for row, sample in zip(batch[key], samples[: len(mine)], strict=False):
-                row[...] = sample[key]
+                row[: sample[key].shape[0], : sample[key].shape[1]] = sample[key]
+        sizes = [sample["label"].shape for sample in samples[: len(mine)]]
+        batch["size"] = np.array(sizes + [shape] * (local_size - len(mine)), np.int32)
         return batch
 
     return iter(grain.MapDataset.source(plan).map(load).to_iter_dataset(_read_options(threads)))

@@ -50,7 +50,12 @@ def scaled(shape: tuple[int, int], factor: float):
         jnp.asarray(np.array([max(round(m * factor), 1) for m in range(n + 1)], np.int32))[count]
         for n, count in zip(shape, lengths(shape), strict=True)
     ]
-    return tuple(-(-n // STRIDE) * STRIDE for n in new), jnp.stack(own, axis=1), (lengths(shape), tuple(own))
+    return whole_strides(new), jnp.stack(own, axis=1), (lengths(shape), tuple(own))
+
+
+def whole_strides(shape: tuple[int, int]) -> tuple[int, int]:
+    """`shape`, rounded up to multiples of `STRIDE`."""
+    return tuple(-(-n // STRIDE) * STRIDE for n in shape)
 
 
 def lengths(shape: tuple[int, int]):

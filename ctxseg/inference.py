@@ -1,0 +1,240 @@
+"""From images to class probabilities, as the papers test: several scales, mirrored, whole or in windows (SPEC §8).
+
+Logits are resized to the image, and their softmax is averaged over scales and mirror images. `predict_probabilities` is a pure function of
+arrays. `Buckets` says which shapes it is compiled for: images are padded to one of a few (see `models.extent`), or left as they are.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctxseg.data.transforms import PADDING
+from ctxseg.errors import UserError
+from ctxseg.models import extent
+from ctxseg.models.layers import resize
+
+SHAPES = ("buckets", "exact")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How an image is tested.
+
+    Attributes:
+        scales: factors of height and width, over which probabilities are averaged.
+        flip: whether the mirror image counts as much as the image.
+        size: height and width that the image is resized to before it is scaled; () for its own.
+        window: height and width of a sliding window, in which a scaled image is seen; () for all of it at once.
+        stride: of windows, as a share of the window.
+        shapes: `buckets` or `exact`: whether images are padded to few shapes, each of which is compiled once.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    size: tuple[int, ...] = ()
+    window: tuple[int, ...] = ()
+    stride: float = 2 / 3
+    shapes: str = "buckets"
+
+    def __str__(self):
+        parts = [f"scale{'s' * (len(self.scales) > 1)} {', '.join(f'{s:g}' for s in self.scales)}"]
+        if self.flip:
+            parts.append("flipped")
+        if self.size:
+            parts.append(f"of images resized to {self.size[0]}×{self.size[1]}")
+        whole = f"windows of {self.window[0]}×{self.window[1]} at {self.stride:.2f}" if self.window else "whole image"
+        return ", ".join([*parts, whole])
+
+
+def create_protocol(config) -> Protocol:
+    """The protocol that `config.eval` describes. UserError for a value that it cannot have."""
+    for name in ("size", "window"):
+        if len(config[name]) not in (0, 2) or any(type(n) is not int or n < 1 for n in config[name]):
+            raise UserError(f"config.eval.{name} is {tuple(config[name])}, but must be a height and a width, or ()")
+    if not config.scales or min(config.scales) <= 0:
+        raise UserError(f"config.eval.scales is {tuple(config.scales)}, but must be one or more factors above 0")
+    if not 0 < config.stride <= 1:
+        raise UserError(
+            f"config.eval.stride is {config.stride}, but must be above 0 and at most 1, a share of the window"
+        )
+    if config.shapes not in SHAPES:
+        raise UserError(f"config.eval.shapes is {config.shapes!r}, but it can be {', '.join(SHAPES)}")
+    return Protocol(
+        tuple(map(float, config.scales)),
+        config.flip,
+        tuple(config.size),
+        tuple(config.window),
+        config.stride,
+        config.shapes,
+    )
+
+
+def bucket(length: int) -> int:
+    """The padded length of an image's side: four to an octave, multiples of 32. At most a quarter is padding from 128 pixels on."""
+    step = max(extent.STRIDE, 2 ** math.ceil(math.log2(length)) // 8)
+    return -(-length // step) * step
+
+
+def shape_of(size: tuple[int, int], shapes: str) -> tuple[int, int]:
+    """The shape that an image of `size` (height, width) is computed in."""
+    return tuple(map(bucket, size)) if shapes == "buckets" else tuple(size)
+
+
+def pad(array: np.ndarray, shape: tuple[int, int], key: str) -> np.ndarray:
+    """`array` `[h,w,…]` below and to the right padded to `shape` by what lies outside of a sample's `key` (`transforms.PADDING`)."""
+    padded = np.empty((*shape, *array.shape[2:]), array.dtype)
+    padded[...] = PADDING[key]
+    padded[: array.shape[0], : array.shape[1]] = array
+    return padded
+
+
+def predict_probabilities(model, variables, images, regions, sizes, protocol: Protocol):
+    """Class probabilities of every pixel.
+
+    Args:
+        model: a segmenter.
+        variables: its variables.
+        images: uint8 `[B,H,W,3]`.
+        regions: int32 `[B,H,W]`, super-pixels (-1: none), or None.
+        sizes: int32 `[B,2]`, height and width of each image in `images`, the rest of which is padding (H and W multiples of 32); None
+            without padding.
+        protocol: scales, mirror images and windows.
+
+    Returns:
+        float32 `[B,H,W,K]`, which mean nothing in the padding.
+    """
+    shape = images.shape[1:3]
+    if protocol.flip:
+        images = jnp.concatenate([images, flip(images, sizes)])
+        regions = None if regions is None else jnp.concatenate([regions, flip(regions[..., None], sizes)[..., 0]])
+        sizes = None if sizes is None else jnp.concatenate([sizes, sizes])
+    total = 0.0
+    for scale in protocol.scales:
+        x, own = _scaled(images, sizes, scale, protocol.size)
+        ids = (
+            None if regions is None else _scaled(regions[..., None], sizes, scale, protocol.size, "nearest")[0][..., 0]
+        )
+        if protocol.window:
+            y = _windows(model, variables, x, ids, own, protocol.window, protocol.stride)
+            total += resize(y, shape, lengths=None if own is None else (own.T, sizes.T))
+        else:
+            total += _probabilities(model, variables, x, ids, own, shape, sizes)
+    total = total / len(protocol.scales)
+    if protocol.flip:
+        plain, mirrored = jnp.split(total, 2)
+        total = (plain + flip(mirrored, None if sizes is None else sizes[: len(plain)])) / 2
+    return total
+
+
+def _probabilities(model, variables, x, regions, own, shape, sizes):
+    """Softmax of the logits of `x`, of which `own` is image, at `shape`, of which `sizes` will be."""
+    with extent.padded(own, x.shape[1:3]):
+        output = model.apply(variables, x, regions, train=False)
+    lengths = None if own is None else (output.lengths, sizes.T)
+    return jax.nn.softmax(resize(output.logits, shape, lengths=lengths))
+
+
+def flip(x, sizes=None):
+    """`x` `[B,H,W,C]` with the image in it, of `sizes` int32 `[B,2]` or all of it, mirrored left to right."""
+    if sizes is None:
+        return x[:, :, ::-1]
+    column, width = jnp.arange(x.shape[2]), sizes[:, 1:]
+    index = jnp.where(column < width, width - 1 - column, column)
+    return jnp.take_along_axis(x, index[:, None, :, None], axis=2)
+
+
+def _scaled(x, sizes, scale, base, method="bilinear"):
+    """`x` `[B,H,W,C]`, or `base` (height, width) if given, times `scale`, and the images' sizes in it, int32 `[B,2]` or None."""
+    shape = x.shape[1:3]
+    with extent.padded(sizes, shape):
+        new, own, lengths = extent.scaled(shape, scale)
+    if base:
+        new, own, lengths = tuple(max(round(n * scale), 1) for n in base), None, None
+        if sizes is not None:
+            own = jnp.broadcast_to(jnp.array(new, jnp.int32), sizes.shape)
+            new, lengths = extent.whole_strides(new), (sizes.T, own.T)
+    elif scale == 1:
+        return x, sizes
+    x = resize(x if method == "nearest" else x.astype(jnp.float32), new, method, lengths=lengths)
+    if method == "nearest":
+        with extent.padded(own, new):
+            x = extent.clear(x, -1)
+    return x, own
+
+
+def _windows(model, variables, x, regions, sizes, window, stride):
+    """Probabilities of `x` `[B,H,W,3]` from windows that cover each image, averaged where they overlap: float32 `[B,H,W,K]`.
+
+    Windows start at multiples of the stride, the last one where it ends with the image. None is larger than the image.
+    """
+    b, *shape, _ = x.shape
+    padded = sizes is not None
+    if not padded:
+        window = tuple(map(min, window, shape))
+        sizes = jnp.broadcast_to(jnp.array(shape), (b, 2))
+    canvas = extent.whole_strides(window) if padded else window
+    steps = [max(round(n * stride), 1) for n in window]
+    grid = [max(-(-(n - m) // step), 0) + 1 for n, m, step in zip(shape, window, steps, strict=True)]
+    own = jnp.minimum(sizes, jnp.array(window))  # what of a window is image
+
+    def cut(array, start):
+        return jax.vmap(lambda a, s: jax.lax.dynamic_slice(a, (*s, *[0] * (a.ndim - 2)), (*canvas, *a.shape[2:])))(
+            array, start
+        )
+
+    def put(array, values, start):
+        return jax.vmap(lambda a, v, s: jax.lax.dynamic_update_slice(a, v, (*s, 0)))(array, values, start)
+
+    def grow(array):  # room for a window that starts in the last column
+        return jnp.pad(array, ((0, 0), *((0, n) for n in canvas), *[(0, 0)] * (array.ndim - 3)))
+
+    x, regions = grow(x), None if regions is None else grow(regions)
+
+    def step(carry, place):
+        total, count = carry
+        index = jnp.stack(place)
+        offset = index * jnp.array(steps)
+        start = jnp.minimum(offset, sizes - own)
+        needed = ((index == 0) | (offset - jnp.array(steps) + jnp.array(window) < sizes)).all(1)
+        ids = None if regions is None else cut(regions, start)
+        y = _probabilities(model, variables, cut(x, start), ids, own if padded else None, canvas, own)
+        rows, columns = (jnp.arange(n) < own[:, i : i + 1] for i, n in enumerate(canvas))
+        weight = (rows[:, :, None] & columns[:, None] & needed[:, None, None])[..., None].astype(y.dtype)
+        total = put(total, cut(total, start) + weight * y, start)
+        return (total, put(count, cut(count, start) + weight, start)), None
+
+    zeros = [jnp.zeros((*x.shape[:3], n), jnp.float32) for n in (model.num_classes, 1)]
+    places = [i.reshape(-1) for i in jnp.meshgrid(*map(jnp.arange, grid), indexing="ij")]
+    (total, count), _ = jax.lax.scan(step, tuple(zeros), places)
+    return (total / jnp.maximum(count, 1))[:, : shape[0], : shape[1]]
+
+
+def create_predictor(model, config):
+    """For one device: (variables, images uint8 `[B,H,W,3]`, regions int32 `[B,H,W]` or None) → float32 `[B,H,W,K]`, NumPy arrays.
+
+    Args:
+        model: a segmenter.
+        config: `config.eval`.
+
+    Raises:
+        UserError: see `create_protocol`.
+    """
+    protocol = create_protocol(config)
+
+    @jax.jit
+    def run(variables, images, regions, sizes):
+        return predict_probabilities(model, variables, images, regions, sizes, protocol)
+
+    def predict(variables, images, regions=None):
+        size = images.shape[1:3]
+        sizes, shape = None, shape_of(size, protocol.shapes)
+        if shape != size:
+            sizes = np.tile(np.array(size, np.int32), (len(images), 1))
+            images = np.stack([pad(image, shape, "image") for image in images])
+            regions = None if regions is None else np.stack([pad(ids, shape, "regions") for ids in regions])
+        return np.asarray(run(variables, images, regions, sizes)[:, : size[0], : size[1]])
+
+    return predict
