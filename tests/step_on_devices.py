@@ -23,6 +23,8 @@ if __name__ == "__main__":
     config = zigzag.get_config()
     config.model.backbone.width = 4
     config.model.context.update({"channels": 4, "stages": 1, "subdivisions": (2,), "levels": ("res2", "res4")})
+    config.model.memory.update({"name": "mcibi", "channels": 4, "dropout": 0.5})
+    config.model.scales.update({"merge": "average", "scales": (1.0,)})  # whose own scores count in the loss
     model = create_model(config.model, 3, axis_name=devices.AXIS)
     optimizer = schedules.create_optimizer(config.optimizer, 10)
     state = create_state(model, optimizer, (16, 16), seed=0)

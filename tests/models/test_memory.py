@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from configs import defaults
-from ctxseg import losses
-from ctxseg.models import SegmenterOutput, memory
+from ctxseg import losses, schedules
+from ctxseg.models import SegmenterOutput, create_model, memory
 from ctxseg.models.layers import ConvNorm
+from ctxseg.state import create_state
+from ctxseg.train import cluster_memory
 from tests.models.gradients import check_against
 from tests.references import memory_numpy
 
@@ -120,6 +122,29 @@ def test_cluster_centres():
         direction = (r / length[:, None]).sum(0)
         expected = direction / np.linalg.norm(direction) * length.mean()
         np.testing.assert_allclose(actual["bank"][c], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_training_starts_from_clusters_over_batches():
+    """`cluster_memory` sums over the batches that it is asked for, by the network as it is."""
+    config = defaults.get_config()
+    config.model.backbone.width = 4
+    config.model.memory.update({"name": "mcibi", "channels": 4, "first": "clustering"})
+    model = create_model(config.model, CLASSES, axis_name="devices")
+    state = create_state(model, schedules.create_optimizer(config.optimizer, 1), (16, 16), 0)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 2, 16, 16, 3), np.uint8)
+    labels = rng.choice([0, 1, 2, 255], (3, 2, 16, 16)).astype(np.uint8)
+    batches = iter([{"image": x, "label": y} for x, y in zip(images, labels, strict=True)])
+    new = cluster_memory(model, state, batches, 2).memory["memory"]
+    np.testing.assert_array_equal(new["seen"], [True, True, True, False, False])
+    assert len(list(batches)) == 1
+    pixels = jax.jit(lambda x: model.apply(state.variables, x).pixels)(images[:2].reshape(4, 16, 16, 3))
+    for c in range(3):
+        r = memory_numpy.candidates(np.asarray(pixels, np.float64), labels[:2].reshape(4, 16, 16), c)
+        length = np.linalg.norm(r, axis=1)
+        direction = (r / np.maximum(length, 1e-12)[:, None]).sum(0)
+        expected = direction / np.linalg.norm(direction) * length.mean()
+        np.testing.assert_allclose(new["bank"][c], expected, rtol=1e-4, atol=1e-5)
 
 
 def layer(params, stats):
