@@ -1,0 +1,241 @@
+"""`--mode=export`: a trained segmenter as one file that runs without this package.
+
+A zip of
+
+- `model.jax`: the network, as `config.eval` tests it, serialised by `jax.export` for images of one size, in batches of any number:
+  (weights, images uint8 `[b,H,W,3]`[, regions int32 `[b,H,W]`]) → (labels int32 `[b,H,W]`, probabilities float32 `[b,H,W,K]`);
+- `weights.npz`: its weights, {name: array}, which are an argument and no constants of it;
+- `classes.json`: names and colours of the classes, and what the arguments are;
+- `run.py`: a script that labels a photograph and needs the archive, jax, flatbuffers, numpy and pillow;
+- `superpixels.py`: how regions come from an image, of systems that take them (scikit-image).
+"""
+
+import contextlib
+import inspect
+import json
+import os
+import re
+import tempfile
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+
+from ctxseg import checkpoints, data, inference, schedules, workdir
+from ctxseg.data import superpixels
+from ctxseg.errors import UserError
+from ctxseg.models import create_model
+from ctxseg.state import create_state
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+SMALLEST, LARGEST = 32, 8192  # pixels along either axis; the coarsest maps have a position for 32
+
+RUN = '''\
+"""Labels a photograph with an exported segmenter. Needs jax, flatbuffers, numpy and pillow, and scikit-image if it takes super-pixels.
+
+    python run.py SEGMENTER.zip PHOTO LABELS.png
+"""
+
+import io
+import json
+import sys
+import zipfile
+from functools import partial
+
+import jax
+import numpy as np
+from jax import export
+from PIL import Image, ImageOps
+
+
+def load(path):
+    """Returns (images[, regions]) → (labels, probabilities), and what classes.json says of them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            about = json.loads(archive.read("classes.json"))
+            exported = export.deserialize(bytearray(archive.read("model.jax")))
+            with np.load(io.BytesIO(archive.read("weights.npz"))) as weights:
+                weights = jax.device_put(dict(weights))
+    except Exception as e:
+        sys.exit(f"error: {path} cannot be read as an exported segmenter: {e}")
+    return partial(jax.jit(exported.call), weights), about
+
+
+def main(path, photo, output):
+    segment, about = load(path)
+    try:
+        image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
+    except Exception as e:
+        sys.exit(f"error: {photo} cannot be read as an image: {e}")
+    height, width = about["size"]
+    inputs = [np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))]
+    if about["superpixels"]:
+        sys.path.insert(0, path)  # superpixels.py is in the archive
+        from superpixels import slic
+
+        inputs.append(slic(inputs[0], about["superpixels"]).astype(np.int32))
+    labels, _ = segment(*(array[None] for array in inputs))
+    result = Image.fromarray(np.asarray(labels[0], np.uint8))
+    result.putpalette(sum(about["palette"], []))
+    result.resize(image.size, Image.Resampling.NEAREST).save(output)
+    for i, count in enumerate(np.bincount(np.ravel(labels), minlength=len(about["class_names"]))):
+        if count:
+            print(f"{about['class_names'][i]:24} {count / labels.size:7.2%}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
+'''
+
+
+def export(config, folder, path=None, size: tuple[int, int] | None = None, overwrite: bool = False) -> Path:
+    """Writes the newest checkpoint of the run in `folder` as an archive (see the top of this file), whole or not at all.
+
+    Args:
+        config: of the run; `data.superpixels` above 0 makes regions an argument.
+        folder: of the run.
+        path: of the archive; default `FOLDER/export.zip`.
+        size: height and width of the images that it will take; default `config.data.crop`.
+        overwrite: whether `path` may exist.
+
+    Returns:
+        The archive's path.
+
+    Raises:
+        UserError: no run or checkpoint there, or one of another model; a size that cannot be; `path` exists, or cannot be written.
+    """
+    workdir.check_same(os.path.join(folder, "config.json"), config)
+    path = Path(path or os.path.join(folder, "export.zip"))
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UserError(f"--output={path} exists: choose another, or give --overwrite to replace a file")
+    size = tuple(config.data.crop) if size is None else tuple(size)
+    if not all(SMALLEST <= n <= LARGEST for n in size):
+        raise UserError(f"--size={size[0]},{size[1]} cannot be: height and width are {SMALLEST} to {LARGEST} each")
+    metadata = data.metadata(config.data.name)
+    model = create_model(config.model, len(metadata["class_names"]))
+    state = _restore(config, folder, model)
+    weights = flax.traverse_util.flatten_dict(state.variables, sep="/")
+    protocol = inference.create_protocol(config.eval)
+    exported = lower(model, weights, size, protocol, bool(config.data.superpixels))
+    about = {
+        "system": config.system,
+        "data": config.data.name,
+        "step": int(state.step),
+        "protocol": str(protocol),
+        "class_names": list(metadata["class_names"]),
+        "palette": [list(c) for c in metadata["palette"]],
+        "labels": "a label is a position in class_names and in palette (RGB), from 0",
+        "size": list(size),
+        "superpixels": config.data.superpixels,
+    } | _signature(exported)
+    _write(path, exported, weights, about)
+    return path
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`--size=HEIGHT,WIDTH` → (height, width); None → None. UserError if `text` is anything but two whole numbers."""
+    if text is not None and not re.fullmatch(r"\d+,\d+", text):
+        raise UserError(f"--size={text} cannot be: it wants a height and a width, --size=360,480")
+    return text and tuple(int(n) for n in text.split(","))
+
+
+def lower(model, weights: dict, size: tuple[int, int], protocol, regions: bool = False) -> jax_export.Exported:
+    """The segmenter for all `PLATFORMS` and any batch size, as a function of its weights.
+
+    Args:
+        model: a segmenter.
+        weights: {'params/…': array}, its flattened variables; only shapes and dtypes are read.
+        size: height and width of the images.
+        protocol: an `inference.Protocol`: scales, mirror images and windows.
+        regions: whether it takes regions.
+
+    Returns:
+        (weights, images uint8 `[b,H,W,3]`, and, if `regions`, regions int32 `[b,H,W]`) → (labels int32 `[b,H,W]`, probabilities
+        float32 `[b,H,W,K]`).
+    """
+
+    def segment(weights, images, regions=None):
+        variables = flax.traverse_util.unflatten_dict(weights, sep="/")
+        probabilities = inference.predict_probabilities(model, variables, images, regions, None, protocol)
+        return probabilities.argmax(-1).astype(jnp.int32), probabilities
+
+    (b,) = jax_export.symbolic_shape("b")
+    arguments = [
+        {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()},
+        jax.ShapeDtypeStruct((b, *size, 3), jnp.uint8),
+    ]
+    if regions:
+        arguments.append(jax.ShapeDtypeStruct((b, *size), jnp.int32))
+    with _without_folders():
+        return jax_export.export(jax.jit(segment), platforms=PLATFORMS)(*arguments)
+
+
+@contextlib.contextmanager
+def _without_folders():
+    """Source files, which a program names beside each operation, go without the folder that they are in on this machine."""
+    name = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, name)
+    jax.config.update(name, r".*[/\\]")
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def _restore(config, folder, model):
+    """The train state of the newest checkpoint."""
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    # Shapes are all that restoring reads, so no initial weights are computed.
+    shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))
+    with checkpoints.Checkpoints(os.path.join(folder, "checkpoints")) as saved:
+        state, _ = saved.restore(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+    return state
+
+
+def _signature(exported):
+    """What classes.json says of the artifact itself."""
+    (_, *inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    meanings = {"images": "RGB, 0 to 255", "regions": "ids of super-pixels, from 0: `slic` in superpixels.py"}
+    arguments = [{"name": "weights", "meaning": "the arrays of weights.npz, {name: array}"}]
+    arguments += [
+        {"name": name, "meaning": meaning} | _array(aval)
+        for (name, meaning), aval in zip(meanings.items(), inputs, strict=False)
+    ]
+    names = ("labels", "probabilities")
+    return {
+        "arguments": arguments,
+        "results": [{"name": name} | _array(aval) for name, aval in zip(names, exported.out_avals, strict=True)],
+        "platforms": list(exported.platforms),
+        "jax": jax.__version__,
+        "calling_convention_version": exported.calling_convention_version,
+    }
+
+
+def _array(aval):
+    return {"dtype": str(aval.dtype), "shape": [n if isinstance(n, int) else str(n) for n in aval.shape]}
+
+
+def _write(path, exported, weights, about):
+    slic = f"import numpy as np\nfrom skimage import segmentation\n\n\n{inspect.getsource(superpixels.slic)}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+            incomplete = os.path.join(folder, path.name)
+            with zipfile.ZipFile(incomplete, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("model.jax", exported.serialize())
+                with archive.open(zipfile.ZipInfo("weights.npz"), "w", force_zip64=True) as f:
+                    np.savez(f, **jax.device_get(weights))
+                archive.writestr("classes.json", json.dumps(about, indent=2) + "\n")
+                archive.writestr("run.py", RUN)
+                if about["superpixels"]:
+                    archive.writestr("superpixels.py", slic)
+            os.replace(incomplete, path)
+    except OSError as e:
+        raise UserError(f"--output={path} cannot be written: {e.strerror}") from e
