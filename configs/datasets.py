@@ -73,6 +73,7 @@ def nyudv2(config):
 def stanford_background(config):
     """N-ReNet (2016, §4): crops 240×320, batch 10, from scratch. The paper gives no rate for it: its H-ReNet's."""
     config.data.crop = (240, 320)
+    config.data.padding = "reflect"
     config.train.batch_size = 10
     _two_rates(config, 1e-3, 6_000, 12_000)
 

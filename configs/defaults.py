@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32 always
     config.model.frozen = ()  # beginnings of names ("backbone/conv1") of parameters that stay as they are
+    config.model.kernel_std = 0.0  # of the first kernels of convolutions after the backbone, normal; 0: He's
     config.model.backbone = backbone = ConfigDict()
     backbone.name = "tiny"  # tiny, vgg16, resnet18, resnet34, resnet50, resnet101, resnet152; none (raw pixels)
     backbone.output_stride = (
@@ -94,6 +95,9 @@ def get_config() -> ConfigDict:
     data.manual_dir = placeholder(str)  # the data set as its makers ship it; not needed for scenes, nor once prepared
     data.superpixels = 0  # regions of an image at most, by SLIC, for msci: 1000 for photographs; 0: none
     data.crop = (128, 128)  # height, width of a training crop
+    data.padding = (
+        "ignore"  # what surrounds an image smaller than the crop: ignore (labelled 255) or reflect (its mirror image)
+    )
     data.flip = True  # horizontally, one image in two
     data.scale_range = (1.0, 1.0)  # factor of random scaling
     data.rotate = 0.0  # at most, degrees either way

@@ -1,5 +1,6 @@
 """What a training step reads and returns."""
 
+import zlib
 from typing import Any
 
 import flax
@@ -33,11 +34,17 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats, "memory": self.memory}
 
 
-def create_state(model, optimizer, crop: tuple[int, int], seed: int) -> TrainState:
-    """Initial state for images of `crop` (height, width); the same seed gives the same weights."""
+def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std: float = 0.0) -> TrainState:
+    """Initial state for images of `crop` (height, width); the same seed gives the same weights.
+
+    With `kernel_std`, the kernels of convolutions after the backbone are normal, of this standard deviation (H-ReNet, §4.2: 0.1), and
+    not He's.
+    """
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
     images, regions = jnp.zeros((1, *crop, 3), jnp.uint8), jnp.zeros((1, *crop), jnp.int32)
     variables = jax.jit(lambda r: model.init(r, images, regions))(init_rng)
+    if kernel_std:
+        variables = variables | {"params": _normal_kernels(variables["params"], init_rng, kernel_std)}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -46,3 +53,16 @@ def create_state(model, optimizer, crop: tuple[int, int], seed: int) -> TrainSta
         opt_state=optimizer.init(variables["params"]),
         rng=rng,
     )
+
+
+def _normal_kernels(params, rng, std):
+    """`params` with other kernels `[k,k,·,·]` outside of `backbone`."""
+
+    def draw(path, x):
+        names = [entry.key for entry in path]
+        if names[0] == "backbone" or names[-1] != "kernel" or x.ndim != 4:
+            return x
+        key = jax.random.fold_in(rng, zlib.crc32("/".join(names).encode()))
+        return std * jax.random.normal(key, x.shape, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, params)

@@ -142,6 +142,7 @@ def create_augmentation(config) -> transforms.Augmentation:
         contrast=config.contrast,
         saturation=config.saturation,
         hue=config.hue,
+        padding=config.padding,
     )
 
 
@@ -170,7 +171,7 @@ def train(config, folder: str) -> None:
     batches = new_batches()
     model = create_model(config.model, len(builder.info.metadata["class_names"]), axis_name=devices.AXIS)
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
-    state = create_state(model, optimizer, config.data.crop, config.seed)
+    state = create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
     eval_step = evaluate.create_eval_step(model, inference.create_protocol(config.eval))
     if primary:  # not before: a config with a fault in it must not keep the folder from the one without
         workdir.claim(folder, config)

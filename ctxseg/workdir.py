@@ -68,7 +68,8 @@ def check_same(path: str, config: ConfigDict) -> None:
     differ = [
         f"config.{k} is {wanted.get(k)} here and {saved.get(k)} there"
         for k in sorted(saved.keys() | wanted.keys())
-        if saved.get(k) != wanted.get(k) and not k.startswith(FREE)
+        # A field that is missing there is younger than the run.
+        if k in saved and saved[k] != wanted.get(k) and not k.startswith(FREE)
     ]
     if differ:
         more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""

@@ -87,6 +87,21 @@ def test_unknown_data_set():
         config_of("fcn", "voc2007")
 
 
+def test_normal_kernels_after_the_backbone():
+    """The H-ReNet paper's initial weights: of all the network, convolutions that are not pretrained."""
+    config = defaults.get_config()
+    config.model.backbone.width = 4
+    config.model.context.update({"name": "renet", "units": (3,)})
+    config.model.classifier.hidden = 64
+    model = create_model(config.model, 21)
+    optimizer = schedules.create_optimizer(config.optimizer, 10)
+    usual, drawn = (create_state(model, optimizer, (16, 16), 0, std).params for std in (0.0, 0.1))
+    assert drawn["classifier"]["scores"]["kernel"].std() == pytest.approx(0.1, rel=0.1)
+    assert (drawn["classifier"]["hidden"]["conv"]["kernel"] != usual["classifier"]["hidden"]["conv"]["kernel"]).all()
+    for name in ("backbone", "context"):  # recurrent kernels are no convolutions
+        jax.tree.map(np.testing.assert_array_equal, drawn[name], usual[name])
+
+
 @pytest.mark.parametrize("merge", ["none", "average"])
 def test_frozen_layers_neither_move_nor_learn(merge):
     """No gradient reaches them, weight decay and momentum leave them alone, and their batch statistics stay."""

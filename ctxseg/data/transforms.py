@@ -51,14 +51,15 @@ def rotate(sample: dict, degrees: float) -> dict:
     return sample | rotated
 
 
-def crop(sample: dict, top: int, left: int, size: tuple[int, int]) -> dict:
-    """The window of `size` (height, width) whose upper left pixel is (top, left); outside of the image it is `PADDING`.
+def crop(sample: dict, top: int, left: int, size: tuple[int, int], padding: str = "ignore") -> dict:
+    """The window of `size` (height, width) whose upper left pixel is (top, left); outside of the image it is `PADDING`, or a reflection.
 
     Args:
         sample: any size.
         top: row; may be negative.
         left: column; may be negative.
         size: of the window, which may exceed the image.
+        padding: `ignore`, or `reflect`: what lies outside of the image is its mirror image, label and all.
     """
     height, width = sample["image"].shape[:2]
     rows = slice(max(top, 0), min(top + size[0], height))
@@ -71,6 +72,9 @@ def crop(sample: dict, top: int, left: int, size: tuple[int, int]) -> dict:
             window[...] = PADDING[key]
             y, x = rows.start - top, columns.start - left
             window[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
+            if padding == "reflect":
+                missing = [(y, size[0] - y - inner.shape[0]), (x, size[1] - x - inner.shape[1])]
+                window = np.pad(inner, missing + [(0, 0)] * (inner.ndim - 2), mode="reflect")
         cropped[key] = window
     return sample | cropped
 
@@ -114,6 +118,7 @@ class Augmentation:
 
     Attributes:
         crop: (height, width) of the result, anywhere in the scaled image; a smaller image lies anywhere in the crop.
+        padding: what surrounds a smaller image, see `crop`.
         flip: mirror one sample in two.
         scale_range: (low, high) of the uniform factor of size.
         rotate: at most so many degrees either way, uniform.
@@ -134,12 +139,15 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    padding: str = "ignore"
 
     def __post_init__(self):
         if len(self.crop) != 2 or min(self.crop) < 1:
             raise UserError(f"config.data.crop is {self.crop}, but must be (height, width), at least 1")
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise UserError(f"config.data.scale_range is {self.scale_range}, but must be (low, high), 0 < low <= high")
+        if self.padding not in ("ignore", "reflect"):
+            raise UserError(f"config.data.padding is {self.padding!r}, but it can be ignore, reflect")
         limits = {"rotate": 180, "brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5}
         for field, limit in limits.items():
             if not 0 <= getattr(self, field) <= limit:
@@ -163,7 +171,7 @@ class Augmentation:
         slack = np.array(sample["image"].shape[:2]) - self.crop
         first, last = np.minimum(slack, 0), np.maximum(slack, 0)
         top, left = (first + place * (last - first + 1)).astype(int)
-        return crop(sample, int(top), int(left), self.crop)
+        return crop(sample, int(top), int(left), self.crop, self.padding)
 
 
 def _maps(sample):

@@ -40,6 +40,10 @@ def test_flip_and_crop_by_hand():
     np.testing.assert_array_equal(padded["label"], [[255, 255, 255], [2, 3, 255], [5, 6, 255]])
     np.testing.assert_array_equal(padded["regions"], [[-1, -1, -1], [8, 9, -1], [80000, 90000, -1]])
     np.testing.assert_array_equal(padded["image"][1], [[3, 4, 5], [6, 7, 8], [124, 116, 104]])
+    mirrored = transforms.crop(sample, -1, 1, (3, 3), "reflect")
+    np.testing.assert_array_equal(mirrored["label"], [[5, 6, 5], [2, 3, 2], [5, 6, 5]])
+    np.testing.assert_array_equal(mirrored["regions"][1:], [[8, 9, 8], [80000, 90000, 80000]])
+    np.testing.assert_array_equal(mirrored["image"][1], [[3, 4, 5], [6, 7, 8], [3, 4, 5]])
     assert {key: padded[key].dtype for key in ("image", "label", "regions")} == {
         "image": np.uint8,
         "label": np.uint8,
