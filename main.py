@@ -13,31 +13,36 @@ from ml_collections import ConfigDict, config_flags
 from configs import defaults
 from ctxseg.errors import UserError
 
-MODES = ("train", "evaluate", "prepare", "show", "report", "complexity")
+MODES = ("train", "evaluate", "predict", "pictures", "report", "export", "prepare", "show", "complexity")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
-def define_flags(argv: list[str]) -> flags.FlagValues:
-    """The flags, in a set of their own: what they become is a function of `argv` alone."""
+def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagValues:
+    """The flags, in a set of their own: what they become is a function of `argv` alone. `base` is the config that has no file."""
     values = flags.FlagValues()
     flags.DEFINE_enum("mode", "train", MODES, "what to do; train ends with an evaluation", flag_values=values)
     flags.DEFINE_string(
         "workdir", None, "folder of the run; default runs/SYSTEM-DATASET; complexity: runs", flag_values=values
     )
+    flags.DEFINE_string("output", None, "export: the file; default WORKDIR/export.zip", flag_values=values)
+    flags.DEFINE_string("size", None, "export: HEIGHT,WIDTH of images; default config.data.crop", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "export: replace what exists", flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this; --mode=show lists the fields of a config", flag_values=values)
-    config_flags.DEFINE_config_file(
-        "config", None, "configs/SYSTEM.py or configs/SYSTEM.py:DATASET", flag_values=values, sys_argv=argv
-    )
+    if base is None or _value(argv, "config"):
+        help = "configs/SYSTEM.py or configs/SYSTEM.py:DATASET; default: what the run in --workdir was made with"
+        config_flags.DEFINE_config_file("config", None, help, flag_values=values, sys_argv=argv)
+    else:
+        config_flags.DEFINE_config_dict("config", base.copy_and_resolve_references(), flag_values=values, sys_argv=argv)
     return values
 
 
 def parse(argv: list[str]):
-    """Flags → (config, mode, workdir). Raises UserError for anything that cannot be right."""
+    """The flags, `workdir` with its default. Raises UserError for anything that cannot be right."""
     base = base_config(argv)
     _check_names(argv, base)
     argv, defaulted = _without_none(argv)
-    values = define_flags(argv)
+    values = define_flags(argv, base)
     try:
         rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as e:
@@ -51,15 +56,27 @@ def parse(argv: list[str]):
     for name in defaulted:
         _set_none(values.config, name)
     _check_tuples(values.config, base)
-    folder = "runs" if values.mode == "complexity" else f"runs/{values.config.system}-{values.config.data.name}"
-    return values.config, values.mode, values.workdir or folder
+    if not values.workdir:
+        run = f"runs/{values.config.system}-{values.config.data.name}"
+        values.workdir = "runs" if values.mode == "complexity" else run
+    return values
 
 
 def base_config(argv: list[str]) -> ConfigDict:
-    """The config that `argv` names, without the overrides. Raises UserError if there is none, or it cannot be run."""
+    """The config without the overrides: of the file that `argv` names, or of the run in its work directory.
+
+    Raises UserError if there is none, or it cannot be run.
+    """
     path, _, dataset = _value(argv, "config").partition(":")
     if not path:
-        raise UserError("--config is missing: try --config=configs/zigzag.py")
+        folder = _value(argv, "workdir").split(",")[0]
+        if not folder:
+            raise UserError(
+                "--config is missing: try --config=configs/zigzag.py, or --workdir=RUN for a run that there is"
+            )
+        from ctxseg import workdir  # here, so that a misspelt flag is answered at once
+
+        return workdir.read_config(folder, defaults.get_config())
     if not os.path.isfile(path):
         near = difflib.get_close_matches(path, glob.glob("configs/[!_]*.py"), n=1, cutoff=0.0)
         raise UserError(f"--config: {path} is not a file" + (f": did you mean {near[0]}?" if near else ""))
@@ -160,9 +177,10 @@ def main(argv: list[str]) -> None:
     if "--help" in argv:
         print(__doc__, define_flags(argv).get_help(), sep="\n")
         return
-    config, mode, workdir = parse(argv)
+    values = parse(argv)
+    config, mode, workdir = values.config, values.mode, values.workdir
     # Imported here, so that a misspelt flag is answered at once.
-    from ctxseg import complexity, data, evaluate, report, show, train
+    from ctxseg import complexity, data, evaluate, export, report, show, train
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint without a score
     if mode == "train":
@@ -175,10 +193,20 @@ def main(argv: list[str]) -> None:
         show.show(config)
     elif mode == "complexity":
         complexity.complexity(config, workdir)
+    elif mode == "export":
+        print(export.export(config, workdir, values.output, export.parse_size(values.size), values.overwrite))
     if mode in ("train", "evaluate", "report"):
-        page = report.write_report(workdir, base_config(argv).to_dict())
+        page = report.write_report(workdir, _usual(config.system, config.data.name))
         if mode == "report":
             print(page)
+
+
+def _usual(system: str, dataset: str) -> dict | None:
+    """The config of a system on a data set without overrides, a nested dict; None if there is no such file any more."""
+    try:
+        return base_config(["", f"--config=configs/{system}.py:{dataset}"]).to_dict()
+    except UserError:
+        return None
 
 
 if __name__ == "__main__":

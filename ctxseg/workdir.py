@@ -50,8 +50,32 @@ def claim(workdir: str, config: ConfigDict) -> None:
         raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
 
 
-def check_same(path: str, config: ConfigDict) -> None:
-    """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters."""
+def read_config(folder: str, config: ConfigDict) -> ConfigDict:
+    """`config`, all fields at their defaults, with the values of the run in `folder`; fields that the run does not know keep theirs.
+
+    Raises:
+        UserError: its config.json cannot be read, or has a value that the field cannot have.
+    """
+    path = os.path.join(folder, "config.json")
+    _update(config, _read(path), path)
+    return config
+
+
+def _update(config, saved, path, prefix=""):
+    for key, value in saved.items():
+        if key not in config or value is None:
+            continue
+        try:
+            if isinstance(config[key], ConfigDict):
+                _update(config[key], value, path, f"{prefix}{key}.")
+            else:
+                config[key] = tuple(value) if isinstance(value, list) else value
+        except (TypeError, AttributeError) as e:
+            raise UserError(f"{path} is damaged: {prefix}{key} cannot be {json.dumps(value)}") from e
+
+
+def _read(path):
+    """The object that config.json holds."""
     try:
         with open(path) as f:
             saved = json.load(f)
@@ -63,7 +87,12 @@ def check_same(path: str, config: ConfigDict) -> None:
         raise UserError(f"{path} cannot be read: {e.strerror}") from e
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}): choose another --workdir, or remove this one") from e
-    saved = flatten(saved)
+    return saved
+
+
+def check_same(path: str, config: ConfigDict) -> None:
+    """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters."""
+    saved = flatten(_read(path))
     wanted = flatten(config)
     differ = [
         f"config.{k} is {wanted.get(k)} here and {saved.get(k)} there"

@@ -229,8 +229,8 @@ def test_every_row_can_be_counted(name):
 
 
 def test_the_default_folder_is_no_runs():
-    assert main.parse(["main.py", FCN, "--mode=complexity"])[2] == "runs"
-    assert main.parse(["main.py", FCN, "--mode=complexity", "--workdir=x"])[2] == "x"
+    assert main.parse(["main.py", FCN, "--mode=complexity"]).workdir == "runs"
+    assert main.parse(["main.py", FCN, "--mode=complexity", "--workdir=x"]).workdir == "x"
 
 
 def test_a_run_continues_whatever_the_complexity_is_asked_of(tmp_path):

@@ -43,24 +43,24 @@ def call(*arguments):
 
 
 def test_defaults():
-    config, mode, workdir = parse(FCN)
-    assert (config.system, config.data.name, mode, workdir) == ("fcn", "scenes", "train", "runs/fcn-scenes")
-    assert config.to_dict() == fcn.get_config().to_dict()
-    config, mode, workdir = parse("--config", "configs/zigzag.py:camvid", "--mode=show", "--workdir=/x")
-    assert (config.system, config.data.name, mode, workdir) == ("zigzag", "camvid", "show", "/x")
+    f = parse(FCN)
+    assert (f.config.system, f.config.data.name, f.mode, f.workdir) == ("fcn", "scenes", "train", "runs/fcn-scenes")
+    assert f.config.to_dict() == fcn.get_config().to_dict()
+    f = parse("--config", "configs/zigzag.py:camvid", "--mode=show", "--workdir=/x")
+    assert (f.config.system, f.config.data.name, f.mode, f.workdir) == ("zigzag", "camvid", "show", "/x")
 
 
 def test_overrides():
-    config, *_ = parse(
+    config = parse(
         FCN, "--config.train.steps=7", "--config.data.crop=(64, 32)", "--config.data.scale_range=1,2",
         "--noconfig.data.flip", "--config.model.context.levels=res3", "--config.model.context.levels=res5",
         "--config.optimizer.nesterov", "--config.model.backbone.width=4", "--config.data.manual_dir=x",
-    )  # fmt: skip
+    ).config  # fmt: skip
     assert config.train.steps == 7 and config.data.crop == (64, 32) and config.data.scale_range == (1, 2)
     assert not config.data.flip and config.optimizer.nesterov
     assert config.model.context.levels == ("res3", "res5")
     assert config.model.backbone.width == 4 and config.data.manual_dir == "x"
-    assert parse(FCN)[0].to_dict() == fcn.get_config().to_dict()  # a second parse knows nothing of the first
+    assert parse(FCN).config.to_dict() == fcn.get_config().to_dict()  # a second parse knows nothing of the first
 
 
 BAD_COMMAND_LINES = {
@@ -69,7 +69,7 @@ BAD_COMMAND_LINES = {
     "misspelt switch": ([FCN, "--noconfig.data.flop"], "no --config.data.flop: did you mean --config.data.flip?"),
     "a section": ([FCN, "--config.train=3"], "there is no --config.train: did you mean --config.train."),
     "misspelt flag": ([FCN, "--wrkdir=x"], "there is no --wrkdir: did you mean --workdir?"),
-    "mode": ([FCN, "--mode=trian"], "flag --mode=trian: value should be one of <train|evaluate|prepare|show|report|complexity>"),
+    "mode": ([FCN, "--mode=trian"], "flag --mode=trian: value should be one of <train|evaluate|predict|"),
     "not a flag": ([FCN, "evaluate"], "'evaluate' is not a flag: settings are given as --config.a.b=value"),
     "no config": (["--mode=show"], "--config is missing: try --config=configs/zigzag.py"),
     "no config but fields": (["--config.seed=1"], "--config is missing: try --config=configs/zigzag.py"),
@@ -306,6 +306,24 @@ def test_evaluate_and_report(copied, finished, tiny, compiled):
     (copied / "report.html").unlink()
     assert call(f"{FCN}:camvid", *tiny, "--mode=report", f"--workdir={copied}") == f"{copied}/report.html\n"
     assert (copied / "report.html").exists()
+
+
+def test_a_run_knows_its_config(copied, finished, compiled):
+    """Whatever reads a run needs no --config; overrides still count, and are checked."""
+    command = ["--mode=evaluate", f"--workdir={copied}"]
+    assert call(*command, "--config.eval.batch_size=3") == finished[1]
+    with pytest.raises(UserError, match="there is no --config.eval.flp: did you mean --config.eval.flip?"):
+        call(*command, "--config.eval.flp")
+    config = json.loads((copied / "config.json").read_text())
+    for section, field, value in (("seed", None, "x"), ("data", "crop", 3)):
+        broken = json.loads(json.dumps(config))
+        if field:
+            broken[section][field] = value
+        else:
+            broken[section] = value
+        (copied / "config.json").write_text(json.dumps(broken))
+        with pytest.raises(UserError, match=f"config.json is damaged: {section}.*cannot be"):
+            call(*command)
 
 
 def test_a_folder_of_another_run_is_refused(finished, tiny, compiled):
