@@ -24,9 +24,15 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_string(
         "workdir", None, "folder of the run; default runs/SYSTEM-DATASET; complexity: runs", flag_values=values
     )
-    flags.DEFINE_string("output", None, "export: the file; default WORKDIR/export.zip", flag_values=values)
+    flags.DEFINE_string("input", None, "predict: an image, a folder of images or a 'GLOB'", flag_values=values)
+    flags.DEFINE_string(
+        "output", None, "predict: a folder; export: a file; default WORKDIR/predictions, export.zip", flag_values=values
+    )
+    flags.DEFINE_bool("probabilities", False, "predict: write them too, as NumPy arrays", flag_values=values)
+    help = "evaluate, predict, export: a step, best, or RUN/checkpoints/STEP instead of --workdir; default the newest"
+    flags.DEFINE_string("checkpoint", None, help, flag_values=values)
     flags.DEFINE_string("size", None, "export: HEIGHT,WIDTH of images; default config.data.crop", flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "export: replace what exists", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "predict, export: replace what exists", flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this; --mode=show lists the fields of a config", flag_values=values)
     if base is None or _value(argv, "config"):
@@ -56,6 +62,9 @@ def parse(argv: list[str]):
     for name in defaulted:
         _set_none(values.config, name)
     _check_tuples(values.config, base)
+    if values.mode == "predict" and not values.input:
+        raise UserError("--input is missing: --mode=predict wants an image, a folder of images or a 'GLOB'")
+    values.workdir = values.workdir or parse_checkpoint(values.checkpoint)[0]
     if not values.workdir:
         run = f"runs/{values.config.system}-{values.config.data.name}"
         values.workdir = "runs" if values.mode == "complexity" else run
@@ -69,7 +78,7 @@ def base_config(argv: list[str]) -> ConfigDict:
     """
     path, _, dataset = _value(argv, "config").partition(":")
     if not path:
-        folder = _value(argv, "workdir").split(",")[0]
+        folder = _value(argv, "workdir").split(",")[0] or parse_checkpoint(_value(argv, "checkpoint") or None)[0]
         if not folder:
             raise UserError(
                 "--config is missing: try --config=configs/zigzag.py, or --workdir=RUN for a run that there is"
@@ -89,6 +98,21 @@ def base_config(argv: list[str]) -> ConfigDict:
         raise
     except Exception as e:  # whatever is wrong in the file
         raise UserError(f"--config: {path}: {type(e).__name__}: {_one_line(e)}") from e
+
+
+def parse_checkpoint(text: str | None):
+    """`--checkpoint=STEP|best|RUN/checkpoints/STEP` → the run's folder, if it says so, and a step, `best` or None.
+
+    Raises UserError if it is none of these.
+    """
+    if text is None or text == "best" or text.isdigit():
+        return None, int(text) if text and text.isdigit() else text
+    found = re.fullmatch(r"(?:(.*)/)?checkpoints/(\d+)/?", text)
+    if not found:
+        raise UserError(
+            f"--checkpoint={text} cannot be: it wants a step, best, or a path that ends in checkpoints/STEP"
+        )
+    return found[1] or ".", int(found[2])
 
 
 def _value(argv, flag):
@@ -179,14 +203,20 @@ def main(argv: list[str]) -> None:
         return
     values = parse(argv)
     config, mode, workdir = values.config, values.mode, values.workdir
+    checkpoint = parse_checkpoint(values.checkpoint)[1]
     # Imported here, so that a misspelt flag is answered at once.
-    from ctxseg import complexity, data, evaluate, export, report, show, train
+    from ctxseg import complexity, data, evaluate, export, predict, report, show, train
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint without a score
     if mode == "train":
         train.train(config, workdir)
     elif mode == "evaluate":
-        evaluate.evaluate(config, workdir)
+        evaluate.evaluate(config, workdir, checkpoint)
+    elif mode == "predict":
+        if predict.predict(
+            config, workdir, values.input, values.output, values.overwrite, values.probabilities, checkpoint
+        ):
+            sys.exit(1)  # some images could not be read
     elif mode == "prepare":
         print(data.prepare(config.data))
     elif mode == "show":
@@ -194,7 +224,9 @@ def main(argv: list[str]) -> None:
     elif mode == "complexity":
         complexity.complexity(config, workdir)
     elif mode == "export":
-        print(export.export(config, workdir, values.output, export.parse_size(values.size), values.overwrite))
+        print(
+            export.export(config, workdir, values.output, export.parse_size(values.size), values.overwrite, checkpoint)
+        )
     if mode in ("train", "evaluate", "report"):
         page = report.write_report(workdir, _usual(config.system, config.data.name))
         if mode == "report":

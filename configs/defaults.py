@@ -137,6 +137,9 @@ def get_config() -> ConfigDict:
     config.eval.size = ()  # height, width that an image is resized to before it is scaled; (): its own
     config.eval.window = ()  # height, width of a sliding window; (): the whole image at once
     config.eval.stride = 2 / 3  # of the window, as a share of it
+    config.eval.max_pixels = (
+        4_000_000  # predict: larger images are labelled at this size, and the labels brought to theirs
+    )
     config.eval.shapes = (
         "buckets"  # buckets (padded to one of few shapes, each compiled once) or exact (each size is compiled)
     )

@@ -1,12 +1,17 @@
 """Checkpoints of the train state and the data position, by Orbax: asynchronous, atomic, the last n and the best kept."""
 
 import os
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from ctxseg import data, schedules
 from ctxseg.errors import UserError
+from ctxseg.models import create_model
+from ctxseg.state import create_state
 
 
 class Checkpoints:
@@ -45,6 +50,10 @@ class Checkpoints:
         """Step of the newest complete checkpoint, None without any."""
         return self._manager.latest_step()
 
+    def best_step(self) -> int | None:
+        """Step of the checkpoint of the best mIoU, None without one that was evaluated."""
+        return self._manager.best_step()
+
     def save(self, step: int, state, data: dict, metrics: dict | None = None) -> None:
         """Starts saving `state` (a pytree of arrays) and the data position `data` (JSON) as of `step` updates.
 
@@ -81,6 +90,33 @@ class Checkpoints:
                 f"{path} cannot be read; if it is damaged, delete it to go on from the checkpoint before it"
             ) from e
         return restored["state"], restored["data"]
+
+
+def restore_run(config, folder: str, checkpoint: int | str | None = None):
+    """The segmenter of the run in `folder`, and its train state, on one device.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        checkpoint: a step; `best`, that of the highest mIoU while training; None, the newest.
+
+    Returns:
+        The model, without an axis of devices, and the `TrainState`.
+
+    Raises:
+        UserError: no such checkpoint, or one of another model.
+    """
+    model = create_model(config.model, len(data.metadata(config.data.name)["class_names"]))
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    # Shapes are all that restoring reads, so no initial weights are computed.
+    shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))
+    with Checkpoints(os.path.join(folder, "checkpoints")) as saved:
+        if checkpoint == "best":
+            checkpoint = saved.best_step()
+            if checkpoint is None:
+                raise UserError(f"{folder} has no best checkpoint: none was evaluated (config.train.eval_every)")
+        state, _ = saved.restore(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), checkpoint)
+    return model, state
 
 
 def _shapes(tree):

@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctxseg import checkpoints, data, devices, inference, logs, metrics, schedules, workdir
+from ctxseg import checkpoints, data, devices, inference, logs, metrics, workdir
 from ctxseg.data import pipeline
 from ctxseg.errors import UserError
-from ctxseg.models import create_model
-from ctxseg.state import create_state
 
 
 def create_eval_step(model, protocol: inference.Protocol):
@@ -123,8 +121,8 @@ def _number(x) -> str:
     return "-" if x is None else f"{x:.4f}"
 
 
-def evaluate(config, folder: str) -> None:
-    """`--mode=evaluate`: the newest checkpoint of the run in `folder`, on `config.eval.split`.
+def evaluate(config, folder: str, checkpoint: int | str | None = None) -> None:
+    """`--mode=evaluate`: a checkpoint of the run in `folder` (see `checkpoints.restore_run`), on `config.eval.split`.
 
     Raises:
         UserError: no run or checkpoint there, or one of another model.
@@ -134,12 +132,9 @@ def evaluate(config, folder: str) -> None:
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
     split_source(builder, config.eval.split, config.data.superpixels)
-    model = create_model(config.model, len(builder.info.metadata["class_names"]))
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
-    state = create_state(model, optimizer, config.data.crop, config.seed)
-    eval_step = create_eval_step(model, inference.create_protocol(config.eval))
-    with checkpoints.Checkpoints(os.path.join(folder, "checkpoints")) as saved:
-        state, _ = saved.restore(state)
+    protocol = inference.create_protocol(config.eval)
+    model, state = checkpoints.restore_run(config, folder, checkpoint)
+    eval_step = create_eval_step(model, protocol)
     finish(config, folder, builder, partial(evaluate_split, config, builder, eval_step), state, start)
 
 

@@ -17,7 +17,6 @@ import os
 import re
 import tempfile
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import flax
@@ -26,11 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from ctxseg import checkpoints, data, inference, schedules, workdir
+from ctxseg import checkpoints, data, inference, workdir
 from ctxseg.data import superpixels
 from ctxseg.errors import UserError
-from ctxseg.models import create_model
-from ctxseg.state import create_state
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 SMALLEST, LARGEST = 32, 8192  # pixels along either axis; the coarsest maps have a position for 32
@@ -95,8 +92,10 @@ if __name__ == "__main__":
 '''
 
 
-def export(config, folder, path=None, size: tuple[int, int] | None = None, overwrite: bool = False) -> Path:
-    """Writes the newest checkpoint of the run in `folder` as an archive (see the top of this file), whole or not at all.
+def export(
+    config, folder, path=None, size: tuple[int, int] | None = None, overwrite: bool = False, checkpoint=None
+) -> Path:
+    """Writes a checkpoint of the run in `folder` as an archive (see the top of this file), whole or not at all.
 
     Args:
         config: of the run; `data.superpixels` above 0 makes regions an argument.
@@ -104,6 +103,7 @@ def export(config, folder, path=None, size: tuple[int, int] | None = None, overw
         path: of the archive; default `FOLDER/export.zip`.
         size: height and width of the images that it will take; default `config.data.crop`.
         overwrite: whether `path` may exist.
+        checkpoint: see `checkpoints.restore_run`.
 
     Returns:
         The archive's path.
@@ -119,8 +119,7 @@ def export(config, folder, path=None, size: tuple[int, int] | None = None, overw
     if not all(SMALLEST <= n <= LARGEST for n in size):
         raise UserError(f"--size={size[0]},{size[1]} cannot be: height and width are {SMALLEST} to {LARGEST} each")
     metadata = data.metadata(config.data.name)
-    model = create_model(config.model, len(metadata["class_names"]))
-    state = _restore(config, folder, model)
+    model, state = checkpoints.restore_run(config, folder, checkpoint)
     weights = flax.traverse_util.flatten_dict(state.variables, sep="/")
     protocol = inference.create_protocol(config.eval)
     exported = lower(model, weights, size, protocol, bool(config.data.superpixels))
@@ -187,16 +186,6 @@ def _without_folders():
         yield
     finally:
         jax.config.update(name, before)
-
-
-def _restore(config, folder, model):
-    """The train state of the newest checkpoint."""
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
-    # Shapes are all that restoring reads, so no initial weights are computed.
-    shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))
-    with checkpoints.Checkpoints(os.path.join(folder, "checkpoints")) as saved:
-        state, _ = saved.restore(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
-    return state
 
 
 def _signature(exported):

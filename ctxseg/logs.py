@@ -104,11 +104,16 @@ def write_json(path, value) -> None:
 
 
 def write_text(path, text: str) -> None:
-    """Replaces the file at `path` in one step: a reader or a crash meets the old text or the new, never a part."""
+    """Replaces the file at `path` in one step, by UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path, content: bytes) -> None:
+    """Replaces the file at `path` in one step: a reader or a crash meets the old content or the new, never a part."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.write(text)
+    with open(temporary, "wb") as f:
+        f.write(content)
         f.flush()
         os.fsync(f.fileno())
     os.replace(temporary, path)

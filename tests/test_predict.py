@@ -1,0 +1,216 @@
+"""Predictions on anybody's files: what is read, what is written, and what is said of the rest."""
+
+import contextlib
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from configs import fcn
+from ctxseg import checkpoints, data, inference, predict, schedules, workdir
+from ctxseg.errors import UserError
+from ctxseg.models import create_model
+from ctxseg.state import create_state
+from tests.references.testing_numpy import bilinear
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run without training, and its probabilities of an image."""
+    folder = tmp_path_factory.mktemp("run")
+    config = fcn.get_config()
+    config.model.backbone.width = 4
+    workdir.claim(folder, config)
+    model = create_model(config.model, len(data.metadata("scenes")["class_names"]))
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+    state = create_state(model, optimizer, config.data.crop, 0)
+    with checkpoints.Checkpoints(str(folder / "checkpoints")) as saved:
+        saved.save(3, state, {})
+    predictor = inference.create_predictor(model, config.eval)
+    return folder, lambda image: predictor(state.variables, image[None])[0]
+
+
+def call(*arguments):
+    """Exit status, stdout and stderr of the command line."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main.main(["main.py", "--mode=predict", *map(str, arguments)])
+            status = 0
+        except SystemExit as e:
+            status = e.code
+    return status, out.getvalue(), err.getvalue()
+
+
+def picture(seed=0, size=(24, 32)):
+    """A picture that is different upside down and mirrored: uint8 [h,w,3]."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (size[0] // 8, size[1] // 8, 3))
+    return np.kron(blocks, np.ones((8, 8, 1))).astype(np.uint8)
+
+
+def test_a_folder(run, tmp_path):
+    """Good and broken files in nested folders: each good one labelled at its own size, the others named, exit status 1."""
+    folder, probabilities = run
+    images, results = tmp_path / "in", tmp_path / "out"
+    (images / "deep" / "er").mkdir(parents=True)
+    image = picture()
+    Image.fromarray(image).save(images / "a.png")
+    Image.fromarray(image).save(images / "deep" / "er" / "a.png")
+    Image.fromarray(image).save(images / "deep" / "a.bmp")
+    Image.fromarray(image).save(images / "deep" / "a.tif")  # of the same stem
+    Image.fromarray(image).save(images / "whole.jpg", quality=95)
+    (images / "half.jpg").write_bytes((images / "whole.jpg").read_bytes()[:-300])
+    (images / "empty.png").touch()
+    (images / "text.png").write_text("no image")
+    (images / "notes.txt").write_text("not asked for")
+
+    status, out, err = call(f"--workdir={folder}", f"--input={images}", f"--output={results}", "--probabilities")
+    assert status == 1 and out == f"5 of 8 images labelled in {results}\n"
+    skipped = sorted(line for line in err.splitlines() if line.startswith("skipped"))
+    assert [line.split(": ")[0] for line in skipped] == [
+        f"skipped {images / n}" for n in ("empty.png", "half.jpg", "text.png")
+    ]
+    assert "truncated" in skipped[1].lower() and "Traceback" not in err
+    names = {str(p.relative_to(results)) for p in results.rglob("*.png")}
+    assert names == {"a.png", "deep/er/a.png", "deep/a.bmp.png", "deep/a.tif.png", "whole.png"}
+
+    p = probabilities(image)
+    with Image.open(results / "a.png") as file:
+        assert file.mode == "P" and file.size == (32, 24)
+        np.testing.assert_array_equal(np.asarray(file), p.argmax(-1))
+        palette = np.array(file.getpalette()).reshape(-1, 3)[: p.shape[-1]]
+    np.testing.assert_array_equal(palette, data.metadata("scenes")["palette"])
+    saved = np.load(results / "a_probabilities.npz")["probabilities"]
+    assert saved.dtype == np.float16
+    np.testing.assert_allclose(saved, p, atol=1e-3)
+    overlay = np.asarray(Image.open(results / "a_overlay.jpg"), float)
+    assert np.abs(overlay - (image / 2 + palette[p.argmax(-1)] / 2)).mean() < 12  # JPEG's colours are coarse
+
+    # Again: what is there stays to the byte, what failed is tried again.
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in results.rglob("*.*")}
+    (images / "text.png").unlink()
+    status, out, err = call(f"--workdir={folder}", f"--input={images}", f"--output={results}", "--probabilities")
+    assert status == 1 and "5 are in" in err and out.startswith("0 of 2")
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in results.rglob("*.*")}
+    (results / "a.png").write_bytes(b"")
+    call(f"--workdir={folder}", f"--input={images / 'a.png'}", f"--output={results}", "--overwrite")
+    assert (results / "a.png").read_bytes() == before[results / "a.png"][0]
+
+
+def test_globs_and_checkpoints(run, tmp_path):
+    folder, _ = run
+    for i in range(3):
+        Image.fromarray(picture(i)).save(tmp_path / f"x{i}.png")
+    status, out, _ = call(
+        f"--checkpoint={folder}/checkpoints/3", f"--input={tmp_path}/x[12].png", f"--output={tmp_path}/o"
+    )
+    assert status == 0 and out.startswith("2 of 2")
+    assert sorted(p.name for p in (tmp_path / "o").glob("*.png")) == ["x1.png", "x2.png"]
+    # The default output, below the folder that is searched, is not searched itself.
+    copied = tmp_path / "run"
+    os.symlink(folder, copied)
+    status, out, _ = call(f"--workdir={copied}", f"--input={tmp_path}/x0.png", "--checkpoint=3")
+    assert status == 0 and (copied / "predictions" / "x0.png").exists()
+    assert len(predict.find(str(tmp_path), tmp_path / "o")) == 3
+
+
+WRONG = {
+    "--input is missing": [],
+    "--input=/nowhere: no file, folder or glob that matches anything": ["--input=/nowhere"],
+    "--checkpoint=latest cannot be: it wants a step, best, or a path that ends in checkpoints/STEP": [
+        "--input=x", "--checkpoint=latest",
+    ],
+    ".*/checkpoints has no checkpoint of step 7": ["--input=IMAGE", "--checkpoint=7"],
+    ".* has no best checkpoint: none was evaluated": ["--input=IMAGE", "--checkpoint=best"],
+    "--output=.*file.* cannot be written: Not a directory": ["--input=IMAGE", "--output=FILE"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_bad_command_lines(message, run, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "x.png")
+    (tmp_path / "file").touch()
+    replaced = {"IMAGE": str(tmp_path / "x.png"), "FILE": str(tmp_path / "file")}
+    arguments = [a if "=" not in a else "=".join(replaced.get(v, v) for v in a.split("=", 1)) for a in WRONG[message]]
+    if message.startswith("--output"):
+        arguments[-1] += "/below"
+    with pytest.raises(UserError, match=f"^{message}"):
+        call(f"--workdir={run[0]}", *arguments)
+
+
+def test_every_kind_of_pixel(tmp_path):
+    """Grey, 16 bits, alpha, palette, CMYK: the RGB that is meant."""
+    image = picture()
+    colour, grey = Image.fromarray(image), Image.fromarray(image[..., 0])
+    shade = np.repeat(image[..., :1], 3, axis=2)
+    alpha = np.zeros((24, 32), np.uint8)
+    alpha[:, 16:] = 255
+    white = np.where(alpha[..., None] > 0, image, 255)
+    cases = {
+        "grey.png": (grey, shade),
+        "two.png": (Image.merge("LA", (grey, Image.fromarray(alpha))), np.where(alpha[..., None] > 0, shade, 255)),
+        "sixteen.png": (Image.fromarray(image[..., 0].astype(np.uint16) * 257), shade),
+        "alpha.png": (Image.merge("RGBA", (*colour.split(), Image.fromarray(alpha))), white),
+        "palette.png": (colour.quantize(12), image),
+        "cmyk.tif": (colour.convert("CMYK"), image),
+        "bits.png": (Image.fromarray(image[..., 0] > 127), np.repeat((image[..., :1] > 127) * 255, 3, axis=2)),
+    }
+    for name, (file, expected) in cases.items():
+        file.save(tmp_path / name)
+        actual, size = predict.read_image(tmp_path / name, 10**6)
+        assert actual.dtype == np.uint8 and size == (24, 32), name
+        np.testing.assert_allclose(actual, expected, atol=1, err_msg=name)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation, tmp_path):
+    """The eight ways that EXIF 2.3 (tag 274) names, undone by NumPy."""
+    image = picture(size=(24, 16))
+    stored = {
+        1: image, 2: image[:, ::-1], 3: image[::-1, ::-1], 4: image[::-1],
+        5: image.swapaxes(0, 1), 6: np.rot90(image), 7: np.rot90(image.swapaxes(0, 1), 2), 8: np.rot90(image, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "x.png", exif=exif)
+    actual, size = predict.read_image(tmp_path / "x.png", 10**6)
+    np.testing.assert_array_equal(actual, image)
+    assert size == (24, 16)
+
+
+def test_large_images_are_seen_smaller(tmp_path, monkeypatch):
+    image = picture(size=(48, 80))
+    Image.fromarray(image).save(tmp_path / "x.png")
+    small, size = predict.read_image(tmp_path / "x.png", 48 * 80 // 4)
+    np.testing.assert_array_equal(small, image[::2, ::2])  # blocks of 8: means of 2×2 are their values
+    assert size == (48, 80)
+    monkeypatch.setattr(predict, "LARGEST", 3000)
+    with pytest.raises(ValueError, match="80×48 is more than"):
+        predict.read_image(tmp_path / "x.png", 10**6)
+
+
+def test_labels_at_another_size():
+    """In strips, the same as interpolating the probabilities at once."""
+    p = np.random.default_rng(0).random((6, 9, 4)).astype(np.float32)
+    expected = bilinear(p, 17, 31).argmax(-1)
+    for at_once in (1, 31 * 4 * 5, 10**6):
+        np.testing.assert_array_equal(predict.labels_at(p, (17, 31), at_once), expected)
+    assert predict.labels_at(p, (6, 9)).tolist() == p.argmax(-1).tolist()
+
+
+def test_interrupted_while_writing(tmp_path, monkeypatch):
+    """The label map, which marks an image as done, comes last."""
+    written = []
+
+    def write(path, content):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path.name)
+
+    monkeypatch.setattr(predict, "write_bytes", write)
+    p = np.ones((24, 32, 2), np.float32)
+    with pytest.raises(KeyboardInterrupt):
+        predict._write(tmp_path / "x", picture(), p, (24, 32), [[0, 0, 0]] * 2, True)
+    assert written == ["x_overlay.jpg", "x_probabilities.npz"]
