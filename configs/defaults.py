@@ -135,8 +135,16 @@ def get_config() -> ConfigDict:
     config.eval.scales = (1.0,)  # factors of an image's height and width, over which probabilities are averaged
     config.eval.flip = False  # the mirror image counts as much as the image
     config.eval.size = ()  # height, width that an image is resized to before it is scaled; (): its own
+    config.eval.score = "original"  # where size is given: at the labels' own size, or resized as the image is
     config.eval.window = ()  # height, width of a sliding window; (): the whole image at once
     config.eval.stride = 2 / 3  # of the window, as a share of it
+    config.eval.crf = crf = ConfigDict()  # fully connected CRF over the probabilities; DeepLab's values
+    crf.iterations = 0  # of its mean field; 0: none, 10 is usual
+    crf.spatial_weight = 3.0
+    crf.spatial_sigma = 3.0  # pixels
+    crf.bilateral_weight = 4.0
+    crf.bilateral_sigma = 67.0  # pixels
+    crf.colour_sigma = 4.0  # of 0..255
     config.eval.max_pixels = (
         4_000_000  # predict: larger images are labelled at this size, and the labels brought to theirs
     )

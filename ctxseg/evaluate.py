@@ -48,8 +48,11 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
     protocol = inference.create_protocol(config.eval)
     names = list(builder.info.metadata["class_names"])
     total, shown = np.zeros((len(names), len(names)), np.int64), []
+    source = split_source(builder, config.eval.split, config.data.superpixels)
+    if config.eval.score == "resized" and protocol.size:
+        source = pipeline.Resized(source, protocol.size)
     batches = pipeline.eval_batches(
-        split_source(builder, config.eval.split, config.data.superpixels),
+        source,
         config.eval.batch_size,
         *devices.process(),
         shape_of=partial(inference.shape_of, shapes=protocol.shapes),
@@ -94,6 +97,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
         "data": config.data.name,
         "split": config.eval.split,
         "protocol": str(inference.create_protocol(config.eval)),
+        "scored_at": config.eval.score if config.eval.size else "original",
         "shapes": config.eval.shapes,
         "seconds": round(time.time() - start, 1),
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),

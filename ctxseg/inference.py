@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctxseg import crf
 from ctxseg.data.transforms import PADDING
 from ctxseg.errors import UserError
 from ctxseg.models import extent
@@ -29,6 +30,7 @@ class Protocol:
         size: height and width that the image is resized to before it is scaled; () for its own.
         window: height and width of a sliding window, in which a scaled image is seen; () for all of it at once.
         stride: of windows, as a share of the window.
+        crf: arguments of `crf.mean_field`, by which probabilities at the image's size are refined; None: not at all.
         shapes: `buckets` or `exact`: whether images are padded to few shapes, each of which is compiled once.
     """
 
@@ -37,6 +39,7 @@ class Protocol:
     size: tuple[int, ...] = ()
     window: tuple[int, ...] = ()
     stride: float = 2 / 3
+    crf: dict | None = None
     shapes: str = "buckets"
 
     def __str__(self):
@@ -46,7 +49,8 @@ class Protocol:
         if self.size:
             parts.append(f"of images resized to {self.size[0]}×{self.size[1]}")
         whole = f"windows of {self.window[0]}×{self.window[1]} at {self.stride:.2f}" if self.window else "whole image"
-        return ", ".join([*parts, whole])
+        refined = [f"CRF of {self.crf['iterations']} iterations"] if self.crf else []
+        return ", ".join([*parts, whole, *refined])
 
 
 def create_protocol(config) -> Protocol:
@@ -62,12 +66,20 @@ def create_protocol(config) -> Protocol:
         )
     if config.shapes not in SHAPES:
         raise UserError(f"config.eval.shapes is {config.shapes!r}, but it can be {', '.join(SHAPES)}")
+    if config.score not in ("original", "resized"):
+        raise UserError(f"config.eval.score is {config.score!r}, but it can be original, resized")
+    for name, value in config.crf.items():
+        least = 0 if name == "iterations" or name.endswith("weight") else 1e-3
+        if value < least:
+            raise UserError(f"config.eval.crf.{name} is {value}, but must be at least {least}")
+    refinement = dict(config.crf) if config.crf.iterations else None
     return Protocol(
         tuple(map(float, config.scales)),
         config.flip,
         tuple(config.size),
         tuple(config.window),
         config.stride,
+        refinement,
         config.shapes,
     )
 
@@ -106,7 +118,10 @@ def predict_probabilities(model, variables, images, regions, sizes, protocol: Pr
     Returns:
         float32 `[B,H,W,K]`, which mean nothing in the padding.
     """
-    shape = images.shape[1:3]
+    shape, original, mask = images.shape[1:3], images, None
+    if sizes is not None:
+        with extent.padded(sizes, shape):
+            mask = extent.inside(shape)
     if protocol.flip:
         images = jnp.concatenate([images, flip(images, sizes)])
         regions = None if regions is None else jnp.concatenate([regions, flip(regions[..., None], sizes)[..., 0]])
@@ -126,6 +141,8 @@ def predict_probabilities(model, variables, images, regions, sizes, protocol: Pr
     if protocol.flip:
         plain, mirrored = jnp.split(total, 2)
         total = (plain + flip(mirrored, None if sizes is None else sizes[: len(plain)])) / 2
+    if protocol.crf:
+        total = crf.mean_field(total, original, mask=mask, **protocol.crf)
     return total
 
 

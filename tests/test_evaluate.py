@@ -9,6 +9,7 @@ from sklearn.metrics import confusion_matrix
 
 from configs import defaults
 from ctxseg import devices, evaluate, inference, metrics, schedules
+from ctxseg.data import transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.state import create_state
@@ -105,6 +106,21 @@ def test_protocol(shapes, expected, source, trained, monkeypatch):
         np.testing.assert_array_equal(prediction, predictions[name])
 
 
+def test_scored_at_the_resized_size(source, trained, monkeypatch):
+    """Labels are resized with the images, by the nearest pixel, and every pixel of the new size counts."""
+    model, variables, scores = trained
+    builder = types.SimpleNamespace(
+        name="stub", info=types.SimpleNamespace(metadata={"class_names": NAMES, "groups": {}}, splits={"val": None})
+    )
+    monkeypatch.setattr(evaluate.pipeline, "source", lambda *_: source)
+    config = defaults.get_config()
+    config.eval.update({"batch_size": 5, "samples": 0, "size": (20, 26), "score": "resized"})
+    step = evaluate.create_eval_step(model, inference.create_protocol(config.eval))
+    _, confusion, _ = evaluate.evaluate_split(config, builder, step, devices.replicate(variables))
+    labels = [transforms.resize(s, (20, 26))["label"] for s in source]
+    assert confusion.sum() == sum((label != 255).sum() for label in labels)
+
+
 def test_compilations_are_bounded():
     """Every photograph's side up to 1024 falls into one of few lengths, of which at most a quarter is padding from 128 on."""
     lengths = {n: inference.bucket(n) for n in range(1, 1025)}
@@ -131,6 +147,8 @@ def test_the_predictor_is_the_protocol(source, trained):
         ({"window": (321,)}, r"config.eval.window is \(321,\), but must be a height and a width, or \(\)"),
         ({"size": (0, 3)}, "config.eval.size"),
         ({"stride": 0.0}, "config.eval.stride is 0.0, but must be above 0 and at most 1"),
+        ({"score": "both"}, "config.eval.score is 'both', but it can be original, resized"),
+        ({"crf": {"colour_sigma": 0.0}}, "config.eval.crf.colour_sigma is 0.0, but must be at least 0.001"),
         ({"shapes": "any"}, "config.eval.shapes is 'any', but it can be buckets, exact"),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from ctxseg.data import superpixels
-from ctxseg.data.transforms import PADDING
+from ctxseg.data.transforms import PADDING, resize
 from ctxseg.errors import UserError
 
 
@@ -82,6 +82,24 @@ class Source:
 
     def _remedy(self):
         return f"delete {self._folder} to prepare it again"
+
+
+class Resized:
+    """The samples of another source at one size, labels and all."""
+
+    def __init__(self, source, size: tuple[int, int]):
+        """`size`: height and width."""
+        self._source, self._size = source, tuple(size)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict:
+        return resize(self._source[index], self._size)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of every sample."""
+        return self._size
 
 
 class _Images:
