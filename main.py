@@ -22,8 +22,12 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     values = flags.FlagValues()
     flags.DEFINE_enum("mode", "train", MODES, "what to do; train ends with an evaluation", flag_values=values)
     flags.DEFINE_string(
-        "workdir", None, "folder of the run; default runs/SYSTEM-DATASET; complexity: runs", flag_values=values
+        "workdir",
+        None,
+        "folder of the run; default runs/SYSTEM-DATASET; complexity: runs; pictures, report: one or more, A,B,C",
+        flag_values=values,
     )
+    flags.DEFINE_string("images", "0,1,2", "pictures: indices into config.eval.split", flag_values=values)
     flags.DEFINE_string("input", None, "predict: an image, a folder of images or a 'GLOB'", flag_values=values)
     flags.DEFINE_string(
         "output", None, "predict: a folder; export: a file; default WORKDIR/predictions, export.zip", flag_values=values
@@ -202,35 +206,48 @@ def main(argv: list[str]) -> None:
         print(__doc__, define_flags(argv).get_help(), sep="\n")
         return
     values = parse(argv)
-    config, mode, workdir = values.config, values.mode, values.workdir
+    config, mode, folder = values.config, values.mode, values.workdir
+    folders = folder.split(",")
     checkpoint = parse_checkpoint(values.checkpoint)[1]
     # Imported here, so that a misspelt flag is answered at once.
-    from ctxseg import complexity, data, evaluate, export, predict, report, show, train
+    from ctxseg import complexity, data, evaluate, export, pictures, predict, report, show, train, workdir
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint without a score
     if mode == "train":
-        train.train(config, workdir)
+        train.train(config, folder)
     elif mode == "evaluate":
-        evaluate.evaluate(config, workdir, checkpoint)
+        evaluate.evaluate(config, folder, checkpoint)
     elif mode == "predict":
         if predict.predict(
-            config, workdir, values.input, values.output, values.overwrite, values.probabilities, checkpoint
+            config, folder, values.input, values.output, values.overwrite, values.probabilities, checkpoint
         ):
             sys.exit(1)  # some images could not be read
+    elif mode == "pictures":
+        runs = {f: workdir.read_config(f, defaults.get_config()) for f in folders}
+        if len(folders) == 1:
+            runs = {folder: config}  # with what the command line overrides
+        for path in pictures.pictures(list(runs), list(runs.values()), _indices(values.images)):
+            print(path)
     elif mode == "prepare":
         print(data.prepare(config.data))
     elif mode == "show":
         show.show(config)
     elif mode == "complexity":
-        complexity.complexity(config, workdir)
+        complexity.complexity(config, folder)
     elif mode == "export":
         print(
-            export.export(config, workdir, values.output, export.parse_size(values.size), values.overwrite, checkpoint)
+            export.export(config, folder, values.output, export.parse_size(values.size), values.overwrite, checkpoint)
         )
     if mode in ("train", "evaluate", "report"):
-        page = report.write_report(workdir, _usual(config.system, config.data.name))
+        page = report.write_report(folder, _usual(config.system, config.data.name))
         if mode == "report":
             print(page)
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"--images={text} cannot be: it wants indices of images, 0,1,2")
+    return tuple(map(int, text.split(",")))
 
 
 def _usual(system: str, dataset: str) -> dict | None:

@@ -1,7 +1,6 @@
 """Drawings, by the numbers and colours that they show, and the pictures of a run, by what is in its network."""
 
 import io
-import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 from configs import defaults
-from ctxseg import checkpoints, data, figures, logs, pictures, schedules
+from ctxseg import checkpoints, figures, logs, pictures, schedules
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.models.context.msci import adjacency
@@ -112,7 +111,7 @@ def test_region_graph_is_that_of_the_network():
     touch = np.asarray(adjacency(jnp.asarray(regions)[None], 6)[0])
     edges, points = figures.region_graph(regions, touch)
     assert edges == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)]
-    assert points == {0: (0.5, 0.5), 1: (2.5, 0.5), 2: (1.4, 2.4), 3: (3.0, 2.5)}
+    assert points == {0: (0.5, 0.5), 1: (2.5, 0.5), 2: (1.2, 2.4), 3: (3.0, 2.5)}
     figure = figures.superpixels([(np.full((4, 4, 3), 90, np.uint8), regions, touch)])
     rendered(figure)
     left, right = figure.axes
@@ -222,53 +221,48 @@ def test_region_contexts_of_zigzag(stages):
 
 @pytest.fixture(scope="module")
 def run(street, tmp_path_factory):
-    """The folder of a small untrained network with MCIBI's memory, evaluated by hand."""
+    """The folder of a small untrained network with MCIBI's memory, evaluated by hand, and its config."""
     folder = tmp_path_factory.mktemp("run")
     config = defaults.get_config()
-    config.system = "mcibi"
     config.data.update({"name": "camvid", "manual_dir": str(street), "crop": (32, 32)})
     config.data.data_dir = str(tmp_path_factory.mktemp("prepared"))
     config.model.backbone.width = 4
     config.model.memory.update({"name": "mcibi", "channels": 4})
-    metadata = data.load("camvid", config.data.data_dir, str(street)).info.metadata
-    model = create_model(config.model, len(metadata["class_names"]))
+    model = create_model(config.model, 11)
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, ())
     state = create_state(model, optimizer, (32, 32), 0)
-    bank = np.random.default_rng(0).normal(size=(11, 4)).astype(np.float32)
-    state = state.replace(memory={"memory": {"bank": bank, "seen": np.arange(11) < 10}})
     with checkpoints.Checkpoints(str(folder / "checkpoints")) as saved:
         saved.save(1, state, {})
-    logs.write_json(folder / "config.json", config.to_dict())
     logs.write_json(folder / "results.json", {"confusion": np.eye(11, dtype=int).tolist()})
-    return folder
+    return folder, config
 
 
-def test_pictures_of_a_run(run):
-    written = pictures.pictures([str(run)], (2, 0))
+def test_pictures_of_a_run(run, monkeypatch):
+    monkeypatch.setattr(pictures, "TSNE_PIXELS", 5)
+    folder, config = run
+    written = pictures.pictures([str(folder)], [config], (2, 0))
     assert [p.name for p in written] == ["predictions.png", "confusion.png", "distributions.png", "memory.png"]
-    assert {p.parent for p in written} == {run / "pictures"}
+    assert {p.parent for p in written} == {folder / "pictures"}
     for path in written:
         with Image.open(path) as picture:
             picture.load()
             assert path.stat().st_size <= pictures.LARGEST and min(picture.size) > 100
 
 
-@pytest.mark.parametrize(
-    "name, message",
-    [
-        ("config.json", "config.json is missing"),
-        ("results.json", "results.json is missing: evaluate"),
-        ("checkpoints", "has no checkpoint"),
-    ],
-)
-def test_pictures_say_what_is_missing(run, name, message, tmp_path):
-    for file in {"config.json", "results.json", "checkpoints"} - {name}:
-        (tmp_path / file).symlink_to(run / file)
-    with pytest.raises(UserError, match=message):
-        pictures.pictures([str(tmp_path)], (0,))
-
-
-def test_pictures_say_what_cannot_be_drawn(run):
-    config = types.SimpleNamespace
-    here = config(data=config(name="camvid"), eval=config(split="val"))
-    there = config(data=config(name="scenes"), eval=config(split="val"))
+def test_pictures_say_what_is_wrong(run, tmp_path):
+    folder, config = run
+    other = defaults.get_config()
+    with pytest.raises(UserError, match=f"{tmp_path} is a run on scenes, and {folder} on camvid"):
+        pictures.pictures([str(folder), str(tmp_path)], [config, other])
+    with pytest.raises(UserError, match="--images has 3, but the split val of camvid has images 0 to 2"):
+        pictures.pictures([str(folder)], [config], (0, 3))
+    with pytest.raises(UserError, match="--images is empty"):
+        pictures.pictures([str(folder)], [config], ())
+    with pytest.raises(UserError, match="results.json is missing: evaluate"):
+        pictures.pictures([str(tmp_path)], [config])
+    logs.write_json(tmp_path / "results.json", {"mIoU": 0.5})
+    with pytest.raises(UserError, match="results.json holds no confusion matrix: evaluate"):
+        pictures.pictures([str(tmp_path)], [config])
+    logs.write_json(tmp_path / "results.json", {"confusion": np.eye(11, dtype=int).tolist()})
+    with pytest.raises(UserError, match="has no checkpoint: train"):
+        pictures.pictures([str(tmp_path)], [config])

@@ -161,8 +161,8 @@ def test_the_folder_above_gets_a_hint(tree, tmp_path):
 def test_an_interrupted_build_starts_over(tree, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
 
-    def interrupted(label, pairs, ids):
-        yield from list(examples(label, pairs, ids))[:1]
+    def interrupted(label, pairs, read_label):
+        yield from list(examples(label, pairs, read_label))[:1]
         raise KeyboardInterrupt
 
     examples = common.pair_examples

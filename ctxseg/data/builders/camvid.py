@@ -20,8 +20,8 @@ CLASSES = {
     "Pedestrian": (64, 64, 0),
     "Bicyclist": (0, 128, 192),
 }
-IDS = {i: i for i in range(11)} | {11: common.IGNORE}
-SPLITS = ("train", "val", "test")  # test where it is there
+read_label = common.label_image("camvid", {i: i for i in range(11)} | {11: common.IGNORE})
+SPLITS = {"train": 367, "val": 101, "test": 233}  # published; test where it is there
 
 
 class CamVid(tfds.core.GeneratorBasedBuilder):
@@ -49,11 +49,12 @@ class CamVid(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_pairs(self.name, [pair for pairs in splits.values() for pair in pairs], IDS)
+        common.check_counts(self.name, splits, SPLITS)
+        common.check_pairs(self.name, [pair for pairs in splits.values() for pair in pairs], read_label)
         return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
 
     def _generate_examples(self, split, pairs):
-        yield from common.pair_examples(f"{self.name} {split}", pairs, IDS)
+        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
@@ -71,9 +72,7 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
         if path.is_file():
             splits[split] = _read_list(path, manual_dir)
         elif split != "test":
-            inner = sorted(folder.parent for folder in manual_dir.glob(f"*/{split}.txt"))
-            hint = f"; did you mean {inner[0]}?" if inner else f"; camvid wants {CamVid.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            raise UserError(f"config.data.manual_dir: {path} is missing{hint}")
+            common.require(CamVid, manual_dir, path.name)
     return splits
 
 

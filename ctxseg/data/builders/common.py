@@ -13,6 +13,10 @@ and whose `info.metadata` has `class_names`, `palette`, `groups` and `fingerprin
     fingerprint(manual_dir)        classmethod: a short string that changes whenever the prepared data would
 
 A build is kept under `data_dir/name/fingerprint/version`, so another `manual_dir` is never taken for a cached one.
+
+Where the data set has files, a builder lists `Pair`s by split and has a function that reads a label: `read_label(pair.label)`
+→ uint8 [H, W], class ids and 255. `label_image` makes one for 8-bit images of ids; other kinds of file are each builder's own.
+It raises ValueError, or what its decoder raises, with what is wrong; the file's name is put in front here.
 """
 
 import contextlib
@@ -23,7 +27,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,12 +45,19 @@ IGNORE = 255
 FAULTS_NAMED = 5  # in an error message; the others are counted
 
 
+class Part(NamedTuple):
+    """Something in a file that holds more: `key` says what to the function that reads it; it is not shown to users."""
+
+    file: Path
+    key: object
+
+
 class Pair(NamedTuple):
-    """An image file and the file of its labels."""
+    """An image and its labels: a file each, or a part of one."""
 
     name: str
-    image: Path
-    label: Path
+    image: Path | Part
+    label: Path | Part
 
 
 def dataset_info(
@@ -102,18 +113,51 @@ def progress(items: Iterable, total: int, label: str) -> Iterator:
             shown.update(done)
 
 
-def check_pairs(dataset: str, pairs: Sequence[Pair], ids: Mapping[int, int]) -> None:
-    """Decodes every file: images are whole, labels have 8 bits, one channel, known ids and the size of their image.
+def label_image(dataset: str, ids: Mapping[int, int]) -> Callable[[Path], np.ndarray]:
+    """The reader of labels that are 8-bit images of ids.
+
+    Args:
+        dataset: its name, for messages.
+        ids: {id in a label file: class id, or 255 for void}.
+
+    Returns:
+        path → uint8 [H, W]. It raises ValueError for an image of another kind, or with an id that is not in `ids`.
+    """
+    table = np.full(256, -1, np.int16)
+    table[list(ids)] = list(ids.values())
+
+    def read(path):
+        with Image.open(path) as file:
+            if file.mode not in ("L", "P"):  # P: ids with a palette to show them in colour
+                raise ValueError(f"label has pixels of kind {file.mode}, but must have one channel of 8 bits")
+            values = np.asarray(file)
+        classes = table[values]
+        unknown = np.unique(values[classes < 0])
+        if unknown.size:
+            raise ValueError(f"label id {', '.join(map(str, unknown[:5]))}, but {dataset} has {_describe(ids)}")
+        return classes.astype(np.uint8)
+
+    return read
+
+
+def check_pairs(
+    dataset: str,
+    pairs: Sequence[Pair],
+    read_label: Callable[[Path | Part], np.ndarray],
+    read_image: Callable[[Part], np.ndarray] | None = None,
+) -> None:
+    """Decodes everything: images are whole, labels can be read and have the size of their image.
 
     Args:
         dataset: its name, for messages.
         pairs: of all splits, so that one run reports every fault.
-        ids: {id in a label file: class id, or 255 for void}.
+        read_label: label of a pair → uint8 [H, W].
+        read_image: image of a pair → uint8 [H, W, 3] RGB, where images are no files of their own.
 
     Raises:
         UserError: what is wrong with which files, the first few of them.
     """
-    checks = grain.MapDataset.source(pairs).map(lambda pair: _fault(dataset, pair, ids) or "")
+    checks = grain.MapDataset.source(pairs).map(lambda pair: _fault(pair, read_label, read_image) or "")
     faults = [fault for fault in progress(threaded(checks), len(pairs), f"check {dataset}") if fault]
     raise_faults(dataset, faults, len(pairs))
 
@@ -127,40 +171,88 @@ def raise_faults(dataset: str, faults: Sequence[str], total: int) -> None:
         raise UserError(f"{dataset}: {len(faults)} of {total} faulty: {'; '.join(faults[:FAULTS_NAMED])}{rest}")
 
 
-def pair_examples(label: str, pairs: Sequence[Pair], ids: Mapping[int, int]) -> Iterator[tuple[int, dict]]:
-    """What `_generate_examples` yields of pairs that `check_pairs` found good: images as they are, labels as class ids.
+def pair_examples(
+    label: str,
+    pairs: Sequence[Pair],
+    read_label: Callable[[Path | Part], np.ndarray],
+    read_image: Callable[[Part], np.ndarray] | None = None,
+) -> Iterator[tuple[int, dict]]:
+    """What `_generate_examples` yields of pairs that `check_pairs` found good: images as they are, labels as PNGs of class ids.
 
     Args:
         label: for the progress bar, as 'camvid train'.
         pairs: of one split.
-        ids: {id in a label file: class id, or 255 for void}.
+        read_label: as for `check_pairs`.
+        read_image: as for `check_pairs`; the image becomes a PNG.
     """
-    table = _id_table(ids).astype(np.uint8)
 
     def example(pair):
-        with Image.open(pair.label) as file:
-            classes = table[np.asarray(file)]
-        return {"image": io.BytesIO(pair.image.read_bytes()), "label": encode_png(classes), "name": pair.name}
+        image = encode_png(read_image(pair.image)) if read_image else io.BytesIO(pair.image.read_bytes())
+        return {"image": image, "label": encode_png(read_label(pair.label)), "name": pair.name}
 
     return enumerate(progress(threaded(grain.MapDataset.source(pairs).map(example)), len(pairs), f"write {label}"))
 
 
 def fingerprint_pairs(root: Path, splits: Mapping[str, Sequence[Pair]]) -> str:
-    """A digest of the splits' file names, relative to `root`, and sizes.
+    """A digest of the splits' file names, relative to `root`, and sizes; and of the names of pairs that share a file.
 
     Raises:
         UserError: files that are not there.
     """
-    digest, missing = hashlib.sha256(), []
+    digest, missing, files = hashlib.sha256(), [], set()
     for split, pairs in sorted(splits.items()):
         digest.update(f"{split}\n".encode())
-        for path in (path for pair in pairs for path in (pair.image, pair.label)):
-            if path.is_file():
-                digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
-            else:
-                missing.append(f"{path} is missing")
-    raise_faults("config.data.manual_dir", missing, 2 * sum(map(len, splits.values())))
+        for pair in pairs:
+            for of in (pair.image, pair.label):
+                path = file_of(of)
+                files.add(path)
+                if not path.is_file():
+                    missing.append(f"{path} is missing")
+                    continue
+                part = f" {pair.name}" if isinstance(of, Part) else ""
+                digest.update(f"{path.relative_to(root)} {path.stat().st_size}{part}\n".encode())
+    raise_faults("config.data.manual_dir", list(dict.fromkeys(missing)), len(files))
     return digest.hexdigest()[:12]
+
+
+def file_of(image_or_label: Path | Part) -> Path:
+    """The file that an image or a label of a `Pair` is in."""
+    return image_or_label.file if isinstance(image_or_label, Part) else image_or_label
+
+
+def check_counts(dataset: str, splits: Mapping[str, Sequence], published: Mapping[str, int]) -> None:
+    """Says on stderr which splits have another number of images than published; a subset of a data set is no error.
+
+    Args:
+        dataset: its name.
+        splits: {split: pairs}.
+        published: {split: number of images}; a split that is not in `splits` is not missed.
+    """
+    for split, pairs in splits.items():
+        expected = published.get(split, len(pairs))
+        if len(pairs) != expected:
+            difference = (
+                f"{abs(len(pairs) - expected)} {'fewer' if len(pairs) < expected else 'more'} than the {expected}"
+            )
+            print(f"warning: {dataset} {split} has {len(pairs)} images, {difference} published", file=sys.stderr)
+
+
+def require(builder_cls, manual_dir: Path, *paths: str) -> None:
+    """Checks that `manual_dir` has files and folders, by their paths in it.
+
+    Raises:
+        UserError: the first that is missing; a folder in `manual_dir` that has it is suggested instead.
+    """
+    for path in paths:
+        if not (manual_dir / path).exists():
+            inner = sorted(manual_dir.glob(f"*/{path}")) or sorted(manual_dir.glob(f"*/*/{path}"))
+            root = inner and Path(*inner[0].parts[: -len(Path(path).parts)])
+            hint = (
+                f"did you mean {root}?"
+                if inner
+                else f"{builder_cls.name} wants {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+            raise UserError(f"config.data.manual_dir: {manual_dir / path} is missing; {hint}")
 
 
 def prepare(builder_cls, data_dir, manual_dir=None):
@@ -284,35 +376,33 @@ def threaded(dataset: grain.MapDataset) -> Iterator:
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)))
 
 
-def _fault(dataset, pair, ids):
+def _fault(pair, read_label, read_image):
     """What is wrong with a pair, starting with the file's name; None if nothing is."""
     sizes = []
-    for path in (pair.image, pair.label):
+    for of, size in ((pair.image, read_image and _array_size(read_image)), (pair.label, _array_size(read_label))):
+        path = file_of(of)
+        place = f"{path}: {pair.name}" if isinstance(of, Part) else path
         try:
-            with Image.open(path) as file:
-                file.load()
-                sizes.append(file.size)
-                mode, values = file.mode, np.asarray(file) if path == pair.label else None
+            sizes.append((size or _image_size)(of))
         except UnidentifiedImageError:
-            return f"{path}: not an image"
+            return f"{place}: not an image"
         except Exception as error:  # damaged files make decoders raise all sorts
-            return f"{path}: {getattr(error, 'strerror', None) or error}"
-    if mode not in ("L", "P"):  # P: ids with a palette to show them in colour
-        return f"{pair.label}: label has pixels of kind {mode}, but must have one channel of 8 bits"
+            return f"{place}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}"
     if sizes[0] != sizes[1]:
         (width, height), (label_width, label_height) = sizes
-        return f"{pair.label}: label is {label_width}x{label_height}, but its image is {width}x{height}"
-    unknown = np.unique(values[_id_table(ids)[values] < 0])
-    if unknown.size:
-        return f"{pair.label}: label id {', '.join(map(str, unknown[:5]))}, but {dataset} has {_describe(ids)}"
+        return f"{place}: label is {label_width}x{label_height}, but its image is {width}x{height}"
     return None
 
 
-def _id_table(ids):
-    """int16 [256]: class id of each id of a file, -1 where there is none."""
-    table = np.full(256, -1, np.int16)
-    table[list(ids)] = list(ids.values())
-    return table
+def _image_size(path):
+    with Image.open(path) as file:
+        file.load()
+        return file.size
+
+
+def _array_size(read):
+    """The function that reads an array and returns its width and height."""
+    return lambda of: read(of).shape[1::-1]
 
 
 def _describe(ids):
