@@ -22,9 +22,8 @@ FEATURES = 5  # y, x, red, green, blue
 CORNERS = FEATURES + 1  # of a simplex of the lattice; also the number of directions of a blur
 PIXELS = 8192  # in a block
 VERTICES = 16384  # in a block
+HOLE = 2  # neighbours that an absent vertex must have to be added
 PARAMETERS = ("spatial_weight", "spatial_sigma", "bilateral_weight", "bilateral_sigma", "colour_sigma")
-
-_UNROLL = {"mode": "promise_in_bounds"}
 
 
 class Lattice(NamedTuple):
@@ -84,20 +83,22 @@ def mean_field(
         scale = jax.lax.rsqrt(filter_values(lattice, jnp.ones((height * width, 1)))).reshape(height, width, 1)
         itself = scale**2 * self_term(lattice).reshape(height, width, 1)
 
-        def update(_, q):
+        def update(_, state):
+            q, buffers = state
             spatial = spatial_scale * _smooth(spatial_scale * q, taps) - spatial_scale**2 * q
-            smooth = filter_values(lattice, (scale * q).reshape(-1, classes)).reshape(q.shape)
-            bilateral = scale * smooth - itself * q
-            return jax.nn.softmax(unary + spatial_weight * spatial + bilateral_weight * bilateral)
+            smooth, buffers = _filter(lattice, (scale * q).reshape(-1, classes), buffers)
+            bilateral = scale * smooth.reshape(q.shape) - itself * q
+            return jax.nn.softmax(unary + spatial_weight * spatial + bilateral_weight * bilateral), buffers
 
-        return jax.lax.fori_loop(0, iterations, update, jax.nn.softmax(unary))
+        start = jax.nn.softmax(unary), _buffers(lattice, classes)
+        return jax.lax.fori_loop(0, iterations, update, start)[0]
 
     return jax.lax.map(one, (probabilities, images))
 
 
 def _taps(sigma: float) -> np.ndarray:
-    """A Gaussian at −r…r, exp(−x²/2σ²), until it is below 1e-5."""
-    radius = int(np.ceil(4.8 * sigma))
+    """A Gaussian at −r…r, exp(−x²/2σ²), until it is below 4e-4."""
+    radius = int(np.ceil(4 * sigma))
     return np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
 
 
@@ -154,10 +155,229 @@ def simplices(features):
     return corners, weights
 
 
-def _keys(corners):
-    """Exact keys of vertices within 12288 steps of each other: int32 `[…,6]` → uint32 `[…,2]`, never 0 in the second word."""
-    k = (corners[..., :1] % CORNERS).astype(jnp.uint32)
-    q = (corners // CORNERS).astype(jnp.uint32) & 4095
-    first = q[..., 0] << 20 | q[..., 1] << 8 | (q[..., 4] & 255)
-    second = q[..., 2] << 20 | q[..., 3] << 8 | q[..., 4] >> 8 << 4 | k[..., 0]
-    return jnp.stack([first, second], -1)
+def _pack(steps, remainder):
+    """Exact keys of vertices that are less than 4096 steps apart in every coordinate: int32 `[…,≥5]`, `[…]` → two uint32 `[…]`."""
+    q = steps.astype(jnp.uint32) & 4095
+    first = q[..., 0] << 20 | q[..., 1] << 8 | q[..., 4] & 255
+    return first, q[..., 2] << 20 | q[..., 3] << 8 | q[..., 4] >> 8 << 4 | remainder.astype(jnp.uint32)
+
+
+def _unpack(keys):
+    first, second = keys
+    q = (first >> 20, first >> 8 & 4095, second >> 20, second >> 8 & 4095, (first & 255) | (second >> 4 & 15) << 8)
+    return jnp.stack(q, -1).astype(jnp.int32), (second & 15).astype(jnp.int32)
+
+
+def _step(keys, direction: int, sign: int):
+    """The keys of the vertices one step along or against a direction: coordinates + sign · (6 e_direction − 1)."""
+    steps, remainder = _unpack(keys)
+    remainder = remainder - sign
+    carry = (remainder >= CORNERS).astype(jnp.int32) - (remainder < 0)
+    return _pack(steps + carry[..., None] + sign * (np.arange(FEATURES) == direction), remainder - CORNERS * carry)
+
+
+class _Table(NamedTuple):
+    """A hash table with linear probing: slot → number of a vertex, or 0; number → its key; the first free number."""
+
+    slots: jax.Array
+    keys: tuple[jax.Array, jax.Array]
+    count: jax.Array
+
+
+def _slot(table, keys, probe):
+    mixed = (keys[0] * np.uint32(0x9E3779B1)) ^ (keys[1] * np.uint32(0x85EBCA77))
+    mixed = (mixed ^ mixed >> 15) * np.uint32(0xC2B2AE3D)
+    return ((mixed ^ mixed >> 13) + probe.astype(jnp.uint32) & np.uint32(len(table.slots) - 1)).astype(jnp.int32)
+
+
+def _look_up(table, keys):
+    """The numbers of vertices, 0 for those that are not in the table: uint32 `[n]` twice → int32 `[n]`."""
+
+    def probe(state):
+        tries, number, found = state
+        number = jnp.where(found, number, _at(table.slots, _slot(table, keys, tries)))
+        found = found | (number == 0) | _equal(table, number, keys)
+        return tries + ~found, number, found
+
+    blank = jnp.zeros(keys[0].shape, jnp.int32)
+    return jax.lax.while_loop(lambda state: ~state[2].all(), probe, (blank, blank, blank > 0))[1]
+
+
+def _at(x, i):
+    return x.at[i].get(mode="promise_in_bounds")
+
+
+def _equal(table, number, keys):
+    return (_at(table.keys[0], number) == keys[0]) & (_at(table.keys[1], number) == keys[1])
+
+
+def _insert(table, keys, wanted):
+    """Puts the vertices that are wanted into the table, and returns it and the numbers of all of them: `[n]` → int32 `[n]`."""
+    n = len(keys[0])
+    token = -1 - jnp.arange(n, dtype=jnp.int32)  # below 0: a claim to a free slot, the first of which holds
+
+    def probe(state):
+        table, tries, number, found = state
+        slot = _slot(table, keys, tries)
+        free = ~found & (_at(table.slots, slot) == 0)
+        outside = len(table.slots)
+        slots = table.slots.at[jnp.where(free, slot, outside)].min(token, mode="drop")
+        won = free & (_at(slots, slot) == token)
+        new = table.count + jnp.cumsum(won) - 1
+        slots = slots.at[jnp.where(won, slot, outside)].set(new, mode="drop")
+        into = jnp.where(won, new, len(table.keys[0]))
+        stored = tuple(old.at[into].set(key, mode="drop") for old, key in zip(table.keys, keys, strict=True))
+        table = _Table(slots, stored, table.count + won.sum())
+        number = jnp.where(found, number, _at(slots, slot))
+        found = found | _equal(table, number, keys)
+        return table, tries + ~found, number, found
+
+    blank = jnp.zeros(n, jnp.int32)
+    table, _, number, _ = jax.lax.while_loop(lambda s: ~s[3].all(), probe, (table, blank, blank, ~wanted))
+    return table, number
+
+
+def _blocks(count, size):
+    return (count + size - 1) // size
+
+
+def build(features) -> Lattice:
+    """The lattice of points, float32 `[N,5]` in units of the filter's standard deviation."""
+    points = len(features)
+    corners, weights = simplices(features)
+    keys = _pack(corners // CORNERS, corners[..., 0] % CORNERS)
+    block = min(PIXELS * CORNERS, points * CORNERS)
+    fill = -points * CORNERS % block
+    keys = tuple(jnp.pad(key.ravel(), (0, fill)).reshape(-1, block) for key in keys)
+    wanted = (jnp.arange(points * CORNERS + fill) < points * CORNERS).reshape(-1, block)
+
+    capacity = 1 + points * CORNERS
+    capacity += -capacity % min(VERTICES, capacity)
+    table = _Table(
+        jnp.zeros(2 ** int(np.ceil(np.log2(2 * capacity))), jnp.int32),
+        (jnp.full(capacity, 0xFFFFFFFF, jnp.uint32),) * 2,
+        jnp.int32(1),
+    )
+    table, vertices = jax.lax.scan(lambda table, x: _insert(table, *x), table, (keys, wanted))
+    table = _complete(table)
+    vertices = vertices.ravel()[: points * CORNERS].reshape(points, CORNERS)
+    return Lattice(vertices, weights, _neighbours(table), table.count)
+
+
+def _around(table, i, block):
+    """The keys of the vertices around those of a block, and which of these there are: uint32 `[6,2,block]` twice, bool `[block]`."""
+    keys = tuple(jax.lax.dynamic_slice_in_dim(key, i * block, block) for key in table.keys)
+    near = [_step(keys, direction, sign) for direction in range(CORNERS) for sign in (-1, 1)]
+    numbers = i * block + jnp.arange(block)
+    near = tuple(jnp.stack(words).reshape(CORNERS, 2, block) for words in zip(*near, strict=True))
+    return near, (numbers > 0) & (numbers < table.count)
+
+
+def _complete(table):
+    """Adds the absent vertices that lie between HOLE or more others, as far as there is room: without them, paths of a blur are broken."""
+    block = min(VERTICES, len(table.keys[0]))
+    blocks = _blocks(table.count, block)
+
+    def absent(i):
+        near, there = _around(table, i, block)
+        keys = tuple(key.ravel() for key in near)
+        missing = (_look_up(table, keys) == 0).reshape(near[0].shape) & there
+        return keys, _slot(table, keys, jnp.int32(0)), missing.ravel()
+
+    def count(i, votes):
+        _, slot, missing = absent(i)
+        return votes.at[slot].add(missing.astype(jnp.int32), mode="promise_in_bounds")
+
+    def add(i, state):
+        keys, slot, missing = absent(i)
+        wanted = missing & (_at(votes, slot) >= HOLE)
+        wanted &= state.count + jnp.cumsum(wanted) <= len(state.keys[0])
+        return _insert(state, keys, wanted)[0]
+
+    votes = jax.lax.fori_loop(0, blocks, count, jnp.zeros_like(table.slots))
+    return jax.lax.fori_loop(0, blocks, add, table)
+
+
+def _neighbours(table):
+    """The numbers of the vertices before and after each in each direction: int32 `[6,2,C]`."""
+    capacity = len(table.keys[0])
+    block = min(VERTICES, capacity)
+
+    def find(i, neighbours):
+        near, there = _around(table, i, block)
+        number = _look_up(table, tuple(key.ravel() for key in near)).reshape(CORNERS, 2, block)
+        return jax.lax.dynamic_update_slice_in_dim(neighbours, jnp.where(there, number, 0), i * block, 2)
+
+    blank = jnp.zeros((CORNERS, 2, capacity), jnp.int32)
+    return jax.lax.fori_loop(0, _blocks(table.count, block), find, blank)
+
+
+def _buffers(lattice: Lattice, channels: int):
+    """What a filter works in: three times float32 `[C,channels]`. Only the blocks in use are ever touched again."""
+    return (jnp.zeros((lattice.neighbours.shape[-1], channels)),) * 3
+
+
+def _filter(lattice: Lattice, values, buffers):
+    """Σ_j K_ij v_j, symmetric in i and j: splat, blur, slice (§3.2): float32 `[N,C]` → the same, and the buffers.
+
+    A blur with [1 2 1]/4 follows each direction in turn. Where vertices are absent, the order matters, and the kernel is not symmetric: its
+    mean with the blur in reversed order, which is its transpose, is.
+    """
+    points, channels = values.shape
+    splat, x, y = buffers
+    block = min(VERTICES, len(splat))
+    blocks = _blocks(lattice.count, block)
+    clear = jnp.zeros((block, channels))
+    splat = jax.lax.fori_loop(
+        0, blocks, lambda i, buffer: jax.lax.dynamic_update_slice_in_dim(buffer, clear, i * block, 0), splat
+    )
+
+    def add(splat, pixels):
+        vertices, weights, values = pixels
+        return splat.at[vertices].add(weights[..., None] * values[:, None], mode="promise_in_bounds"), None
+
+    some = min(PIXELS, points)
+    padded = (jnp.pad(a, ((0, -points % some), (0, 0))) for a in (lattice.vertices, lattice.weights, values))
+    splat, _ = jax.lax.scan(add, splat, tuple(a.reshape(-1, some, a.shape[1]) for a in padded))
+
+    def blur(direction, x, y):
+        def one(i, y):
+            here = jax.lax.dynamic_slice_in_dim(x, i * block, block)
+            near = jax.lax.dynamic_slice(lattice.neighbours, (direction, 0, i * block), (1, 2, block))[0]
+            new = 0.5 * here + 0.25 * (_at(x, near[0]) + _at(x, near[1]))
+            return jax.lax.dynamic_update_slice_in_dim(y, new, i * block, 0)
+
+        return jax.lax.fori_loop(0, blocks, one, y)
+
+    def follow(reverse, state):
+        total, x, y = state
+
+        def nth(i):
+            return jnp.where(reverse == 1, CORNERS - 1 - i, i)
+
+        def two(i, buffers):
+            x, y = buffers
+            y = blur(nth(2 * i + 1), x, y)
+            return blur(nth(2 * i + 2), y, x), y
+
+        x = blur(nth(0), splat, x)
+        x, y = jax.lax.fori_loop(0, (CORNERS - 2) // 2, two, (x, y))
+        y = blur(nth(CORNERS - 1), x, y)
+        sliced = sum(lattice.weights[:, k : k + 1] * _at(y, lattice.vertices[:, k]) for k in range(CORNERS))
+        return total + 0.5 * sliced, x, y
+
+    total, x, y = jax.lax.fori_loop(0, 2, follow, (jnp.zeros_like(values), x, y))
+    return total, (splat, x, y)
+
+
+def filter_values(lattice: Lattice, values):
+    """Σ_j K_ij v_j, up to a factor: float32 `[N,C]` → the same."""
+    return _filter(lattice, values, _buffers(lattice, values.shape[1]))[0]
+
+
+def self_term(lattice: Lattice):
+    """K_ii of the filter, as if all vertices on the way between a simplex's corners were there: float32 `[N]`."""
+    apart = np.abs(np.subtract.outer(np.arange(CORNERS), np.arange(CORNERS)))
+    # k of the 6 directions lead from one corner to another; so do the 6 − k others, backwards
+    between = 0.25**apart * 0.5 ** (CORNERS - apart) + 0.5**apart * 0.25 ** (CORNERS - apart)
+    return jnp.einsum("nk,kl,nl->n", lattice.weights, between.astype(np.float32), lattice.weights, precision="highest")

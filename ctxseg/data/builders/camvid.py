@@ -49,8 +49,7 @@ class CamVid(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_counts(self.name, splits, SPLITS)
-        common.check_pairs(self.name, [pair for pairs in splits.values() for pair in pairs], read_label)
+        common.check_splits(self.name, splits, SPLITS, read_label)
         return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
 
     def _generate_examples(self, split, pairs):

@@ -140,23 +140,34 @@ def label_image(dataset: str, ids: Mapping[int, int]) -> Callable[[Path], np.nda
     return read
 
 
-def check_pairs(
+def check_splits(
     dataset: str,
-    pairs: Sequence[Pair],
+    splits: Mapping[str, Sequence[Pair]],
+    published: Mapping[str, int],
     read_label: Callable[[Path | Part], np.ndarray],
     read_image: Callable[[Part], np.ndarray] | None = None,
 ) -> None:
     """Decodes everything: images are whole, labels can be read and have the size of their image.
 
+    A split with another number of images than published is reported on stderr: a subset of a data set is no error.
+
     Args:
         dataset: its name, for messages.
-        pairs: of all splits, so that one run reports every fault.
-        read_label: label of a pair → uint8 [H, W].
+        splits: {split: pairs}; all of them, so that one run reports every fault.
+        published: {split: number of images}.
+        read_label: label of a pair → uint8 [H, W], class ids and 255.
         read_image: image of a pair → uint8 [H, W, 3] RGB, where images are no files of their own.
 
     Raises:
         UserError: what is wrong with which files, the first few of them.
     """
+    for split, pairs in splits.items():
+        difference = len(pairs) - published[split]
+        if difference:
+            count = f"{abs(difference)} {'fewer' if difference < 0 else 'more'} than the {published[split]} published"
+            print(f"warning: {dataset} {split} has {len(pairs)} images, {count}", file=sys.stderr)
+    # Splits may share pairs.
+    pairs = list({(p.name, file_of(p.image), file_of(p.label)): p for pairs in splits.values() for p in pairs}.values())
     checks = grain.MapDataset.source(pairs).map(lambda pair: _fault(pair, read_label, read_image) or "")
     faults = [fault for fault in progress(threaded(checks), len(pairs), f"check {dataset}") if fault]
     raise_faults(dataset, faults, len(pairs))
@@ -177,13 +188,13 @@ def pair_examples(
     read_label: Callable[[Path | Part], np.ndarray],
     read_image: Callable[[Part], np.ndarray] | None = None,
 ) -> Iterator[tuple[int, dict]]:
-    """What `_generate_examples` yields of pairs that `check_pairs` found good: images as they are, labels as PNGs of class ids.
+    """What `_generate_examples` yields of pairs that `check_splits` found good: images as they are, labels as PNGs of class ids.
 
     Args:
         label: for the progress bar, as 'camvid train'.
         pairs: of one split.
-        read_label: as for `check_pairs`.
-        read_image: as for `check_pairs`; the image becomes a PNG.
+        read_label: as for `check_splits`.
+        read_image: as for `check_splits`; the image becomes a PNG.
     """
 
     def example(pair):
@@ -218,23 +229,6 @@ def fingerprint_pairs(root: Path, splits: Mapping[str, Sequence[Pair]]) -> str:
 def file_of(image_or_label: Path | Part) -> Path:
     """The file that an image or a label of a `Pair` is in."""
     return image_or_label.file if isinstance(image_or_label, Part) else image_or_label
-
-
-def check_counts(dataset: str, splits: Mapping[str, Sequence], published: Mapping[str, int]) -> None:
-    """Says on stderr which splits have another number of images than published; a subset of a data set is no error.
-
-    Args:
-        dataset: its name.
-        splits: {split: pairs}.
-        published: {split: number of images}; a split that is not in `splits` is not missed.
-    """
-    for split, pairs in splits.items():
-        expected = published.get(split, len(pairs))
-        if len(pairs) != expected:
-            difference = (
-                f"{abs(len(pairs) - expected)} {'fewer' if len(pairs) < expected else 'more'} than the {expected}"
-            )
-            print(f"warning: {dataset} {split} has {len(pairs)} images, {difference} published", file=sys.stderr)
 
 
 def require(builder_cls, manual_dir: Path, *paths: str) -> None:
