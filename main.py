@@ -239,7 +239,7 @@ def main(argv: list[str]) -> None:
             export.export(config, folder, values.output, export.parse_size(values.size), values.overwrite, checkpoint)
         )
     if mode in ("train", "evaluate", "report"):
-        page = report.write_report(folder, _usual(config.system, config.data.name))
+        page = report.write_report(folders, _usual)
         if mode == "report":
             print(page)
 

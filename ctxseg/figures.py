@@ -3,6 +3,7 @@
 Drawn from arrays, without pyplot, hence without global state or a display. `pictures.py` gets the arrays out of a run.
 """
 
+import itertools
 import math
 
 import matplotlib
@@ -15,49 +16,62 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.segmentation import find_boundaries
 
 INK = "#808080"  # axes and text of curves: readable on white and on black, for their own background is transparent
-BLUE = "#3b82f6"
+# Colours of runs, told apart with any colour vision, on white and on black (Okabe & Ito 2008, without black and yellow).
+RUNS = ("#3b82f6", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 PANEL = 2.1  # inches that a picture in a figure is wide
 WRITTEN = 24  # classes up to which a matrix has its numbers written in
 
 
-def training_curves(metrics: list[dict]) -> dict[str, Figure]:
+def training_curves(runs: list[list[dict]]) -> dict[str, Figure]:
     """Curves over training steps, a figure each, so that a page can put them side by side or below one another.
 
     Args:
-        metrics: lines of metrics.jsonl, see `logs.read_metrics`.
+        runs: of each run, lines of metrics.jsonl, see `logs.read_metrics`; drawn in the run's `run_style`.
 
     Returns:
-        'loss' (each logged value, and their running mean over a twentieth of the lines), 'learning rate' and
-        'evaluation mIoU' (with the groups' IoU, if any); without those of which nothing was logged.
+        'loss' (their running mean over a twentieth of the lines, where these are many; of a single run also each value),
+        'learning rate' and 'evaluation mIoU' (of a single run with the groups' IoU, if any); without those of which nothing
+        was logged.
     """
     figures = {}
-    steps, losses = _series(metrics, "train", "loss")
-    if steps:
-        figures["loss"], axes = _figure("loss")
-        if len(steps) < 40:
-            axes.plot(steps, losses, color=BLUE, marker="." if len(steps) == 1 else None)
-        else:
-            axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=0.8)
-            axes.plot(steps, _running_mean(losses, len(losses) / 20), color=BLUE)
-
-    steps, rates = _series(metrics, "train", "learning_rate")
-    if steps:
-        figures["learning rate"], axes = _figure("learning rate")
-        axes.plot(steps, rates, color=BLUE, marker="." if len(steps) == 1 else None)
-        axes.set_ylim(bottom=0)
-
-    steps, scores = _series(metrics, "eval", "mIoU")
-    if steps:
-        figures["evaluation mIoU"], axes = _figure("evaluation mIoU")
-        groups = dict.fromkeys(name for entry in metrics for name in entry.get("group_iou") or {})
-        for group, colour in zip(groups, _colours(len(groups)), strict=True):
-            points = _series(metrics, "eval", "group_iou", group)
-            axes.plot(*points, color=colour, marker=".", linewidth=0.8, label=group)
-        axes.plot(steps, scores, color=BLUE, marker="o", linewidth=2, label="mean over classes")
-        if groups:
+    for title, kind, field in (
+        ("loss", "train", "loss"),
+        ("learning rate", "train", "learning_rate"),
+        ("evaluation mIoU", "eval", "mIoU"),
+    ):
+        curves = {i: _series(metrics, kind, field) for i, metrics in enumerate(runs)}
+        curves = {i: (steps, values) for i, (steps, values) in curves.items() if steps}
+        if not curves:
+            continue
+        figures[title], axes = _figure(title)
+        if kind == "eval" and len(runs) == 1:
+            _group_curves(axes, runs[0])
+        for i, (steps, values) in curves.items():
+            if field == "loss" and len(steps) >= 40:
+                if len(runs) == 1:
+                    axes.plot(steps, values, color=run_style(i)[0], alpha=0.3, linewidth=0.8)
+                values = _running_mean(values, len(values) / 20)
+            colour, dashes = run_style(i)
+            marker = "o" if kind == "eval" else "." if len(steps) == 1 else None
+            axes.plot(steps, values, color=colour, linestyle=(0, dashes), marker=marker, label="mean over classes")
+        if title != "loss":
+            axes.set_ylim(bottom=0)
+        if kind == "eval" and len(axes.lines) > len(curves):
             axes.legend(fontsize="small", labelcolor=INK, framealpha=0)
-        axes.set_ylim(0, None)
     return figures
+
+
+def _group_curves(axes, metrics):
+    """The IoU of each group of classes in the evaluations of a run."""
+    groups = dict.fromkeys(name for entry in metrics for name in entry.get("group_iou") or {})
+    for group, colour in zip(groups, _colours(len(groups)), strict=True):
+        points = _series(metrics, "eval", "group_iou", group)
+        axes.plot(*points, color=colour, marker=".", linewidth=0.8, label=group)
+
+
+def run_style(i: int) -> tuple[str, tuple]:
+    """Colour and dashes (lengths on and off, in line widths; () is solid) of the i-th of several runs: fifteen differ."""
+    return RUNS[i % len(RUNS)], ((), (4, 1.5), (1, 1.5))[i // len(RUNS) % 3]
 
 
 def class_groups(results: dict) -> dict[str, list[str]]:
@@ -181,7 +195,7 @@ def _running_mean(values, length):
 
 
 def _colours(count):
-    """`count` distinct colours; none of them is BLUE unless there are more than nine."""
+    """`count` distinct colours; none of them is the first of `RUNS` unless there are more than nine."""
     return [matplotlib.colormaps["tab10"]((i + 1) % 10) for i in range(count)]
 
 
@@ -264,7 +278,7 @@ def superpixels(samples) -> Figure:
         left.set_title(f"{len(np.unique(regions[regions >= 0]))} super-pixels", fontsize=8)
         edges, points = region_graph(regions, touch)
         right.imshow(overlay(image, np.ones((*regions.shape, 3))))
-        right.add_collection(LineCollection([[points[i], points[j]] for i, j in edges], colors=BLUE, linewidths=0.8))
+        right.add_collection(LineCollection([[points[i], points[j]] for i, j in edges], colors=RUNS[0], linewidths=0.8))
         present = np.array(sorted(points.values())).reshape(-1, 2)
         right.plot(present[:, 0], present[:, 1], ".", color="black", markersize=3)
         right.set_title(f"{len(edges)} pairs that touch", fontsize=8)

@@ -1,12 +1,15 @@
-"""A run as one HTML page that needs nothing else: scores, curves, IoU per class, samples, settings."""
+"""One or several runs as one HTML page that needs nothing else: scores, curves, IoU, confusions, samples, settings."""
 
 import base64
+import dataclasses
 import html
 import io
 import json
+import os
 import shlex
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,169 +20,110 @@ from ctxseg.errors import UserError
 from ctxseg.logs import duration, read_metrics, write_text
 from ctxseg.workdir import flatten
 
+WIDTH = 512  # pixels of a sample's picture, at most
+WORDS = 5  # confusions that are put in words
 
-def write_report(workdir, base=None) -> Path:
-    """Writes `workdir`/report.html from what is there of config.json, metrics.jsonl, results.json and samples.npz.
 
-    What is missing (a run that is not evaluated yet) is said in its place on the page.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a work directory has; what is missing is empty.
+
+    Attributes:
+        name: its folder's, or its system's if it is the only one.
+        colour: of its curves and bars.
+        config: config.json.
+        usual: the config of its file without overrides, {} if unknown.
+        results: results.json.
+        metrics: lines of metrics.jsonl.
+        samples: {name: (image, label, prediction)} of samples.npz.
+    """
+
+    name: str
+    colour: str
+    config: dict
+    usual: dict
+    results: dict
+    metrics: list
+    samples: dict
+
+    @property
+    def command(self) -> list[str]:
+        """What makes the run: main.py and its arguments."""
+        flags = [f"--config=configs/{self.config['system']}.py:{self.config['data']['name']}"]
+        overrides = self.overrides.items()
+        return [
+            "python main.py",
+            *flags,
+            *(f"--config.{k}={tuple(v) if isinstance(v, list) else v}" for k, v in overrides),
+        ]
+
+    @property
+    def overrides(self) -> dict:
+        """The fields that differ from `usual`, {} if that is unknown."""
+        usual = flatten(self.usual)
+        return {k: v for k, v in flatten(self.config).items() if usual and (k not in usual or usual[k] != v)}
+
+
+def write_report(folders, usual: Callable[[str, str], dict | None] | None = None, path=None) -> Path:
+    """Writes a page on what is there of config.json, metrics.jsonl, results.json and samples.npz of one or several runs.
+
+    What is missing (a run that is not evaluated yet) is said in its place on the page. Differences are to the first run.
 
     Args:
-        workdir: a run's folder. samples.npz has `names` (strings) and, for each i, uint8 `image_i` `[h,w,3]`, `label_i`
-            and `prediction_i` `[h,w]`.
-        base: the config without overrides, a nested mapping. With it, the page lists what differs and the command that
-            makes the run.
+        folders: of the runs. samples.npz has `names` (strings) and, for each i, uint8 `image_i` `[h,w,3]`, `label_i` and
+            `prediction_i` `[h,w]`.
+        usual: (system, data set) → the config without overrides, a nested mapping, or None if there is none. With it, the page lists
+            what differs, and the command that makes each run.
+        path: of the page; default report.html in the run's folder, or in the folder that several have in common.
 
     Returns:
         The path of the page.
 
     Raises:
-        UserError: no such folder, not a run's or that of another config, or one of the files is damaged.
+        UserError: no such folder, not a run's, or one of the files is damaged.
     """
-    workdir = Path(workdir)
-    if not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is not a folder")
-    config, results = (_read_json(workdir / name) for name in ("config.json", "results.json"))
-    metrics = read_metrics(workdir)
-    if not config:
-        raise UserError(f"{workdir / 'config.json'} is missing: --workdir is not the folder of a run")
-    _check_config(config, base, workdir)
-    _check_results(results, workdir)
-    system = results.get("system") or config.get("system") or workdir.resolve().name
-    data = results.get("data") or config.get("data", {}).get("name", "")
-    title = f"{system} on {data}" if data else system
+    folders = [Path(folder) for folder in folders]
+    runs = [_read(folder, i, len(folders), usual) for i, folder in enumerate(folders)]
+    if path is None:
+        common = folders[0] if len(runs) == 1 else Path(os.path.commonpath([f.resolve().parent for f in folders]))
+        path = common / "report.html"
+    title = (
+        f"{runs[0].name} on {runs[0].config['data']['name']}" if len(runs) == 1 else " · ".join(r.name for r in runs)
+    )
     sections = [
-        _headline(results, metrics),
-        _section("Training", _curves(metrics)),
-        _section("IoU", _iou_table(results)),
-        _section("Samples", _samples(workdir / "samples.npz", results)),
-        _section("Settings", _settings(config, base)),
+        "".join(map(_headline, runs)),
+        _section("Training", _curves(runs)),
+        _section("IoU", _iou_table(runs)),
+        _section("Confusions", "".join(_confusions(run, len(runs) > 1) for run in runs)),
+        _section("Samples", _samples(runs)),
+        _section("Settings", _settings(runs)),
     ]
-    page = _PAGE.format(title=html.escape(title), style=_STYLE, body="\n".join(sections))
-    write_text(workdir / "report.html", page)
-    return workdir / "report.html"
+    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    write_text(path, _PAGE.format(title=html.escape(title), style=style, body="\n".join(sections)))
+    return Path(path)
 
 
-def _check_config(config, base, workdir):
-    """UserError if the run is of another system or data set than `base`."""
+def _read(folder, index, count, usual):
+    """A `Run`. UserError if the folder is none's, or one of its files does not hold what it should."""
+    if not folder.is_dir():
+        raise UserError(f"--workdir={folder} is not a folder")
+    config, results = (_read_json(folder / name) for name in ("config.json", "results.json"))
+    if not config:
+        raise UserError(f"{folder / 'config.json'} is missing: --workdir is not the folder of a run")
     try:
-        found = f"{config['system']}.py:{config['data']['name']}"
+        system, data = config["system"], config["data"]["name"]
     except (KeyError, TypeError) as e:
-        raise UserError(f"{workdir / 'config.json'} is damaged: it has no system, or no data.name") from e
-    if base is not None and found != f"{base['system']}.py:{base['data']['name']}":
-        raise UserError(f"--workdir={workdir} holds another run, that of --config=configs/{found}")
-
-
-def _check_results(results, workdir):
-    """UserError if results.json does not hold numbers where scores are."""
-    scores = [results.get(key) for key in ("mIoU", "pixel_accuracy", "mean_accuracy", "step", "seconds", "parameters")]
-    for key in ("per_class_iou", "group_iou"):
-        of = results.get(key, {})
-        scores += of.values() if isinstance(of, dict) else [of or ""]
-    if not all(score is None or type(score) in (int, float) for score in scores):
-        raise UserError(
-            f"{workdir / 'results.json'} is damaged: a score is no number; evaluate again (--mode=evaluate)"
-        )
-
-
-def _headline(results, metrics):
-    """Scores in large, then what they were measured on."""
-    if not results:
-        scores = [entry for entry in metrics if entry["kind"] == "eval" and entry.get("mIoU") is not None]
-        last = f" At step {scores[-1]['step']:,}, mIoU was {scores[-1]['mIoU']:.4f}." if scores else ""
-        return f"<p class=note>Not evaluated yet: there is no results.json.{last}</p>"
-    scores = "".join(
-        f"<div><b>{_number(results.get(key))}</b>{name}</div>"
-        for key, name in [("mIoU", "mIoU"), ("pixel_accuracy", "pixel accuracy"), ("mean_accuracy", "mean accuracy")]
+        raise UserError(f"{folder / 'config.json'} is damaged: it has no system, or no data.name") from e
+    _check_results(results, folder)
+    return Run(
+        name=system if count == 1 else folder.resolve().name,
+        colour=figures.run_style(index)[0],
+        config=config,
+        usual=(usual and usual(system, data)) or {},
+        results=results,
+        metrics=read_metrics(folder),
+        samples=_read_samples(folder / "samples.npz"),
     )
-    facts = {
-        "split": results.get("split"),
-        "protocol": results.get("protocol"),
-        "steps": f"{results['step']:,}" if "step" in results else None,
-        "parameters": f"{results['parameters']:,}" if "parameters" in results else None,
-        "time": duration(results["seconds"]) if "seconds" in results else None,
-    }
-    facts = "".join(f"<div><dt>{k}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items() if v is not None)
-    return f"<div class=scores>{scores}</div>\n<dl>{facts}</dl>"
-
-
-def _curves(metrics):
-    if not metrics:
-        return "<p class=note>Nothing logged yet: metrics.jsonl is missing or empty.</p>"
-    pictures = []
-    for name, figure in figures.training_curves(metrics).items():
-        svg = io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        pictures.append(_image(svg.getvalue(), "svg+xml", f"{name} over training steps"))
-    return f"<div class=curves>{''.join(pictures)}</div>"
-
-
-def _iou_table(results):
-    """A row for each group and for each of its classes."""
-    if "per_class_iou" not in results:
-        return "<p class=note>Not evaluated yet.</p>"
-    colours = dict(zip(results.get("class_names", []), results.get("palette", []), strict=False))
-    iou, groups, rows = results["per_class_iou"], figures.class_groups(results), []
-    for group, members in groups.items():
-        if group:
-            rows.append(_iou_row("group", _text(group), results.get("group_iou", {}).get(group)))
-        elif len(groups) > 1:
-            rows.append("<tr class=group><th>other classes</th><td></td><td></td></tr>\n")
-        rows += [_iou_row("class", _swatch(colours.get(name)) + _text(name), iou.get(name)) for name in members]
-    note = "<p class=note>–: neither in the truth nor predicted.</p>" if None in iou.values() else ""
-    return f"<table class=iou>{''.join(rows)}</table>{note}"
-
-
-def _iou_row(kind, name, iou):
-    bar = f'<div class=track><div class=bar style="width:{100 * (iou or 0):.2f}%"></div></div>'
-    return f"<tr class={kind}><th>{name}</th><td>{bar}</td><td>{_number(iou)}</td></tr>\n"
-
-
-def _samples(path, results):
-    if not path.exists():
-        return "<p class=note>No pictures yet: an evaluation writes samples.npz.</p>"
-    if not results.get("palette") or not results.get("class_names"):
-        return "<p class=note>No pictures: results.json does not have the classes' names and colours.</p>"
-    try:
-        with np.load(path) as arrays:
-            samples = [
-                (str(name), [arrays[f"{kind}_{i}"] for kind in ("image", "label", "prediction")])
-                for i, name in enumerate(arrays["names"])
-            ]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
-        raise UserError(f"{path} is damaged ({e}): evaluate again") from e
-    rows = []
-    for name, sample in samples:
-        png = io.BytesIO()
-        Image.fromarray(figures.prediction_grid([sample], results["palette"])).save(png, "png", optimize=True)
-        picture = _image(png.getvalue(), "png", f"{name}: image, truth and prediction")
-        rows.append(f"<figure>{picture}<figcaption>{_text(name)}</figcaption></figure>\n")
-    classes = zip(results["class_names"], results["palette"], strict=True)
-    legend = "".join(f"<li>{_swatch(colour)}{_text(name)}</li>" for name, colour in classes)
-    return (
-        f"<ul class=legend>{legend}<li><i class='swatch ignored'></i>ignored</li></ul>"
-        f"<div class=columns><span>image</span><span>truth</span><span>prediction</span></div>{''.join(rows)}"
-    )
-
-
-def _settings(config, base):
-    """The command that makes the run, what it overrides, and the whole config folded away."""
-    command = table = ""
-    if base is not None:
-        usual, flat = flatten(base), flatten(config)
-        differ = {k: v for k, v in flat.items() if k not in usual or usual[k] != v}
-        flags = [f"--config=configs/{flat.get('system')}.py:{flat.get('data.name')}"]
-        flags += [f"--config.{k}={tuple(v) if isinstance(v, list) else v}" for k, v in differ.items()]
-        command = " \\\n    ".join(["python main.py", *map(shlex.quote, flags)])
-        cells = [(_text(k).replace(".", ".<wbr>"), _code(v), _code(usual.get(k))) for k, v in differ.items()]
-        rows = [f"<tr><th>{field}</th><td>{here}</td><td>{before}</td></tr>" for field, here, before in cells]
-        if rows:
-            head = "<tr class=note><th>field</th><th>here</th><th>without override</th></tr>"
-            table = f"<table>{head}{''.join(rows)}</table>"
-        else:
-            table = "<p class=note>Nothing is overridden.</p>"
-    command = f"<pre>{_text(command)}</pre>" if command else ""
-    everything = _text(json.dumps(config, indent=2))
-    return f"{command}{table}<details><summary>the whole configuration</summary><pre>{everything}</pre></details>"
 
 
 def _read_json(path):
@@ -195,8 +139,274 @@ def _read_json(path):
     return value
 
 
+def _check_results(results, folder):
+    """UserError if results.json does not hold numbers where scores are."""
+    scores = [results.get(key) for key in ("mIoU", "pixel_accuracy", "mean_accuracy", "step", "seconds", "parameters")]
+    for key in ("per_class_iou", "group_iou"):
+        of = results.get(key, {})
+        scores += of.values() if isinstance(of, dict) else [of or ""]
+    wrong = not all(score is None or type(score) in (int, float) for score in scores)
+    matrix = results.get("confusion", [])
+    classes = len(results.get("class_names", []))
+    square = isinstance(matrix, list) and all(isinstance(row, list) and len(row) == classes for row in matrix)
+    if wrong or not square or (matrix and len(matrix) != classes):
+        what = "a score is no number" if wrong else "the confusion matrix is not classes × classes"
+        raise UserError(f"{folder / 'results.json'} is damaged: {what}; evaluate again (--mode=evaluate)")
+
+
+def _read_samples(path):
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path) as arrays:
+            kinds = ("image", "label", "prediction")
+            return {str(name): [arrays[f"{k}_{i}"] for k in kinds] for i, name in enumerate(arrays["names"])}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+        raise UserError(f"{path} is damaged ({e}): evaluate again") from e
+
+
+def _headline(run):
+    """Scores in large, then what they were measured on."""
+    results = run.results
+    name = f"<h2 class=run>{_mark(run)}<a href='#{_anchor(run)}'>{_text(run.name)}</a></h2>"
+    if not results:
+        scores = [entry for entry in run.metrics if entry["kind"] == "eval" and entry.get("mIoU") is not None]
+        last = f" At step {scores[-1]['step']:,}, mIoU was {scores[-1]['mIoU']:.4f}." if scores else ""
+        return f"{name}<p class=note>Not evaluated yet: there is no results.json.{last}</p>"
+    scores = "".join(
+        f"<div><b>{_number(results.get(key))}</b>{key.replace('_', ' ')}</div>"
+        for key in ("mIoU", "pixel_accuracy", "mean_accuracy")
+    )
+    facts = {
+        "split": results.get("split"),
+        "protocol": results.get("protocol"),
+        "steps": f"{results['step']:,}" if "step" in results else None,
+        "parameters": f"{results['parameters']:,}" if "parameters" in results else None,
+        "time": duration(results["seconds"]) if "seconds" in results else None,
+    }
+    facts = "".join(f"<div><dt>{k}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items() if v is not None)
+    return f"{name}<div class=scores>{scores}</div>\n<dl>{facts}</dl>"
+
+
+def _curves(runs):
+    pictures = []
+    for name, figure in figures.training_curves([run.metrics for run in runs]).items():
+        svg = io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        pictures.append(_image(svg.getvalue(), "svg+xml", f"{name} over training steps"))
+    missing = [_text(run.name) for run in runs if not run.metrics]
+    note = f"<p class=note>Nothing logged yet: {', '.join(missing)}.</p>" if missing else ""
+    return f"<div class=curves>{''.join(pictures)}</div>{note}"
+
+
+def _iou_table(runs):
+    """A row for each group and for each of its classes; of every run but the first, the difference to it too."""
+    evaluated = [run for run in runs if "per_class_iou" in run.results]
+    if not evaluated:
+        return "<p class=note>Not evaluated yet.</p>"
+    first = evaluated[0].results
+    colours = dict(zip(first.get("class_names", []), first.get("palette", []), strict=False))
+    groups, rows = figures.class_groups(first), []
+
+    def row(kind, name, key, of):
+        values = [run.results.get(key, {}).get(of) for run in evaluated]
+        cells = [
+            _bar(run, value, values[0] if i else None)
+            for i, (run, value) in enumerate(zip(evaluated, values, strict=True))
+        ]
+        return f"<tr class={kind}><th>{name}</th>{''.join(cells)}</tr>\n"
+
+    for group, members in groups.items():
+        if group:
+            rows.append(row("group", _text(group), "group_iou", group))
+        elif len(groups) > 1:
+            rows.append(f"<tr class=group><th>other classes</th>{'<td></td><td></td>' * len(evaluated)}</tr>\n")
+        rows += [row("class", _swatch(colours.get(n)) + _text(n), "per_class_iou", n) for n in members]
+    heads = "".join(f"<th colspan=2>{_mark(run)}{_text(run.name)}</th>" for run in evaluated)
+    head = f"<tr class=note><th></th>{heads}</tr>" if len(runs) > 1 else ""
+    compared = " compared" if len(evaluated) > 1 else ""
+    absent = any(None in run.results["per_class_iou"].values() for run in evaluated)
+    notes = ["–: neither in the truth nor predicted."] * absent
+    notes += [f"In brackets: points more or less than {_text(evaluated[0].name)}."] * (len(evaluated) > 1)
+    note = f"<p class=note>{' '.join(notes)}</p>" if notes else ""
+    return f"<div class=wide><table class='iou{compared}'>{head}{''.join(rows)}</table></div>{note}"
+
+
+def _bar(run, value, compared):
+    bar = f'<div class=bar style="width:{100 * (value or 0):.2f}%;background:{run.colour}"></div>'
+    difference = ""
+    if compared is not None and value is not None:
+        points = 100 * (value - compared)
+        difference = f" <small class={'more' if points > 0 else 'less'}>({points:+.1f})</small>"
+    return f"<td><div class=track>{bar}</div></td><td>{_number(value)}{difference}</td>"
+
+
+def _confusions(run, named):
+    """The matrix as a heat map of rows, and its largest entries off the diagonal in words."""
+    name = f"<h3>{_mark(run)}{_text(run.name)}</h3>" if named else ""
+    matrix = np.array(run.results.get("confusion", []), np.float64)
+    if not matrix.size:
+        return f"{name}<p class=note>No confusion matrix: evaluate again (--mode=evaluate).</p>"
+    classes = run.results["class_names"]
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    off = np.where(np.eye(len(classes), dtype=bool), 0, matrix)
+    largest = [np.unravel_index(i, off.shape) for i in np.argsort(-off, axis=None)[:WORDS]]
+    words = [
+        f"<li>{shares[t, p]:.1%} of <b>{_text(classes[t])}</b> is called <b>{_text(classes[p])}</b></li>"
+        for t, p in largest
+        if off[t, p]
+    ]
+    return f"{name}<div class=wide>{_heat_map(shares, classes)}</div><ul>{''.join(words)}</ul>"
+
+
+def _heat_map(shares, classes):
+    """Truth down, prediction across; every cell has its meaning as a title, and its percentage if there are few classes."""
+    size, left = 26 if len(classes) <= 25 else 9, 130
+    cells = []
+    for t, p in np.argwhere(shares >= 0.0005):
+        x, y, share = left + size * p, left + size * t, shares[t, p]
+        title = f"<title>{_text(classes[t])} → {_text(classes[p])}: {share:.1%}</title>"
+        cells.append(
+            f"<rect x={x} y={y} width={size} height={size} fill-opacity='{0.06 + 0.94 * share:.2f}'>{title}</rect>"
+        )
+        if size > 20 and share >= 0.005:
+            shade = " class=on" if share > 0.5 else ""
+            cells.append(f"<text x={x + size / 2} y={y + size / 2 + 4}{shade}>{100 * share:.0f}</text>")
+    for i, name in enumerate(classes):
+        at = left + size * (i + 0.5)
+        cells.append(f"<text class=name x={left - 6} y={at + 3}>{_text(name)}</text>")
+        cells.append(f"<text class=name transform='translate({at + 3},{left - 6}) rotate(90)'>{_text(name)}</text>")
+    side = left + size * len(classes) + 2
+    label = "confusion matrix, truth down and prediction across, percent of each row"
+    frame = f"<rect class=frame x={left} y={left} width={side - left - 2} height={side - left - 2} />"
+    form = f"class='matrix s{size}' viewBox='0 0 {side} {side}' width={side} role=img aria-label='{label}'"
+    return f"<svg {form}>{frame}{''.join(cells)}</svg>"
+
+
+def _samples(runs):
+    """Every sample as a stack of layers over the image, of which a switch above shows one."""
+    shown = next((run for run in runs if run.samples), None)
+    if shown is None:
+        return "<p class=note>No pictures yet: an evaluation writes samples.npz.</p>"
+    palette, classes = shown.results.get("palette"), shown.results.get("class_names")
+    if not palette or not classes:
+        return "<p class=note>No pictures: results.json does not have the classes' names and colours.</p>"
+    layers = ["image", "truth", *(run.name for run in runs), *(f"errors of {run.name}" for run in runs)]
+    switch, rules = [], []
+    for i, name in enumerate(layers):
+        checked = " checked" if i == 2 else ""
+        switch.append(f"<input type=radio name=layer id=layer{i}{checked}><label for=layer{i}>{_text(name)}</label>")
+        rules.append(f"#layer{i}:checked ~ .samples .stack > :nth-child({i + 1})")
+    figures_ = []
+    for name, (image, label, _) in shown.samples.items():
+        stack = [_picture(Image.fromarray(image), f"{name}: image", "JPEG")]
+        stack.append(_labels(label, palette, f"{name}: truth"))
+        for wrong in (False, True):
+            for run in runs:
+                if name not in run.samples:
+                    stack.append(f"<p class=note>{_text(run.name)} has no such sample.</p>")
+                elif wrong:
+                    stack.append(_errors(label, run.samples[name][2], f"{name}: errors of {run.name}"))
+                else:
+                    stack.append(_labels(run.samples[name][2], palette, f"{name}: {run.name}"))
+        figures_.append(
+            f"<figure><div class=stack>{''.join(stack)}</div><figcaption>{_text(name)}</figcaption></figure>\n"
+        )
+    legend = "".join(f"<li>{_swatch(c)}{_text(n)}</li>" for n, c in zip(classes, palette, strict=True))
+    return (
+        f"<style>{', '.join(rules)} {{ visibility: visible }}</style>"
+        f"<fieldset class=switch><legend class=note>what the pictures show</legend>{''.join(switch)}"
+        f"<div class=samples>{''.join(figures_)}</div></fieldset>"
+        f"<ul class=legend>{legend}<li><i class='swatch ignored'></i>ignored</li>"
+        "<li><i class='swatch wrong'></i>wrong</li></ul>"
+    )
+
+
+def _small(picture, method):
+    width = min(picture.width, WIDTH)
+    return picture.resize((width, max(round(picture.height * width / picture.width), 1)), method)
+
+
+def _picture(picture, alt, form):
+    data = io.BytesIO()
+    if form == "JPEG":
+        _small(picture, Image.Resampling.BILINEAR).save(data, form, quality=85)
+    else:
+        _small(picture, Image.Resampling.NEAREST).save(data, form, optimize=True)
+    return _image(data.getvalue(), form.lower(), alt)
+
+
+def _labels(label, palette, alt):
+    """A label map with its palette; 255 is grey."""
+    picture = Image.fromarray(np.asarray(label, np.uint8))
+    colours = np.full((256, 3), 128, np.uint8)
+    colours[: len(palette)] = palette
+    picture.putpalette(colours.tobytes())
+    return _picture(picture, alt, "PNG")
+
+
+def _errors(label, prediction, alt):
+    """Red where the prediction is wrong, grey where nothing is asked, and clear elsewhere, so that the image shows."""
+    wrong = np.where(label == 255, 2, label != prediction).astype(np.uint8)
+    picture = Image.fromarray(wrong)
+    picture.putpalette([0, 0, 0, 214, 39, 40, 128, 128, 128])
+    picture.info["transparency"] = bytes([0, 230, 150])
+    return _picture(picture, alt, "PNG")
+
+
+def _settings(runs):
+    """What differs from the configs' files and between the runs, and the command that makes each; the whole configs folded away."""
+    flat = [flatten(run.config) for run in runs]
+    fields = sorted({k for run in runs for k in run.overrides} | _different(flat))
+    table = ""
+    if fields:
+        heads = [f"<th><a href='#{_anchor(run)}'>{_text(run.name)}</a></th>" for run in runs]
+        usual = flatten(runs[0].usual)
+        with_usual = len(runs) == 1 and usual
+        if with_usual:
+            heads = ["<th>here</th>", "<th>without override</th>"]
+        rows = []
+        for field in fields:
+            cells = [_code(f[field]) if field in f else "–" for f in flat]
+            if with_usual:
+                cells.append(_code(usual.get(field)))
+            rows.append(
+                f"<tr><th>{_text(field).replace('.', '.<wbr>')}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+            )
+        head = f"<tr class=note><th>field</th>{''.join(heads)}</tr>"
+        table = f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
+    elif any(run.usual for run in runs):
+        table = "<p class=note>Nothing is overridden.</p>"
+    return table + "".join(map(_command, runs))
+
+
+def _different(flat):
+    """The fields that are not the same in all of the flat configs."""
+    keys = {k for f in flat for k in f}
+    return {k for k in keys if any(f.get(k) != flat[0].get(k) for f in flat)}
+
+
+def _command(run):
+    command = " \\\n    ".join([run.command[0], *map(shlex.quote, run.command[1:])]) if run.usual else ""
+    command = f"<pre>{_text(command)}</pre>" if command else ""
+    everything = _text(json.dumps(run.config, indent=2))
+    return (
+        f"<h3 id={_anchor(run)}>{_mark(run)}{_text(run.name)}</h3>{command}"
+        f"<details><summary>the whole configuration</summary><pre>{everything}</pre></details>"
+    )
+
+
 def _section(heading, content):
     return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
+
+
+def _anchor(run):
+    return "run-" + "".join(c if c.isalnum() else "-" for c in run.name)
+
+
+def _mark(run):
+    """The run's colour, as a dot."""
+    return f"<i class=mark style='background:{run.colour}'></i>"
 
 
 def _image(data, kind, alt):
@@ -233,43 +443,4 @@ _PAGE = """<!DOCTYPE html>
 {body}
 </body>
 </html>
-"""
-
-_STYLE = """
-:root { color-scheme: light dark;
-  --ink: #1c1e21; --faint: #666d75; --line: #dfe2e6; --page: #fff; --panel: #f5f6f8; --bar: #3b82f6; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8eb; --faint: #9aa1a9; --line: #33383e; --page: #15181c; --panel: #1f2328; }
-}
-* { box-sizing: border-box; }
-body { max-width: 60rem; margin: 0 auto; padding: 1rem; background: var(--page); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { margin: .5rem 0 1rem; font-size: 1.6rem; }
-h2 { margin: 2.5rem 0 .75rem; font-size: 1.15rem; border-bottom: 1px solid var(--line); }
-.note, dt, figcaption, .columns { color: var(--faint); font-size: .875rem; }
-.scores { display: grid; grid-template-columns: repeat(3, 1fr); gap: .5rem; }
-.scores div, pre { padding: .75rem; background: var(--panel); border-radius: .5rem; }
-.scores div { color: var(--faint); font-size: .875rem; }
-.scores b { display: block; color: var(--ink); font-size: 1.5rem; font-variant-numeric: tabular-nums; }
-dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; }
-dd { margin: 0; }
-.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: .5rem; }
-img { display: block; width: 100%; }
-.curves img { max-width: 28rem; }
-table { width: 100%; border-collapse: collapse; }
-th, td { padding: .2rem .5rem .2rem 0; text-align: left; font-weight: normal; vertical-align: middle; }
-.iou th { width: 35%; }
-.iou td:last-child { width: 4.5rem; text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; }
-.group th, .group td { padding-top: .75rem; font-weight: bold; }
-.track { background: var(--panel); border-radius: 2px; }
-.bar { height: .7rem; background: var(--bar); opacity: .7; border-radius: 2px; }
-.group .bar { opacity: 1; }
-.swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .5rem; vertical-align: -1px;
-  border: 1px solid var(--faint); }
-.ignored { background: repeating-linear-gradient(135deg, #000 0 3px, #808080 3px 6px); }
-.legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-style: none; font-size: .875rem; }
-.columns { display: grid; grid-template-columns: repeat(3, 1fr); text-align: center; }
-figure { margin: 0 0 .75rem; }
-pre { overflow: auto; white-space: pre-wrap; font-size: .8125rem; }
-summary { cursor: pointer; }
 """

@@ -1,7 +1,10 @@
 import base64
 import html.parser
 import io
+import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -59,7 +62,7 @@ def workdir(tmp_path):
 class Page(html.parser.HTMLParser):
     """Checks that tags nest, and collects text, references and images."""
 
-    VOID = ("meta", "img", "wbr", "!doctype")
+    VOID = ("meta", "img", "wbr", "input", "!doctype")
 
     def __init__(self, path):
         super().__init__()
@@ -80,48 +83,137 @@ class Page(html.parser.HTMLParser):
 
 
 def test_report_has_what_the_run_has(workdir):
-    page = Page(report.write_report(workdir))
+    page = Page(report.write_report([workdir]))
     assert page.text.count("zigzag on scenes") == 2  # title and heading
     scores = ("0.6123", "0.8123", "0.7000", "0.9111", "0.3333", "0.5555", "0.4444")
     for text in (*scores, "600", "1,234,567", "5:12", "single scale", NAMES[1], "<0002>", '"steps": 600'):
         assert text in page.text
-    kinds = [link.split(";")[0] for link in page.links]
-    assert kinds == ["data:image/svg+xml"] * 3 + ["data:image/png"] * 2
+    kinds = [link.split(";")[0] for link in page.links if link.startswith("data:")]
+    assert kinds == ["data:image/svg+xml"] * 3 + ["data:image/jpeg", *["data:image/png"] * 3] * 2
 
 
-def test_report_asks_for_nothing_outside(workdir):
-    path = report.write_report(workdir)
-    assert all(link.startswith("data:") for link in Page(path).links)
+def test_report_asks_for_nothing_outside(workdir, other):
+    path = report.write_report([workdir, other], path=workdir / "both.html")
+    assert all(link.startswith(("data:", "#")) for link in Page(path).links)
     assert not re.search(r"https?://|url\(|@import|<script", path.read_text())
 
 
 def test_report_shows_the_samples(workdir):
-    png = Page(report.write_report(workdir)).links[3].split(",")[1]
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
-    expected = figures.prediction_grid([sample()], PALETTE)
-    np.testing.assert_array_equal(picture, expected)
+    """Truth, prediction and errors with the data set's colours: pixels of the pictures on the page."""
+    links = [link for link in Page(report.write_report([workdir])).links if link.startswith("data:image/png")]
+    truth, prediction, errors = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))).convert("RGBA")) for link in links[:3]
+    )
+    assert truth.shape == (8, 16, 4)
+    np.testing.assert_array_equal(truth[:4, :12, :3], np.broadcast_to(PALETTE[0], (4, 12, 3)))
+    np.testing.assert_array_equal(truth[4:, :12, :3], np.broadcast_to(PALETTE[1], (4, 12, 3)))
+    assert (truth[:, 12:, :3] == 128).all() and (prediction[..., :3] == PALETTE[2]).all()
+    assert (errors[:, :12, 0] > 200).all() and (errors[:, 12:, :3] == 128).all() and (errors[..., 3] > 100).all()
+
+
+@pytest.fixture
+def other(workdir, tmp_path):
+    """A second run: another system and rate, better at one class, without the second sample."""
+    folder = tmp_path / "other <run>"
+    folder.mkdir()
+    config = CONFIG | {"system": "fcn", "train": {"steps": 900}}
+    results = json.loads(json.dumps(RESULTS))
+    results["per_class_iou"]["far"] = 0.4555
+    results["group_iou"]["appearance"] = 0.9
+    logs.write_json(folder / "config.json", config)
+    logs.write_json(folder / "results.json", results)
+    image, label, _ = sample()
+    np.savez(folder / "samples.npz", names=np.array(["0001"]), image_0=image, label_0=label, prediction_0=label)
+    return folder
+
+
+def test_several_runs_side_by_side(workdir, other):
+    usual = {"fcn": CONFIG | {"system": "fcn"}, "zigzag": CONFIG}
+    path = report.write_report([workdir, other], lambda system, data: usual[system], workdir / "both.html")
+    page = Page(path)
+    assert "(+12.2)" in page.text and "(-1.1)" in page.text and "(+0.0)" in page.text
+    assert "other <run> has no such sample" in page.text and page.text.count("Nothing logged yet: other <run>") == 1
+    assert "--config=configs/fcn.py:scenes \\\n    --config.train.steps=900" in page.text
+    rows = re.findall(
+        r"<tr><th>train.<wbr>steps</th><td><code>600</code></td><td><code>900</code></td></tr>", path.read_text()
+    )
+    assert len(rows) == 1 and "data.<wbr>crop" not in path.read_text()
+
+
+def test_the_page_of_several_runs_is_in_the_folder_that_they_share(workdir, other, tmp_path):
+    one, two = tmp_path / "runs" / "a", tmp_path / "runs" / "b"
+    shutil.copytree(other, one)
+    shutil.copytree(other, two)
+    assert report.write_report([one, two]) == tmp_path / "runs" / "report.html"
+    assert report.write_report([one]) == one / "report.html"
+
+
+def test_confusions_in_words_and_in_cells(workdir):
+    results = RESULTS | {"confusion": [[90, 0, 10, 0], [0, 0, 0, 0], [30, 0, 50, 20], [0, 0, 0, 7]]}
+    logs.write_json(workdir / "results.json", results)
+    path = report.write_report([workdir])
+    text, source = Page(path).text, path.read_text()
+    words = re.findall(r"[\d.]+% of [a-z]+ is called [a-z]+", text)
+    assert words == ["30.0% of far is called grass", "20.0% of far is called near", "10.0% of grass is called far"]
+    assert (
+        "<title>far → grass: 30.0%</title>" in source and source.count("<title>") == 1 + 6
+    )  # cells that are not empty
+    logs.write_json(workdir / "results.json", results | {"confusion": [[1, 2]]})
+    with pytest.raises(UserError, match="results.json is damaged: the confusion matrix is not classes × classes"):
+        report.write_report([workdir])
+    logs.write_json(workdir / "results.json", RESULTS)
+    assert "No confusion matrix" in Page(report.write_report([workdir])).text
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+PROBE = """<script>
+document.title = "";
+const stack = document.querySelector(".stack");
+const shown = () => [...stack.children].map(e => getComputedStyle(e).visibility == "visible" ? 1 : 0).join("");
+const seen = [];
+for (const i of [2, 0, 1, 3, 4, 5]) { document.querySelector(`label[for=layer${i}]`).click(); seen.push(shown()); }
+const wide = [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1
+  && !e.closest(".wide") && !e.closest("pre")).map(e => e.tagName);
+document.body.innerHTML = JSON.stringify({seen, scroll: document.documentElement.scrollWidth, width: innerWidth, wide});
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no chromium")
+def test_in_a_browser(workdir, other, tmp_path):
+    """On a phone's 360 pixels nothing scrolls sideways but wide boxes, and the switch shows one layer over the image."""
+    page = report.write_report([workdir, other], path=tmp_path / "both.html").read_text()
+    page = re.sub(r"<meta http-equiv=[^>]*>", "", page)  # which forbids scripts, the probe among them
+    # A window of Chromium is never that narrow; a frame is.
+    (tmp_path / "page.html").write_text(page.replace("</body>", PROBE + "</body>"))
+    frame = '<iframe id=f src="page.html" width=360 height=800 style="border:0"></iframe>'
+    copy = "<script>f.onload = () => { document.body.innerHTML = f.contentDocument.body.innerHTML }</script>"
+    (tmp_path / "frame.html").write_text(f"<!DOCTYPE html><body>{frame}{copy}</body>")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+               "--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
+    done = subprocess.run([*command, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120)
+    found = json.loads(re.search(r"<body>(\{.*\})", done.stdout, re.DOTALL)[1])
+    assert found["seen"] == ["101000", "100000", "110000", "100100", "100010", "100001"]
+    assert found["width"] == 360 and found["scroll"] <= 360 and found["wide"] == []
 
 
 def test_report_lists_overrides_and_the_command(workdir):
     base = CONFIG | {"data": {"name": "scenes", "crop": (128, 128)}}
-    text = Page(report.write_report(workdir, base)).text
+    text = Page(report.write_report([workdir], lambda *_: base)).text
     command = "python main.py \\\n    --config=configs/zigzag.py:scenes \\\n    '--config.data.crop=(64, 64)'"
     assert command in text and "train.steps" not in text
-    assert "Nothing is overridden" in Page(report.write_report(workdir, CONFIG)).text
+    assert "Nothing is overridden" in Page(report.write_report([workdir], lambda *_: CONFIG)).text
 
 
 def test_report_of_a_run_that_is_not_evaluated(workdir):
     for name in ("results.json", "samples.npz"):
         (workdir / name).unlink()
-    text = Page(report.write_report(workdir)).text
+    text = Page(report.write_report([workdir])).text
     assert "zigzag on scenes" in text and "Not evaluated yet" in text and "At step 300, mIoU was 0.4321" in text
 
 
-def test_report_of_a_folder_that_is_no_run_or_another(workdir, tmp_path):
+def test_report_of_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match="config.json is missing: --workdir is not the folder of a run"):
-        report.write_report(tmp_path.parent)
-    with pytest.raises(UserError, match="holds another run, that of --config=configs/zigzag.py:scenes"):
-        report.write_report(workdir, CONFIG | {"system": "fcn"})
+        report.write_report([tmp_path.parent])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +224,7 @@ def test_report_of_a_folder_that_is_no_run_or_another(workdir, tmp_path):
 def test_json_that_is_something_else_is_named(workdir, name, text):
     (workdir / name).write_text(text)
     with pytest.raises(UserError, match=f"{name}.* (is damaged|is missing)"):
-        report.write_report(workdir)
+        report.write_report([workdir])
 
 
 @pytest.mark.parametrize("name", ["results.json", "config.json", "samples.npz"])
@@ -140,12 +232,12 @@ def test_a_damaged_file_is_named(workdir, name):
     path = workdir / name
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UserError, match=name):
-        report.write_report(workdir)
+        report.write_report([workdir])
 
 
 def test_no_such_folder(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
-        report.write_report(tmp_path / "nowhere")
+        report.write_report([tmp_path / "nowhere"])
 
 
 def test_colourise():
@@ -174,9 +266,9 @@ def test_prediction_grid_with_a_legend():
 
 
 def test_curves_leave_out_what_is_not_there():
-    assert figures.training_curves([]) == {}
+    assert figures.training_curves([[]]) == {}
     entry = {"step": 1, "kind": "train", "loss": None, "learning_rate": 0.1}
-    assert list(figures.training_curves([entry])) == ["learning rate"]
+    assert list(figures.training_curves([[entry]])) == ["learning rate"]
 
 
 def test_running_mean_is_unbiased_from_the_start():
