@@ -3,7 +3,6 @@
 Drawn from arrays, without pyplot, hence without global state or a display. `pictures.py` gets the arrays out of a run.
 """
 
-import itertools
 import math
 
 import matplotlib
