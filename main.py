@@ -68,7 +68,12 @@ def parse(argv: list[str]):
     _check_tuples(values.config, base)
     if values.mode == "predict" and not values.input:
         raise UserError("--input is missing: --mode=predict wants an image, a folder of images or a 'GLOB'")
-    values.workdir = values.workdir or parse_checkpoint(values.checkpoint)[0]
+    run = parse_checkpoint(values.checkpoint)[0]
+    if run and values.workdir and os.path.realpath(run) != os.path.realpath(values.workdir):
+        raise UserError(
+            f"--checkpoint={values.checkpoint} is of another run than --workdir={values.workdir}: give one of them"
+        )
+    values.workdir = values.workdir or run
     if not values.workdir:
         run = f"runs/{values.config.system}-{values.config.data.name}"
         values.workdir = "runs" if values.mode == "complexity" else run

@@ -1,18 +1,19 @@
 """`--mode=predict`: anybody's images in, label maps and overlays out."""
 
+import collections
 import contextlib
 import glob
 import io
 import os
+import re
 import sys
-import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from ctxseg import checkpoints, data, figures, inference, logs
+from ctxseg import checkpoints, data, figures, inference, logs, workdir
 from ctxseg.data import superpixels
 from ctxseg.errors import UserError
 from ctxseg.logs import write_bytes
@@ -38,6 +39,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = [UPRIGHT[number] for number in (5, 6, 7, 8)]
 LARGEST = 250_000_000  # pixels of an image that is read at all
 
 
@@ -50,14 +52,14 @@ def predict(
     - NAME_overlay.jpg: the labels' colours over the image, at the size that the network saw;
     - NAME_probabilities.npz, if asked: `probabilities`, float16 `[h,w,K]`, at that size.
 
-    What cannot be read is named on stderr, and the rest is done.
+    What cannot be read is named on stderr, and the rest is done. An image is never replaced by its own label map.
 
     Args:
         config: of the run.
         folder: of the run.
         where: a file, a folder (all images below it) or a glob.
         output: folder of the results; default `folder`/predictions.
-        overwrite: whether results that are there are made anew; else their images are left out.
+        overwrite: whether results that are there are made anew; else the files that are there stay, whatever they are.
         probabilities: whether these are written.
         checkpoint: see `checkpoints.restore_run`.
 
@@ -65,8 +67,11 @@ def predict(
         How many images could not be read.
 
     Raises:
-        UserError: no images, no such checkpoint, or `output` cannot be written.
+        UserError: no images, no such checkpoint, `config` is not the run's, or `output` cannot be written.
     """
+    workdir.check_same(os.path.join(folder, "config.json"), config)
+    if config.eval.max_pixels < 1:
+        raise UserError(f"config.eval.max_pixels is {config.eval.max_pixels}, but must be at least 1")
     output = Path(output or os.path.join(folder, "predictions"))
     jobs = _jobs(find(where, output), output)
     endings = [".png", "_overlay.jpg", *["_probabilities.npz"] * probabilities]
@@ -79,30 +84,30 @@ def predict(
     metadata = data.metadata(config.data.name)
     predictor = inference.create_predictor(model, config.eval)
     failed = []
-    with logs.Progress(len(todo), 0, "predict") as progress:
-        for done, (path, stem) in enumerate(todo, 1):
-            try:
-                image, size = read_image(path, config.eval.max_pixels)
-            except (
-                OSError,
-                ValueError,
-                SyntaxError,
-                EOFError,
-                MemoryError,
-            ) as e:  # what Pillow raises on damaged files
-                failed.append(f"{path}: {_reason(e)}")
-            else:
+    try:
+        with logs.Progress(len(todo), 0, "predict") as progress:
+            for done, (path, stem) in enumerate(todo, 1):
+                if any(_same(path, _at(stem, ending)) for ending in endings):
+                    failed.append(f"{path}: its results would replace it: choose another --output")
+                    continue
+                try:
+                    image, size = read_image(path, config.eval.max_pixels)
+                except Exception as e:  # Pillow raises all sorts on damaged files
+                    failed.append(f"{path}: {_reason(e)}")
+                    continue
                 regions = None
                 if config.data.superpixels:
                     regions = superpixels.slic(image, config.data.superpixels).astype(np.int32)[None]
                 p = predictor(state.variables, image[None], regions)[0]
+                wanted = {e for e in endings if overwrite or not _at(stem, e).exists()}
                 try:
-                    _write(stem, image, p, size, metadata["palette"], probabilities)
+                    _write(stem, image, p, size, metadata["palette"], wanted)
                 except OSError as e:
                     raise UserError(f"--output={output} cannot be written: {e.strerror}") from e
-            progress.update(done)
-    for line in failed:
-        print(f"skipped {line}", file=sys.stderr)
+                progress.update(done)
+    finally:  # also when interrupted
+        for line in failed:
+            print(f"skipped {line}", file=sys.stderr)
     print(f"{len(todo) - len(failed)} of {len(todo)} images labelled in {output}")
     return len(failed)
 
@@ -114,17 +119,19 @@ def find(where: str, output: Path) -> list[tuple[Path, Path]]:
     """
     path = Path(where)
     if path.is_dir():
-        root = path
-        inside = output.resolve()
-        paths = [
-            p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and inside not in p.resolve().parents
-        ]
+        if _same(path, output):
+            raise UserError(
+                f"--output={output} is the folder of --input: results would be taken for images; choose another"
+            )
+        root, results = path, Path(os.path.realpath(output))
+        images = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
+        paths = [p for p in images if results not in Path(os.path.realpath(p)).parents]
         what = f"no image ({', '.join(SUFFIXES)}) in the folder"
-    elif path.exists():
+    elif path.is_file():
         root, paths, what = path.parent, [path], ""
     else:
         paths = [Path(p) for p in sorted(glob.glob(where, recursive=True)) if os.path.isfile(p)]
-        root = Path(os.path.commonpath([p.parent for p in paths])) if paths else path
+        root = Path(where[: re.search(r"[*?[]|$", where).start()] + "x").parent  # what comes before the first wildcard
         what = "no file, folder or glob that matches anything"
     if not paths:
         raise UserError(f"--input={where}: {what}")
@@ -134,9 +141,9 @@ def find(where: str, output: Path) -> list[tuple[Path, Path]]:
 def _jobs(found, output):
     """(image, output path without ending); of images that differ in their suffix alone, the name keeps it."""
     stems = [name.with_suffix("") for _, name in found]
+    counts = collections.Counter(stems)
     return [
-        (path, output / (stem if stems.count(stem) == 1 else name))
-        for (path, name), stem in zip(found, stems, strict=True)
+        (path, output / (stem if counts[stem] == 1 else name)) for (path, name), stem in zip(found, stems, strict=True)
     ]
 
 
@@ -144,10 +151,14 @@ def _at(stem, ending):
     return stem.with_name(stem.name + ending)
 
 
+def _same(path, other):
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
 def read_image(path, max_pixels: int):
     """An image file as RGB, upright.
 
-    EXIF orientation is applied; of several frames the first counts; 16 bits are divided by 257; what is transparent is laid over white.
+    EXIF orientation is applied; of several frames the first counts; of 16 bits, the upper 8; what is transparent is laid over white.
     More than `max_pixels` are averaged down to that.
 
     Returns:
@@ -156,27 +167,33 @@ def read_image(path, max_pixels: int):
     Raises:
         OSError, ValueError, …: not an image, damaged, or of more than `LARGEST` pixels.
     """
-    with _pixels_allowed(LARGEST), Image.open(path) as file:
+    with _any_size(), Image.open(path) as file:
         width, height = file.size
         if width * height > LARGEST:
             raise ValueError(f"{width}×{height} is more than {LARGEST // 1_000_000} megapixels: make it smaller")
         factor = max((width * height / max_pixels) ** 0.5, 1.0)
-        if file.format == "JPEG" and factor > 1:
-            file.draft("RGB", (round(width / factor), round(height / factor)))  # decodes no more than it has to
-        image = _rgb(file)
         target = (max(round(width / factor), 1), max(round(height / factor), 1))
-        if image.size != target:
-            image = image.resize(target, Image.Resampling.BOX if factor > 1 else Image.Resampling.BILINEAR)
-        orientation = file.getexif().get(0x0112, 1)
-        if orientation in UPRIGHT:
-            image = image.transpose(UPRIGHT[orientation])
-    return np.asarray(image), (width, height) if orientation >= 5 else (height, width)
+        if file.format in ("JPEG", "MPO") and factor > 1:
+            file.draft("RGB", target)  # decodes no more than it has to
+        orientation = file.getexif().get(0x0112)
+        # Smaller before anything else, so that there is one large copy at the most.
+        if file.size != target and file.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+            image = _rgb(file.resize(target, Image.Resampling.BOX))
+        else:
+            image = _rgb(file)
+            image = image if image.size == target else image.resize(target, Image.Resampling.BOX)
+        turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        if turn is not None:
+            image = image.transpose(turn)
+    return np.asarray(image), (width, height) if turn in SIDEWAYS else (height, width)
 
 
 def _rgb(file):
-    if file.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-        values = np.asarray(file, np.float32)
-        if file.mode == "F":  # no range of its own: all that there is
+    if file.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
+    if file.mode in ("I", "F"):  # no range of its own: 8 or 16 bits by its largest value, or all that there is
+        values = np.nan_to_num(np.asarray(file, np.float32), posinf=0, neginf=0)
+        if file.mode == "F":
             values = (values - values.min()) * (255 / max(np.ptp(values), 1e-12))
         elif values.max(initial=0) > 255:
             values = values / 257
@@ -189,13 +206,11 @@ def _rgb(file):
 
 
 @contextlib.contextmanager
-def _pixels_allowed(count):
-    """Pillow refuses, or warns of, images that are much smaller than what is possible here."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, count
+def _any_size():
+    """Pillow refuses, or warns of, images that are much smaller than what is possible here; `LARGEST` is what counts."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            yield
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
@@ -228,20 +243,22 @@ def labels_at(probabilities, size: tuple[int, int], at_once: int = 16_000_000) -
     return labels
 
 
-def _write(stem, image, p, size, palette, probabilities):
+def _write(stem, image, p, size, palette, wanted):
+    """Writes the files of these endings."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(labels_at(p, size))
     picture.putpalette([channel for colour in palette for channel in colour])
     colours = figures.colourise(p.argmax(-1).astype(np.uint8), palette)
     blended = Image.fromarray(((image.astype(np.uint16) + colours) // 2).astype(np.uint8))
     files = {"_overlay.jpg": _encoded(blended, "JPEG", quality=90)}
-    if probabilities:
+    if "_probabilities.npz" in wanted:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, probabilities=p.astype(np.float16))
         files["_probabilities.npz"] = buffer.getvalue()
     files[".png"] = _encoded(picture, "PNG")  # last: what is complete has it
     for ending, content in files.items():
-        write_bytes(_at(stem, ending), content)
+        if ending in wanted:
+            write_bytes(_at(stem, ending), content)
 
 
 def _encoded(picture, form, **options):

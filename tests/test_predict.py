@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -116,8 +117,66 @@ def test_globs_and_checkpoints(run, tmp_path):
     assert len(predict.find(str(tmp_path), tmp_path / "o")) == 3
 
 
+def png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_nothing_of_the_users_is_replaced(run, tmp_path):
+    """An image next to its results, and files that happen to have their names, stay to the byte."""
+    folder, _ = run
+    for name in ("x.png", "y.jpg"):
+        Image.fromarray(picture()).save(tmp_path / name)
+    (tmp_path / "y.png").write_bytes(b"mine")
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    arguments = [f"--workdir={folder}", f"--output={tmp_path}"]
+    status, _, err = call(*arguments, f"--input={tmp_path}/x.png", "--overwrite")
+    assert status == 1 and "x.png: its results would replace it" in err
+    assert call(*arguments, f"--input={tmp_path}/y.jpg")[0] == 0 and (tmp_path / "y_overlay.jpg").exists()
+    assert before == {p: p.read_bytes() for p in before}
+    with pytest.raises(UserError, match="--output=.* is the folder of --input"):
+        call(*arguments, f"--input={tmp_path}")
+
+
+def test_odd_things_in_a_folder(run, tmp_path):
+    """A header of a gigapixel, a pipe, a link to itself, orientations that are none: none stops the rest, or hangs."""
+    images = tmp_path / "in"
+    images.mkdir()
+    content = bytearray(png(picture()))
+    content[16:24] = (30000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (images / "a.png").write_bytes(content)
+    os.mkfifo(images / "b.png")
+    os.symlink("c.png", images / "c.png")
+    for name, value in (("d.jpg", 99), ("e.jpg", 0)):
+        exif = Image.Exif()
+        exif[274] = value
+        Image.fromarray(picture()).save(images / name, exif=exif)
+    status, out, err = call(f"--workdir={run[0]}", f"--input={images}", f"--output={tmp_path}/o")
+    assert status == 1 and out.startswith("2 of 3") and "a.png: 30000×30000 is more than 250 megapixels" in err
+    for name in "de":
+        assert Image.open(tmp_path / "o" / f"{name}.png").size == (32, 24)
+
+
+def test_larger_than_the_network_sees(run, tmp_path):
+    """Probabilities, and the overlay, at the size that it sees; the label map at the image's."""
+    folder, probabilities = run
+    image = picture(size=(48, 64))
+    Image.fromarray(image).save(tmp_path / "x.png")
+    call(f"--workdir={folder}", f"--input={tmp_path}/x.png", f"--output={tmp_path}/o", "--config.eval.max_pixels=768",
+         "--probabilities")  # fmt: skip
+    p = probabilities(image[::2, ::2])
+    np.testing.assert_allclose(np.load(tmp_path / "o/x_probabilities.npz")["probabilities"], p, atol=1e-3)
+    assert Image.open(tmp_path / "o/x_overlay.jpg").size == (32, 24)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o/x.png")), bilinear(p, 48, 64).argmax(-1))
+
+
 WRONG = {
     "--input is missing": [],
+    "config.eval.max_pixels is 0, but must be at least 1": ["--input=IMAGE", "--config.eval.max_pixels=0"],
+    ".* holds the run of another config: config.data.name is camvid here": ["--input=IMAGE", "--config.data.name=camvid"],
+    "--checkpoint=/x/checkpoints/3 is of another run than --workdir": ["--input=x", "--checkpoint=/x/checkpoints/3"],
     "--input=/nowhere: no file, folder or glob that matches anything": ["--input=/nowhere"],
     "--checkpoint=latest cannot be: it wants a step, best, or a path that ends in checkpoints/STEP": [
         "--input=x", "--checkpoint=latest",
@@ -212,5 +271,7 @@ def test_interrupted_while_writing(tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "write_bytes", write)
     p = np.ones((24, 32, 2), np.float32)
     with pytest.raises(KeyboardInterrupt):
-        predict._write(tmp_path / "x", picture(), p, (24, 32), [[0, 0, 0]] * 2, True)
+        predict._write(
+            tmp_path / "x", picture(), p, (24, 32), [[0, 0, 0]] * 2, {".png", "_overlay.jpg", "_probabilities.npz"}
+        )
     assert written == ["x_overlay.jpg", "x_probabilities.npz"]
