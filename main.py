@@ -212,7 +212,9 @@ def main(argv: list[str]) -> None:
         return
     values = parse(argv)
     config, mode, folder = values.config, values.mode, values.workdir
-    folders = folder.split(",")
+    folders = folder.split(",") if mode in ("pictures", "report") else [folder]
+    if "" in folders or len(set(map(os.path.realpath, folders))) < len(folders):
+        raise UserError(f"--workdir={folder} cannot be: it wants one folder, or several that differ, A,B,C")
     checkpoint = parse_checkpoint(values.checkpoint)[1]
     # Imported here, so that a misspelt flag is answered at once.
     from ctxseg import complexity, data, evaluate, export, pictures, predict, report, show, train, workdir
@@ -243,6 +245,8 @@ def main(argv: list[str]) -> None:
         print(
             export.export(config, folder, values.output, export.parse_size(values.size), values.overwrite, checkpoint)
         )
+    if mode == "report" and _value(argv, "config"):
+        workdir.check_same(os.path.join(folders[0], "config.json"), config)
     if mode in ("train", "evaluate", "report"):
         page = report.write_report(folders, _usual)
         if mode == "report":

@@ -69,7 +69,7 @@ def _group_curves(axes, metrics):
 
 
 def run_style(i: int) -> tuple[str, tuple]:
-    """Colour and dashes (lengths on and off, in line widths; () is solid) of the i-th of several runs: fifteen differ."""
+    """Colour and dashes (lengths on and off, in line widths; () is solid) of the i-th of several runs: eighteen differ."""
     return RUNS[i % len(RUNS)], ((), (4, 1.5), (1, 1.5))[i // len(RUNS) % 3]
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import html
 import io
 import json
-import os
 import shlex
 import zipfile
 import zlib
@@ -29,6 +28,7 @@ class Run:
     """What a work directory has; what is missing is empty.
 
     Attributes:
+        anchor: its place on the page.
         name: its folder's, or its system's if it is the only one.
         colour: of its curves and bars.
         config: config.json.
@@ -38,6 +38,7 @@ class Run:
         samples: {name: (image, label, prediction)} of samples.npz.
     """
 
+    anchor: str
     name: str
     colour: str
     config: dict
@@ -61,7 +62,7 @@ class Run:
     def overrides(self) -> dict:
         """The fields that differ from `usual`, {} if that is unknown."""
         usual = flatten(self.usual)
-        return {k: v for k, v in flatten(self.config).items() if usual and (k not in usual or usual[k] != v)}
+        return {k: v for k, v in flatten(self.config).items() if k in usual and usual[k] != v}
 
 
 def write_report(folders, usual: Callable[[str, str], dict | None] | None = None, path=None) -> Path:
@@ -74,19 +75,24 @@ def write_report(folders, usual: Callable[[str, str], dict | None] | None = None
             `prediction_i` `[h,w]`.
         usual: (system, data set) → the config without overrides, a nested mapping, or None if there is none. With it, the page lists
             what differs, and the command that makes each run.
-        path: of the page; default report.html in the run's folder, or in the folder that several have in common.
+        path: of the page; default report.html in the run's folder; of several, beside the first's.
 
     Returns:
         The path of the page.
 
     Raises:
-        UserError: no such folder, not a run's, or one of the files is damaged.
+        UserError: no such folder, not a run's, one of the files is damaged, runs on different data, or `path` cannot be written.
     """
     folders = [Path(folder) for folder in folders]
     runs = [_read(folder, i, len(folders), usual) for i, folder in enumerate(folders)]
+    for folder, run in zip(folders, runs, strict=True):
+        of = [r.config["data"]["name"] for r in (runs[0], run)]
+        if of[0] != of[1]:
+            raise UserError(
+                f"{folder} is a run on {of[1]}, and {folders[0]} on {of[0]}: a report is of runs on the same data"
+            )
     if path is None:
-        common = folders[0] if len(runs) == 1 else Path(os.path.commonpath([f.resolve().parent for f in folders]))
-        path = common / "report.html"
+        path = (folders[0] if len(runs) == 1 else folders[0].resolve().parent) / "report.html"
     title = (
         f"{runs[0].name} on {runs[0].config['data']['name']}" if len(runs) == 1 else " · ".join(r.name for r in runs)
     )
@@ -99,7 +105,10 @@ def write_report(folders, usual: Callable[[str, str], dict | None] | None = None
         _section("Settings", _settings(runs)),
     ]
     style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-    write_text(path, _PAGE.format(title=html.escape(title), style=style, body="\n".join(sections)))
+    try:
+        write_text(path, _PAGE.format(title=html.escape(title), style=style, body="\n".join(sections)))
+    except OSError as e:
+        raise UserError(f"{path} cannot be written: {e.strerror}") from e
     return Path(path)
 
 
@@ -112,10 +121,13 @@ def _read(folder, index, count, usual):
         raise UserError(f"{folder / 'config.json'} is missing: --workdir is not the folder of a run")
     try:
         system, data = config["system"], config["data"]["name"]
+        if not isinstance(system, str) or not isinstance(data, str):
+            raise TypeError
     except (KeyError, TypeError) as e:
         raise UserError(f"{folder / 'config.json'} is damaged: it has no system, or no data.name") from e
     _check_results(results, folder)
     return Run(
+        anchor=f"run{index}",
         name=system if count == 1 else folder.resolve().name,
         colour=figures.run_style(index)[0],
         config=config,
@@ -140,18 +152,37 @@ def _read_json(path):
 
 
 def _check_results(results, folder):
-    """UserError if results.json does not hold numbers where scores are."""
-    scores = [results.get(key) for key in ("mIoU", "pixel_accuracy", "mean_accuracy", "step", "seconds", "parameters")]
+    """UserError for the first entry of results.json that is not what it should be."""
+
+    def number(x):
+        return type(x) in (int, float)
+
+    names, palette, matrix = (results.get(key, []) for key in ("class_names", "palette", "confusion"))
+    rights = {
+        key: results.get(key) is None or number(results[key]) for key in ("mIoU", "pixel_accuracy", "mean_accuracy")
+    }
+    rights |= {key: number(results.get(key, 0)) for key in ("step", "seconds", "parameters")}
     for key in ("per_class_iou", "group_iou"):
         of = results.get(key, {})
-        scores += of.values() if isinstance(of, dict) else [of or ""]
-    wrong = not all(score is None or type(score) in (int, float) for score in scores)
-    matrix = results.get("confusion", [])
-    classes = len(results.get("class_names", []))
-    square = isinstance(matrix, list) and all(isinstance(row, list) and len(row) == classes for row in matrix)
-    if wrong or not square or (matrix and len(matrix) != classes):
-        what = "a score is no number" if wrong else "the confusion matrix is not classes × classes"
-        raise UserError(f"{folder / 'results.json'} is damaged: {what}; evaluate again (--mode=evaluate)")
+        rights[key] = isinstance(of, dict) and all(score is None or number(score) for score in of.values())
+    rights["class_names"] = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    rights["groups"] = isinstance(results.get("groups", {}), dict)
+    rights["palette"] = (
+        isinstance(palette, list)
+        and len(palette) in (0, len(names or []))
+        and all(
+            isinstance(c, list) and len(c) == 3 and all(type(v) is int and 0 <= v < 256 for v in c) for c in palette
+        )
+    )
+    rights["confusion"] = (
+        isinstance(matrix, list)
+        and len(matrix) in (0, len(names or []))
+        and all(isinstance(row, list) and len(row) == len(names) for row in matrix)
+        and all(type(n) is int and n >= 0 for row in matrix for n in row)
+    )
+    wrong = [key for key, right in rights.items() if not right]
+    if wrong:
+        raise UserError(f"{folder / 'results.json'} is damaged: {wrong[0]}; evaluate again (--mode=evaluate)")
 
 
 def _read_samples(path):
@@ -160,7 +191,10 @@ def _read_samples(path):
     try:
         with np.load(path) as arrays:
             kinds = ("image", "label", "prediction")
-            return {str(name): [arrays[f"{k}_{i}"] for k in kinds] for i, name in enumerate(arrays["names"])}
+            samples = {str(name): [arrays[f"{k}_{i}"] for k in kinds] for i, name in enumerate(arrays["names"])}
+        if any(array.ndim != (3 if i == 0 else 2) for sample in samples.values() for i, array in enumerate(sample)):
+            raise ValueError("a picture has not the axes that it should")
+        return samples
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f"{path} is damaged ({e}): evaluate again") from e
 
@@ -168,7 +202,7 @@ def _read_samples(path):
 def _headline(run):
     """Scores in large, then what they were measured on."""
     results = run.results
-    name = f"<h2 class=run>{_mark(run)}<a href='#{_anchor(run)}'>{_text(run.name)}</a></h2>"
+    name = f"<h2 class=run>{_mark(run)}<a href='#{run.anchor}'>{_text(run.name)}</a></h2>"
     if not results:
         scores = [entry for entry in run.metrics if entry["kind"] == "eval" and entry.get("mIoU") is not None]
         last = f" At step {scores[-1]['step']:,}, mIoU was {scores[-1]['mIoU']:.4f}." if scores else ""
@@ -207,15 +241,17 @@ def _iou_table(runs):
     first = evaluated[0].results
     colours = dict(zip(first.get("class_names", []), first.get("palette", []), strict=False))
     groups, rows = figures.class_groups(first), []
+    units = {(run.results.get("split"), run.results.get("protocol"), run.results.get("scored_at")) for run in evaluated}
 
     def row(kind, name, key, of):
-        values = [run.results.get(key, {}).get(of) for run in evaluated]
+        values = [run.results.get(key, {}).get(of) if of else run.results.get(key) for run in evaluated]
         cells = [
             _bar(run, value, values[0] if i else None)
             for i, (run, value) in enumerate(zip(evaluated, values, strict=True))
         ]
         return f"<tr class={kind}><th>{name}</th>{''.join(cells)}</tr>\n"
 
+    rows.append(row("group", "all classes", "mIoU", None))
     for group, members in groups.items():
         if group:
             rows.append(row("group", _text(group), "group_iou", group))
@@ -228,6 +264,7 @@ def _iou_table(runs):
     absent = any(None in run.results["per_class_iou"].values() for run in evaluated)
     notes = ["–: neither in the truth nor predicted."] * absent
     notes += [f"In brackets: points more or less than {_text(evaluated[0].name)}."] * (len(evaluated) > 1)
+    notes += ["These runs were not tested alike (split, protocol): see above."] * (len(units) > 1)
     note = f"<p class=note>{' '.join(notes)}</p>" if notes else ""
     return f"<div class=wide><table class='iou{compared}'>{head}{''.join(rows)}</table></div>{note}"
 
@@ -236,13 +273,14 @@ def _bar(run, value, compared):
     bar = f'<div class=bar style="width:{100 * (value or 0):.2f}%;background:{run.colour}"></div>'
     difference = ""
     if compared is not None and value is not None:
-        points = 100 * (value - compared)
-        difference = f" <small class={'more' if points > 0 else 'less'}>({points:+.1f})</small>"
+        points = round(100 * (value - compared), 1)
+        kind = "more" if points > 0 else "less" if points < 0 else "same"
+        difference = f" <small class={kind}>({f'{points:+.1f}' if points else '±0.0'})</small>"
     return f"<td><div class=track>{bar}</div></td><td>{_number(value)}{difference}</td>"
 
 
 def _confusions(run, named):
-    """The matrix as a heat map of rows, and its largest entries off the diagonal in words."""
+    """The matrix as a heat map of rows, and what most pixels off its diagonal are, in words."""
     name = f"<h3>{_mark(run)}{_text(run.name)}</h3>" if named else ""
     matrix = np.array(run.results.get("confusion", []), np.float64)
     if not matrix.size:
@@ -306,7 +344,7 @@ def _samples(runs):
                 if name not in run.samples:
                     stack.append(f"<p class=note>{_text(run.name)} has no such sample.</p>")
                 elif wrong:
-                    stack.append(_errors(label, run.samples[name][2], f"{name}: errors of {run.name}"))
+                    stack.append(_errors(*run.samples[name][1:], f"{name}: errors of {run.name}"))
                 else:
                     stack.append(_labels(run.samples[name][2], palette, f"{name}: {run.name}"))
         figures_.append(
@@ -360,7 +398,7 @@ def _settings(runs):
     fields = sorted({k for run in runs for k in run.overrides} | _different(flat))
     table = ""
     if fields:
-        heads = [f"<th><a href='#{_anchor(run)}'>{_text(run.name)}</a></th>" for run in runs]
+        heads = [f"<th><a href='#{run.anchor}'>{_text(run.name)}</a></th>" for run in runs]
         usual = flatten(runs[0].usual)
         with_usual = len(runs) == 1 and usual
         if with_usual:
@@ -381,9 +419,9 @@ def _settings(runs):
 
 
 def _different(flat):
-    """The fields that are not the same in all of the flat configs."""
-    keys = {k for f in flat for k in f}
-    return {k for k in keys if any(f.get(k) != flat[0].get(k) for f in flat)}
+    """The fields that are not the same in all of the flat configs; one that a config lacks is younger than its run."""
+    keys = set.intersection(*map(set, flat))
+    return {k for k in keys if any(f[k] != flat[0][k] for f in flat)}
 
 
 def _command(run):
@@ -391,17 +429,13 @@ def _command(run):
     command = f"<pre>{_text(command)}</pre>" if command else ""
     everything = _text(json.dumps(run.config, indent=2))
     return (
-        f"<h3 id={_anchor(run)}>{_mark(run)}{_text(run.name)}</h3>{command}"
+        f"<h3 id={run.anchor}>{_mark(run)}{_text(run.name)}</h3>{command}"
         f"<details><summary>the whole configuration</summary><pre>{everything}</pre></details>"
     )
 
 
 def _section(heading, content):
     return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
-
-
-def _anchor(run):
-    return "run-" + "".join(c if c.isalnum() else "-" for c in run.name)
 
 
 def _mark(run):

@@ -131,7 +131,7 @@ def test_several_runs_side_by_side(workdir, other):
     usual = {"fcn": CONFIG | {"system": "fcn"}, "zigzag": CONFIG}
     path = report.write_report([workdir, other], lambda system, data: usual[system], workdir / "both.html")
     page = Page(path)
-    assert "(+12.2)" in page.text and "(-1.1)" in page.text and "(+0.0)" in page.text
+    assert "(+12.2)" in page.text and "(-1.1)" in page.text and "(±0.0)" in page.text
     assert "other <run> has no such sample" in page.text and page.text.count("Nothing logged yet: other <run>") == 1
     assert "--config=configs/fcn.py:scenes \\\n    --config.train.steps=900" in page.text
     rows = re.findall(
@@ -140,7 +140,34 @@ def test_several_runs_side_by_side(workdir, other):
     assert len(rows) == 1 and "data.<wbr>crop" not in path.read_text()
 
 
-def test_the_page_of_several_runs_is_in_the_folder_that_they_share(workdir, other, tmp_path):
+def test_runs_that_cannot_be_compared(workdir, other, tmp_path):
+    """Other data is refused; another protocol is said; pictures of other sizes are held to their own truth."""
+    results = json.loads((other / "results.json").read_text())
+    logs.write_json(other / "results.json", results | {"protocol": "scales 0.5, 1"})
+    image, label, prediction = sample(12, 24)
+    np.savez(other / "samples.npz", names=np.array(["0001"]), image_0=image, label_0=label, prediction_0=label)
+    path = tmp_path / "both.html"
+    assert "not tested alike" in Page(report.write_report([workdir, other], path=path)).text
+    logs.write_json(other / "config.json", CONFIG | {"data": {"name": "camvid"}})
+    with pytest.raises(UserError, match="is a run on camvid, and .* on scenes: a report is of runs on the same data"):
+        report.write_report([workdir, other], path=path)
+    with pytest.raises(UserError, match="nowhere/page.html cannot be written"):
+        report.write_report([workdir], path=tmp_path / "nowhere" / "page.html")
+
+
+DAMAGE = {
+    "class_names": None, "palette": [[1, 2]], "groups": [], "step": None, "seconds": "x", "confusion": [[-1] * 4] * 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", DAMAGE)
+def test_a_damaged_entry_is_named(workdir, key):
+    logs.write_json(workdir / "results.json", RESULTS | {key: DAMAGE[key]})
+    with pytest.raises(UserError, match=f"results.json is damaged: {key}; evaluate again"):
+        report.write_report([workdir])
+
+
+def test_the_page_of_several_runs_is_beside_the_first(workdir, other, tmp_path):
     one, two = tmp_path / "runs" / "a", tmp_path / "runs" / "b"
     shutil.copytree(other, one)
     shutil.copytree(other, two)
@@ -159,7 +186,7 @@ def test_confusions_in_words_and_in_cells(workdir):
         "<title>far → grass: 30.0%</title>" in source and source.count("<title>") == 1 + 6
     )  # cells that are not empty
     logs.write_json(workdir / "results.json", results | {"confusion": [[1, 2]]})
-    with pytest.raises(UserError, match="results.json is damaged: the confusion matrix is not classes × classes"):
+    with pytest.raises(UserError, match="results.json is damaged: confusion; evaluate again"):
         report.write_report([workdir])
     logs.write_json(workdir / "results.json", RESULTS)
     assert "No confusion matrix" in Page(report.write_report([workdir])).text
