@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 from configs import defaults
 from ctxseg.errors import UserError
 
-MODES = ("train", "evaluate", "predict", "pictures", "report", "export", "prepare", "show", "complexity")
+MODES = ("train", "evaluate", "predict", "pictures", "report", "export", "crf", "prepare", "show", "complexity")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -33,7 +33,9 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
         "output", None, "predict: a folder; export: a file; default WORKDIR/predictions, export.zip", flag_values=values
     )
     flags.DEFINE_bool("probabilities", False, "predict: write them too, as NumPy arrays", flag_values=values)
-    help = "evaluate, predict, export: a step, best, or RUN/checkpoints/STEP instead of --workdir; default the newest"
+    help = (
+        "evaluate, predict, export, crf: a step, best, or RUN/checkpoints/STEP instead of --workdir; default the newest"
+    )
     flags.DEFINE_string("checkpoint", None, help, flag_values=values)
     flags.DEFINE_string("size", None, "export: HEIGHT,WIDTH of images; default config.data.crop", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "predict, export: replace what exists", flag_values=values)
@@ -224,6 +226,8 @@ def main(argv: list[str]) -> None:
         train.train(config, folder)
     elif mode == "evaluate":
         evaluate.evaluate(config, folder, checkpoint)
+    elif mode == "crf":
+        evaluate.search_crf(config, folder, checkpoint)
     elif mode == "predict":
         if predict.predict(
             config, folder, values.input, values.output, values.overwrite, values.probabilities, checkpoint

@@ -7,7 +7,7 @@ its config file.
 from ctxseg.errors import UserError
 
 # Trained from scratch on two cores, with a small backbone; the others have their papers' settings.
-SMALL = ("scenes", "camvid")
+SMALL = ("scenes", "camvid", "folder")
 
 
 def set_protocol(config, dataset: str, paper=None) -> None:
@@ -26,6 +26,7 @@ def set_protocol(config, dataset: str, paper=None) -> None:
     config.data.name = dataset
     protocol = PROTOCOLS[dataset] if paper is None or dataset in SMALL else paper
     protocol(config)
+    config.train.split, config.eval.split = SPLITS.get(dataset, ("train", "val"))
 
 
 def scenes(config):
@@ -45,6 +46,13 @@ def camvid(config):
     _from_scratch_on_two_cores(config)
     config.optimizer.learning_rate = 0.1
     config.train.steps = 700
+
+
+def folder(config):
+    """Your own images and labels (`ctxseg/data/builders/folder.py`), from scratch, as CamVid but for the crop."""
+    camvid(config)
+    config.data.crop = (256, 256)
+    config.data.scale_range = (0.5, 2.0)
 
 
 def _from_scratch_on_two_cores(config):
@@ -114,6 +122,11 @@ def coco_stuff(config):
     _mcibi(config, (512, 512), 16, epochs=30, images=118_287)
 
 
+def coco_stuff10k(config):
+    """As on the 164k version, which has 13 times as many images: MCIBI does not say how long: 110 epochs here."""
+    _mcibi(config, (512, 512), 16, epochs=110, images=9_000)
+
+
 def dilated_resnet50(config):
     """The backbone and the classifier of what the MCIBI paper compares with (§4.1): ResNet-50 of three 3×3 stem convolutions, stride 8."""
     config.model.backbone.name = "resnet50"
@@ -138,9 +151,18 @@ def _mcibi(config, crop, batch_size, epochs, images):
     config.optimizer.learning_rate = 0.01
 
 
+# Of the data sets that do not call them train and val.
+SPLITS = {
+    "voc2012": ("train_aug", "val"),
+    "nyudv2": ("train", "test"),
+    "sunrgbd": ("train", "test"),
+    "stanford_background": ("fold1+fold2+fold3+fold4", "fold0"),
+}
+
 PROTOCOLS = {
     "scenes": scenes,
     "camvid": camvid,
+    "folder": folder,
     "voc2012": voc2012,
     "pascal_context": voc2012,
     "nyudv2": nyudv2,
@@ -148,9 +170,11 @@ PROTOCOLS = {
     "stanford_background": stanford_background,
     "pascal_person_part": pascal_person_part,
     "coco_subset": pascal_person_part,
+    "coco_voc": voc2012,
     "ade20k": ade20k,
     "lip": lip,
     "cihp": lip,
     "cityscapes": cityscapes,
     "coco_stuff": coco_stuff,
+    "coco_stuff10k": coco_stuff10k,
 }

@@ -90,7 +90,7 @@ def get_config() -> ConfigDict:
     config.loss.scales = 1.0  # extra supervision of each scale's own scores; 0: off
 
     config.data = data = ConfigDict()
-    data.name = "scenes"  # scenes, camvid
+    data.name = "scenes"  # scenes, folder (your own), camvid, voc2012, … : the keys of ctxseg.data.DATASETS
     data.data_dir = "~/.cache/ctxseg"  # where prepared data sets are kept
     data.manual_dir = placeholder(str)  # the data set as its makers ship it; not needed for scenes, nor once prepared
     data.superpixels = 0  # regions of an image at most, by SLIC, for msci: 1000 for photographs; 0: none
@@ -108,6 +108,7 @@ def get_config() -> ConfigDict:
     data.threads = 2  # that read and augment
 
     config.train = train = ConfigDict()
+    train.split = "train"  # of the data set; several as "fold1+fold2"
     train.steps = 600  # optimiser updates
     train.batch_size = 16  # images a step, over all devices
     train.log_every = 20  # steps
@@ -145,6 +146,7 @@ def get_config() -> ConfigDict:
     crf.bilateral_weight = 4.0
     crf.bilateral_sigma = 67.0  # pixels
     crf.colour_sigma = 4.0  # of 0..255
+    config.eval.crf_images = 50  # images of the split that --mode=crf tries parameters on
     config.eval.max_pixels = (
         4_000_000  # predict: larger images are labelled at this size, and the labels brought to theirs
     )

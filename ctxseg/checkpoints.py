@@ -106,7 +106,7 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     Raises:
         UserError: no such checkpoint, or one of another model.
     """
-    model = create_model(config.model, len(data.metadata(config.data.name)["class_names"]))
+    model = create_model(config.model, len(data.metadata(config.data)["class_names"]))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     # Shapes are all that restoring reads, so no initial weights are computed.
     shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))

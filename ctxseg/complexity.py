@@ -80,7 +80,7 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
     Returns:
         The module, a `Row`, and its arguments as `jax.ShapeDtypeStruct`s.
     """
-    channels, classes = config.complexity.channels, len(data.metadata(config.data.name)["class_names"])
+    channels, classes = config.complexity.channels, len(data.metadata(config.data)["class_names"])
     section = config.model.to_dict()
     section["backbone"]["name"], section["scales"]["merge"] = "none", "none"
     section["context"] |= {"name": context, "channels": channels, "levels": None}

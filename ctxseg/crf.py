@@ -22,8 +22,10 @@ FEATURES = 5  # y, x, red, green, blue
 CORNERS = FEATURES + 1  # of a simplex of the lattice; also the number of directions of a blur
 PIXELS = 8192  # in a block
 VERTICES = 16384  # in a block
+CHANNELS = 32  # that are filtered at once, at most: buffers are large
+LEAST = 1e-12  # of D, which is 0 far from all pixels
 HOLE = 2  # neighbours that an absent vertex must have to be added
-PARAMETERS = ("spatial_weight", "spatial_sigma", "bilateral_weight", "bilateral_sigma", "colour_sigma")
+PARAMETERS = ("iterations", "spatial_weight", "spatial_sigma", "bilateral_weight", "bilateral_sigma", "colour_sigma")
 
 
 class Lattice(NamedTuple):
@@ -47,6 +49,7 @@ def mean_field(
     probabilities,
     images,
     *,
+    mask=None,
     iterations: int = 10,
     spatial_weight=3.0,
     spatial_sigma: float = 3.0,
@@ -64,6 +67,7 @@ def mean_field(
     Args:
         probabilities: float32 `[B,H,W,K]`, clipped below at 1e-8.
         images: uint8 or float `[B,H,W,3]`, in 0…255.
+        mask: bool `[B,H,W]`, the pixels that there are; what the others hold reaches none of these. None: all.
         iterations: static.
         spatial_weight, bilateral_weight: w_m.
         spatial_sigma: σ_xy, pixels; static, since it says how wide the convolution is.
@@ -75,25 +79,34 @@ def mean_field(
     taps = _taps(spatial_sigma)
 
     def one(inputs):
-        p, image = inputs
+        p, image, there = inputs
         height, width, classes = p.shape
+        there = there.astype(jnp.float32)[..., None]
+        channels = -(-classes // -(-classes // CHANNELS))
         unary = jnp.log(jnp.maximum(p.astype(jnp.float32), 1e-8))
-        spatial_scale = jax.lax.rsqrt(_smooth(jnp.ones((height, width, 1)), taps))
+        spatial_scale = there * jax.lax.rsqrt(jnp.maximum(_smooth(there, taps), LEAST))
         lattice = build(_features(image, bilateral_sigma, colour_sigma))
-        scale = jax.lax.rsqrt(filter_values(lattice, jnp.ones((height * width, 1)))).reshape(height, width, 1)
+        scale = there * jax.lax.rsqrt(jnp.maximum(filter_values(lattice, there.reshape(-1, 1)), LEAST)).reshape(
+            height, width, 1
+        )
         itself = scale**2 * self_term(lattice).reshape(height, width, 1)
 
-        def update(_, state):
+        def update(i, state):
             q, buffers = state
             spatial = spatial_scale * _smooth(spatial_scale * q, taps) - spatial_scale**2 * q
-            smooth, buffers = _filter(lattice, (scale * q).reshape(-1, classes), buffers)
+            groups = jnp.pad((scale * q).reshape(-1, classes), ((0, 0), (0, -classes % channels)))
+            groups = jnp.moveaxis(groups.reshape(height * width, -1, channels), 1, 0)
+            buffers, smooth = jax.lax.scan(lambda work, x: _filter(lattice, x, work, i % 2), buffers, groups)
+            smooth = jnp.moveaxis(smooth, 0, 1).reshape(height * width, -1)[:, :classes]
             bilateral = scale * smooth.reshape(q.shape) - itself * q
             return jax.nn.softmax(unary + spatial_weight * spatial + bilateral_weight * bilateral), buffers
 
-        start = jax.nn.softmax(unary), _buffers(lattice, classes)
+        start = jax.nn.softmax(unary), _buffers(lattice, channels)
         return jax.lax.fori_loop(0, iterations, update, start)[0]
 
-    return jax.lax.map(one, (probabilities, images))
+    if mask is None:
+        mask = jnp.ones(images.shape[:3], bool)
+    return jax.lax.map(one, (probabilities, images, mask))
 
 
 def _taps(sigma: float) -> np.ndarray:
@@ -138,7 +151,9 @@ def simplices(features):
         basis[i, : i + 1], basis[i, i + 1] = step[i], -(i + 1) * step[i]
     x = jnp.matmul(features, basis, precision="highest")
     nearest = jnp.round(x / n)
-    surplus = nearest.sum(1, keepdims=True).astype(jnp.int32)  # the nearest multiples of 6 leave the plane by so many steps
+    surplus = nearest.sum(1, keepdims=True).astype(
+        jnp.int32
+    )  # the nearest multiples of 6 leave the plane by so many steps
     away = x - n * nearest
     # rank of a coordinate: how many are further from their multiple; the first in order wins a tie
     later = np.tril(np.ones((n, n), bool), -1)
@@ -251,7 +266,7 @@ def build(features) -> Lattice:
     keys = tuple(jnp.pad(key.ravel(), (0, fill)).reshape(-1, block) for key in keys)
     wanted = (jnp.arange(points * CORNERS + fill) < points * CORNERS).reshape(-1, block)
 
-    capacity = 1 + points * CORNERS
+    capacity = 1 + (points + min(points, PIXELS)) * CORNERS  # all corners, and in small images as many between them
     capacity += -capacity % min(VERTICES, capacity)
     table = _Table(
         jnp.zeros(2 ** int(np.ceil(np.log2(2 * capacity))), jnp.int32),
@@ -313,34 +328,42 @@ def _neighbours(table):
 
 
 def _buffers(lattice: Lattice, channels: int):
-    """What a filter works in: three times float32 `[C,channels]`. Only the blocks in use are ever touched again."""
-    return (jnp.zeros((lattice.neighbours.shape[-1], channels)),) * 3
+    """What a filter works in: twice float32 `[C,channels]`. Only the blocks in use are ever touched again."""
+    return (jnp.zeros((lattice.neighbours.shape[-1], channels)),) * 2
 
 
-def _filter(lattice: Lattice, values, buffers):
-    """Σ_j K_ij v_j, symmetric in i and j: splat, blur, slice (§3.2): float32 `[N,C]` → the same, and the buffers.
+def _filter(lattice: Lattice, values, buffers, order):
+    """Σ_j K_ij v_j by splatting, blurring and slicing (§3.2).
 
-    A blur with [1 2 1]/4 follows each direction in turn. Where vertices are absent, the order matters, and the kernel is not symmetric: its
-    mean with the blur in reversed order, which is its transpose, is.
+    A blur with [1 2 1]/4 follows each direction in turn. Where vertices are absent, the result depends on the order of the directions: the
+    kernel of the reversed order is the transpose, and neither is symmetric.
+
+    Args:
+        values: float32 `[N,C]`.
+        buffers: see `_buffers`.
+        order: 0 from the first direction to the last, 1 from the last to the first.
+
+    Returns:
+        The buffers, and float32 `[N,C]`.
     """
     points, channels = values.shape
-    splat, x, y = buffers
-    block = min(VERTICES, len(splat))
+    x, y = buffers
+    block = min(VERTICES, len(x))
     blocks = _blocks(lattice.count, block)
-    clear = jnp.zeros((block, channels))
-    splat = jax.lax.fori_loop(
-        0, blocks, lambda i, buffer: jax.lax.dynamic_update_slice_in_dim(buffer, clear, i * block, 0), splat
-    )
+    blank = jnp.zeros((block, channels))
+    x = jax.lax.fori_loop(0, blocks, lambda i, x: jax.lax.dynamic_update_slice_in_dim(x, blank, i * block, 0), x)
 
-    def add(splat, pixels):
+    def splat(x, pixels):
         vertices, weights, values = pixels
-        return splat.at[vertices].add(weights[..., None] * values[:, None], mode="promise_in_bounds"), None
+        return x.at[vertices].add(weights[..., None] * values[:, None], mode="promise_in_bounds"), None
 
     some = min(PIXELS, points)
     padded = (jnp.pad(a, ((0, -points % some), (0, 0))) for a in (lattice.vertices, lattice.weights, values))
-    splat, _ = jax.lax.scan(add, splat, tuple(a.reshape(-1, some, a.shape[1]) for a in padded))
+    x, _ = jax.lax.scan(splat, x, tuple(a.reshape(-1, some, a.shape[1]) for a in padded))
 
-    def blur(direction, x, y):
+    def blur(i, x, y):
+        direction = jnp.where(order == 0, i, CORNERS - 1 - i)
+
         def one(i, y):
             here = jax.lax.dynamic_slice_in_dim(x, i * block, block)
             near = jax.lax.dynamic_slice(lattice.neighbours, (direction, 0, i * block), (1, 2, block))[0]
@@ -349,30 +372,19 @@ def _filter(lattice: Lattice, values, buffers):
 
         return jax.lax.fori_loop(0, blocks, one, y)
 
-    def follow(reverse, state):
-        total, x, y = state
+    def twice(i, buffers):
+        x, y = buffers
+        y = blur(2 * i, x, y)
+        return blur(2 * i + 1, y, x), y
 
-        def nth(i):
-            return jnp.where(reverse == 1, CORNERS - 1 - i, i)
-
-        def two(i, buffers):
-            x, y = buffers
-            y = blur(nth(2 * i + 1), x, y)
-            return blur(nth(2 * i + 2), y, x), y
-
-        x = blur(nth(0), splat, x)
-        x, y = jax.lax.fori_loop(0, (CORNERS - 2) // 2, two, (x, y))
-        y = blur(nth(CORNERS - 1), x, y)
-        sliced = sum(lattice.weights[:, k : k + 1] * _at(y, lattice.vertices[:, k]) for k in range(CORNERS))
-        return total + 0.5 * sliced, x, y
-
-    total, x, y = jax.lax.fori_loop(0, 2, follow, (jnp.zeros_like(values), x, y))
-    return total, (splat, x, y)
+    x, y = jax.lax.fori_loop(0, CORNERS // 2, twice, (x, y))
+    return (x, y), sum(lattice.weights[:, k : k + 1] * _at(x, lattice.vertices[:, k]) for k in range(CORNERS))
 
 
 def filter_values(lattice: Lattice, values):
-    """Σ_j K_ij v_j, up to a factor: float32 `[N,C]` → the same."""
-    return _filter(lattice, values, _buffers(lattice, values.shape[1]))[0]
+    """Σ_j K_ij v_j, up to a factor, with the symmetric mean of both orders of blurring: float32 `[N,C]` → the same."""
+    buffers, forth = _filter(lattice, values, _buffers(lattice, values.shape[1]), 0)
+    return (forth + _filter(lattice, values, buffers, 1)[1]) / 2
 
 
 def self_term(lattice: Lattice):
@@ -381,3 +393,48 @@ def self_term(lattice: Lattice):
     # k of the 6 directions lead from one corner to another; so do the 6 − k others, backwards
     between = 0.25**apart * 0.5 ** (CORNERS - apart) + 0.5**apart * 0.25 ** (CORNERS - apart)
     return jnp.einsum("nk,kl,nl->n", lattice.weights, between.astype(np.float32), lattice.weights, precision="highest")
+
+
+def grid(**values) -> list[dict]:
+    """All combinations: `grid(bilateral_weight=(3, 4), colour_sigma=(3, 5))` are four candidates of `search`."""
+    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+
+def check(parameters: dict, field: str = "config.crf") -> None:
+    """UserError unless these are parameters of `mean_field`, with values that they can have; `field` is what they are called by."""
+    for name, value in parameters.items():
+        if name not in PARAMETERS:
+            raise UserError(f"{field}.{name} is unknown: the parameters of the CRF are {', '.join(PARAMETERS)}")
+        if name == "iterations":
+            if type(value) is not int or value < 0:
+                raise UserError(f"{field}.iterations is {value!r}, but must be a whole number, at least 0")
+            continue
+        least = 0.1 if name.endswith("sigma") else 0
+        if not isinstance(value, (int, float)) or not least <= value < np.inf:
+            raise UserError(f"{field}.{name} is {value!r}, but must be a number, at least {least}")
+
+
+def search(samples, candidates: list[dict]) -> list[dict]:
+    """Tries parameters on the images of a validation split.
+
+    Args:
+        samples: iterable of probabilities, float32 `[H,W,K]`; image, `[H,W,3]`; labels, integer `[H,W]`. Gone through once. Another shape,
+            `spatial_sigma` or `iterations` means another compilation.
+        candidates: arguments of `mean_field`; what is left out has its default. `{"iterations": 0}` is without a CRF. See `grid`.
+
+    Returns:
+        The candidates, each with its `mIoU` in [0, 1], over all images, best first. UserError for a parameter that cannot be.
+    """
+    for candidate in candidates:
+        check(candidate, "crf")
+    confusion = [0] * len(candidates)
+    for probabilities, image, labels in samples:
+        for i, candidate in enumerate(candidates):
+            predictions = mean_field(probabilities[None], image[None], **candidate).argmax(-1)
+            counts = metrics.confusion_matrix(labels[None], predictions, probabilities.shape[-1])
+            confusion[i] = confusion[i] + np.asarray(counts, np.int64)
+    if not np.any(confusion):
+        raise UserError("there is nothing to search the CRF's parameters with: no image, no label or no candidate")
+    names = [str(k) for k in range(len(confusion[0]))]
+    found = [{"mIoU": metrics.scores(n, names, {})["mIoU"], **c} for n, c in zip(confusion, candidates, strict=True)]
+    return sorted(found, key=lambda one: -one["mIoU"])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctxseg import checkpoints, data, devices, inference, logs, metrics, workdir
+from ctxseg import checkpoints, crf, data, devices, inference, logs, metrics, workdir
 from ctxseg.data import pipeline
 from ctxseg.errors import UserError
 
@@ -142,8 +142,55 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> None:
     finish(config, folder, builder, partial(evaluate_split, config, builder, eval_step), state, start)
 
 
-def split_source(builder, split: str, segments: int = 0):
-    """The random-access source of a split, see `pipeline.source`. UserError if the data set has none of that name."""
-    if split not in builder.info.splits:
-        raise UserError(f"config.eval.split is {split!r}, but {builder.name} has {', '.join(builder.info.splits)}")
+def split_source(builder, split: str, segments: int = 0, field: str = "config.eval.split"):
+    """The random-access source of a split, or of several as `a+b`, see `pipeline.source`. UserError, of `field`, if there is none."""
+    if not set(split.split("+")) <= set(builder.info.splits):
+        raise UserError(f"{field} is {split!r}, but {builder.name} has {', '.join(builder.info.splits)}")
     return pipeline.source(builder, split, segments)
+
+
+# What DeepLab searched (σ_αxy, σ_β), and its weights of the bilateral kernel.
+CRF_GRID = {
+    "bilateral_sigma": (49.0, 67.0, 85.0, 121.0),
+    "colour_sigma": (3.0, 4.0, 5.0),
+    "bilateral_weight": (2.0, 4.0),
+}
+
+
+def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list[dict]:
+    """`--mode=crf`: mIoU of the run in `folder` with the CRF parameters of `CRF_GRID`, on the first `config.eval.crf_images` images.
+
+    Writes `folder`/crf.json and prints the best ones. The other parameters are those of `config.eval.crf`.
+
+    Returns:
+        Candidates with their `mIoU`, best first; one of them, with `iterations` 0, is without a CRF.
+
+    Raises:
+        UserError: see `evaluate`.
+    """
+    workdir.check_same(os.path.join(folder, "config.json"), config)
+    builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
+    source = split_source(builder, config.eval.split, config.data.superpixels)
+    fixed = dict(config.eval.crf) | {"iterations": config.eval.crf.iterations or 10}
+    candidates = [{"iterations": 0}] + [fixed | chosen for chosen in crf.grid(**CRF_GRID)]
+    model, state = checkpoints.restore_run(config, folder, checkpoint)
+    config.eval.crf.iterations = 0
+    predictor = inference.create_predictor(model, config.eval)
+    count = min(len(source), config.eval.crf_images)
+
+    def samples():
+        with logs.Progress(count, 0, "crf") as progress:
+            for i in range(count):
+                sample = source[i]
+                regions = sample["regions"][None] if "regions" in sample else None
+                yield predictor(state.variables, sample["image"][None], regions)[0], sample["image"], sample["label"]
+                progress.update(i + 1)
+
+    found = crf.search(samples(), candidates)
+    logs.write_json(
+        os.path.join(folder, "crf.json"), {"images": count, "split": config.eval.split, "candidates": found}
+    )
+    for one in found:
+        settings = {k: v for k, v in one.items() if k in CRF_GRID}
+        print(f"{one['mIoU']:.4f}  {'  '.join(f'{k} {v:g}' for k, v in settings.items()) or 'without'}")
+    return found

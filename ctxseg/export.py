@@ -118,7 +118,7 @@ def export(
     size = tuple(config.data.crop) if size is None else tuple(size)
     if not all(SMALLEST <= n <= LARGEST for n in size):
         raise UserError(f"--size={size[0]},{size[1]} cannot be: height and width are {SMALLEST} to {LARGEST} each")
-    metadata = data.metadata(config.data.name)
+    metadata = data.metadata(config.data)
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     weights = flax.traverse_util.flatten_dict(state.variables, sep="/")
     protocol = inference.create_protocol(config.eval)

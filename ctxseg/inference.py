@@ -68,10 +68,7 @@ def create_protocol(config) -> Protocol:
         raise UserError(f"config.eval.shapes is {config.shapes!r}, but it can be {', '.join(SHAPES)}")
     if config.score not in ("original", "resized"):
         raise UserError(f"config.eval.score is {config.score!r}, but it can be original, resized")
-    for name, value in config.crf.items():
-        least = 0 if name == "iterations" or name.endswith("weight") else 1e-3
-        if value < least:
-            raise UserError(f"config.eval.crf.{name} is {value}, but must be at least {least}")
+    crf.check(dict(config.crf), "config.eval.crf")
     refinement = dict(config.crf) if config.crf.iterations else None
     return Protocol(
         tuple(map(float, config.scales)),

@@ -81,7 +81,7 @@ def predict(
     if not todo:
         return 0
     model, state = checkpoints.restore_run(config, folder, checkpoint)
-    metadata = data.metadata(config.data.name)
+    metadata = data.metadata(config.data)
     predictor = inference.create_predictor(model, config.eval)
     failed = []
     try:

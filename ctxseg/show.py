@@ -15,7 +15,7 @@ def show(config) -> None:
         print(f"config.{name} = {value}")
     check_numbers(config)
     create_augmentation(config.data)  # for its checks
-    model = create_model(config.model, len(data.metadata(config.data.name)["class_names"]))
+    model = create_model(config.model, len(data.metadata(config.data)["class_names"]))
     images, regions = jnp.zeros((1, *config.data.crop, 3), jnp.uint8), jnp.zeros((1, *config.data.crop), jnp.int32)
     output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images, regions), jax.random.PRNGKey(0))
     schedules.frozen_mask(variables["params"], tuple(config.model.frozen))  # for its check

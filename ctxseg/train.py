@@ -161,7 +161,7 @@ def train(config, folder: str) -> None:
     evaluate.split_source(builder, config.eval.split, config.data.superpixels)  # which the end needs
     new_batches = partial(
         pipeline.train_iterator,
-        pipeline.source(builder, "train", config.data.superpixels),
+        evaluate.split_source(builder, config.train.split, config.data.superpixels, "config.train.split"),
         create_augmentation(config.data),
         config.train.batch_size,
         config.seed,

@@ -139,6 +139,19 @@ def test_the_predictor_is_the_protocol(source, trained):
     np.testing.assert_allclose(actual[0], testing_numpy.probabilities(scores, image), atol=1e-4)
 
 
+def test_a_crf_sees_no_padding(source, trained):
+    """Refined in either way of sharing compilations, the same; and refined at all."""
+    model, variables, _ = trained
+    image = source[0]["image"]
+    refined = {}
+    for shapes, iterations in (("buckets", 2), ("exact", 2), ("exact", 0)):
+        config = defaults.get_config().eval
+        config.shapes, config.crf.iterations, config.crf.colour_sigma = shapes, iterations, 40.0
+        refined[shapes, iterations] = inference.create_predictor(model, config)(variables, image[None])[0]
+    np.testing.assert_allclose(refined["buckets", 2], refined["exact", 2], atol=1e-4)
+    assert np.abs(refined["exact", 2] - refined["exact", 0]).max() > 0.05
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -148,7 +161,7 @@ def test_the_predictor_is_the_protocol(source, trained):
         ({"size": (0, 3)}, "config.eval.size"),
         ({"stride": 0.0}, "config.eval.stride is 0.0, but must be above 0 and at most 1"),
         ({"score": "both"}, "config.eval.score is 'both', but it can be original, resized"),
-        ({"crf": {"colour_sigma": 0.0}}, "config.eval.crf.colour_sigma is 0.0, but must be at least 0.001"),
+        ({"crf": {"colour_sigma": 0.0}}, "config.eval.crf.colour_sigma is 0.0, but must be a number, at least 0.1"),
         ({"shapes": "any"}, "config.eval.shapes is 'any', but it can be buckets, exact"),
     ],
 )

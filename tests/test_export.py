@@ -44,7 +44,7 @@ assert not any(name.startswith("ctxseg.") for name in sys.modules)
 
 def save(folder, config):
     """A run whose only checkpoint has random numbers everywhere, as of step 7. Returns the variables and the model."""
-    model = create_model(config.model, len(data.metadata(config.data.name)["class_names"]))
+    model = create_model(config.model, len(data.metadata(config.data)["class_names"]))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, ())
     shapes = jax.eval_shape(lambda: create_state(model, optimizer, config.data.crop, config.seed))
     rng = np.random.default_rng(0)
@@ -86,7 +86,7 @@ def test_the_archive_runs_without_the_package(tmp_path):
     )
     assert done.returncode == 0, done.stderr
 
-    names, palette = (data.metadata("scenes")[key] for key in ("class_names", "palette"))
+    names, palette = (data.metadata(defaults.get_config().data)[key] for key in ("class_names", "palette"))
     assert about["class_names"] == list(names) and about["palette"] == [list(c) for c in palette]
     assert (about["size"], about["step"], about["superpixels"]) == (list(SIZE), 7, 12)
     assert about["protocol"] == "scale 1, flipped, whole image" and {"cpu", "cuda", "tpu"} <= set(about["platforms"])

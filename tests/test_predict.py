@@ -25,7 +25,7 @@ def run(tmp_path_factory):
     config = fcn.get_config()
     config.model.backbone.width = 4
     workdir.claim(folder, config)
-    model = create_model(config.model, len(data.metadata("scenes")["class_names"]))
+    model = create_model(config.model, len(data.metadata(fcn.get_config().data)["class_names"]))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
     state = create_state(model, optimizer, config.data.crop, 0)
     with checkpoints.Checkpoints(str(folder / "checkpoints")) as saved:
@@ -82,7 +82,7 @@ def test_a_folder(run, tmp_path):
         assert file.mode == "P" and file.size == (32, 24)
         np.testing.assert_array_equal(np.asarray(file), p.argmax(-1))
         palette = np.array(file.getpalette()).reshape(-1, 3)[: p.shape[-1]]
-    np.testing.assert_array_equal(palette, data.metadata("scenes")["palette"])
+    np.testing.assert_array_equal(palette, data.metadata(fcn.get_config().data)["palette"])
     saved = np.load(results / "a_probabilities.npz")["probabilities"]
     assert saved.dtype == np.float16
     np.testing.assert_allclose(saved, p, atol=1e-3)

@@ -2,11 +2,44 @@
 
 from ctxseg.data import pipeline, superpixels
 from ctxseg.data.builders import common
+from ctxseg.data.builders.ade20k import ADE20K
 from ctxseg.data.builders.camvid import CamVid
+from ctxseg.data.builders.cihp import CIHP
+from ctxseg.data.builders.cityscapes import Cityscapes
+from ctxseg.data.builders.coco_stuff import COCOStuff
+from ctxseg.data.builders.coco_stuff10k import COCOStuff10K
+from ctxseg.data.builders.coco_subset import COCOSubset
+from ctxseg.data.builders.coco_voc import COCOVOC
+from ctxseg.data.builders.folder import Folder
+from ctxseg.data.builders.lip import LIP
+from ctxseg.data.builders.nyudv2 import NYUDv2
+from ctxseg.data.builders.pascal_context import PascalContext
+from ctxseg.data.builders.pascal_person_part import PascalPersonPart
 from ctxseg.data.builders.scenes import Scenes
+from ctxseg.data.builders.stanford_background import StanfordBackground
+from ctxseg.data.builders.sunrgbd import SUNRGBD
+from ctxseg.data.builders.voc2012 import VOC2012
 from ctxseg.errors import UserError
 
-DATASETS = {"scenes": Scenes, "camvid": CamVid}
+DATASETS = {
+    "scenes": Scenes,
+    "folder": Folder,
+    "camvid": CamVid,
+    "voc2012": VOC2012,
+    "pascal_context": PascalContext,
+    "pascal_person_part": PascalPersonPart,
+    "nyudv2": NYUDv2,
+    "sunrgbd": SUNRGBD,
+    "stanford_background": StanfordBackground,
+    "coco_subset": COCOSubset,
+    "coco_voc": COCOVOC,
+    "coco_stuff": COCOStuff,
+    "coco_stuff10k": COCOStuff10K,
+    "ade20k": ADE20K,
+    "cityscapes": Cityscapes,
+    "lip": LIP,
+    "cihp": CIHP,
+}
 
 
 def load(name: str, data_dir, manual_dir=None):
@@ -28,11 +61,17 @@ def load(name: str, data_dir, manual_dir=None):
     return common.prepare(DATASETS[name], data_dir, manual_dir)
 
 
-def metadata(name: str) -> dict:
-    """`class_names`, `palette` and `groups` of the data set `name`, without its data. UserError for an unknown name."""
-    if name not in DATASETS:
-        raise UserError(f"config.data.name is {name!r}: there is {', '.join(DATASETS)}")
-    return dict(common.unprepared(DATASETS[name]).info.metadata)
+def metadata(config) -> dict:
+    """`class_names`, `palette` and `groups` of the data set of `config.data`; without its data, unless that says what the classes are.
+
+    UserError for an unknown name, or as `load`.
+    """
+    if config.name not in DATASETS:
+        raise UserError(f"config.data.name is {config.name!r}: there is {', '.join(DATASETS)}")
+    found = common.unprepared(DATASETS[config.name]).info.metadata
+    if not found["class_names"]:
+        found = load(config.name, config.data_dir, config.manual_dir).info.metadata
+    return dict(found)
 
 
 def prepare(config) -> str:

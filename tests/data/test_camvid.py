@@ -89,7 +89,7 @@ def test_builds_of_several_folders_are_kept_apart(tree, tmp_path, monkeypatch):
     with open(moved / "valannot/d.png", "ab") as file:
         file.write(b"more")  # a file of another size is another data set
     assert camvid.CamVid.fingerprint(moved) != first.info.metadata["fingerprint"]
-    with pytest.raises(UserError, match="config.data.name is 'camvit': there is scenes, camvid"):
+    with pytest.raises(UserError, match="config.data.name is 'camvit': there is scenes, .*camvid, "):
         data.load("camvit", cache)
 
 
@@ -216,6 +216,17 @@ def test_unusual_files_decode_as_meant(tree, tmp_path):
     np.testing.assert_array_equal(source[1]["image"], np.repeat(picture("a")[..., :1], 3, axis=2))
     assert source[2]["image"].shape == (3, 4, 3)
     np.testing.assert_allclose(source[2]["image"][1, 1], (250, 10, 10), atol=6)
+
+
+def test_ids_of_any_type_of_number():
+    ids = {-1: 255, 0: 7, 300: 0}
+    for values in (np.int16([[-1, 300, 0]]), np.float64([[-1, 300, 0]])):
+        np.testing.assert_array_equal(common.map_ids("x", values, ids), [[255, 0, 7]])
+    np.testing.assert_array_equal(common.map_ids("x", np.uint8([[0, 0]]), ids), [[7, 7]])
+    for values in (np.uint8([[0, 255]]), np.uint64([[0, 2**63]]), [[0, 0.5]], [[0, np.nan]], [[0, 301]], [[0, -2]]):
+        wrong = str(np.asarray(values)[0, 1])
+        with pytest.raises(ValueError, match=rf"label id {wrong}, but x has 0, 300 and -1 \(void\)$"):
+            common.map_ids("x", np.asarray(values), ids)
 
 
 def test_a_damaged_record_is_named(tree, tmp_path):

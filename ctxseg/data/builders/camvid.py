@@ -68,10 +68,10 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
     splits = {}
     for split in SPLITS:
         path = manual_dir / f"{split}.txt"
+        if split != "test":
+            common.require(CamVid, manual_dir, path.name)
         if path.is_file():
             splits[split] = _read_list(path, manual_dir)
-        elif split != "test":
-            common.require(CamVid, manual_dir, path.name)
     return splits
 
 

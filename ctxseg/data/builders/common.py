@@ -16,7 +16,8 @@ A build is kept under `data_dir/name/fingerprint/version`, so another `manual_di
 
 Where the data set has files, a builder lists `Pair`s by split and has a function that reads a label: `read_label(pair.label)`
 → uint8 [H, W], class ids and 255. `label_image` makes one for 8-bit images of ids; other kinds of file are each builder's own.
-It raises ValueError, or what its decoder raises, with what is wrong; the file's name is put in front here.
+It raises ValueError, or what its decoder raises, with what is wrong, and the file's name is put in front here; or a
+UserError, which names it already.
 """
 
 import contextlib
@@ -123,21 +124,61 @@ def label_image(dataset: str, ids: Mapping[int, int]) -> Callable[[Path], np.nda
     Returns:
         path → uint8 [H, W]. It raises ValueError for an image of another kind, or with an id that is not in `ids`.
     """
-    table = np.full(256, -1, np.int16)
-    table[list(ids)] = list(ids.values())
 
     def read(path):
         with Image.open(path) as file:
             if file.mode not in ("L", "P"):  # P: ids with a palette to show them in colour
                 raise ValueError(f"label has pixels of kind {file.mode}, but must have one channel of 8 bits")
-            values = np.asarray(file)
-        classes = table[values]
-        unknown = np.unique(values[classes < 0])
-        if unknown.size:
-            raise ValueError(f"label id {', '.join(map(str, unknown[:5]))}, but {dataset} has {_describe(ids)}")
-        return classes.astype(np.uint8)
+            return map_ids(dataset, np.asarray(file), ids)
 
     return read
+
+
+def map_ids(dataset: str, values: np.ndarray, ids: Mapping[int, int]) -> np.ndarray:
+    """Class ids of the ids in a file.
+
+    Args:
+        dataset: its name, for messages.
+        values: [H, W], whole numbers of any type: MATLAB's may be floating.
+        ids: {id in a label file: class id, or 255 for void}.
+
+    Returns:
+        uint8 [H, W].
+
+    Raises:
+        ValueError: no two axes, or a number that is not in `ids`.
+    """
+    if values.ndim != 2 or values.dtype.kind not in "uif":
+        raise ValueError(f"label is an array {values.shape} of {values.dtype}, but must be numbers in rows and columns")
+    first = min(ids)
+    table = np.full(max(ids) - first + 2, -1, np.int16)  # the last is for numbers out of range
+    table[np.array(list(ids)) - first] = list(ids.values())
+    known = (values >= first) & (values <= max(ids))
+    if values.dtype.kind == "f":
+        known &= values == np.floor(values)
+    classes = table[np.where(known, values, np.int64(max(ids) + 1)).astype(np.int64) - first]
+    unknown = np.unique(values[classes < 0])
+    if unknown.size:
+        raise ValueError(f"label id {', '.join(map(str, unknown[:5]))}, but {dataset} has {_describe(ids)}")
+    return classes.astype(np.uint8)
+
+
+def bit_palette(count: int, first: int = 0) -> list[tuple[int, int, int]]:
+    """The colours of PASCAL VOC's label images: bits 0, 3, 6 of an id are red's highest three, 1, 4, 7 green's and 2, 5 blue's.
+
+    Args:
+        count: of colours.
+        first: id of the first; 1 leaves out black, for data sets without background.
+
+    Returns:
+        [(r, g, b)], all different for ids below 256.
+    """
+    ids = np.arange(first, first + count)
+    colours = np.zeros((count, 3), np.int64)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (ids >> (3 * bit + channel) & 1) << (7 - bit)
+    return [tuple(map(int, colour)) for colour in colours]
 
 
 def check_splits(
@@ -204,25 +245,34 @@ def pair_examples(
     return enumerate(progress(threaded(grain.MapDataset.source(pairs).map(example)), len(pairs), f"write {label}"))
 
 
-def fingerprint_pairs(root: Path, splits: Mapping[str, Sequence[Pair]]) -> str:
+def fingerprint_pairs(root: Path, splits: Mapping[str, Sequence[Pair]], *others: Path) -> str:
     """A digest of the splits' file names, relative to `root`, and sizes; and of the names of pairs that share a file.
+
+    Args:
+        root: the folder that all files are in.
+        splits: {split: pairs}.
+        *others: files that labels depend on too.
 
     Raises:
         UserError: files that are not there.
     """
-    digest, missing, files = hashlib.sha256(), [], set()
+    digest, missing, sizes = hashlib.sha256(), [], {}
+
+    def update(path, rest=""):
+        if path not in sizes:
+            sizes[path] = path.stat().st_size if path.is_file() else None
+            if sizes[path] is None:
+                missing.append(f"{path} is missing")
+        digest.update(f"{path.relative_to(root)} {sizes[path]}{rest}\n".encode())
+
     for split, pairs in sorted(splits.items()):
         digest.update(f"{split}\n".encode())
         for pair in pairs:
             for of in (pair.image, pair.label):
-                path = file_of(of)
-                files.add(path)
-                if not path.is_file():
-                    missing.append(f"{path} is missing")
-                    continue
-                part = f" {pair.name}" if isinstance(of, Part) else ""
-                digest.update(f"{path.relative_to(root)} {path.stat().st_size}{part}\n".encode())
-    raise_faults("config.data.manual_dir", list(dict.fromkeys(missing)), len(files))
+                update(file_of(of), f" {pair.name}" if isinstance(of, Part) else "")
+    for path in others:
+        update(path)
+    raise_faults("config.data.manual_dir", missing, len(sizes))
     return digest.hexdigest()[:12]
 
 
@@ -235,18 +285,26 @@ def require(builder_cls, manual_dir: Path, *paths: str) -> None:
     """Checks that `manual_dir` has files and folders, by their paths in it.
 
     Raises:
-        UserError: the first that is missing; a folder in `manual_dir` that has it is suggested instead.
+        UserError: the first that is missing; a folder in or above `manual_dir` that has it is suggested instead.
     """
     for path in paths:
         if not (manual_dir / path).exists():
-            inner = sorted(manual_dir.glob(f"*/{path}")) or sorted(manual_dir.glob(f"*/*/{path}"))
-            root = inner and Path(*inner[0].parts[: -len(Path(path).parts)])
-            hint = (
-                f"did you mean {root}?"
-                if inner
-                else f"{builder_cls.name} wants {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            )
+            found = [*sorted(manual_dir.glob(f"*/{path}")), *sorted(manual_dir.glob(f"*/*/{path}"))]
+            found += [folder / path for folder in manual_dir.parents[:3] if (folder / path).exists()]
+            root = found and Path(*found[0].parts[: -len(Path(path).parts)])
+            wanted = f"{builder_cls.name} wants {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            hint = f"did you mean {root}?" if found else wanted
             raise UserError(f"config.data.manual_dir: {manual_dir / path} is missing; {hint}")
+
+
+def read_names(path: Path) -> list[str]:
+    """The first word of every line that has one. UserError if none has."""
+    names = [
+        line.split()[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+    ]
+    if not names:
+        raise UserError(f"{path} lists no images")
+    return names
 
 
 def prepare(builder_cls, data_dir, manual_dir=None):
@@ -378,6 +436,8 @@ def _fault(pair, read_label, read_image):
         place = f"{path}: {pair.name}" if isinstance(of, Part) else path
         try:
             sizes.append((size or _image_size)(of))
+        except UserError as error:
+            return str(error)
         except UnidentifiedImageError:
             return f"{place}: not an image"
         except Exception as error:  # damaged files make decoders raise all sorts

@@ -1,0 +1,87 @@
+"""Cityscapes, the fine annotations (Cordts et al., CVPR 2016).
+
+What `manual_dir` is made of: `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, unpacked side by side; the site gives them
+to registered users.
+"""
+
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from ctxseg.data.builders import common, pairs
+
+# In the order of the train ids, with the id that a labelIds file has for each and its colour: cityscapesScripts, helpers/labels.py.
+CLASSES = {
+    "road": (7, (128, 64, 128)),
+    "sidewalk": (8, (244, 35, 232)),
+    "building": (11, (70, 70, 70)),
+    "wall": (12, (102, 102, 156)),
+    "fence": (13, (190, 153, 153)),
+    "pole": (17, (153, 153, 153)),
+    "traffic light": (19, (250, 170, 30)),
+    "traffic sign": (20, (220, 220, 0)),
+    "vegetation": (21, (107, 142, 35)),
+    "terrain": (22, (152, 251, 152)),
+    "sky": (23, (70, 130, 180)),
+    "person": (24, (220, 20, 60)),
+    "rider": (25, (255, 0, 0)),
+    "car": (26, (0, 0, 142)),
+    "truck": (27, (0, 0, 70)),
+    "bus": (28, (0, 60, 100)),
+    "train": (31, (0, 80, 100)),
+    "motorcycle": (32, (0, 0, 230)),
+    "bicycle": (33, (119, 11, 32)),
+}
+SPLITS = {"train": 2_975, "val": 500, "test": 1_525}  # test where it is there; all its pixels are void
+SUFFIXES = ("_leftImg8bit.png", "_gtFine_labelIds.png")
+
+read_label = common.label_image(
+    "cityscapes",
+    {i: common.IGNORE for i in range(34)} | {i: train_id for train_id, (i, _) in enumerate(CLASSES.values())},
+)
+
+
+class Cityscapes(tfds.core.GeneratorBasedBuilder):
+    """Streets of 50 cities with 19 classes, 2048×1024: 2,975 train, 500 val and 1,525 test images, the last without labels."""
+
+    name = "cityscapes"
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "leftImg8bit/ and gtFine/, each with train/ and val/ and their folders of cities; test/ likewise if present"
+    )
+
+    @classmethod
+    def fingerprint(cls, manual_dir: Path) -> str:
+        """A digest of the files' names and sizes. UserError: a folder or file is missing."""
+        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
+
+    def _info(self):
+        return common.dataset_info(
+            self,
+            description="Cityscapes, fine annotations, the 19 classes of its benchmark; its other labels are ignored.",
+            class_names=list(CLASSES),
+            palette=[colour for _, colour in CLASSES.values()],
+            homepage="https://www.cityscapes-dataset.com/",
+        )
+
+    def _split_generators(self, dl_manager):
+        splits = list_pairs(Path(dl_manager.manual_dir))
+        common.check_splits(self.name, splits, SPLITS, read_label)
+        return {split: self._generate_examples(split, listed) for split, listed in splits.items()}
+
+    def _generate_examples(self, split, listed):
+        yield from common.pair_examples(f"{self.name} {split}", listed, read_label)
+
+
+def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+    """{split: pairs, by city and name as 'aachen_000000_000019'}. UserError: a folder is missing or empty."""
+    splits = {}
+    for split in SPLITS:
+        roots = [manual_dir / kind / split for kind in ("leftImg8bit", "gtFine")]
+        if split != "test":
+            common.require(Cityscapes, manual_dir, *(str(root.relative_to(manual_dir)) for root in roots))
+        elif not all(root.exists() for root in roots):
+            continue
+        cities = sorted({city.name for root in roots for city in root.iterdir() if city.is_dir()})
+        splits[split] = [pair for city in cities for pair in pairs.by_name(*(root / city for root in roots), SUFFIXES)]
+    return splits

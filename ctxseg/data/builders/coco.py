@@ -1,0 +1,170 @@
+"""What the builders on COCO 2014 (Lin et al., ECCV 2014) share: its classes, reading its annotations and painting them.
+
+What `manual_dir` is made of, unpacked side by side:
+
+    http://images.cocodataset.org/zips/train2014.zip
+    http://images.cocodataset.org/zips/val2014.zip
+    http://images.cocodataset.org/annotations/annotations_trainval2014.zip
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools import mask
+
+from ctxseg.data.builders import common
+from ctxseg.errors import UserError
+
+_NAMES = [
+    name.strip()
+    for name in """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign, stop sign,
+parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, hat, backpack, umbrella, shoe,
+eye glasses, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
+surfboard, tennis racket, bottle, plate, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
+broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, mirror, dining table, window, desk, toilet,
+door, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, blender, book, clock,
+vase, scissors, teddy bear, hair drier, toothbrush
+""".replace("\n", " ").split(",")
+]
+_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids that COCO has never segmented
+CATEGORIES = {i: name for i, name in enumerate(_NAMES, 1) if i not in _UNUSED}  # its 80 classes by category id
+SPLITS = {"train": "train2014", "val": "val2014"}
+WANTS = "COCO 2014: annotations/instances_train2014.json and instances_val2014.json, train2014/ and val2014/"
+
+
+class Picture(NamedTuple):
+    """What the annotations say of an image."""
+
+    height: int
+    width: int
+    objects: list  # of (category id, whether it is a crowd, segmentation: polygons or run lengths)
+
+
+def fingerprint(builder_cls, manual_dir: Path) -> str:
+    """A digest of the names and sizes of both splits' images and annotations. UserError: a file or folder is missing."""
+    digest = hashlib.sha256()
+    for folder in SPLITS.values():
+        annotations, images = _places(builder_cls, manual_dir, folder)
+        digest.update(f"{folder} {annotations.stat().st_size}\n".encode())
+        with os.scandir(images) as entries:  # of 123,287 files: a path and two looks at each would take seconds
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                digest.update(f"{entry.name} {entry.stat().st_size}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def read(builder_cls, manual_dir: Path) -> dict[str, list[common.Pair]]:
+    """{'train', 'val': pairs by image id}. The key of a pair's label is a `Picture`. Takes some GB of memory.
+
+    Raises:
+        UserError: a file or folder is missing, or the annotations are not COCO's.
+    """
+    return {split: _read(*_places(builder_cls, manual_dir, folder)) for split, folder in SPLITS.items()}
+
+
+def draw(pairs: Sequence[common.Pair], count: int, seed: int) -> list[common.Pair]:
+    """`count` of the pairs (all, if they are fewer), in their order; what is drawn depends on names and seed alone."""
+    drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed} {pair.name}".encode()).digest())[:count]
+    names = {pair.name for pair in drawn}
+    return [pair for pair in pairs if pair.name in names]
+
+
+def paint(picture: Picture, ids: Mapping[int, int]) -> np.ndarray:
+    """The label map of an image: uint8 [height, width], 0 where no object is.
+
+    Where objects overlap the smaller is on top: it is what is in front more often than not, and it would be lost otherwise. A crowd
+    is of its class too, and below all objects, for its outline is loose.
+
+    Args:
+        picture: of the image.
+        ids: {category id: class id}; objects of other categories are left out.
+
+    Raises:
+        ValueError: what is wrong with an object.
+    """
+    label = np.zeros((picture.height, picture.width), np.uint8, order="F")  # as masks are: faster
+    regions = [
+        (ids[category], crowd, _run_lengths(picture, segmentation))
+        for category, crowd, segmentation in _objects(picture, ids)
+    ]
+    for class_id, _, region in sorted(regions, key=lambda r: (not r[1], -int(mask.area(r[2])))):
+        np.copyto(label, class_id, where=mask.decode(region).view(bool))
+    return np.ascontiguousarray(label)
+
+
+def area(picture: Picture, categories: Sequence[int]) -> int:
+    """The number of an image's pixels that objects of some categories cover. ValueError: what is wrong with an object."""
+    regions = [_run_lengths(picture, segmentation) for _, _, segmentation in _objects(picture, categories)]
+    return int(mask.area(mask.merge(regions))) if regions else 0
+
+
+def _objects(picture, categories):
+    for category, _, _ in picture.objects:
+        if category not in CATEGORIES:
+            raise ValueError(f"category id {category} is none of COCO's 80")
+    return [item for item in picture.objects if item[0] in categories]
+
+
+def _run_lengths(picture, segmentation):
+    """COCO's compressed run lengths of an object."""
+    size = [picture.height, picture.width]
+    if isinstance(segmentation, dict):
+        counts = segmentation.get("counts")
+        if segmentation.get("size") != size:
+            raise ValueError(f"an object is {segmentation.get('size')} (height, width), but its image {size}")
+        if isinstance(counts, str):
+            return {"size": size, "counts": counts.encode()}
+        # The decoder writes as far as the counts go.
+        if not _numbers(counts) or any(count < 0 for count in counts) or sum(counts) != size[0] * size[1]:
+            raise ValueError("the run lengths of an object do not add up to its image")
+        return mask.frPyObjects(segmentation, *size)
+    if not isinstance(segmentation, list) or not segmentation:
+        raise ValueError("an object has neither polygons nor run lengths")
+    if not all(_numbers(polygon) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
+        raise ValueError("an object has a polygon that is no list of x, y, x, y, … of three points or more")
+    return mask.merge(mask.frPyObjects(segmentation, *size))
+
+
+def _numbers(values):
+    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+
+
+def _places(builder_cls, manual_dir, folder):
+    """The annotations and the folder of images, which some keep in images/."""
+    annotations = f"annotations/instances_{folder}.json"
+    common.require(builder_cls, manual_dir, annotations)
+    images = manual_dir / "images" / folder
+    if not images.is_dir():
+        common.require(builder_cls, manual_dir, folder)
+        images = manual_dir / folder
+    return manual_dir / annotations, images
+
+
+def _read(annotations, images):
+    try:
+        content = json.loads(annotations.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{annotations}: damaged, or no JSON: {error}") from error
+    try:
+        pairs = {
+            image["id"]: common.Pair(
+                Path(image["file_name"]).stem,
+                images / image["file_name"],
+                common.Part(annotations, Picture(image["height"], image["width"], [])),
+            )
+            for image in sorted(content["images"], key=lambda image: image["id"])
+        }
+        for item in content["annotations"]:
+            part = item["category_id"], bool(item.get("iscrowd", 0)), item["segmentation"]
+            pairs[item["image_id"]].label.key.objects.append(part)
+    except (KeyError, TypeError, AttributeError) as error:
+        wants = "images (id, file_name, height, width) and annotations (image_id, category_id, segmentation)"
+        raise UserError(f"{annotations}: wants COCO's {wants}; stumbled over {error}") from error
+    if not pairs:
+        raise UserError(f"{annotations}: lists no images")
+    return list(pairs.values())

@@ -1,0 +1,70 @@
+"""COCO 2014 with PASCAL VOC's classes, to train on before VOC 2012, as in H-ReNet (Yan et al., 2016, §4.1).
+
+Of the images of train2014 and val2014 together, those count in which more than 900 pixels carry one of VOC's 20 classes: 96,685. The
+paper trains on all of them; here 1,500 of val2014, drawn by a seed, are kept for validation. COCO's other classes are background and
+hide nothing, as small things on a dining table belong to it in VOC.
+"""
+
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from ctxseg.data.builders import coco, common, voc2012
+
+SEED = 0  # another one, or other numbers of images, are another VERSION
+PIXELS = 900
+SPLITS = {"train": 96_685 - 1_500, "val": 1_500}
+# COCO's ids of VOC's classes, in VOC's order.
+CATEGORIES = (5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
+IDS = {category: class_id for class_id, category in enumerate(CATEGORIES, 1)}
+
+
+def read_label(part: common.Part):
+    """uint8 [H, W]: VOC's class ids, 0 is background. ValueError: what is wrong with an object."""
+    return coco.paint(part.key, IDS)
+
+
+class COCOVOC(tfds.core.GeneratorBasedBuilder):
+    """COCO 2014 with VOC's 20 classes and background: 95,185 train and 1,500 val images."""
+
+    name = "coco_voc"
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = coco.WANTS
+
+    @classmethod
+    def fingerprint(cls, manual_dir: Path) -> str:
+        """A digest of the names and sizes of COCO's files. UserError: one of the annotations or folders is missing."""
+        return coco.fingerprint(cls, manual_dir)
+
+    def _info(self):
+        return common.dataset_info(
+            self,
+            description="COCO 2014 with VOC's classes; images with more than 900 pixels of them.",
+            class_names=voc2012.CLASSES,
+            palette=common.bit_palette(len(voc2012.CLASSES)),
+            homepage="https://cocodataset.org/",
+        )
+
+    def _split_generators(self, dl_manager):
+        splits = select(coco.read(type(self), Path(dl_manager.manual_dir)))
+        common.check_splits(self.name, splits, SPLITS, read_label)
+        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
+
+    def _generate_examples(self, split, pairs):
+        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
+
+
+def select(everything: dict[str, list[common.Pair]]) -> dict[str, list[common.Pair]]:
+    """{split: pairs} by the rule at the top. UserError: what is wrong with which images' objects."""
+    selected, faults = {split: [] for split in everything}, []
+    every = [(split, pair) for split, pairs in everything.items() for pair in pairs]
+    for split, pair in common.progress(every, len(every), "select coco_voc"):
+        try:
+            if coco.area(pair.label.key, IDS) > PIXELS:
+                selected[split].append(pair)
+        except ValueError as error:
+            faults.append(f"{pair.label.file}: {pair.name}: {error}")
+    common.raise_faults("coco_voc", faults, len(every))
+    val = coco.draw(selected["val"], SPLITS["val"], SEED)
+    held = {pair.name for pair in val}
+    return {"train": [pair for pair in selected["train"] + selected["val"] if pair.name not in held], "val": val}

@@ -1,0 +1,85 @@
+"""LIP, Look into Person (Gong et al., CVPR 2017): `TrainVal_images.zip` and `TrainVal_parsing_annotations.zip`, unpacked."""
+
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from ctxseg.data.builders import common, pairs
+
+# The colours are those of the authors' code.
+CLASSES = {
+    "background": (0, 0, 0),
+    "hat": (128, 0, 0),
+    "hair": (255, 0, 0),
+    "glove": (0, 85, 0),
+    "sunglasses": (170, 0, 51),
+    "upper-clothes": (255, 85, 0),
+    "dress": (0, 0, 85),
+    "coat": (0, 119, 221),
+    "socks": (85, 85, 0),
+    "pants": (0, 85, 85),
+    "jumpsuits": (85, 51, 0),
+    "scarf": (52, 86, 128),
+    "skirt": (0, 128, 0),
+    "face": (0, 0, 255),
+    "left-arm": (51, 170, 221),
+    "right-arm": (0, 255, 255),
+    "left-leg": (85, 255, 170),
+    "right-leg": (170, 255, 85),
+    "left-shoe": (255, 255, 0),
+    "right-shoe": (255, 170, 0),
+}
+SPLITS = {"train": 30_462, "val": 10_000}  # the 10,000 test images have no published labels
+
+read_label = common.label_image("lip", {i: i for i in range(len(CLASSES))})
+
+
+class LIP(tfds.core.GeneratorBasedBuilder):
+    """Persons cut out of COCO's images with 19 parts and clothes: 30,462 train and 10,000 val images."""
+
+    name = "lip"
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "train_images/, val_images/, train_segmentations/ and val_segmentations/, "
+        "with train_id.txt and val_id.txt beside the folders of images; they may lie in the archives' own folders"
+    )
+
+    @classmethod
+    def fingerprint(cls, manual_dir: Path) -> str:
+        """A digest of the files' names and sizes. UserError: a folder, list or file is missing."""
+        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
+
+    def _info(self):
+        return common.dataset_info(
+            self,
+            description="Look into Person: parts and clothes of single persons.",
+            class_names=list(CLASSES),
+            palette=list(CLASSES.values()),
+            homepage="https://sysu-hcp.net/lip/",
+        )
+
+    def _split_generators(self, dl_manager):
+        splits = list_pairs(Path(dl_manager.manual_dir))
+        common.check_splits(self.name, splits, SPLITS, read_label)
+        return {split: self._generate_examples(split, listed) for split, listed in splits.items()}
+
+    def _generate_examples(self, split, listed):
+        yield from common.pair_examples(f"{self.name} {split}", listed, read_label)
+
+
+def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+    """{split: pairs, in the order of its list}. UserError: a folder or list is missing."""
+    splits = {}
+    for split in SPLITS:
+        images, labels = (_folder(manual_dir, f"{split}_{kind}") for kind in ("images", "segmentations"))
+        common.require(LIP, images.parent, f"{split}_id.txt")
+        splits[split] = pairs.by_name(images, labels, names=common.read_names(images.parent / f"{split}_id.txt"))
+    return splits
+
+
+def _folder(manual_dir, name):
+    """Where a folder is: the archives have folders of their own around it, one to three."""
+    found = [path for depth in range(4) for path in sorted(manual_dir.glob("*/" * depth + name))]
+    if not found:
+        common.require(LIP, manual_dir, name)
+    return found[0]

@@ -1,0 +1,62 @@
+"""Reading MATLAB files: by SciPy up to version 7, by h5py from 7.3 on, which are HDF5.
+
+Both are imported where they are used: they take longer than all builders together, and preparing alone needs them.
+"""
+
+from pathlib import Path
+
+from ctxseg.errors import UserError
+
+
+def variable(path: Path, name: str):
+    """A variable of a file of version 4 to 7: an array, or for a struct an object whose attributes are the fields.
+
+    Axes of length 1 are dropped: what may be a single element or several needs `numpy.ravel`.
+
+    Raises:
+        UserError: the file is missing, damaged or of version 7.3, or has no such variable.
+    """
+    import scipy.io
+
+    try:
+        found = scipy.io.loadmat(path, variable_names=[name], squeeze_me=True, struct_as_record=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except Exception as error:  # damaged files make SciPy and zlib raise all sorts
+        raise UserError(f"{path}: not a MATLAB file that can be read: {' '.join(str(error).split())}") from error
+    if name not in found:
+        raise UserError(f"{path} has no variable {name}")
+    return found[name]
+
+
+def field(path: Path, struct, name: str):
+    """A field of a struct that `variable` has read from `path`. UserError if there is none."""
+    try:
+        return getattr(struct, name)
+    except AttributeError as error:
+        raise UserError(f"{path} has no field {name} where it should be") from error
+
+
+def hdf5(path: Path):
+    """A file of version 7.3 as an `h5py.File` to read; its arrays have their axes in reverse order, as MATLAB stores columns.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    import h5py
+
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: not a MATLAB file of version 7.3 that can be read: {' '.join(str(error).split())}"
+        ) from error
+
+
+def item(file, name: str):
+    """The array or group `name`, as 'group/array', of a file that `hdf5` has opened. UserError if there is none."""
+    if name not in file:
+        raise UserError(f"{file.filename} has no variable {name}")
+    return file[name]

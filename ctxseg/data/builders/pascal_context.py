@@ -1,0 +1,143 @@
+"""PASCAL-Context (Mottaghi et al. 2014): VOC 2010's trainval images, every pixel labelled; the 59 most frequent classes.
+
+What `manual_dir` is made of: VOC 2010's trainval (VOCtrainval_03-May-2010.tar), and in its folder VOC2010/ the labels, as either
+
+    trainval/NAME.mat                     from https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz:
+                                          `LabelMap`, ids of 459 classes in alphabetical order
+    SegmentationClassContext/NAME.png     the usual conversion: 0 for the background, then the 59 in alphabetical order
+"""
+
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from ctxseg.data.builders import common, mat
+
+# By class id: the background, VOC's 20 in VOC's order, then the others in alphabetical order. {name: its id among the 459}
+CLASSES = {
+    "background": 0,  # all of the 459 that are not named here
+    "aeroplane": 2,
+    "bicycle": 23,
+    "bird": 25,
+    "boat": 31,
+    "bottle": 34,
+    "bus": 45,
+    "car": 59,
+    "cat": 65,
+    "chair": 72,
+    "cow": 98,
+    "table": 397,
+    "dog": 113,
+    "horse": 207,
+    "motorbike": 258,
+    "person": 284,
+    "pottedplant": 308,
+    "sheep": 347,
+    "sofa": 368,
+    "train": 416,
+    "tvmonitor": 427,
+    "bag": 9,
+    "bed": 18,
+    "bedclothes": 19,
+    "bench": 22,
+    "book": 33,
+    "building": 44,
+    "cabinet": 46,
+    "ceiling": 68,
+    "cloth": 80,
+    "computer": 85,
+    "cup": 104,
+    "curtain": 105,
+    "door": 115,
+    "fence": 144,
+    "floor": 158,
+    "flower": 159,
+    "food": 162,
+    "grass": 187,
+    "ground": 189,
+    "keyboard": 220,
+    "light": 232,
+    "mountain": 259,
+    "mouse": 260,
+    "plate": 295,
+    "platform": 296,
+    "road": 324,
+    "rock": 326,
+    "shelves": 349,
+    "sidewalk": 354,
+    "sign": 355,
+    "sky": 360,
+    "snow": 366,
+    "track": 415,
+    "tree": 420,
+    "truck": 424,
+    "wall": 440,
+    "water": 445,
+    "window": 454,
+    "wood": 458,
+}
+MAT_IDS = dict.fromkeys(range(460), 0) | {full: i for i, full in enumerate(CLASSES.values())}
+PNG_IDS = {i: MAT_IDS[full] for i, full in enumerate(sorted(CLASSES.values()))} | {255: common.IGNORE}
+SPLITS = {"train": 4_998, "val": 5_105}
+
+_read_image_of_ids = common.label_image("pascal_context", PNG_IDS)
+
+
+class PascalContext(tfds.core.GeneratorBasedBuilder):
+    """Photographs labelled all over: 4,998 train and 5,105 val images, 59 classes and the background."""
+
+    name = "pascal_context"
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the folder VOC2010 of VOC 2010's trainval, with JPEGImages/, ImageSets/Main/ and either trainval/*.mat or "
+        "SegmentationClassContext/*.png"
+    )
+
+    @classmethod
+    def fingerprint(cls, manual_dir: Path) -> str:
+        """A digest of the listed files' names and sizes. UserError: a list or file is missing."""
+        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
+
+    def _info(self):
+        return common.dataset_info(
+            self,
+            description="PASCAL-Context, the 59 most frequent classes; all others are background.",
+            class_names=list(CLASSES),
+            palette=common.bit_palette(len(CLASSES)),
+            homepage="https://www.cs.stanford.edu/~roozbeh/pascal-context/",
+        )
+
+    def _split_generators(self, dl_manager):
+        splits = list_pairs(Path(dl_manager.manual_dir))
+        common.check_splits(self.name, splits, SPLITS, read_label)
+        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
+
+    def _generate_examples(self, split, pairs):
+        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
+
+
+def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+    """{split: pairs, in the order of VOC 2010's list of it}; the `.mat` files are taken if there are both kinds of labels.
+
+    Raises:
+        UserError: a list, or both folders of labels, are missing.
+    """
+    common.require(PascalContext, manual_dir, *(f"ImageSets/Main/{split}.txt" for split in SPLITS))
+    converted = "SegmentationClassContext"
+    if not (manual_dir / converted).is_dir():
+        common.require(PascalContext, manual_dir, "trainval")
+    folder, suffix = ("trainval", "mat") if (manual_dir / "trainval").is_dir() else (converted, "png")
+    return {
+        split: [
+            common.Pair(name, manual_dir / f"JPEGImages/{name}.jpg", manual_dir / folder / f"{name}.{suffix}")
+            for name in common.read_names(manual_dir / f"ImageSets/Main/{split}.txt")
+        ]
+        for split in SPLITS
+    }
+
+
+def read_label(path: Path):
+    """uint8 [H, W] of either kind of label. Raises ValueError and UserError."""
+    if path.suffix == ".png":
+        return _read_image_of_ids(path)
+    return common.map_ids("pascal_context", mat.variable(path, "LabelMap"), MAT_IDS)

@@ -1,0 +1,107 @@
+"""PASCAL-Person-Part: the person parts of PASCAL-Part (Chen et al. 2014), merged to six as in Attention to Scale (CVPR 2016, §4).
+
+What `manual_dir` is made of: VOC 2010's trainval (VOCtrainval_03-May-2010.tar), and in its folder VOC2010/
+
+    Annotations_Part/NAME.mat     the masks of all objects' parts, from PASCAL-Part's trainval.tar.gz
+    pascal_person_part/pascal_person_part_trainval_list/{train,val}.txt
+                                  the images that count, from Attention to Scale's pascal_person_part.zip
+"""
+
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ctxseg.data.builders import common, mat
+
+# {class: names of parts, l… and r… for the left and right one}
+CLASSES = {
+    "background": (),
+    "head": "head hair nose mouth leye reye lear rear lebrow rebrow",
+    "torso": "torso neck",
+    "upper arms": "luarm ruarm",
+    "lower arms": "llarm rlarm lhand rhand",
+    "upper legs": "luleg ruleg",
+    "lower legs": "llleg rlleg lfoot rfoot",
+}
+PARTS = {part: i for i, parts in enumerate(CLASSES.values()) if parts for part in parts.split()}
+SPLITS = {"train": 1_716, "val": 1_817}
+LISTS = "pascal_person_part/pascal_person_part_trainval_list"
+
+
+class PascalPersonPart(tfds.core.GeneratorBasedBuilder):
+    """Photographs of people, labelled with six parts of the body: 1,716 train and 1,817 val images."""
+
+    name = "pascal_person_part"
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the folder VOC2010 of VOC 2010's trainval, with JPEGImages/, PASCAL-Part's Annotations_Part/*.mat and "
+        f"{LISTS}/"
+    )
+
+    @classmethod
+    def fingerprint(cls, manual_dir: Path) -> str:
+        """A digest of the listed files' names and sizes. UserError: a list or file is missing."""
+        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
+
+    def _info(self):
+        return common.dataset_info(
+            self,
+            description="PASCAL-Part's persons, their parts merged to six; all else is background.",
+            class_names=list(CLASSES),
+            palette=common.bit_palette(len(CLASSES)),
+            homepage="http://roozbehm.info/pascal-parts/pascal-parts.html",
+        )
+
+    def _split_generators(self, dl_manager):
+        splits = list_pairs(Path(dl_manager.manual_dir))
+        common.check_splits(self.name, splits, SPLITS, read_label)
+        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
+
+    def _generate_examples(self, split, pairs):
+        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
+
+
+def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+    """{split: pairs, in the order of its list}, whose lines start with an image, as `/JPEGImages/2008_000003.jpg`.
+
+    Raises:
+        UserError: a list or the folder of labels is missing.
+    """
+    common.require(PascalPersonPart, manual_dir, *(f"{LISTS}/{split}.txt" for split in SPLITS), "Annotations_Part")
+    splits = {}
+    for split in SPLITS:
+        names = (PurePosixPath(path).stem for path in common.read_names(manual_dir / LISTS / f"{split}.txt"))
+        splits[split] = [
+            common.Pair(name, manual_dir / f"JPEGImages/{name}.jpg", manual_dir / f"Annotations_Part/{name}.mat")
+            for name in names
+        ]
+    return splits
+
+
+def read_label(path: Path):
+    """uint8 [H, W]: the parts of every person, drawn in the file's order.
+
+    A person's pixels that are in none of its parts are background, as is somebody too small to have parts.
+
+    Raises:
+        ValueError: no object at all, a part of a person that is not known, or masks of several sizes.
+        UserError: the file is damaged or of another structure.
+    """
+    label = None
+    for thing in np.ravel(mat.field(path, mat.variable(path, "anno"), "objects")):
+        mask = mat.field(path, thing, "mask")
+        if label is None:
+            label = np.zeros(mask.shape, np.uint8)
+        if mat.field(path, thing, "class") != "person":
+            continue
+        for part in np.ravel(mat.field(path, thing, "parts")):
+            name, mask = mat.field(path, part, "part_name"), mat.field(path, part, "mask")
+            if name not in PARTS:
+                raise ValueError(f"a person has a part {name!r}, but there is {', '.join(PARTS)}")
+            if mask.shape != label.shape:
+                raise ValueError(f"masks of {label.shape} and {mask.shape} pixels")
+            label[mask > 0] = PARTS[name]
+    if label is None:
+        raise ValueError("has no objects")
+    return label

@@ -1,0 +1,109 @@
+"""SUN RGB-D (Song, Lichtenberg, Xiao 2015), without its depth, in 37 classes: those of NYUDv2 but the three that collect the rest.
+
+What `manual_dir` is made of: http://rgbd.cs.princeton.edu/data/SUNRGBD.zip and SUNRGBDtoolbox.zip, unpacked side by side.
+Labels are in the toolbox's SUNRGBD2Dseg.mat, a MATLAB 7.3 file of 10,335 in the order of SUNRGBDMeta.mat, which is slow to read:
+once the data set is prepared, leave out `config.data.manual_dir`.
+"""
+
+import functools
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ctxseg.data.builders import common, mat, nyudv2
+from ctxseg.errors import UserError
+
+CLASSES = nyudv2.CLASSES[:37]
+IDS = {0: common.IGNORE} | {i + 1: i for i in range(37)}
+SPLITS = {"train": 5_285, "test": 5_050}
+SENSORS = ("kv1", "kv2", "realsense", "xtion")  # a folder each
+META, LABELS = "SUNRGBDtoolbox/Metadata/SUNRGBDMeta.mat", "SUNRGBDtoolbox/Metadata/SUNRGBD2Dseg.mat"
+LISTS = "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat"
+
+
+class SUNRGBD(tfds.core.GeneratorBasedBuilder):
+    """Indoor frames of four depth cameras: 5,285 train and 5,050 test images, 37 classes."""
+
+    name = "sunrgbd"
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the folder in which SUNRGBD.zip and SUNRGBDtoolbox.zip are unpacked to SUNRGBD/ and SUNRGBDtoolbox/"
+    )
+
+    @classmethod
+    def fingerprint(cls, manual_dir: Path) -> str:
+        """A digest of the listed files' names and sizes. UserError: a file is missing or damaged."""
+        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
+
+    def _info(self):
+        return common.dataset_info(
+            self,
+            description="SUN RGB-D in 37 classes, colour alone; unlabelled pixels are ignored.",
+            class_names=CLASSES,
+            palette=common.bit_palette(len(CLASSES), first=1),  # the data set has none of its own
+            homepage="https://rgbd.cs.princeton.edu/",
+        )
+
+    def _split_generators(self, dl_manager):
+        splits = list_pairs(Path(dl_manager.manual_dir))
+        common.check_splits(self.name, splits, SPLITS, read_label)
+        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
+
+    def _generate_examples(self, split, pairs):
+        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
+
+
+def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+    """{split: pairs, in the order of SUNRGBDMeta.mat}, whose names are the frames' folders and keys the indices of their labels.
+
+    Raises:
+        UserError: a file is missing or damaged, or lists a frame that SUNRGBDMeta.mat does not have.
+    """
+    common.require(SUNRGBD, manual_dir, "SUNRGBD", LISTS, META, LABELS)
+    images = _images(manual_dir / META, (manual_dir / META).stat().st_mtime_ns)
+    with mat.hdf5(manual_dir / LABELS) as file:
+        count = mat.item(file, "SUNRGBD2Dseg/seglabel").size
+    if count != len(images):
+        raise UserError(f"{manual_dir / LABELS} has {count} labels, but SUNRGBDMeta.mat has {len(images)} images")
+    splits = {}
+    for split in SPLITS:
+        frames = {
+            _frame(manual_dir / LISTS, path) for path in np.ravel(mat.variable(manual_dir / LISTS, f"all{split}"))
+        }
+        unknown = sorted(map(str, frames - {image.parent.parent for image in images}))
+        if unknown:
+            raise UserError(f"{manual_dir / LISTS}: all{split} has {unknown[0]}, which SUNRGBDMeta.mat does not have")
+        splits[split] = [
+            common.Pair(
+                "_".join(image.parent.parent.parts),
+                manual_dir / "SUNRGBD" / image,
+                common.Part(manual_dir / LABELS, index),
+            )
+            for index, image in enumerate(images)
+            if image.parent.parent in frames
+        ]
+    return splits
+
+
+@functools.lru_cache(maxsize=1)
+def _images(path, _modified):
+    """The images of SUNRGBDMeta.mat, as kv1/NYUdata/NYU0001/image/NYU0001.jpg. It takes long: kept while the file is the same."""
+    frames = np.ravel(mat.variable(path, "SUNRGBDMeta"))
+    return [_frame(path, mat.field(path, frame, "rgbpath")) for frame in frames]
+
+
+def _frame(path, place):
+    """The part of a path on the makers' machine that starts with the sensor."""
+    parts = PurePosixPath(str(place)).parts
+    for i, part in enumerate(parts):
+        if part in SENSORS:
+            return PurePosixPath(*parts[i:])
+    raise UserError(f"{path} has a path without {', '.join(SENSORS)}: {place}")
+
+
+def read_label(part: common.Part) -> np.ndarray:
+    """uint8 [H, W]. Raises ValueError and UserError."""
+    with mat.hdf5(part.file) as file:
+        references = mat.item(file, "SUNRGBD2Dseg/seglabel")
+        return common.map_ids("sunrgbd", file[references[np.unravel_index(part.key, references.shape)]][()].T, IDS)

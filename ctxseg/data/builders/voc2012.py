@@ -1,0 +1,95 @@
+"""PASCAL VOC 2012 segmentation (Everingham et al. 2010), its training images extended by SBD's (Hariharan et al. 2011).
+
+What `manual_dir` is made of:
+
+    http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar      MD5 6cd6e144f989b92b3379bac3b3de84fd
+    http://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz
+                                                                                    MD5 82b4d87ceb2ed10f6038a1cba92111cb
+
+unpacked side by side. The labels of the test images are not published.
+"""
+
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from ctxseg.data.builders import common, mat
+
+CLASSES = (
+    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
+    "pottedplant sheep sofa train tvmonitor"
+).split()
+IDS = {i: i for i in range(21)} | {
+    255: common.IGNORE
+}  # 255: a band of 5 pixels around objects, and what is hard to say
+SPLITS = {"train": 1_464, "val": 1_449, "train_aug": 10_582}  # published; train_aug where SBD is there
+VOC, SBD = Path("VOCdevkit/VOC2012"), Path("benchmark_RELEASE/dataset")
+
+_read_image_of_ids = common.label_image("voc2012", IDS)
+
+
+class VOC2012(tfds.core.GeneratorBasedBuilder):
+    """Photographs of 20 kinds of things: 1,464 train, 1,449 val and, with SBD, 10,582 train_aug images."""
+
+    name = "voc2012"
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the folder in which VOCtrainval_11-May-2012.tar is unpacked to VOCdevkit/VOC2012/, and for train_aug SBD's "
+        "benchmark.tgz to benchmark_RELEASE/dataset/"
+    )
+
+    @classmethod
+    def fingerprint(cls, manual_dir: Path) -> str:
+        """A digest of the listed files' names and sizes. UserError: a list or file is missing."""
+        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
+
+    def _info(self):
+        return common.dataset_info(
+            self,
+            description="PASCAL VOC 2012 segmentation, with SBD's labels in train_aug; the border of objects is ignored.",
+            class_names=CLASSES,
+            palette=common.bit_palette(21),
+            homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        )
+
+    def _split_generators(self, dl_manager):
+        splits = list_pairs(Path(dl_manager.manual_dir))
+        common.check_splits(self.name, splits, SPLITS, read_label)
+        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
+
+    def _generate_examples(self, split, pairs):
+        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
+
+
+def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+    """{split: pairs}, in the order of its list.
+
+    train_aug has VOC's train, then all other images of SBD's train and val that are not in VOC's val, by name.
+
+    Raises:
+        UserError: VOC's lists are missing, or SBD's folder is there without its lists.
+    """
+    lists = VOC / "ImageSets/Segmentation"
+    common.require(VOC2012, manual_dir, str(lists / "train.txt"), str(lists / "val.txt"))
+    names = {split: common.read_names(manual_dir / lists / f"{split}.txt") for split in ("train", "val")}
+    splits = {
+        split: [_pair(manual_dir, name, VOC / f"SegmentationClass/{name}.png") for name in names[split]]
+        for split in names
+    }
+    if (manual_dir / SBD).is_dir():
+        common.require(VOC2012, manual_dir, str(SBD / "train.txt"), str(SBD / "val.txt"))
+        more = {name for split in ("train", "val") for name in common.read_names(manual_dir / SBD / f"{split}.txt")}
+        more = sorted(more - set(names["train"]) - set(names["val"]))
+        splits["train_aug"] = splits["train"] + [_pair(manual_dir, name, SBD / f"cls/{name}.mat") for name in more]
+    return splits
+
+
+def read_label(path: Path):
+    """uint8 [H, W] of VOC's PNG, or of SBD's `.mat`, whose class ids are the same. Raises ValueError and UserError."""
+    if path.suffix == ".png":
+        return _read_image_of_ids(path)
+    return common.map_ids("voc2012", mat.field(path, mat.variable(path, "GTcls"), "Segmentation"), IDS)
+
+
+def _pair(manual_dir, name, label):
+    return common.Pair(name, manual_dir / VOC / f"JPEGImages/{name}.jpg", manual_dir / label)
