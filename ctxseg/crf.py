@@ -85,7 +85,7 @@ def mean_field(
         channels = -(-classes // -(-classes // CHANNELS))
         unary = jnp.log(jnp.maximum(p.astype(jnp.float32), 1e-8))
         spatial_scale = there * jax.lax.rsqrt(jnp.maximum(_smooth(there, taps), LEAST))
-        lattice = build(_features(image, bilateral_sigma, colour_sigma))
+        lattice = build(_features(image, bilateral_sigma, colour_sigma), there.ravel() > 0)
         scale = there * jax.lax.rsqrt(jnp.maximum(filter_values(lattice, there.reshape(-1, 1)), LEAST)).reshape(
             height, width, 1
         )
@@ -256,15 +256,16 @@ def _blocks(count, size):
     return (count + size - 1) // size
 
 
-def build(features) -> Lattice:
-    """The lattice of points, float32 `[N,5]` in units of the filter's standard deviation."""
+def build(features, there=None) -> Lattice:
+    """The lattice of points, float32 `[N,5]` in units of the filter's standard deviation; `there`, bool `[N]`: those that count."""
     points = len(features)
     corners, weights = simplices(features)
     keys = _pack(corners // CORNERS, corners[..., 0] % CORNERS)
     block = min(PIXELS * CORNERS, points * CORNERS)
     fill = -points * CORNERS % block
     keys = tuple(jnp.pad(key.ravel(), (0, fill)).reshape(-1, block) for key in keys)
-    wanted = (jnp.arange(points * CORNERS + fill) < points * CORNERS).reshape(-1, block)
+    wanted = jnp.ones(points, bool) if there is None else there
+    wanted = jnp.pad(jnp.repeat(wanted, CORNERS), (0, fill)).reshape(-1, block)
 
     capacity = 1 + (points + min(points, PIXELS)) * CORNERS  # all corners, and in small images as many between them
     capacity += -capacity % min(VERTICES, capacity)
