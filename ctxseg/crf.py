@@ -99,7 +99,9 @@ def mean_field(
             buffers, smooth = jax.lax.scan(lambda work, x: _filter(lattice, x, work, i % 2), buffers, groups)
             smooth = jnp.moveaxis(smooth, 0, 1).reshape(height * width, -1)[:, :classes]
             bilateral = scale * smooth.reshape(q.shape) - itself * q
-            return jax.nn.softmax(unary + spatial_weight * spatial + bilateral_weight * bilateral), buffers
+            logits = unary + spatial_weight * spatial + bilateral_weight * bilateral
+            # or else each of softmax's three passes computes them again
+            return jax.nn.softmax(jax.lax.optimization_barrier(logits)), buffers
 
         start = jax.nn.softmax(unary), _buffers(lattice, channels)
         return jax.lax.fori_loop(0, iterations, update, start)[0]

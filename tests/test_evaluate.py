@@ -140,7 +140,7 @@ def test_the_predictor_is_the_protocol(source, trained):
 
 
 def test_a_crf_sees_no_padding(source, trained):
-    """Refined in either way of sharing compilations, as alike as the lattice is exact: it has room for more vertices in a larger array."""
+    """Refined in either way of sharing compilations, within the lattice's own error: a larger array has room for more vertices."""
     model, variables, _ = trained
     image = source[0]["image"]
     refined = {}
@@ -148,7 +148,7 @@ def test_a_crf_sees_no_padding(source, trained):
         config = defaults.get_config().eval
         config.shapes, config.crf.iterations, config.crf.colour_sigma = shapes, iterations, 40.0
         refined[shapes, iterations] = inference.create_predictor(model, config)(variables, image[None])[0]
-    np.testing.assert_allclose(refined["buckets", 2], refined["exact", 2], atol=5e-3)
+    assert np.abs(refined["buckets", 2] - refined["exact", 2]).mean() < 1e-3
     assert (refined["buckets", 2].argmax(-1) == refined["exact", 2].argmax(-1)).mean() > 0.998
     assert np.abs(refined["exact", 2] - refined["exact", 0]).max() > 0.05
 
