@@ -62,7 +62,8 @@ def mean_field(
         Q_i(l) ∝ p_i(l) · exp( Σ_m w_m Σ_{j≠i} K̂^m_ij Q_j(l) ),      K̂ = D^-½ K D^-½,   D_i = Σ_j K_ij
 
     with K_ij = exp(−|p_i − p_j|² / 2σ_xy²) and exp(−|p_i − p_j|² / 2σ_αxy² − |I_i − I_j|² / 2σ_β²), and Potts compatibility. Kernels are
-    normalised as in the authors' code. The bilateral one is approximate: README has its error. Images of a batch are filtered in turn.
+    normalised as in the authors' code. The bilateral one is approximate (`tests/test_crf.py` has its error) and symmetric
+    on average only, so updates use it and its transpose in turn. Images of a batch are filtered one after the other.
 
     Args:
         probabilities: float32 `[B,H,W,K]`, clipped below at 1e-8.
@@ -92,19 +93,18 @@ def mean_field(
         itself = scale**2 * self_term(lattice).reshape(height, width, 1)
 
         def update(i, state):
-            q, buffers = state
+            logits, buffers = state  # not q: XLA would fuse all that logits are made of into each pass of softmax
+            q = jax.nn.softmax(logits)
             spatial = spatial_scale * _smooth(spatial_scale * q, taps) - spatial_scale**2 * q
             groups = jnp.pad((scale * q).reshape(-1, classes), ((0, 0), (0, -classes % channels)))
             groups = jnp.moveaxis(groups.reshape(height * width, -1, channels), 1, 0)
             buffers, smooth = jax.lax.scan(lambda work, x: _filter(lattice, x, work, i % 2), buffers, groups)
             smooth = jnp.moveaxis(smooth, 0, 1).reshape(height * width, -1)[:, :classes]
             bilateral = scale * smooth.reshape(q.shape) - itself * q
-            logits = unary + spatial_weight * spatial + bilateral_weight * bilateral
-            # or else each of softmax's three passes computes them again
-            return jax.nn.softmax(jax.lax.optimization_barrier(logits)), buffers
+            return unary + spatial_weight * spatial + bilateral_weight * bilateral, buffers
 
-        start = jax.nn.softmax(unary), _buffers(lattice, channels)
-        return jax.lax.fori_loop(0, iterations, update, start)[0]
+        start = unary, _buffers(lattice, channels)
+        return jax.nn.softmax(jax.lax.fori_loop(0, iterations, update, start)[0])
 
     if mask is None:
         mask = jnp.ones(images.shape[:3], bool)
