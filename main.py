@@ -249,7 +249,7 @@ def main(argv: list[str]) -> None:
         print(
             export.export(config, folder, values.output, export.parse_size(values.size), values.overwrite, checkpoint)
         )
-    if mode == "report" and _value(argv, "config"):
+    if mode == "report" and _value(argv, "config") and os.path.isdir(folders[0]):
         workdir.check_same(os.path.join(folders[0], "config.json"), config)
     if mode in ("train", "evaluate", "report"):
         page = report.write_report(folders, _usual)
