@@ -174,8 +174,9 @@ def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list
     fixed = dict(config.eval.crf) | {"iterations": config.eval.crf.iterations or 10}
     candidates = [{"iterations": 0}] + [fixed | chosen for chosen in crf.grid(**CRF_GRID)]
     model, state = checkpoints.restore_run(config, folder, checkpoint)
-    config.eval.crf.iterations = 0
-    predictor = inference.create_predictor(model, config.eval)
+    plain = config.eval.copy_and_resolve_references()
+    plain.crf.iterations = 0
+    predictor = inference.create_predictor(model, plain)
     count = min(len(source), config.eval.crf_images)
 
     def samples():

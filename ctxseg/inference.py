@@ -1,7 +1,7 @@
 """From images to class probabilities, as the papers test: several scales, mirrored, whole or in windows (SPEC §8).
 
 Logits are resized to the image, and their softmax is averaged over scales and mirror images. `predict_probabilities` is a pure function of
-arrays. `Buckets` says which shapes it is compiled for: images are padded to one of a few (see `models.extent`), or left as they are.
+arrays. `shape_of` says which shapes it is compiled for: images are padded to one of a few (see `models.extent`), or left as they are.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctxseg import crf
-from ctxseg.data.transforms import PADDING
+from ctxseg.data.transforms import crop
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.layers import resize
@@ -90,14 +90,6 @@ def bucket(length: int) -> int:
 def shape_of(size: tuple[int, int], shapes: str) -> tuple[int, int]:
     """The shape that an image of `size` (height, width) is computed in."""
     return tuple(map(bucket, size)) if shapes == "buckets" else tuple(size)
-
-
-def pad(array: np.ndarray, shape: tuple[int, int], key: str) -> np.ndarray:
-    """`array` `[h,w,…]` below and to the right padded to `shape` by what lies outside of a sample's `key` (`transforms.PADDING`)."""
-    padded = np.empty((*shape, *array.shape[2:]), array.dtype)
-    padded[...] = PADDING[key]
-    padded[: array.shape[0], : array.shape[1]] = array
-    return padded
 
 
 def predict_probabilities(model, variables, images, regions, sizes, protocol: Protocol):
@@ -247,8 +239,12 @@ def create_predictor(model, config):
         sizes, shape = None, shape_of(size, protocol.shapes)
         if shape != size:
             sizes = np.tile(np.array(size, np.int32), (len(images), 1))
-            images = np.stack([pad(image, shape, "image") for image in images])
-            regions = None if regions is None else np.stack([pad(ids, shape, "regions") for ids in regions])
+            samples = [{"image": image} for image in images]
+            if regions is not None:
+                samples = [s | {"regions": ids} for s, ids in zip(samples, regions, strict=True)]
+            samples = [crop(sample, 0, 0, shape) for sample in samples]  # which pads what is smaller
+            images = np.stack([sample["image"] for sample in samples])
+            regions = None if regions is None else np.stack([sample["regions"] for sample in samples])
         return np.asarray(run(variables, images, regions, sizes)[:, : size[0], : size[1]])
 
     return predict

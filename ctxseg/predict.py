@@ -83,27 +83,32 @@ def predict(
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     metadata = data.metadata(config.data)
     predictor = inference.create_predictor(model, config.eval)
+
+    def label(path, stem):
+        """Writes what there is of an image. Returns what is wrong with it, or None."""
+        if any(_same(path, _at(stem, ending)) for ending in endings):
+            return "its results would replace it: choose another --output"
+        try:
+            image, size = read_image(path, config.eval.max_pixels)
+        except Exception as e:  # Pillow raises all sorts on damaged files
+            return _reason(e)
+        regions = None
+        if config.data.superpixels:
+            regions = superpixels.slic(image, config.data.superpixels).astype(np.int32)[None]
+        p = predictor(state.variables, image[None], regions)[0]
+        wanted = {e for e in endings if overwrite or not _at(stem, e).exists()}
+        try:
+            _write(stem, image, p, size, metadata["palette"], wanted)
+        except OSError as e:
+            raise UserError(f"--output={output} cannot be written: {e.strerror}") from e
+        return None
+
     failed = []
     try:
         with logs.Progress(len(todo), 0, "predict") as progress:
             for done, (path, stem) in enumerate(todo, 1):
-                if any(_same(path, _at(stem, ending)) for ending in endings):
-                    failed.append(f"{path}: its results would replace it: choose another --output")
-                    continue
-                try:
-                    image, size = read_image(path, config.eval.max_pixels)
-                except Exception as e:  # Pillow raises all sorts on damaged files
-                    failed.append(f"{path}: {_reason(e)}")
-                    continue
-                regions = None
-                if config.data.superpixels:
-                    regions = superpixels.slic(image, config.data.superpixels).astype(np.int32)[None]
-                p = predictor(state.variables, image[None], regions)[0]
-                wanted = {e for e in endings if overwrite or not _at(stem, e).exists()}
-                try:
-                    _write(stem, image, p, size, metadata["palette"], wanted)
-                except OSError as e:
-                    raise UserError(f"--output={output} cannot be written: {e.strerror}") from e
+                if wrong := label(path, stem):
+                    failed.append(f"{path}: {wrong}")
                 progress.update(done)
     finally:  # also when interrupted
         for line in failed:

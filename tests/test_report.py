@@ -209,14 +209,18 @@ document.body.innerHTML = JSON.stringify({seen, scroll: document.documentElement
 def test_in_a_browser(workdir, other, tmp_path):
     """On a phone's 360 pixels nothing scrolls sideways but wide boxes, and the switch shows one layer over the image."""
     page = report.write_report([workdir, other], path=tmp_path / "both.html").read_text()
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+               "--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
+    # As it is, its policy in place: nothing is refused, and nothing else goes wrong.
+    whole = [*command, "--enable-logging=stderr", f"file://{tmp_path}/both.html"]
+    log = subprocess.run(whole, capture_output=True, text=True, timeout=120).stderr
+    assert not [line for line in log.splitlines() if "CONSOLE" in line]
     page = re.sub(r"<meta http-equiv=[^>]*>", "", page)  # which forbids scripts, the probe among them
     # A window of Chromium is never that narrow; a frame is.
     (tmp_path / "page.html").write_text(page.replace("</body>", PROBE + "</body>"))
     frame = '<iframe id=f src="page.html" width=360 height=800 style="border:0"></iframe>'
     copy = "<script>f.onload = () => { document.body.innerHTML = f.contentDocument.body.innerHTML }</script>"
     (tmp_path / "frame.html").write_text(f"<!DOCTYPE html><body>{frame}{copy}</body>")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
-               "--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
     done = subprocess.run([*command, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120)
     found = json.loads(re.search(r"<body>(\{.*\})", done.stdout, re.DOTALL)[1])
     assert found["seen"] == ["101000", "100000", "110000", "100100", "100010", "100001"]
