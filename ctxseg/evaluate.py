@@ -48,11 +48,8 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
     protocol = inference.create_protocol(config.eval)
     names = list(builder.info.metadata["class_names"])
     total, shown = np.zeros((len(names), len(names)), np.int64), []
-    source = split_source(builder, config.eval.split, config.data.superpixels)
-    if config.eval.score == "resized" and protocol.size:
-        source = pipeline.Resized(source, protocol.size)
     batches = pipeline.eval_batches(
-        source,
+        _scored_source(config, builder),
         config.eval.batch_size,
         *devices.process(),
         shape_of=partial(inference.shape_of, shapes=protocol.shapes),
@@ -70,6 +67,12 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
         if progress:
             progress(done)
     return metrics.scores(total, names, dict(builder.info.metadata["groups"])), total, shown
+
+
+def _scored_source(config, builder):
+    """The samples of `config.eval.split` at the size that they are scored at."""
+    source = split_source(builder, config.eval.split, config.data.superpixels)
+    return pipeline.Resized(source, config.eval.size) if config.eval.score == "resized" and config.eval.size else source
 
 
 def _arrays(batch):
@@ -170,7 +173,7 @@ def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list
     """
     workdir.check_same(os.path.join(folder, "config.json"), config)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
-    source = split_source(builder, config.eval.split, config.data.superpixels)
+    source = _scored_source(config, builder)
     fixed = dict(config.eval.crf) | {"iterations": config.eval.crf.iterations or 10}
     candidates = [{"iterations": 0}] + [fixed | chosen for chosen in crf.grid(**CRF_GRID)]
     model, state = checkpoints.restore_run(config, folder, checkpoint)
@@ -189,7 +192,8 @@ def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list
 
     found = crf.search(samples(), candidates)
     logs.write_json(
-        os.path.join(folder, "crf.json"), {"images": count, "split": config.eval.split, "candidates": found}
+        os.path.join(folder, "crf.json"),
+        {"images": count, "split": config.eval.split, "step": int(state.step), "candidates": found},
     )
     for one in found:
         settings = {k: v for k, v in one.items() if k in CRF_GRID}

@@ -63,10 +63,18 @@ def load(path):
     return partial(jax.jit(exported.call), weights), about
 
 
+def rgb(image):
+    if image.mode.startswith("I"):  # of 16 bits, the upper 8
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
 def main(path, photo, output):
     segment, about = load(path)
     try:
-        image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
+        image = rgb(ImageOps.exif_transpose(Image.open(photo)))
     except Exception as e:
         sys.exit(f"error: {photo} cannot be read as an image: {e}")
     height, width = about["size"]

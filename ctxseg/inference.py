@@ -58,7 +58,7 @@ def create_protocol(config) -> Protocol:
     for name in ("size", "window"):
         if len(config[name]) not in (0, 2) or any(type(n) is not int or n < 1 for n in config[name]):
             raise UserError(f"config.eval.{name} is {tuple(config[name])}, but must be a height and a width, or ()")
-    if not config.scales or min(config.scales) <= 0:
+    if not config.scales or not all(0 < scale < math.inf for scale in config.scales):
         raise UserError(f"config.eval.scales is {tuple(config.scales)}, but must be one or more factors above 0")
     if not 0 < config.stride <= 1:
         raise UserError(
@@ -178,8 +178,8 @@ def _windows(model, variables, x, regions, sizes, window, stride):
     """
     b, *shape, _ = x.shape
     padded = sizes is not None
+    window = tuple(map(min, window, shape))
     if not padded:
-        window = tuple(map(min, window, shape))
         sizes = jnp.broadcast_to(jnp.array(shape), (b, 2))
     canvas = extent.whole_strides(window) if padded else window
     steps = [max(round(n * stride), 1) for n in window]
@@ -194,10 +194,10 @@ def _windows(model, variables, x, regions, sizes, window, stride):
     def put(array, values, start):
         return jax.vmap(lambda a, v, s: jax.lax.dynamic_update_slice(a, v, (*s, 0)))(array, values, start)
 
-    def grow(array):  # room for a window that starts in the last column
-        return jnp.pad(array, ((0, 0), *((0, n) for n in canvas), *[(0, 0)] * (array.ndim - 3)))
-
-    x, regions = grow(x), None if regions is None else grow(regions)
+    # Room for a window that starts in the last column.
+    x = jnp.pad(x, ((0, 0), *((0, n) for n in canvas), (0, 0)))
+    if regions is not None:
+        regions = jnp.pad(regions, ((0, 0), *((0, n) for n in canvas)), constant_values=-1)
 
     def step(carry, place):
         total, count = carry
@@ -205,7 +205,10 @@ def _windows(model, variables, x, regions, sizes, window, stride):
         offset = index * jnp.array(steps)
         start = jnp.minimum(offset, sizes - own)
         needed = ((index == 0) | (offset - jnp.array(steps) + jnp.array(window) < sizes)).all(1)
-        ids = None if regions is None else cut(regions, start)
+        ids = None
+        if regions is not None:
+            with extent.padded(own if padded else None, canvas):  # a canvas may be larger than the window
+                ids = extent.clear(cut(regions, start)[..., None], -1)[..., 0]
         y = _probabilities(model, variables, cut(x, start), ids, own if padded else None, canvas, own)
         rows, columns = (jnp.arange(n) < own[:, i : i + 1] for i, n in enumerate(canvas))
         weight = (rows[:, :, None] & columns[:, None] & needed[:, None, None])[..., None].astype(y.dtype)

@@ -79,6 +79,11 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
                 f"{folder} is a run on {config.data.name}, and {folders[0]} on {data_config.name}: side by side, runs must have "
                 "the same data"
             )
+    names = [Path(folder).resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"--workdir: two runs are called {max(names, key=names.count)}: side by side, folders need names of their own"
+        )
     builder = data.load(data_config.name, data_config.data_dir, data_config.manual_dir)
     runs = [_open(Path(f), config, builder, split) for f, config in zip(folders, configs, strict=True)]
     wrong = [i for i in images if not 0 <= i < len(runs[0].source)]
@@ -287,6 +292,8 @@ def draw_pixels(source, classes: int):
             places = rng.permutation(np.argwhere(label == k))[:each]
             found[k] += [(i, y, x, k) for y, x in places]
     chosen = [rng.permutation(np.array(places))[:each] for places in found if places]
+    if not chosen:
+        raise UserError("config.eval.split has no labels: pixels of each class cannot be drawn from it; choose another")
     return np.concatenate(chosen).astype(np.int64).T
 
 

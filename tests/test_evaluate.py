@@ -139,6 +139,22 @@ def test_the_predictor_is_the_protocol(source, trained):
     np.testing.assert_allclose(actual[0], testing_numpy.probabilities(scores, image), atol=1e-4)
 
 
+def test_super_pixels_in_windows():
+    """Windows that are no multiple of the strides, on padded images: what lies beyond a window is in no region."""
+    config = defaults.get_config()
+    config.model.backbone.width = 4
+    config.model.context.update({"name": "msci", "levels": ("res4", "res5"), "channels": 4, "stages": 1, "regions": 30})
+    model = create_model(config.model, 3)
+    image = np.random.default_rng(0).integers(0, 256, (1, 45, 61, 3), np.uint8)
+    regions = np.kron(np.arange(30).reshape(5, 6), np.ones((9, 11), int)).astype(np.int32)[None, :, :61]
+    variables = jax.jit(model.init)(jax.random.PRNGKey(0), image, regions)
+    results = []
+    for shapes in inference.SHAPES:
+        config.eval.update({"shapes": shapes, "window": (37, 41), "flip": True})
+        results.append(inference.create_predictor(model, config.eval)(variables, image, regions))
+    np.testing.assert_allclose(*results, atol=1e-5)
+
+
 def test_a_crf_sees_no_padding(source, trained):
     """Refined in either way of sharing compilations, within the lattice's own error: a larger array has room for more vertices."""
     model, variables, _ = trained
@@ -158,6 +174,7 @@ def test_a_crf_sees_no_padding(source, trained):
     [
         ({"scales": ()}, r"config.eval.scales is \(\), but must be one or more factors above 0"),
         ({"scales": (1.0, 0.0)}, "config.eval.scales"),
+        ({"scales": (1.0, float("inf"))}, "config.eval.scales"),
         ({"window": (321,)}, r"config.eval.window is \(321,\), but must be a height and a width, or \(\)"),
         ({"size": (0, 3)}, "config.eval.size"),
         ({"stride": 0.0}, "config.eval.stride is 0.0, but must be above 0 and at most 1"),
