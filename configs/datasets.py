@@ -1,7 +1,7 @@
-"""The protocol of each data set: crop, schedule, augmentation. A system's config starts from it.
+"""The protocol of each data set: crop, schedule, augmentation, and how it is tested. A system's config starts from it.
 
-For the papers' data sets, the protocol is that of the paper which used it most; a system whose own paper trained otherwise says so in
-its config file.
+For the papers' data sets, the protocol is that of the paper which used it most; a system whose own paper has another gives that one.
+All score by mIoU, but for N-ReNet on Stanford Background: pixel and mean class accuracy. Every evaluation has all three.
 """
 
 from ctxseg.errors import UserError
@@ -64,7 +64,8 @@ def _from_scratch_on_two_cores(config):
 
 
 def voc2012(config):
-    """ZigZagNet (CVPR 2019, §6.1): 120k updates of 16 images, the rate falling once; flip, crop, scale and rotation."""
+    """ZigZagNet (CVPR 2019, §6.1) but for its five test scales: 120k updates of 16 images, the rate falling once; flip, crop, scale
+    and rotation."""
     config.data.crop = (473, 473)
     config.data.scale_range = (0.5, 2.0)
     config.data.rotate = 10.0
@@ -72,10 +73,22 @@ def voc2012(config):
     _two_rates(config, 1e-3, 60_000, 120_000)
 
 
+def zigzag(config):
+    """ZigZagNet (CVPR 2019, §6.1), tested at its five scales."""
+    voc2012(config)
+    config.eval.scales = (0.6, 0.8, 1.0, 1.2, 1.4)
+
+
 def nyudv2(config):
-    """MSCI (ECCV 2018, §5): as on VOC 2012, with 12 images."""
+    """MSCI (ECCV 2018, §5) but for its five test scales: as on VOC 2012, with 12 images."""
     voc2012(config)
     config.train.batch_size = 12
+
+
+def msci(config):
+    """MSCI (ECCV 2018, §5), tested at its five scales."""
+    nyudv2(config)
+    config.eval.scales = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 
 def stanford_background(config):
@@ -114,8 +127,9 @@ def lip(config):
 
 
 def cityscapes(config):
-    """MCIBI (§4.1): 220 epochs."""
+    """MCIBI (§4.1): 220 epochs. Tested at a shorter side of 1024 pixels, which is the images' own."""
     _mcibi(config, (512, 1024), 8, epochs=220, images=2_975)
+    config.eval.size = ()
 
 
 def coco_stuff(config):
@@ -147,6 +161,7 @@ def _mcibi(config, crop, batch_size, epochs, images):
     config.data.scale_range = (0.5, 2.0)
     config.data.brightness = config.data.contrast = config.data.saturation = 0.5
     config.data.hue = 0.1
+    config.eval.size = crop  # "the size of the input image during testing is the same as […] during training"
     config.train.batch_size = batch_size
     config.train.steps = epochs * images // batch_size
     config.optimizer.learning_rate = 0.01

@@ -10,7 +10,7 @@ from configs import datasets, defaults
 def get_config(dataset: str = "scenes"):
     config = defaults.get_config()
     config.system = "msci"
-    datasets.set_protocol(config, dataset)
+    datasets.set_protocol(config, dataset, paper=datasets.msci)
     config.model.context.name = "msci"
     if dataset in datasets.SMALL:
         config.model.context.stages = 2
@@ -22,8 +22,6 @@ def get_config(dataset: str = "scenes"):
     else:
         config.model.backbone.name = "resnet152"
         config.model.backbone.output_stride = 32  # every level half as large as the one before
-        config.eval.scales = (0.4, 0.6, 0.8, 1.0, 1.2)
-        config.train.batch_size = 12
         config.data.superpixels = 1000
     config.model.context.regions = config.data.get_ref("superpixels")
     return config

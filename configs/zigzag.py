@@ -10,7 +10,7 @@ from configs import datasets, defaults
 def get_config(dataset: str = "scenes"):
     config = defaults.get_config()
     config.system = "zigzag"
-    datasets.set_protocol(config, dataset)
+    datasets.set_protocol(config, dataset, paper=datasets.zigzag)
     config.model.context.name = "zigzag"
     if dataset in datasets.SMALL:
         config.model.context.stages = 2
@@ -18,5 +18,4 @@ def get_config(dataset: str = "scenes"):
     else:
         config.model.backbone.name = "resnet101"
         config.model.backbone.output_stride = 32  # every level half as large as the one before
-        config.eval.scales = (0.6, 0.8, 1.0, 1.2, 1.4)
     return config
