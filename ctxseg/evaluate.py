@@ -1,8 +1,10 @@
 """Evaluation on images of any size, by the protocol of `config.eval`, through one confusion matrix."""
 
 import os
+import statistics
 import time
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +15,33 @@ from ctxseg.data import pipeline
 from ctxseg.errors import UserError
 
 
+class Evaluation(NamedTuple):
+    """What a network's evaluation on a split gives.
+
+    Attributes:
+        scores: of all pixels, see `metrics.scores`.
+        confusion: the matrix that they are of, int64 `[K,K]`, rows = truth.
+        image_counts: of each of N images, int32 `[N,K,3]`, see `metrics.image_counts`.
+        image_names: N strings.
+        seconds_per_image: median over batches, from the batch in memory to the label maps; the first batch of a shape, which
+            is compiled, does not count. None if there is no other.
+        samples: (name, image, label, prediction) of the first `config.eval.samples` images.
+    """
+
+    scores: dict
+    confusion: np.ndarray
+    image_counts: np.ndarray
+    image_names: list[str]
+    seconds_per_image: float | None
+    samples: list[tuple[Any, ...]]
+
+
 def create_eval_step(model, protocol: inference.Protocol):
-    """(variables, batch) → (confusion matrix over all devices, label maps), compiled for every local device.
+    """(variables, batch) → (confusion matrix over all devices, label maps, counts), compiled for every local device.
 
     The batch has `image` `[D,B,H,W,3]`, `label` `[D,B,H,W]`, and perhaps `regions`, as `label`, and where images are padded, `size`
-    `[D,B,2]`. The confusion matrix is int32 `[D,K,K]`, each the sum over all devices.
+    `[D,B,2]`. The confusion matrix is int32 `[D,K,K]`, each the sum over all devices; the counts are those of `metrics.image_counts`, int32
+    `[D,B,K,3]`.
     """
 
     def step(variables, batch):
@@ -25,14 +49,16 @@ def create_eval_step(model, protocol: inference.Protocol):
             model, variables, batch["image"], batch.get("regions"), batch.get("size"), protocol
         )
         predictions = probabilities.argmax(-1).astype(jnp.int32)
-        confusion = metrics.confusion_matrix(batch["label"], predictions, model.num_classes)
-        return jax.lax.psum(confusion, devices.AXIS), predictions
+        confusion = jax.vmap(partial(metrics.confusion_matrix, num_classes=model.num_classes))(
+            batch["label"], predictions
+        )
+        return jax.lax.psum(confusion.sum(0), devices.AXIS), predictions, metrics.image_counts(confusion)
 
     return devices.parallel(step)
 
 
-def evaluate_split(config, builder, eval_step, variables, progress=None):
-    """Scores on every image of `config.eval.split`.
+def evaluate_split(config, builder, eval_step, variables, progress=None) -> Evaluation:
+    """Evaluates on every image of `config.eval.split`.
 
     Args:
         config: of the run; `eval` and `data.superpixels` are read.
@@ -40,14 +66,11 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
         eval_step: from `create_eval_step`.
         variables: replicated.
         progress: called with the number of images done after each batch.
-
-    Returns:
-        `metrics.scores`, the confusion matrix (int64 `[K,K]`, rows = truth) they are of, and a list of (name, image, label, prediction) of
-        the first `config.eval.samples` images.
     """
     protocol = inference.create_protocol(config.eval)
     names = list(builder.info.metadata["class_names"])
-    total, shown = np.zeros((len(names), len(names)), np.int64), []
+    total, counts, image_names, shown = np.zeros((len(names), len(names)), np.int64), [], [], []
+    compiled, seconds = set(), []
     batches = pipeline.eval_batches(
         _scored_source(config, builder),
         config.eval.batch_size,
@@ -56,8 +79,14 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
     )
     done = 0
     for batch in batches:
-        confusion, predictions = eval_step(variables, devices.shard(_arrays(batch)))
+        began = time.perf_counter()
+        confusion, predictions, of_images = eval_step(variables, devices.shard(_arrays(batch)))
         total += np.asarray(devices.unreplicate(confusion), np.int64)
+        if batch["label"].shape in compiled:
+            seconds.append((time.perf_counter() - began) / len(batch["label"]))
+        compiled.add(batch["label"].shape)
+        counts.append(np.asarray(devices.gather(of_images))[: batch["count"]])
+        image_names += batch["name"]
         if len(shown) < config.eval.samples:
             predictions = np.asarray(devices.gather(predictions))
             for i in range(min(batch["count"], config.eval.samples - len(shown))):
@@ -66,7 +95,14 @@ def evaluate_split(config, builder, eval_step, variables, progress=None):
         done += batch["count"]
         if progress:
             progress(done)
-    return metrics.scores(total, names, dict(builder.info.metadata["groups"])), total, shown
+    return Evaluation(
+        metrics.scores(total, names, dict(builder.info.metadata["groups"])),
+        total,
+        np.concatenate(counts) if counts else np.zeros((0, len(names), 3), np.int32),
+        image_names,
+        statistics.median(seconds) if seconds else None,
+        shown,
+    )
 
 
 def _scored_source(config, builder):
@@ -83,14 +119,15 @@ def _arrays(batch):
 
 
 def finish(config, folder: str, builder, evaluation, state, start: float) -> dict:
-    """Evaluates `state`; writes results.json and samples.npz; prints the results and returns the scores.
+    """Evaluates `state`; writes results.json, images.npz and samples.npz; prints the results and returns the scores.
 
     Args:
-        evaluation: (variables, progress) → (scores, confusion, samples): `evaluate_split`, with the other arguments bound.
+        evaluation: (variables, progress) → `Evaluation`: `evaluate_split`, with the other arguments bound.
         start: when the command began, in seconds since the epoch.
     """
     with logs.Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate") as progress:
-        scores, confusion, shown = evaluation(devices.replicate(state.variables), progress.update)
+        found = evaluation(devices.replicate(state.variables), progress.update)
+    scores, shown = found.scores, found.samples
     if devices.process()[0]:
         return scores
     metadata = builder.info.metadata
@@ -103,16 +140,20 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
         "scored_at": config.eval.score if config.eval.size else "original",
         "shapes": config.eval.shapes,
         "seconds": round(time.time() - start, 1),
+        "seconds_per_image": found.seconds_per_image,
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "class_names": list(metadata["class_names"]),
         "palette": [list(c) for c in metadata["palette"]],
         "groups": dict(metadata["groups"]),
-        "confusion": confusion.tolist(),
+        "confusion": found.confusion.tolist(),
     }
     arrays = {"names": np.array([name for name, *_ in shown])}
     for i, (_, image, label, prediction) in enumerate(shown):
         arrays |= {f"image_{i}": image, f"label_{i}": label, f"prediction_{i}": prediction.astype(np.uint8)}
     np.savez_compressed(os.path.join(folder, "samples.npz"), **arrays)
+    np.savez_compressed(
+        os.path.join(folder, "images.npz"), names=np.array(found.image_names), counts=found.image_counts
+    )
     logs.write_json(os.path.join(folder, "results.json"), results)
     for group, iou in scores["group_iou"].items():
         print(f"{group:12} mIoU {_number(iou)}")

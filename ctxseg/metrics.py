@@ -21,6 +21,18 @@ def confusion_matrix(labels, predictions, num_classes: int):
     return jnp.bincount(cells, length=num_classes**2 + 1)[:-1].reshape(num_classes, num_classes)
 
 
+def image_counts(confusion):
+    """What IoU is made of: of each class the pixels that are both truth and prediction, the truth's, and the predicted ones.
+
+    Args:
+        confusion: `[…,K,K]`, rows = truth.
+
+    Returns:
+        `[…,K,3]`, of the same dtype.
+    """
+    return jnp.stack([jnp.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)], axis=-1)
+
+
 def scores(confusion: np.ndarray, class_names: list[str], groups: dict[str, list[str]]) -> dict:
     """mIoU, pixel accuracy, mean class accuracy, IoU per class and per group of classes.
 

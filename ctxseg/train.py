@@ -224,7 +224,7 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
                 pending, last = [], time.time()
             scores = None
             if evaluating:
-                scores, *_ = evaluation(state.variables)
+                scores = evaluation(state.variables).scores
                 if log:
                     log.write(i, "eval", scores)
                 last = time.time()

@@ -38,11 +38,12 @@ if __name__ == "__main__":
     batch["label"][1, 5:] = 255
     evaluated = state
     state, metrics = create_train_step(model, optimizer, config)(devices.replicate(state), devices.shard(batch))
-    confusion, labels = evaluate.create_eval_step(model, inference.Protocol())(
+    confusion, labels, of_images = evaluate.create_eval_step(model, inference.Protocol())(
         devices.replicate(evaluated.variables), devices.shard(batch)
     )
     np.testing.assert_array_equal(confusion, np.stack([np.asarray(confusion[0])] * count))  # every device has the sum
     evaluation = {"confusion": np.asarray(confusion[0]), "labels": np.asarray(devices.gather(labels))}
+    evaluation["image_counts"] = np.asarray(devices.gather(of_images))
     tree = {
         "evaluation": evaluation,
         "label": batch["label"],

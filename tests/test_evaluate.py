@@ -88,7 +88,8 @@ def test_protocol(shapes, expected, source, trained, monkeypatch):
     model, variables, _ = trained
     step = evaluate.create_eval_step(model, inference.create_protocol(config.eval))
     seen = []
-    scores, confusion, shown = evaluate.evaluate_split(config, builder, step, devices.replicate(variables), seen.append)
+    found = evaluate.evaluate_split(config, builder, step, devices.replicate(variables), seen.append)
+    scores, confusion, shown = found.scores, found.confusion, found.samples
 
     counted = [s["label"] != 255 for s in source]
     truth = np.concatenate([s["label"][c] for s, c in zip(source, counted, strict=True)])
@@ -96,6 +97,12 @@ def test_protocol(shapes, expected, source, trained, monkeypatch):
     np.testing.assert_array_equal(confusion, confusion_matrix(truth, predicted, labels=[0, 1, 2]))
     assert scores == metrics.scores(confusion, NAMES, builder.info.metadata["groups"])
     assert len(np.unique(predicted)) == 3
+    assert sorted(found.image_names) == sorted(s["name"] for s in source) and found.seconds_per_image > 0
+    for name, of_image in zip(found.image_names, found.image_counts, strict=True):
+        label = next(s["label"] for s in source if s["name"] == name)
+        for k, (both, true, guessed) in enumerate(of_image):
+            guess = (predictions[name] == k) & (label != 255)
+            assert (both, true, guessed) == ((guess & (label == k)).sum(), (label == k).sum(), guess.sum())
     if not fields:
         assert 0.35 < scores["mIoU"] < 1  # trained, and not to perfection
     assert seen[-1] == len(source) and len(shown) == 3
@@ -116,7 +123,7 @@ def test_scored_at_the_resized_size(source, trained, monkeypatch):
     config = defaults.get_config()
     config.eval.update({"batch_size": 5, "samples": 0, "size": (20, 26), "score": "resized"})
     step = evaluate.create_eval_step(model, inference.create_protocol(config.eval))
-    _, confusion, _ = evaluate.evaluate_split(config, builder, step, devices.replicate(variables))
+    confusion = evaluate.evaluate_split(config, builder, step, devices.replicate(variables)).confusion
     labels = [transforms.resize(s, (20, 26))["label"] for s in source]
     assert confusion.sum() == sum((label != 255).sum() for label in labels)
 
