@@ -13,7 +13,19 @@ from ml_collections import ConfigDict, config_flags
 from configs import defaults
 from ctxseg.errors import UserError
 
-MODES = ("train", "evaluate", "predict", "pictures", "report", "export", "crf", "prepare", "show", "complexity")
+MODES = (
+    "train",
+    "evaluate",
+    "predict",
+    "pictures",
+    "report",
+    "export",
+    "crf",
+    "prepare",
+    "show",
+    "complexity",
+    "sweep",
+)
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -39,6 +51,12 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_string("checkpoint", None, help, flag_values=values)
     flags.DEFINE_string("size", None, "export: HEIGHT,WIDTH of images; default config.data.crop", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "predict, export: replace what exists", flag_values=values)
+    flags.DEFINE_integer("seeds", 1, "sweep: runs of each row, config.seed=0, 1, …", flag_values=values)
+    flags.DEFINE_string("rows", "", "sweep: numbers of the table's rows, 0,2-4; default all", flag_values=values)
+    flags.DEFINE_integer("row", None, "sweep: the same, of one row", flag_values=values)
+    flags.DEFINE_multi_string("sweep", [], "sweep: FIELD=VALUE,VALUE,…; several make a grid", flag_values=values)
+    flags.DEFINE_integer("jobs", 1, "sweep: runs at a time, each on its share of the CPU's cores", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "sweep: print the commands of the runs instead", flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this; --mode=show lists the fields of a config", flag_values=values)
     if base is None or _value(argv, "config"):
@@ -97,18 +115,79 @@ def base_config(argv: list[str]) -> ConfigDict:
         from ctxseg import workdir  # here, so that a misspelt flag is answered at once
 
         return workdir.read_config(folder, defaults.get_config())
-    if not os.path.isfile(path):
-        near = difflib.get_close_matches(path, glob.glob("configs/[!_]*.py"), n=1, cutoff=0.0)
-        raise UserError(f"--config: {path} is not a file" + (f": did you mean {near[0]}?" if near else ""))
+    _check_file(path)
+    return _from_file(path, dataset, "get_config")
+
+
+def _from_file(path, dataset, *functions):
+    """What the first of `functions` that the Python file has gives for a data set, or for its own default. UserError if it has none."""
     try:
         module = runpy.run_path(path)
-        if "get_config" not in module:
-            raise UserError(f"--config: {path} has no get_config: it is not the config of a system")
-        return module["get_config"](*[dataset] if dataset else [])
+        for function in functions:
+            if function in module:
+                return module[function](*[dataset] if dataset else [])
     except UserError:
         raise
     except Exception as e:  # whatever is wrong in the file
         raise UserError(f"--config: {path}: {type(e).__name__}: {_one_line(e)}") from e
+    of = " a table, for --mode=sweep" if "get_table" in module else " not the config of a system"
+    raise UserError(f"--config: {path} has no {functions[0]}: it is{of}")
+
+
+def _check_file(path):
+    if not os.path.isfile(path):
+        files = glob.glob("configs/[!_]*.py") + glob.glob("configs/tables/[!_]*.py")
+        near = difflib.get_close_matches(path, files, n=1, cutoff=0.0)
+        raise UserError(f"--config: {path} is not a file" + (f": did you mean {near[0]}?" if near else ""))
+
+
+def run_sweep(argv: list[str]) -> int:
+    """`--mode=sweep`: the rows of a table, or the grid of `--sweep` over a system's config. Returns how many runs failed.
+
+    Raises:
+        UserError: anything that cannot be right, in the flags or in a row.
+    """
+    own = [a for a in argv if not re.match(r"--?(?:no)?config\b", a)]
+    path, _, dataset = _value(argv, "config").partition(":")
+    if not path:
+        raise UserError(
+            "--config is missing: a table, --config=configs/tables/zigzag_components.py:scenes, or a system"
+        )
+    common = [a for a in argv if re.match(r"--?(?:no)?config\.", a)]
+    values = define_flags(own, ConfigDict())
+    try:
+        rest = [a for a in values(own)[1:] if a != _value(argv, "config")]
+    except flags.UnrecognizedFlagError as e:
+        raise UserError(_nearest(e.flagname, list(values))) from e
+    except flags.Error as e:
+        raise UserError(_one_line(e)) from e
+    if rest:
+        raise UserError(f"{rest[0]!r} is not a flag: settings are given as --config.a.b=value")
+    if values.row is not None and values.rows:
+        raise UserError("--row and --rows are both given: give one of them")
+    _check_file(path)
+    from ctxseg import sweep
+
+    table = _from_file(path, dataset, "get_table", "get_config")
+    if not isinstance(table, sweep.Table):
+        table = sweep.grid(os.path.splitext(os.path.basename(path))[0], table.data.name, values.sweep)
+    elif values.sweep:
+        raise UserError(f"--sweep is of a system's config, and {path} is a table")
+
+    def resolve(arguments):
+        return parse([argv[0], *arguments]).config
+
+    return sweep.sweep(
+        table,
+        values.workdir or f"runs/{table.name}-{table.dataset}",
+        common,
+        resolve,
+        [sys.executable, os.path.abspath(__file__)],
+        values.seeds,
+        values.rows if values.row is None else str(values.row),
+        values.jobs,
+        values.dry_run,
+    )
 
 
 def parse_checkpoint(text: str | None):
@@ -211,6 +290,10 @@ def _fields(section, prefix=""):
 def main(argv: list[str]) -> None:
     if "--help" in argv:
         print(__doc__, define_flags(argv).get_help(), sep="\n")
+        return
+    if _value(argv, "mode") == "sweep":
+        if run_sweep(argv):
+            sys.exit(1)
         return
     values = parse(argv)
     config, mode, folder = values.config, values.mode, values.workdir

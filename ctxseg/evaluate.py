@@ -134,7 +134,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
     results = scores | {
         "step": int(state.step),
         "system": config.system,
-        "data": config.data.name,
+        "data": config.eval.data or config.data.name,
         "split": config.eval.split,
         "protocol": str(inference.create_protocol(config.eval)),
         "scored_at": config.eval.score if config.eval.size else "original",
@@ -178,12 +178,27 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> None:
     start = time.time()
     workdir.check_same(os.path.join(folder, "config.json"), config)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
-    builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
+    builder = load_tested(config)
     split_source(builder, config.eval.split, config.data.superpixels)
     protocol = inference.create_protocol(config.eval)
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     eval_step = create_eval_step(model, protocol)
     finish(config, folder, builder, partial(evaluate_split, config, builder, eval_step), state, start)
+
+
+def load_tested(config):
+    """The data set that `config.eval` asks for: a prepared builder.
+
+    Raises:
+        UserError: as `data.load`, or its classes are not those of `config.data.name`.
+    """
+    name = config.eval.data or config.data.name
+    builder = data.load(name, config.data.data_dir, config.data.manual_dir if name == config.data.name else None)
+    if name != config.data.name:
+        classes = [list(data.metadata(config.data)["class_names"]), list(builder.info.metadata["class_names"])]
+        if classes[0] != classes[1]:
+            raise UserError(f"config.eval.data is {name}, whose classes are not those of {config.data.name}")
+    return builder
 
 
 def split_source(builder, split: str, segments: int = 0, field: str = "config.eval.split"):
@@ -213,7 +228,7 @@ def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list
         UserError: see `evaluate`.
     """
     workdir.check_same(os.path.join(folder, "config.json"), config)
-    builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
+    builder = load_tested(config)
     source = _scored_source(config, builder)
     fixed = dict(config.eval.crf) | {"iterations": config.eval.crf.iterations or 10}
     candidates = [{"iterations": 0}] + [fixed | chosen for chosen in crf.grid(**CRF_GRID)]

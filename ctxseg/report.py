@@ -104,12 +104,43 @@ def write_report(folders, usual: Callable[[str, str], dict | None] | None = None
         _section("Samples", _samples(runs)),
         _section("Settings", _settings(runs)),
     ]
+    _write_page(path, title, "\n".join(sections))
+    return Path(path)
+
+
+def write_table(path, title: str, lines, pages, remarks) -> None:
+    """Writes the page of a sweep: its table, and what is remarked on it.
+
+    Args:
+        path: of the page.
+        title: what the table is of.
+        lines: of texts: the head, then each row; the second text of a row is its name.
+        pages: of each row, the folders of its runs, relative to the page's, whose report.html are linked.
+        remarks: paragraphs below the table.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    head, *rows = lines
+    body = []
+    for row, folders in zip(rows, pages, strict=True):
+        links = " ".join(f"<a href='{_text(f)}/report.html'>{i}</a>" for i, f in enumerate(dict.fromkeys(folders), 1))
+        body.append(f"<tr>{''.join(f'<td>{_text(text)}</td>' for text in row)}<td>{links}</td></tr>\n")
+    heads = "".join(f"<th>{_text(text)}</th>" for text in (*head, "runs"))
+    content = f"<div class=wide><table class=sweep><tr class=note>{heads}</tr>{''.join(body)}</table></div>"
+    content += "".join(f"<p>{_text(remark)}</p>" for remark in remarks)
+    content += (
+        "<p class=note>95 %: of the difference, had the split had other images: a paired bootstrap over images.</p>"
+    )
+    _write_page(path, title, content)
+
+
+def _write_page(path, title, body):
     style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     try:
-        write_text(path, _PAGE.format(title=html.escape(title), style=style, body="\n".join(sections)))
+        write_text(path, _PAGE.format(title=html.escape(title), style=style, body=body))
     except OSError as e:
         raise UserError(f"{path} cannot be written: {e.strerror}") from e
-    return Path(path)
 
 
 def _read(folder, index, count, usual):

@@ -131,6 +131,20 @@ def check_numbers(config) -> None:
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
 
 
+def check(config, num_classes: int) -> None:
+    """Finds what is wrong with a config without data and without computing: numbers, names, and a network of these that cannot be.
+
+    Raises:
+        UserError: what is wrong.
+    """
+    check_numbers(config)
+    create_augmentation(config.data)
+    inference.create_protocol(config.eval)
+    model = create_model(config.model, num_classes)
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    jax.eval_shape(lambda: create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std))
+
+
 def create_augmentation(config) -> transforms.Augmentation:
     """The training augmentation that `config.data` describes."""
     return transforms.Augmentation(
@@ -158,7 +172,8 @@ def train(config, folder: str) -> None:
     if primary:
         workdir.check(folder, config)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
-    evaluate.split_source(builder, config.eval.split, config.data.superpixels)  # which the end needs
+    tested = evaluate.load_tested(config)
+    evaluate.split_source(tested, config.eval.split, config.data.superpixels)  # which the end needs
     new_batches = partial(
         pipeline.train_iterator,
         evaluate.split_source(builder, config.train.split, config.data.superpixels, "config.train.split"),
@@ -189,11 +204,11 @@ def train(config, folder: str) -> None:
         log = logs.MetricsLog(folder) if primary else None
         if log:
             log.truncate(first)
-        evaluation = partial(evaluate.evaluate_split, config, builder, eval_step)
+        evaluation = partial(evaluate.evaluate_split, config, tested, eval_step)
         state = _loop(
             config, folder, create_train_step(model, optimizer, config), evaluation, state, first, batches, saved, log
         )
-    scores = evaluate.finish(config, folder, builder, evaluation, state, start)
+    scores = evaluate.finish(config, folder, tested, evaluation, state, start)
     evaluated = log and any(e["kind"] == "eval" and e["step"] == config.train.steps for e in logs.read_metrics(folder))
     if log and not evaluated:  # the same command on a finished run evaluates again
         log.write(config.train.steps, "eval", scores)

@@ -1,0 +1,28 @@
+"""Attention to Scale (Chen et al., CVPR 2016), "Design choices": the attention head and a fourth scale."""
+
+from configs.datasets import SMALL
+from ctxseg.sweep import Row, Table
+
+
+def get_table(dataset: str = "voc2012") -> Table:
+    filters, fc6 = (16, "res4") if dataset in SMALL else (256, "conv6")
+
+    def row(name, paper, **head):
+        overrides = {"model.scales.scales": (1.0, 0.75, 0.5)} | {f"model.scales.{k}": v for k, v in head.items()}
+        return Row(name, "attention", overrides, (paper,))
+
+    return Table(
+        "attention_design",
+        "Attention to Scale, Design choices",
+        dataset,
+        [
+            row("two layers, 3×3, on fc7; three scales", "0"),
+            row("one layer", "-0.1 to -0.4", head_layers=1),
+            row("1×1", "-0.1 to -0.4", head_kernel=1),
+            row(f"{filters} filters", "-0.1 to -0.4", head_filters=filters),
+            row("on fc8", "about -0.5", head_input="logits"),
+            row("on fc6", "similar", head_input=fc6),
+            row("four scales", "-0.5", scales=(1.0, 0.75, 0.5, 0.25)),
+        ],
+        note="The paper's figures are changes of mIoU against the first row, on PASCAL-Person-Part and VOC 2012.",
+    )

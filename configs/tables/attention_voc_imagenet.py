@@ -1,0 +1,45 @@
+"""Attention to Scale (Chen et al., CVPR 2016), Table 3: scales, how they merge, and extra supervision, on VOC 2012."""
+
+from ctxseg.sweep import Column, Row, Table
+
+PAPER = {  # without and with extra supervision
+    "max over 1, 0.5": (64.81, 67.43),
+    "average over 1, 0.5": (64.86, 67.79),
+    "attention over 1, 0.5": (65.27, 68.24),
+    "max over 1, 0.75, 0.5": (65.15, 67.79),
+    "average over 1, 0.75, 0.5": (63.92, 67.98),
+    "attention over 1, 0.75, 0.5": (64.37, 69.08),
+}
+
+
+def get_table(dataset: str = "voc2012") -> Table:
+    return merges("attention_voc_imagenet", "Attention to Scale, Table 3", dataset, 62.28, PAPER, 64.39)
+
+
+def merges(
+    name: str, source: str, dataset: str, baseline: float, paper: dict, msc: float | None, note: str = ""
+) -> Table:
+    """The table that the paper has of each of its data sets.
+
+    Args:
+        name: of the table.
+        source: where it is printed.
+        dataset: that the rows are trained on.
+        baseline: figure of DeepLab-LargeFOV, which has nothing to supervise besides.
+        paper: {"MERGE over SCALES": (without, with extra supervision)}.
+        msc: figure of DeepLab-MSc-LargeFOV, or None.
+        note: see `Table`.
+    """
+    once = {"loss.scales": 1.0}  # the same run in both columns
+    rows = [Row("DeepLab-LargeFOV", "largefov", once, (baseline, baseline))]
+    if msc:
+        rows.append(Row("DeepLab-MSc-LargeFOV", "largefov", once | {"model.context.name": "msc"}, (msc, msc)))
+    for title, figures in paper.items():
+        merge, _, scales = title.partition(" over ")
+        scales = tuple(float(scale) for scale in scales.split(","))
+        rows.append(Row(title, "attention", {"model.scales.merge": merge, "model.scales.scales": scales}, figures))
+    columns = [
+        Column("without extra supervision", overrides={"loss.scales": 0.0}),
+        Column("with extra supervision", overrides={"loss.scales": 1.0}),
+    ]
+    return Table(name, source, dataset, rows, columns, note=note)

@@ -1,0 +1,35 @@
+"""MCIBI (Jin et al., ICCV 2021), Tables 6 to 9: DeepLabV3 + MCIBI on larger backbones, tested at several scales and mirrored."""
+
+from configs.datasets import SMALL
+from ctxseg.sweep import Column, Row, Table
+
+PAPER = {  # on each data set
+    "ResNet-50": ("resnet50", (45.95, 54.08, 79.90, 39.68)),
+    "ResNet-101": ("resnet101", (47.22, 55.42, 82.03, 41.49)),
+    "ResNeSt-101": (None, (47.36, 56.34, 81.59, 42.15)),
+    "HRNetV2-W48": (None, (None, 56.99, 82.55, None)),
+    "ViT-L/16": (None, (50.80, None, None, 44.89)),
+}
+DATASETS = {"ADE20K": "ade20k", "LIP": "lip", "Cityscapes": "cityscapes", "COCO-Stuff 10k": "coco_stuff10k"}
+
+
+def get_table(dataset: str | None = None) -> Table:
+    scales = {"eval.scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "eval.flip": True}
+    tested = {"lip": {"eval.flip": True}}  # mirrored alone
+    aspp = {"model.context.name": "aspp"}
+    if dataset in SMALL:
+        aspp |= {"model.context.channels": 64, "model.context.dilations": (2, 4, 6)}
+    rows = []
+    for name, (backbone, figures) in PAPER.items():
+        overrides = aspp | ({} if dataset in SMALL else {"model.backbone.name": backbone})
+        rows.append(Row(f"DeepLabV3 + MCIBI, {name}", backbone and "mcibi", overrides, figures))
+    columns = [Column(title, overrides=tested.get(name, scales), dataset=name) for title, name in DATASETS.items()]
+    return Table(
+        "mcibi_backbones",
+        "MCIBI, Tables 6 to 9",
+        dataset or "papers",
+        rows[: 1 if dataset in SMALL else None],
+        (Column(overrides=scales),) if dataset else columns,
+        note="The paper's figures for Cityscapes are of its test images, which its server scores; ours are of val. "
+        "The test scales are those of the authors' code. ResNeSt, HRNet and ViT are to come.",
+    )

@@ -1,0 +1,23 @@
+"""ZigZagNet (Lin et al., CVPR 2019), Table 4: under detectors, on COCO's instances. There are no detectors here yet."""
+
+from ctxseg.sweep import Column, Row, Table
+
+PAPER = {  # mask AP without and with ZigZagNet
+    "FCIS, ResNet-101": (29.2, 32.2),
+    "FCIS, ResNet-152": (31.7, 33.4),
+    "Deformable R-CNN, ResNet-101": (36.1, 38.2),
+    "Deformable R-CNN, ResNet-152": (37.9, 39.8),
+    "Mask R-CNN, ResNet-101": (37.5, 39.5),
+    "Mask R-CNN, ResNet-152": (39.7, 40.8),
+}
+
+
+def get_table(dataset: str = "coco_instances") -> Table:
+    return Table(
+        "zigzag_instances",
+        "ZigZagNet, Table 4",
+        dataset,
+        [Row(name, None, {}, figures) for name, figures in PAPER.items()],
+        [Column("mask AP without ZigZagNet"), Column("mask AP with ZigZagNet")],
+        note="Instance segmentation is to come: these are the paper's figures alone.",
+    )

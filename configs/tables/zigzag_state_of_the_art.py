@@ -1,0 +1,17 @@
+"""ZigZagNet (Lin et al., CVPR 2019), Table 3: its own rows."""
+
+from ctxseg.sweep import Row, Table
+
+
+def get_table(dataset: str | None = None) -> Table:
+    return Table(
+        "zigzag_state_of_the_art",
+        "ZigZagNet, Table 3",
+        dataset or "papers",
+        [
+            Row("VOC 2012 val", "zigzag", {}, (86.0,), dataset or "voc2012"),
+            Row("VOC 2012 test", None, {}, (88.7,)),
+            Row("PASCAL-Context val", "zigzag", {}, (52.1,), dataset or "pascal_context"),
+        ],
+        note="The truth of VOC's test images is not published: its server scores them.",
+    )

@@ -1,0 +1,667 @@
+"""Sweeps: the rows of a table, each trained over several seeds in folders of their own, and the table made of what they gave.
+
+A table of a paper is a file in `configs/tables/`; a grid of overrides becomes a table too. Every run is an ordinary command of `main.py`,
+which can be given by hand; what a sweep knows it reads from the runs' folders, so it can be stopped at any time and started again.
+"""
+
+import contextlib
+import csv
+import fcntl
+import io
+import itertools
+import json
+import os
+import queue
+import re
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from ctxseg import bootstrap, complexity, data, evaluate, inference, logs, report, train, workdir
+from ctxseg.errors import UserError
+
+
+class Column(NamedTuple):
+    """What a table says of each row.
+
+    Attributes:
+        title: of the column.
+        score: a key of `read_scores`.
+        overrides: {field: value} of the config, where columns are runs of their own; a row's come after them.
+        dataset: where columns are of different data sets; None for the row's.
+    """
+
+    title: str = "mIoU"
+    score: str = "mIoU"
+    overrides: Mapping[str, Any] = {}
+    dataset: str | None = None
+
+
+class Row(NamedTuple):
+    """A line of a table.
+
+    Attributes:
+        name: as the table shows it.
+        system: its config file's name; None for what there is no code or no truth for: only the paper's figures are shown.
+        overrides: {field: value} of the system's config.
+        paper: the paper's figure in each column: a number, a text, or None.
+        dataset: where rows are of different data sets; None for the table's.
+    """
+
+    name: str
+    system: str | None
+    overrides: Mapping[str, Any] = {}
+    paper: Sequence[float | str | None] = ()
+    dataset: str | None = None
+
+
+class Table(NamedTuple):
+    """Rows that are compared, the first with all others.
+
+    Attributes:
+        name: for folders.
+        source: where in which paper, or what a grid is of.
+        dataset: that the rows are trained on, unless they say otherwise.
+        rows: of which the first is what the others are compared with.
+        columns: of every row.
+        mode: of every run: `train`, which ends with an evaluation, or `complexity`.
+        folds: overrides of the runs that a figure is the mean of, as those of a cross-validation.
+        note: a sentence that the reader needs.
+    """
+
+    name: str
+    source: str
+    dataset: str
+    rows: Sequence[Row]
+    columns: Sequence[Column] = (Column(),)
+    mode: str = "train"
+    folds: Sequence[Mapping[str, Any]] = ({},)
+    note: str = ""
+
+
+class Run(NamedTuple):
+    """A command of a sweep.
+
+    Attributes:
+        title: row, column and seed, in words.
+        arguments: of main.py.
+        config: that they resolve to.
+        folder: its work directory.
+        mode: `train` or `complexity`.
+    """
+
+    title: str
+    arguments: tuple[str, ...]
+    config: Any
+    folder: str
+    mode: str
+
+
+def grid(system: str, dataset: str, sweeps: Sequence[str]) -> Table:
+    """The table of all combinations of `sweeps`, each "field=value,value,…"; the last one varies fastest.
+
+    Values with commas are in brackets: "data.crop=(64,64),(96,96)".
+
+    Raises:
+        UserError: one that has no field or no value, or a field that comes twice.
+    """
+    fields = {}
+    for text in sweeps:
+        field, equals, values = text.removeprefix("config.").partition("=")
+        parts = [part.strip() for part in re.findall(r"(?:\([^)]*\)|\[[^\]]*\]|[^,(\[])+", values)]
+        if not field or not equals or not all(parts) or not parts:
+            raise UserError(f"--sweep={text} cannot be: it wants FIELD=VALUE,VALUE,…, as model.context.stages=1,2,3")
+        if field in fields:
+            raise UserError(f"--sweep is given twice for {field}: give all its values in one")
+        fields[field] = parts
+    rows = []
+    for values in itertools.product(*fields.values()):
+        chosen = dict(zip(fields, values, strict=True))
+        name = ", ".join(f"{field.rpartition('.')[2]}={value}" for field, value in chosen.items())
+        rows.append(Row(name or system, system, chosen))
+    return Table(f"{system}-sweep", f"{system}: {' × '.join(fields) or 'seeds'}", dataset, rows)
+
+
+def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: Callable) -> dict[tuple, Run]:
+    """All runs of a table. What several rows or columns have in common is one run.
+
+    Args:
+        table: the rows.
+        seeds: of each row: 0 … seeds−1. What a network costs does not depend on it: one.
+        folder: of the sweep.
+        common: arguments of every run, "--config.a.b=value"; rows and columns override them.
+        resolve: arguments → config; UserError if they cannot be.
+
+    Returns:
+        {(row, column, repetition): run}, in the order of the table, all rows of a repetition before the next one. Repetitions are
+        all folds of seed 0, then those of seed 1, ….
+
+    Raises:
+        UserError: a row that cannot be run.
+    """
+    if seeds < 1:
+        raise UserError(f"--seeds is {seeds}, but must be at least 1")
+    runs, known = {}, {}
+    repetitions = itertools.product(range(seeds if table.mode == "train" else 1), table.folds)
+    for repetition, (seed, fold) in enumerate(repetitions):
+        for (r, row), (c, column) in itertools.product(enumerate(table.rows), enumerate(table.columns)):
+            if row.system is None:
+                continue
+            overrides = dict(column.overrides) | dict(row.overrides) | dict(fold)
+            if table.mode == "train":
+                overrides["seed"] = seed
+            dataset = column.dataset or row.dataset or table.dataset
+            arguments = [f"--config=configs/{row.system}.py:{dataset}", *common]
+            arguments += [f"--config.{field}={value}" for field, value in overrides.items()]
+            arguments += [f"--mode={table.mode}"] * (table.mode != "train")
+            try:
+                config = resolve(arguments)
+            except UserError as e:
+                raise UserError(f"{table.name}, row {r} ({row.name}): {e}") from e
+            same = json.dumps(workdir.flatten(config), sort_keys=True)
+            if same not in known:
+                of_column = f", {column.title}" if len(table.columns) > 1 else ""
+                of_fold = f", fold {repetition % len(table.folds)}" if len(table.folds) > 1 else ""
+                name = _slug(f"{r} {row.name}{of_column}{of_fold} {seed}")
+                known[same] = Run(
+                    f"{row.name}{of_column}{of_fold}, seed {seed}" if table.mode == "train" else row.name,
+                    (*arguments, f"--workdir={os.path.join(folder, name)}"),
+                    config,
+                    os.path.join(folder, name),
+                    table.mode,
+                )
+            runs[r, c, repetition] = known[same]
+    return runs
+
+
+def _slug(text):
+    return re.sub(r"[^a-z0-9.=]+", "-", text.lower()).strip("-")
+
+
+def parse_rows(text: str, count: int) -> tuple[int, ...]:
+    """ "0,2-4" → (0, 2, 3, 4). UserError if that is not of `count` rows."""
+    found = []
+    for part in text.split(","):
+        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        chosen = ends and range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        if not chosen or chosen[-1] >= count:
+            raise UserError(f"--rows={text} cannot be: it wants numbers of rows, 0 to {count - 1}, as 0,2-3")
+        found += chosen
+    return tuple(dict.fromkeys(found))
+
+
+def check(runs: Sequence[Run]) -> None:
+    """Finds what would stop a run before its first step, but for the data: makes every network in the abstract, and looks at folders.
+
+    Raises:
+        UserError: the first run that cannot be, and why.
+    """
+    known = set()
+    for run in runs:
+        saved = os.path.join(run.folder, "config.json")
+        if os.path.exists(saved):
+            workdir.check_same(saved, run.config)
+        key = json.dumps(workdir.flatten(run.config) | {"seed": 0}, sort_keys=True)
+        if key in known:  # the same but for its seed
+            continue
+        known.add(key)
+        try:
+            if run.mode == "complexity":
+                complexity.check(run.config)
+            else:
+                train.check(run.config, len(data.metadata(run.config.data)["class_names"]))
+        except UserError as e:
+            raise UserError(f"{run.title}: {e}") from e
+
+
+def prepare(runs: Sequence[Run]) -> None:
+    """Builds the data sets of the runs, or finds them built, so that a fault in one is said once.
+
+    Raises:
+        UserError: as `data.load`, or a split that a run asks for is not there.
+    """
+    built = {}
+    for run in runs:
+        config = run.config
+        key = config.data.name, config.data.data_dir, config.data.manual_dir
+        if run.mode == "train" and key not in built:
+            built[key] = data.load(*key)
+        if run.mode == "train":
+            evaluate.split_source(built[key], config.train.split, 0, "config.train.split")
+            evaluate.split_source(evaluate.load_tested(config), config.eval.split, 0)
+
+
+def read_scores(run: Run) -> dict[str, float] | None:
+    """What a finished run gave; None if it has not finished, or with another config than the present one.
+
+    Returns:
+        Of `train`: `mIoU`, `pixel accuracy`, `mean accuracy` in %, `seconds per image` and `parameters, M`, and `minutes`, the time
+        in the training loop. Of `complexity`: `parameters, M`, `multiply-adds, G`, `milliseconds`.
+    """
+    name = "results.json" if run.mode == "train" else "complexity.json"
+    try:
+        with open(os.path.join(run.folder, name)) as f:
+            found = json.load(f)
+        return _training(run, found) if run.mode == "train" else _complexity(run, found)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{os.path.join(run.folder, name)} is damaged ({e}): remove it") from e
+
+
+def _training(run, found):
+    config = run.config
+    wanted = {
+        "data": config.eval.data or config.data.name,
+        "split": config.eval.split,
+        "step": config.train.steps,
+        "protocol": str(inference.create_protocol(config.eval)),
+    }
+    if any(found[key] != value for key, value in wanted.items()):
+        return None
+    entries = [e for e in logs.read_metrics(run.folder) if e["kind"] == "train"]
+    steps = [b["step"] - a["step"] for a, b in itertools.pairwise([{"step": 0}, *entries])]
+    seconds = sum(n * config.train.batch_size / e["images_per_second"] for n, e in zip(steps, entries, strict=True))
+    scores = {name: found[name.replace(" ", "_")] for name in ("mIoU", "pixel accuracy", "mean accuracy")}
+    return {name: None if score is None else 100 * score for name, score in scores.items()} | {
+        "seconds per image": found.get("seconds_per_image"),
+        "parameters, M": found["parameters"] / 1e6,
+        "minutes": seconds / 60,
+    }
+
+
+def _complexity(run, found):
+    config = run.config.complexity
+    if (found["input"], found["channels"], found["repeats"]) != (list(config.input), config.channels, config.repeats):
+        return None
+    rows = {row["context"]: row for row in found["rows"]}
+    if list(rows) != list(config.contexts):
+        return None
+    (row,) = rows.values()
+    return {
+        "parameters, M": row["parameters"] / 1e6,
+        "multiply-adds, G": row["multiply_adds"] / 1e9,
+        "milliseconds": row["milliseconds"],
+    }
+
+
+def execute(runs: Sequence[Run], command: Sequence[str], compiled: str, jobs: int = 1) -> dict[str, str]:
+    """Makes the runs that are not finished.
+
+    What a run prints goes to log.txt in its folder. A run that trains as a finished one and is only evaluated otherwise starts from a
+    copy of it. Of several sweeps over one folder, one makes a run and the others wait for it.
+
+    Args:
+        runs: in the order in which they are begun.
+        command: that starts main.py.
+        compiled: folder for compiled programs, which the seeds of a row share.
+        jobs: runs at a time, each on its share of the CPU's cores.
+
+    Returns:
+        {folder: the line in which a run says what is wrong} of those that failed.
+
+    Raises:
+        UserError: interrupted; the runs at work have saved where they are.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs is {jobs}, but must be at least 1")
+    groups = {}  # what differs in its evaluation alone is made one after the other
+    for run in unique(runs):
+        groups.setdefault(_trained(run), []).append(run)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    shares = queue.SimpleQueue()
+    for i in range(jobs):
+        shares.put(cores[i::jobs] if len(cores) >= jobs > 1 else [])
+    total, began, done = sum(map(len, groups.values())), time.monotonic(), itertools.count(1)
+    stopping, failed = threading.Event(), {}
+
+    def make(group):
+        trained, share = None, shares.get()
+        try:
+            for run in group:
+                fault, said = None, "finished before"
+                if read_scores(run) is None:
+                    if stopping.is_set():
+                        return
+                    fault = _make(run, command, compiled, share, trained, stopping)
+                    if stopping.is_set():
+                        return
+                    said = f"failed: {fault}" if fault else _brief(read_scores(run))
+                if fault:
+                    failed[run.folder] = fault
+                else:
+                    trained = trained or (run.folder if run.mode == "train" else None)
+                _say(f"[{next(done)}/{total}] {logs.duration(time.monotonic() - began)}  {run.title}: {said}")
+        finally:
+            shares.put(share)
+
+    with ThreadPoolExecutor(jobs) as pool, _interruptible(stopping):
+        futures = [pool.submit(make, group) for group in groups.values()]
+        try:
+            for future in futures:
+                future.result()
+        except KeyboardInterrupt:
+            raise UserError("interrupted; what is finished is kept: the same command continues") from None
+        finally:
+            stopping.set()  # the others, should one have raised
+    return failed
+
+
+def unique(runs: Sequence[Run]) -> list[Run]:
+    """Without those that several rows have in common."""
+    return list({run.folder: run for run in runs}.values())
+
+
+def _brief(scores):
+    """The first of a run's scores, in words."""
+    return "  ".join(f"{name} {_number(value)}" for name, value in list((scores or {}).items())[:2])
+
+
+@contextlib.contextmanager
+def _interruptible(stopping):
+    """SIGTERM acts as SIGINT does; after the first, neither does anything: the runs at work are saving."""
+
+    def ask(*_):
+        if not stopping.is_set():
+            stopping.set()
+            raise KeyboardInterrupt
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _trained(run):
+    """What a run's weights depend on."""
+    return json.dumps(
+        {k: v for k, v in workdir.flatten(run.config).items() if not k.startswith("eval.")}, sort_keys=True
+    )
+
+
+def _make(run, command, compiled, cores, trained, stopping):
+    """Makes a run in a process of its own. Returns what is wrong, in a line, or None."""
+    os.makedirs(run.folder, exist_ok=True)
+    with open(os.path.join(run.folder, ".lock"), "w") as lock:
+        while True:
+            try:
+                # Inherited by the run: should this process be killed, the next sweep waits for what it left behind.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stopping.wait(0.5):
+                    return None
+        if read_scores(run) is not None:
+            return None
+        if trained and not os.path.exists(os.path.join(run.folder, "checkpoints")):
+            _copy(trained, run.folder)
+        with open(os.path.join(run.folder, "log.txt"), "a") as log:
+            process = subprocess.Popen(
+                [*command, *run.arguments],
+                stdout=log,
+                stderr=log,
+                env={"JAX_COMPILATION_CACHE_DIR": os.path.abspath(compiled)} | os.environ,
+                pass_fds=[lock.fileno()],
+                start_new_session=True,  # Ctrl-C is passed on below, once
+            )
+            if cores:
+                os.sched_setaffinity(process.pid, cores)  # long before JAX makes its threads
+            asked = False
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+                if stopping.is_set() and not asked:
+                    asked = True
+                    process.send_signal(signal.SIGINT)
+    if process.returncode == 0:
+        return None
+    with open(os.path.join(run.folder, "log.txt"), errors="replace") as log:
+        lines = [line.strip() for line in log if line.strip()]
+    said = lines[-1].removeprefix("error: ") if lines else f"exit status {process.returncode}"
+    return f"{said} ({os.path.join(run.folder, 'log.txt')})"
+
+
+def _copy(source, target):
+    """A finished run's folder without its results."""
+    partial = f"{target}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(
+        source, partial, ignore=shutil.ignore_patterns(".lock", "log.txt", "*.npz", "results.json", "*.html")
+    )
+    for name in sorted(
+        os.listdir(partial), key=lambda name: name == "checkpoints"
+    ):  # last what says that it was trained
+        os.replace(os.path.join(partial, name), os.path.join(target, name))
+    os.rmdir(partial)
+
+
+def _say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str]) -> dict:
+    """The table as far as there are results.
+
+    Returns:
+        `name`, `source`, `dataset`, `note`, `seeds`, `columns`, and `rows`: of each `name`, `failed`, `parameters` in millions,
+        `minutes`, and `cells`, one a column: `ours`, {seed: figure} of what is finished; their `mean` and `std`; `paper`;
+        `difference` and `paper_difference` to the first row; `interval` of the difference of mIoU, see `bootstrap`; `runs`, the
+        folders. None where something is missing.
+    """
+    seeds = sorted({seed for _, _, seed in runs})
+    rows = []
+    for r, row in enumerate(table.rows):
+        cells = []
+        for c, column in enumerate(table.columns):
+            made = {seed: runs[r, c, seed] for seed in seeds if (r, c, seed) in runs}
+            scores = {seed: found for seed, run in made.items() if (found := read_scores(run))}
+            ours = {seed: found[column.score] for seed, found in scores.items() if found[column.score] is not None}
+            cell = {
+                "ours": ours,
+                "mean": statistics.mean(ours.values()) if ours else None,
+                "std": statistics.stdev(ours.values()) if len(ours) > 1 else None,
+                "paper": row.paper[c] if c < len(row.paper) else None,
+                "difference": None,
+                "paper_difference": None,
+                "interval": None,
+                "runs": [made[seed].folder for seed in scores],
+            }
+            if rows:
+                first = rows[0]["cells"][c]
+                cell["difference"] = _minus(cell["mean"], first["mean"])
+                cell["paper_difference"] = _minus(cell["paper"], first["paper"])
+                if column.score == "mIoU":
+                    cell["interval"] = _interval(first["runs"], cell["runs"])
+            cells.append(cell | {"scores": list(scores.values())})
+        scores = [found for cell in cells for found in cell.pop("scores")]
+        faults = [failed[run.folder] for key, run in runs.items() if key[0] == r and run.folder in failed]
+        rows.append(
+            {
+                "name": row.name,
+                "cells": cells,
+                "parameters": statistics.mean(s["parameters, M"] for s in scores) if scores else None,
+                "minutes": statistics.mean(s["minutes"] for s in scores) if scores and "minutes" in scores[0] else None,
+                "failed": faults[0] if faults else None,
+            }
+        )
+    about = {key: getattr(table, key) for key in ("name", "source", "dataset", "note")}
+    return about | {"seeds": len(seeds), "columns": [column.title for column in table.columns], "rows": rows}
+
+
+def _minus(value, first):
+    return value - first if all(type(x) in (int, float) for x in (value, first)) else None
+
+
+def _interval(first, second):
+    """Of the difference in mIoU between the runs in two lists of folders, in points; None if they were not tested on the same images."""
+    found = [[bootstrap.read(folder) for folder in folders] for folders in (first, second)]
+    images = [of for part in found for of in part]
+    if not first or not second or None in images or any(names != images[0][0] for names, _ in images):
+        return None
+    difference = bootstrap.difference(*([counts for _, counts in part] for part in found))
+    return [100 * difference.low, 100 * difference.high]
+
+
+def orderings(made: dict) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """Whether the rows come in the paper's order, column by column.
+
+    Yields:
+        How many pairs of rows differ in the paper, and those of them, (better in the paper, worse), that do not come in this order
+        here by their means.
+    """
+    for c in range(len(made["columns"])):
+        known = [(row["name"], row["cells"][c]) for row in made["rows"]]
+        known = [
+            (name, cell) for name, cell in known if _minus(cell["paper"], 0.0) is not None and cell["mean"] is not None
+        ]
+        pairs = [
+            sorted(pair, key=lambda entry: -entry[1]["paper"])
+            for pair in itertools.combinations(known, 2)
+            if pair[0][1]["paper"] != pair[1][1]["paper"]
+        ]
+        yield len(pairs), [(a[0], b[0]) for a, b in pairs if a[1]["mean"] <= b[1]["mean"]]
+
+
+def cells(made: dict) -> list[list[str]]:
+    """The table in words: its head, and a list for each row."""
+    several = len(made["columns"]) > 1
+    head = ["#", "row"]
+    for title in made["columns"]:
+        head += (
+            [title, "paper", "to the first row", "95 %", "in the paper"]
+            if not several
+            else [title, f"{title}: paper", f"{title}: to the first row", f"{title}: 95 %", f"{title}: in the paper"]
+        )
+    lines = [head + ["parameters", "minutes"]]
+    for i, row in enumerate(made["rows"]):
+        line = [str(i), row["name"]]
+        for cell in row["cells"]:
+            ours = "–" if cell["mean"] is None else _number(cell["mean"])
+            if cell["std"] is not None:
+                ours += f" ± {_number(cell['std'])}"
+            if cell["ours"] and len(cell["ours"]) < made["seeds"]:
+                ours += f" ({len(cell['ours'])} of {made['seeds']})"
+            if row["failed"] and not cell["ours"]:
+                ours = "failed"
+            interval = cell["interval"]
+            line += [
+                ours,
+                _number(cell["paper"]),
+                _number(cell["difference"], "+"),
+                "–" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
+                _number(cell["paper_difference"], "+"),
+            ]
+        line += [f"{row['parameters']:.2f} M" if row["parameters"] else "–", _number(row["minutes"])]
+        lines.append(line)
+    empty = [k for k in range(2, len(lines[0])) if all(line[k] == "–" for line in lines[1:])]
+    return [[text for k, text in enumerate(line) if k not in empty] for line in lines]
+
+
+def _number(value, sign=""):
+    """One decimal, or two digits of what is smaller than one; – for None."""
+    if value is None or isinstance(value, str):
+        return value or "–"
+    return f"{value:{sign}.1f}" if abs(value) >= 1 or sign or value == 0 else f"{value:.2g}"
+
+
+def markdown(made: dict) -> str:
+    """The table, its source above and its note and orderings below."""
+    head, *lines = cells(made)
+    text = [f"**{made['source']}**; here on {made['dataset']}, {made['seeds']} seed{'s' * (made['seeds'] > 1)}", ""]
+    text += [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(line)} |" for line in lines), ""]
+    text += [made["note"], ""] if made["note"] else []
+    for title, (count, other) in zip(made["columns"], orderings(made), strict=True):
+        if count:
+            of = f"{title}: " if len(made["columns"]) > 1 else ""
+            names = "; ".join(f"“{a}” is not above “{b}”" for a, b in other)
+            text.append(
+                f"{of}{count - len(other)} of {count} pairs of rows come in the paper's order{f'. Not: {names}' if other else ''}."
+            )
+    text += [f"failed: {row['name']}: {row['failed']}" for row in made["rows"] if row["failed"]]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def as_csv(made: dict) -> str:
+    """A line for each row, column and seed, and one of each for the paper's figure, with seed `paper`."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["row", "name", "column", "seed", "value"])
+    for r, row in enumerate(made["rows"]):
+        for title, cell in zip(made["columns"], row["cells"], strict=True):
+            writer.writerows([r, row["name"], title, seed, value] for seed, value in cell["ours"].items())
+            if cell["paper"] is not None:
+                writer.writerow([r, row["name"], title, "paper", cell["paper"]])
+    return out.getvalue()
+
+
+def commands(runs: Sequence[Run]) -> Iterator[str]:
+    """What makes each of the runs, to be given to a shell."""
+    for run in unique(runs):
+        yield shlex.join(["python", "main.py", *run.arguments])
+
+
+def write(made: dict, folder: str) -> str:
+    """Writes table.md, table.csv, table.json and report.html into `folder`; returns the path of the last."""
+    logs.write_text(os.path.join(folder, "table.md"), markdown(made))
+    logs.write_text(os.path.join(folder, "table.csv"), as_csv(made))
+    logs.write_json(os.path.join(folder, "table.json"), made)
+    page = os.path.join(folder, "report.html")
+    pages = [[os.path.relpath(run, folder) for cell in row["cells"] for run in cell["runs"]] for row in made["rows"]]
+    report.write_table(page, made["source"], cells(made), pages, markdown(made).split("\n\n")[2:])
+    return page
+
+
+def sweep(
+    table: Table,
+    folder: str,
+    common: Sequence[str],
+    resolve: Callable,
+    command: Sequence[str],
+    seeds: int = 1,
+    rows: str = "",
+    jobs: int = 1,
+    dry_run: bool = False,
+) -> int:
+    """`--mode=sweep`: makes the runs of the rows that are not finished, prints the table and writes it into `folder`.
+
+    Args:
+        rows: numbers of the rows to run, see `parse_rows`; "" for all. The table has what there is of the others.
+        dry_run: print the commands instead.
+
+    The others are those of `plan` and `execute`.
+
+    Returns:
+        How many runs failed.
+
+    Raises:
+        UserError: before anything trains, what cannot be run; or an interruption.
+    """
+    chosen = parse_rows(rows, len(table.rows)) if rows else range(len(table.rows))
+    runs = plan(table, seeds, folder, common, resolve)
+    wanted = [run for (row, _, _), run in runs.items() if row in chosen]
+    if dry_run:
+        for line in commands(wanted):
+            print(line)
+        return 0
+    check(wanted)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"--workdir={folder} cannot be used: {e.strerror}") from e
+    prepare(wanted)
+    failed = execute(wanted, command, os.path.join(folder, "compiled"), jobs)
+    made = tabulate(table, runs, failed)
+    page = write(made, folder)
+    print(markdown(made))
+    print(page)
+    return len(failed)
