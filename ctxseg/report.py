@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ctxseg import figures
+from ctxseg import bootstrap, figures
 from ctxseg.errors import UserError
 from ctxseg.logs import duration, read_metrics, write_text
 from ctxseg.workdir import flatten
@@ -36,6 +36,7 @@ class Run:
         results: results.json.
         metrics: lines of metrics.jsonl.
         samples: {name: (image, label, prediction)} of samples.npz.
+        images: names, and counts of each image, see `bootstrap.read`; None without images.npz.
     """
 
     anchor: str
@@ -46,6 +47,7 @@ class Run:
     results: dict
     metrics: list
     samples: dict
+    images: tuple | None
 
     @property
     def command(self) -> list[str]:
@@ -166,6 +168,7 @@ def _read(folder, index, count, usual):
         results=results,
         metrics=read_metrics(folder),
         samples=_read_samples(folder / "samples.npz"),
+        images=bootstrap.read(folder),
     )
 
 
@@ -297,7 +300,30 @@ def _iou_table(runs):
     notes += [f"In brackets: points more or less than {_text(evaluated[0].name)}."] * (len(evaluated) > 1)
     notes += ["These runs were not tested alike (split, protocol): see above."] * (len(units) > 1)
     note = f"<p class=note>{' '.join(notes)}</p>" if notes else ""
-    return f"<div class=wide><table class='iou{compared}'>{head}{''.join(rows)}</table></div>{note}"
+    return (
+        f"<div class=wide><table class='iou{compared}'>{head}{''.join(rows)}</table></div>{note}{_intervals(evaluated)}"
+    )
+
+
+def _intervals(evaluated):
+    """How sure the differences in mIoU to the first run are, as far as the choice of images goes."""
+    first, lines = evaluated[0], []
+    for run in evaluated[1:]:
+        if first.images is None or run.images is None:
+            continue
+        if (first.images[0], first.images[1].shape) != (run.images[0], run.images[1].shape):
+            lines.append(f"<li>{_text(run.name)} was tested on other images than {_text(first.name)}.</li>")
+            continue
+        found = bootstrap.difference(first.images[1][None], run.images[1][None])
+        mean, low, high = (f"{100 * x:+.1f}" for x in found)
+        sure = "" if found.low > 0 or found.high < 0 else ": either may be the better one"
+        lines.append(f"<li>{_text(run.name)} − {_text(first.name)}: {mean} points, {low} to {high}{sure}.</li>")
+    if not lines:
+        return ""
+    return (
+        f"<ul>{''.join(lines)}</ul><p class=note>95 % intervals of the difference in mIoU, had the split had other images: a paired "
+        f"bootstrap over its {len(first.images[0])} images. What another seed would give is not in them.</p>"
+    )
 
 
 def _bar(run, value, compared):

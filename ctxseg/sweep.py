@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ctxseg import bootstrap, complexity, data, evaluate, inference, logs, report, train, workdir
 from ctxseg.errors import UserError
 
@@ -115,9 +117,10 @@ def grid(system: str, dataset: str, sweeps: Sequence[str]) -> Table:
     """
     fields = {}
     for text in sweeps:
-        field, equals, values = text.removeprefix("config.").partition("=")
-        parts = [part.strip() for part in re.findall(r"(?:\([^)]*\)|\[[^\]]*\]|[^,(\[])+", values)]
-        if not field or not equals or not all(parts) or not parts:
+        field, _, values = text.removeprefix("config.").partition("=")
+        # A comma outside of brackets, which are not nested.
+        parts = [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", values)]
+        if not field or not all(parts):
             raise UserError(f"--sweep={text} cannot be: it wants FIELD=VALUE,VALUE,…, as model.context.stages=1,2,3")
         if field in fields:
             raise UserError(f"--sweep is given twice for {field}: give all its values in one")
@@ -508,7 +511,7 @@ def _interval(first, second):
     images = [of for part in found for of in part]
     if not first or not second or None in images or any(names != images[0][0] for names, _ in images):
         return None
-    difference = bootstrap.difference(*([counts for _, counts in part] for part in found))
+    difference = bootstrap.difference(*(np.stack([counts for _, counts in part]) for part in found))
     return [100 * difference.low, 100 * difference.high]
 
 
@@ -548,7 +551,7 @@ def cells(made: dict) -> list[list[str]]:
         for cell in row["cells"]:
             ours = "–" if cell["mean"] is None else _number(cell["mean"])
             if cell["std"] is not None:
-                ours += f" ± {_number(cell['std'])}"
+                ours += f" ± {_number(cell['std'], like=cell['mean'])}"
             if cell["ours"] and len(cell["ours"]) < made["seeds"]:
                 ours += f" ({len(cell['ours'])} of {made['seeds']})"
             if row["failed"] and not cell["ours"]:
@@ -567,11 +570,12 @@ def cells(made: dict) -> list[list[str]]:
     return [[text for k, text in enumerate(line) if k not in empty] for line in lines]
 
 
-def _number(value, sign=""):
-    """One decimal, or two digits of what is smaller than one; – for None."""
+def _number(value, sign="", like=None):
+    """One decimal, or two digits where `like`, by default the value itself, is smaller than one; – for None."""
     if value is None or isinstance(value, str):
         return value or "–"
-    return f"{value:{sign}.1f}" if abs(value) >= 1 or sign or value == 0 else f"{value:.2g}"
+    like = abs(value if like is None else like)
+    return f"{value:{sign}.1f}" if like >= 1 or sign or value == 0 else f"{value:.2g}"
 
 
 def markdown(made: dict) -> str:

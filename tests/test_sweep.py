@@ -1,0 +1,342 @@
+"""Sweeps: their plan, the making of runs by a stand-in for main.py, and the tables that come of them."""
+
+import csv
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import main
+from configs import datasets
+from ctxseg import inference, logs, sweep
+from ctxseg.errors import UserError
+from ctxseg.models import create_model
+from ctxseg.sweep import Column, Row, Table
+
+ROOT = Path(__file__).parents[1]
+TABLES = sorted(p.stem for p in (ROOT / "configs" / "tables").glob("[a-z]*.py"))
+THREE = Table(
+    "three",
+    "Paper, Table 1",
+    "scenes",
+    [
+        Row("none", "zigzag", {"model.context.exchange": False}, (80.0,)),
+        Row("half", "zigzag", {"model.context.dense": False}, (81.0,)),
+        Row("all", "zigzag", {}, (83.5,)),
+    ],
+)
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def resolve(arguments):
+    return main.parse(["main.py", *arguments]).config
+
+
+def plan(table, folder, seeds=1, common=()):
+    return sweep.plan(table, seeds, str(folder), common, resolve)
+
+
+# Plays main.py: results that depend on the config alone, in no time. In the folder above, a file `fault` makes the run that it names
+# fail, one called `slow` makes every run slow.
+STAND_IN = f"""
+import json, os, pathlib, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import main
+values = main.parse(sys.argv)
+config, folder = values.config, pathlib.Path(values.workdir)
+above = folder.parent
+with open(above / "log", "a") as f:
+    f.write(folder.name + (" again" if (folder / "checkpoints").exists() else "") + "\\n")
+if (above / "fault").exists() and (above / "fault").read_text() == folder.name:
+    sys.exit("error: the loss became nan")
+for _ in range(200 if (above / "slow").exists() else 0):
+    time.sleep(0.1)
+(folder / "config.json").write_text(config.to_json())
+(folder / "checkpoints").mkdir(exist_ok=True)
+context = config.model.context
+score = 0.5 + 0.1 * bool(context.exchange is None) + 0.01 * config.seed + 0.02 * bool(config.eval.flip)
+score += 0.03 * bool(context.exchange is None and context.dense is None)
+metrics = [{{"kind": "train", "step": step, "images_per_second": 10.0}} for step in (100, config.train.steps)]
+(folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\\n" for m in metrics))
+(folder / "results.json").write_text(json.dumps({{
+    "mIoU": score, "pixel_accuracy": 0.9, "mean_accuracy": None, "split": config.eval.split, "step": config.train.steps,
+    "protocol": "mirrored" if config.eval.flip else os.environ["PROTOCOL"], "data": "scenes", "parameters": 2_500_000,
+}}))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROTOCOL", str(inference.Protocol()))
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    (tmp_path / "sweep").mkdir()
+    return [sys.executable, str(tmp_path / "stand_in.py")]
+
+
+def test_grid():
+    table = sweep.grid("fcn", "scenes", ["data.crop=(64,64), (96,96)", "config.optimizer.learning_rate=0.01,0.02"])
+    assert [row.name for row in table.rows] == [
+        "crop=(64,64), learning_rate=0.01",
+        "crop=(64,64), learning_rate=0.02",
+        "crop=(96,96), learning_rate=0.01",
+        "crop=(96,96), learning_rate=0.02",
+    ]
+    configs = [run.config for run in plan(table, "x").values()]
+    assert [c.data.crop for c in configs] == [(64, 64), (64, 64), (96, 96), (96, 96)]
+    assert [c.optimizer.learning_rate for c in configs] == [0.01, 0.02, 0.01, 0.02]
+    assert [row.overrides for row in sweep.grid("fcn", "scenes", []).rows] == [{}]  # seeds alone
+    for wrong in ("stages", "=3", "a=", "a=1,,2"):
+        with pytest.raises(UserError, match=f"--sweep={wrong}"):
+            sweep.grid("fcn", "scenes", [wrong])
+    with pytest.raises(UserError, match=r"twice for train\.steps"):
+        sweep.grid("fcn", "scenes", ["train.steps=1", "train.steps=2"])
+
+
+def test_plan_shares_what_rows_and_columns_have_in_common():
+    columns = [Column("a", overrides={"loss.scales": 0.0}), Column("b", overrides={"loss.scales": 1.0})]
+    rows = [
+        Row("base", "fcn", {"loss.scales": 1.0}),
+        Row("other", "fcn"),
+        Row("not here", None, {}, (3.0,)),
+    ]
+    runs = plan(Table("t", "", "scenes", rows, columns), "runs/t", seeds=2)
+    assert list(runs) == [(r, c, seed) for seed in (0, 1) for r in (0, 1) for c in (0, 1)]
+    assert runs[0, 0, 0] is runs[0, 1, 0] is runs[1, 1, 0] is not runs[1, 0, 0]
+    assert [run.folder for run in sweep.unique(runs.values())] == [
+        "runs/t/0-base-a-0", "runs/t/1-other-a-0", "runs/t/0-base-a-1", "runs/t/1-other-a-1",
+    ]  # fmt: skip
+    assert {key[2]: run.config.seed for key, run in runs.items()} == {0: 0, 1: 1}
+
+
+def test_the_commands_make_the_runs():
+    runs = plan(THREE, "runs/t", 2, ["--config.train.steps=9"])
+    lines = list(sweep.commands(runs.values()))
+    assert lines[0] == (
+        "python main.py --config=configs/zigzag.py:scenes --config.train.steps=9 --config.model.context.exchange=False "
+        "--config.seed=0 --workdir=runs/t/0-none-0"
+    )
+    for line, run in zip(lines, runs.values(), strict=True):
+        values = main.parse(line.split()[1:])
+        assert values.config.to_dict() == run.config.to_dict() and values.workdir == run.folder
+
+
+def test_folds_are_repetitions():
+    table = importlib.import_module("configs.tables.nrenet_stanford").get_table()
+    runs = plan(table, "x", seeds=2)
+    splits = [(run.config.seed, run.config.eval.split) for (_, column, _), run in runs.items() if column == 0]
+    assert splits == [(seed, f"fold{i}") for seed in (0, 1) for i in range(5)]
+    assert all(run.config.eval.split not in run.config.train.split.split("+") for run in runs.values())
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table(name):
+    """Every row resolves, on the paper's data and on the embedded one, to a network that can be made; and has the paper's figures."""
+    get_table = importlib.import_module(f"configs.tables.{name}").get_table
+    for table in (get_table(), get_table("scenes")):
+        assert table.name == name
+        made = set()
+        for run in plan(table, "x").values():
+            key = json.dumps(run.config.model.to_dict(), sort_keys=True)
+            if run.mode == "train" and key not in made:
+                create_model(run.config.model, 21)
+                made.add(key)
+        for row in table.rows:
+            assert len(row.paper) >= len(table.columns) and any(figure is not None for figure in row.paper)
+    assert get_table("scenes").dataset == "scenes" and "scenes" in datasets.SMALL
+
+
+def test_a_wrong_override_stops_everything_before_it_begins(tmp_path, stand_in):
+    for overrides, message in (
+        (
+            {"model.context.stagse": 3},
+            r"three, row 1 \(half\): there is no --config\.model\.context\.stagse: did you mean",
+        ),
+        ({"model.context.combine": "max"}, r"half, seed 0: config\.model\.context\.combine is 'max', but it can be"),
+        ({"model.backbone.output_stride": 64}, r"half, seed 0: config\.model\.backbone\.output_stride is 64"),
+        ({"train.split": "trian"}, r"config\.train\.split is 'trian', but scenes has train, val"),
+        ({"train.batch_size": 0}, r"half, seed 0: config\.train\.batch_size is 0"),
+    ):
+        rows = [THREE.rows[0], THREE.rows[1]._replace(overrides=overrides), THREE.rows[2]]
+        with pytest.raises(UserError, match=message):
+            sweep.sweep(THREE._replace(rows=rows), str(tmp_path / "sweep"), [], resolve, stand_in)
+    with pytest.raises(UserError, match=r"--rows=3 cannot be: it wants numbers of rows, 0 to 2"):
+        sweep.sweep(THREE, str(tmp_path / "sweep"), [], resolve, stand_in, rows="3")
+    with pytest.raises(UserError, match="--seeds is 0"):
+        sweep.sweep(THREE, str(tmp_path / "sweep"), [], resolve, stand_in, seeds=0)
+    assert not (tmp_path / "sweep" / "log").exists()
+    assert sweep.parse_rows("0,2-4", 5) == (0, 2, 3, 4)
+
+
+def test_execute_makes_what_is_not_there_and_reports_what_fails(tmp_path, stand_in):
+    folder = tmp_path / "sweep"
+    (folder / "fault").write_text("1-half-0")
+    runs = plan(THREE, folder, seeds=2)
+    failed = sweep.execute(list(runs.values()), stand_in, str(folder / "compiled"), jobs=2)
+    assert failed == {str(folder / "1-half-0"): f"the loss became nan ({folder / '1-half-0' / 'log.txt'})"}
+    made = sweep.tabulate(THREE, runs, failed)
+    assert [row["cells"][0]["ours"] for row in made["rows"]] == [
+        {0: 50.0, 1: 51.0}, {1: 61.0}, {0: 63.0, 1: 64.0},
+    ]  # fmt: skip
+    assert "61.0 (1 of 2)" in sweep.markdown(made) and "failed: half: the loss became nan" in sweep.markdown(made)
+
+    (folder / "fault").unlink()
+    (folder / "log").unlink()
+    assert sweep.execute(list(runs.values()), stand_in, str(folder / "compiled")) == {}
+    assert (folder / "log").read_text().split("\n") == ["1-half-0", ""]  # the others are not run again
+
+
+def test_what_differs_in_its_evaluation_alone_is_trained_once(tmp_path, stand_in, monkeypatch):
+    table = THREE._replace(rows=[THREE.rows[2], Row("mirrored", "zigzag", {"eval.flip": True}, (84.0,))])
+    protocols = {False: str(inference.Protocol()), True: "mirrored"}
+    monkeypatch.setattr(sweep.inference, "create_protocol", lambda config: protocols[config.flip])
+    runs = plan(table, tmp_path / "sweep")
+    assert not sweep.execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    assert (tmp_path / "sweep" / "log").read_text().split("\n") == ["0-all-0", "1-mirrored-0 again", ""]
+    made = sweep.tabulate(table, runs, {})
+    assert [row["cells"][0]["mean"] for row in made["rows"]] == pytest.approx([63, 65])
+
+
+def test_killed_and_started_again_it_gives_the_same_table(tmp_path, stand_in):
+    """SIGTERM reaches the runs at work, and SIGKILL leaves them: the next sweep waits for those, and continues."""
+    whole, folder = tmp_path / "whole", tmp_path / "sweep"
+    whole.mkdir()
+    code = (
+        "import sys, main, tests.test_sweep as t\n"
+        "from ctxseg import sweep\n"
+        "sweep.check = sweep.prepare = lambda runs: None\n"
+        "sys.exit(sweep.sweep(t.THREE, sys.argv[1], [], t.resolve, sys.argv[2:], seeds=2))\n"
+    )
+
+    def start(where):
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(where), *stand_in],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for(path):
+        for _ in range(600):
+            if path.exists():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"no {path}")
+
+    (folder / "slow").touch()
+    first = start(folder)
+    wait_for(folder / "log")
+    first.send_signal(signal.SIGTERM)
+    assert "interrupted; what is finished is kept" in first.communicate(timeout=60)[1]
+    (folder / "log").unlink()
+    second = start(folder)
+    wait_for(folder / "log")
+    second.kill()
+    second.communicate()
+    (folder / "slow").unlink()
+    subprocess.run(["pkill", "-KILL", "-f", str(folder / "0-none-0")], check=True)  # what the second left behind
+    third, other = start(folder), start(whole)
+    out, _ = third.communicate(timeout=120)
+    expected, _ = other.communicate(timeout=120)
+    assert third.returncode == other.returncode == 0
+    assert out.replace(str(folder), "") == expected.replace(str(whole), "")
+    assert (folder / "table.csv").read_text() == (whole / "table.csv").read_text()
+
+
+def test_table_in_words(tmp_path, stand_in):
+    runs = plan(THREE, tmp_path / "sweep", seeds=2)
+    sweep.execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    rng = np.random.default_rng(0)
+    for run in runs.values():
+        truth = rng.integers(50, 90, (20, 2))
+        share = 0.6 if "none" in run.folder else 0.8
+        counts = np.stack([(share * truth).astype(int), truth, truth], -1).astype(np.int32)
+        np.savez(Path(run.folder) / "images.npz", names=np.arange(20).astype(str), counts=counts)
+    made = sweep.tabulate(THREE._replace(note="A note."), runs, {})
+    text = sweep.markdown(made)
+    assert text.startswith(
+        "**Paper, Table 1**; here on scenes, 2 seeds\n\n| # | row | mIoU | paper | to the first row | 95 % |"
+    )
+    # 0.50, 0.51 → 50.5 ± 0.7; the steps of a run at 10 images a second, of which the default batch of scenes has 8.
+    minutes = 8 * runs[0, 0, 0].config.train.steps / 10 / 60
+    assert f"| 0 | none | 50.5 ± 0.7 | 80.0 | – | – | – | 2.50 M | {minutes:.1f} |" in text
+    low, high = made["rows"][2]["cells"][0]["interval"]
+    assert f"| 2 | all | 63.5 ± 0.7 | 83.5 | +13.0 | {low:+.1f} to {high:+.1f} | +3.5 |" in text
+    assert 15 < low < high < 30  # IoU 0.43 and 0.67
+    assert "A note." in text and "3 of 3 pairs of rows come in the paper's order." in text
+
+    page = sweep.write(made, str(tmp_path / "sweep"))
+    content = Path(page).read_text()
+    assert "href='2-all-1/report.html'" in content and "50.5 ± 0.7" in content and "A note." in content
+    with open(tmp_path / "sweep" / "table.csv") as f:
+        lines = list(csv.reader(f))
+    assert lines[:3] == [
+        ["row", "name", "column", "seed", "value"], ["0", "none", "mIoU", "0", "50.0"], ["0", "none", "mIoU", "1", "51.0"],
+    ]  # fmt: skip
+    assert ["2", "all", "mIoU", "paper", "83.5"] in lines
+    assert json.loads((tmp_path / "sweep" / "table.json").read_text())["rows"][1]["cells"][0]["mean"] == 60.5
+
+
+def test_orderings():
+    cells = [(50.0, 70.0), (60.0, 69.0), (55.0, 72.0), (55.0, None), (None, 80.0), (40.0, "similar")]
+    rows = [{"name": str(i), "cells": [{"mean": mean, "paper": paper}]} for i, (mean, paper) in enumerate(cells)]
+    ((count, other),) = sweep.orderings({"columns": ["mIoU"], "rows": rows})
+    # In the paper 2 > 0 > 1; here 1 > 2 > 0.
+    assert count == 3 and sorted(other) == [("0", "1"), ("2", "1")]
+
+
+def test_complexity_is_a_table_too(tmp_path):
+    arguments = [
+        "--config.complexity.input=1,8,8,16",
+        "--config.complexity.channels=8",
+        "--config.complexity.repeats=0",
+    ]
+    command = ["main.py", "--config=configs/tables/mcibi_complexity.py:scenes", "--mode=sweep", *arguments]
+    subprocess.run(
+        [sys.executable, *command, "--rows=1,7", f"--workdir={tmp_path}"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        timeout=120,
+    )
+    made = json.loads((tmp_path / "table.json").read_text())
+    # PPM: four 1×1 convolutions 16→8 and a 3×3 one 48→8, each with a scale and an offset.
+    assert made["rows"][1]["cells"][0]["ours"] == {"0": pytest.approx((4 * (128 + 16) + 9 * 48 * 8 + 16) / 1e6)}
+    assert made["rows"][7]["cells"][2]["ours"] == {} and made["rows"][0]["cells"][0]["mean"] is None
+
+
+def test_command_line(tmp_path, tiny, capsys):
+    """A grid, made for real: one run of a few steps."""
+    common = [a for a in tiny if "steps" not in a]
+    arguments = ["main.py", "--config=configs/fcn.py:camvid", "--mode=sweep", "--sweep=train.steps=2,3", *common]
+    main.main([*arguments, "--dry_run", f"--workdir={tmp_path}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].endswith(f"--config.train.steps=3 --config.seed=0 --workdir={tmp_path}/1-steps=3-0")
+    main.main([*arguments, "--row=1", f"--workdir={tmp_path}"])
+    assert "| 1 | steps=3 | " in capsys.readouterr().out
+    assert logs.read_metrics(tmp_path / "1-steps=3-0")[-1]["step"] == 3 and not os.path.exists(tmp_path / "0-steps=2-0")
+    for wrong, message in (
+        (["--row=0", "--rows=1"], "--row and --rows are both given"),
+        (["--sweeep=a=1"], "did you mean --sweep"),
+        (["--seeds=many"], "seeds"),
+        (["--row=2"], "0 to 1"),
+        (["stages"], "is not a flag"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main.main([*arguments, *wrong, f"--workdir={tmp_path}"])
+    with pytest.raises(UserError, match="a table, for --mode=sweep"):
+        main.main(["main.py", "--config=configs/tables/zigzag_components.py"])
+    with pytest.raises(UserError, match="is a table"):
+        main.main(
+            ["main.py", "--config=configs/tables/zigzag_components.py:scenes", "--mode=sweep", "--sweep=seed=1,2"]
+        )
