@@ -537,14 +537,10 @@ def orderings(made: dict) -> Iterator[tuple[int, list[tuple[str, str]]]]:
 
 def cells(made: dict) -> list[list[str]]:
     """The table in words: its head, and a list for each row."""
-    several = len(made["columns"]) > 1
     head = ["#", "row"]
     for title in made["columns"]:
-        head += (
-            [title, "paper", "to the first row", "95 %", "in the paper"]
-            if not several
-            else [title, f"{title}: paper", f"{title}: to the first row", f"{title}: 95 %", f"{title}: in the paper"]
-        )
+        of = f"{title}: " if len(made["columns"]) > 1 else ""
+        head += [title, *(of + text for text in ("to the first row", "95 %", "paper", "paper: to its first row"))]
     lines = [head + ["parameters", "minutes"]]
     for i, row in enumerate(made["rows"]):
         line = [str(i), row["name"]]
@@ -556,13 +552,13 @@ def cells(made: dict) -> list[list[str]]:
                 ours += f" ({len(cell['ours'])} of {made['seeds']})"
             if row["failed"] and not cell["ours"]:
                 ours = "failed"
-            interval = cell["interval"]
+            interval, moved = cell["interval"], cell["paper_difference"]
             line += [
                 ours,
-                _number(cell["paper"]),
                 _number(cell["difference"], "+"),
                 "–" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
-                _number(cell["paper_difference"], "+"),
+                "–" if cell["paper"] is None else str(cell["paper"]),
+                "–" if moved is None else f"{round(moved, 2):+g}",
             ]
         line += [f"{row['parameters']:.2f} M" if row["parameters"] else "–", _number(row["minutes"])]
         lines.append(line)

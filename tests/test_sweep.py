@@ -265,13 +265,13 @@ def test_table_in_words(tmp_path, stand_in):
     made = sweep.tabulate(THREE._replace(note="A note."), runs, {})
     text = sweep.markdown(made)
     assert text.startswith(
-        "**Paper, Table 1**; here on scenes, 2 seeds\n\n| # | row | mIoU | paper | to the first row | 95 % |"
+        "**Paper, Table 1**; here on scenes, 2 seeds\n\n| # | row | mIoU | to the first row | 95 % | paper |"
     )
     # 0.50, 0.51 → 50.5 ± 0.7; the steps of a run at 10 images a second, of which the default batch of scenes has 8.
     minutes = 8 * runs[0, 0, 0].config.train.steps / 10 / 60
-    assert f"| 0 | none | 50.5 ± 0.7 | 80.0 | – | – | – | 2.50 M | {minutes:.1f} |" in text
+    assert f"| 0 | none | 50.5 ± 0.7 | – | – | 80.0 | – | 2.50 M | {minutes:.1f} |" in text
     low, high = made["rows"][2]["cells"][0]["interval"]
-    assert f"| 2 | all | 63.5 ± 0.7 | 83.5 | +13.0 | {low:+.1f} to {high:+.1f} | +3.5 |" in text
+    assert f"| 2 | all | 63.5 ± 0.7 | +13.0 | {low:+.1f} to {high:+.1f} | 83.5 | +3.5 |" in text
     assert 15 < low < high < 30  # IoU 0.43 and 0.67
     assert "A note." in text and "3 of 3 pairs of rows come in the paper's order." in text
 
