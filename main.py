@@ -302,7 +302,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--workdir={folder} cannot be: it wants one folder, or several that differ, A,B,C")
     checkpoint = parse_checkpoint(values.checkpoint)[1]
     # Imported here, so that a misspelt flag is answered at once.
-    from ctxseg import complexity, data, evaluate, export, pictures, predict, report, show, train, workdir
+    from ctxseg import complexity, evaluate, export, pictures, predict, prepare, report, show, train, workdir
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint without a score
     if mode == "train":
@@ -323,7 +323,7 @@ def main(argv: list[str]) -> None:
         for path in pictures.pictures(list(runs), list(runs.values()), _indices(values.images)):
             print(path)
     elif mode == "prepare":
-        print(data.prepare(config.data))
+        print(prepare.prepare(config.data))
     elif mode == "show":
         show.show(config)
     elif mode == "complexity":

@@ -92,7 +92,9 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "scenes"  # scenes, folder (your own), camvid, voc2012, … : the keys of ctxseg.data.DATASETS
     data.data_dir = "~/.cache/ctxseg"  # where prepared data sets are kept
-    data.manual_dir = placeholder(str)  # the data set as its makers ship it; not needed for scenes, nor once prepared
+    data.manual_dir = placeholder(
+        str
+    )  # the data set as its makers ship it; not needed for scenes, nor once prepared or downloaded
     data.superpixels = 0  # regions of an image at most, by SLIC, for msci: 1000 for photographs; 0: none
     data.crop = (128, 128)  # height, width of a training crop
     data.padding = (

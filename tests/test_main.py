@@ -219,7 +219,8 @@ def test_bad_data_folders(tiny, tmp_path):
             with pytest.raises(UserError, match=f"^config.data.manual_dir: .*{message}"):
                 changes = replace(tiny, f"--config.data.manual_dir={tmp_path / folder}")
                 call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={tmp_path}/run")
-    with pytest.raises(UserError, match="^config.data.manual_dir is not given, and no camvid is prepared in .*/other"):
+    missing = "^config.data.manual_dir is not given, and no camvid is prepared in .*/other: --mode=prepare downloads it"
+    with pytest.raises(UserError, match=missing):
         call(f"{FCN}:camvid", f"--config.data.data_dir={tmp_path}/other", f"--workdir={tmp_path}/run")
 
 

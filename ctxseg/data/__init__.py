@@ -1,6 +1,5 @@
 """The data sets, by the name that `config.data.name` has."""
 
-from ctxseg.data import pipeline, superpixels
 from ctxseg.data.builders import common
 from ctxseg.data.builders.ade20k import ADE20K
 from ctxseg.data.builders.camvid import CamVid
@@ -42,13 +41,14 @@ DATASETS = {
 }
 
 
-def load(name: str, data_dir, manual_dir=None):
+def load(name: str, data_dir, manual_dir=None, download: bool = False):
     """The prepared data set `name`, built first if need be.
 
     Args:
         name: a key of `DATASETS`.
         data_dir: where prepared data sets are kept; `~` is expanded.
         manual_dir: the data set as its makers ship it. May be None for one that is generated, or that has one build.
+        download: where it is None and nothing is built, download the data set, if that can be done.
 
     Returns:
         A `tfds.core.GeneratorBasedBuilder` to read from: see `common` for its features and metadata.
@@ -58,7 +58,7 @@ def load(name: str, data_dir, manual_dir=None):
     """
     if name not in DATASETS:
         raise UserError(f"config.data.name is {name!r}: there is {', '.join(DATASETS)}")
-    return common.prepare(DATASETS[name], data_dir, manual_dir)
+    return common.prepare(DATASETS[name], data_dir, manual_dir, download)
 
 
 def metadata(config) -> dict:
@@ -72,12 +72,3 @@ def metadata(config) -> dict:
     if not found["class_names"]:
         found = load(config.name, config.data_dir, config.manual_dir).info.metadata
     return dict(found)
-
-
-def prepare(config) -> str:
-    """`--mode=prepare`: builds the data set, and the super-pixels, of `config.data`. Returns its folder; raises as `load`."""
-    superpixels.check(config.superpixels)
-    builder = load(config.name, config.data_dir, config.manual_dir)
-    for split in builder.info.splits:
-        pipeline.source(builder, split, config.superpixels)
-    return str(builder.data_dir)

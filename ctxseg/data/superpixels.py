@@ -17,6 +17,7 @@ from ctxseg.data.builders import common
 from ctxseg.errors import UserError
 
 LARGEST = 65535  # regions, as 16-bit PNGs hold
+SHARD = 500  # images of a file: at most so many are computed again after an interruption
 
 
 def slic(image: np.ndarray, segments: int) -> np.ndarray:
@@ -49,7 +50,8 @@ def check(segments: int) -> None:
 def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRecordDataSource:
     """Encoded super-pixels of a split by index, computed first if need be: 16-bit PNGs of `slic`, in the order of `images`.
 
-    They are kept in the folder of the prepared data set, complete or not at all; of several processes, one computes them.
+    They are kept in the folder of the prepared data set, in files of `SHARD` images, each complete or not at all: what was
+    interrupted continues at the first that is missing. Of several processes, one computes them, by all cores.
 
     Args:
         builder: prepared.
@@ -58,37 +60,62 @@ def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRec
         segments: 1 to `LARGEST`, see `slic`.
 
     Raises:
-        UserError: such a number cannot be, the folder cannot be written, or the file in it is damaged.
+        UserError: such a number cannot be, the folder cannot be written or is full, or a file in it is damaged.
     """
     check(segments)
     folder = Path(builder.data_dir) / f"superpixels-{segments}-slic-{skimage.__version__}"
-    path = folder / f"{split}.array_record"
+    shards = {}
+    for start in range(0, len(images), SHARD):
+        indices = range(start, min(start + SHARD, len(images)))
+        shards[folder / f"{split}-{indices.start:06d}-{indices.stop:06d}.array_record"] = indices
     try:
-        if not path.exists():
+        if not all(path.exists() for path in shards):
             folder.mkdir(exist_ok=True)
             with common.lock(folder):
-                if not path.exists():  # which another process may have written meanwhile
-                    _write(path, images, segments, f"super-pixels {builder.name} {split}")
+                # Another process may have written them meanwhile.
+                missing = {path: indices for path, indices in shards.items() if not path.exists()}
+                if missing:
+                    _write(missing, images, segments, f"super-pixels {builder.name} {split}")
     except OSError as error:
-        raise UserError(f"cannot write super-pixels in config.data.data_dir: {error}") from error
+        raise UserError(f"cannot write super-pixels in config.data.data_dir: {common.reason(error)}") from error
     try:
-        records = grain.sources.ArrayRecordDataSource(str(path))
+        records = grain.sources.ArrayRecordDataSource([str(path) for path in shards])
         whole = len(records) == len(images)
     except Exception:  # ArrayRecord raises all sorts on damaged bytes
         whole = False
     if not whole:
-        raise UserError(f"{path} is damaged: delete it to compute the super-pixels again")
+        damaged = next(path for path, indices in shards.items() if not _has(path, len(indices)))
+        raise UserError(f"{damaged} is damaged: delete it to compute the super-pixels again")
     return records
 
 
-def _write(path, images, segments, label):
+def _write(shards, images, segments, label):
+    """Computes `shards`, {path: indices of images}."""
+
     def encoded(index):
         return cv2.imencode(".png", slic(images[index], segments))[1].tobytes()
 
-    incomplete = path.with_suffix(".incomplete")
-    records = common.threaded(grain.MapDataset.range(len(images)).map(encoded))
-    writer = ArrayRecordWriter(str(incomplete), "group_size:1")
-    for record in common.progress(records, len(images), label):
-        writer.write(record)
-    writer.close()
-    os.replace(incomplete, path)
+    total = sum(map(len, shards.values()))
+    indices = [index for shard in shards.values() for index in shard]
+    # Threads, not processes: scikit-image's SLIC lets go of Python's lock.
+    records = common.progress(common.threaded(grain.MapDataset.source(indices).map(encoded)), total, label)
+    for path, shard in shards.items():
+        incomplete = path.with_suffix(".incomplete")
+        try:
+            with common.writing():
+                writer = ArrayRecordWriter(str(incomplete), "group_size:1")
+                for _ in shard:
+                    writer.write(next(records))
+                writer.close()
+            common.check_written(incomplete, len(shard))
+            os.replace(incomplete, path)
+        finally:
+            incomplete.unlink(missing_ok=True)  # a full disk has better uses
+    next(records, None)  # so that the progress ends
+
+
+def _has(path, records):
+    try:
+        return len(grain.sources.ArrayRecordDataSource(str(path))) == records
+    except Exception:
+        return False

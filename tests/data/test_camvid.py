@@ -4,6 +4,7 @@ import shutil
 import sys
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -79,6 +80,10 @@ def test_builds_of_several_folders_are_kept_apart(tree, tmp_path, monkeypatch):
         assert data.load("camvid", cache, None).info.metadata == first.info.metadata
         moved = shutil.move(tree, tmp_path / "elsewhere")
         assert data.load("camvid", cache, moved).data_dir == first.data_dir
+
+    with monkeypatch.context() as patch:
+        patch.chdir(moved)
+        assert camvid.CamVid.fingerprint(Path(".")) == first.info.metadata["fingerprint"]
 
     second = data.load("camvid", cache, write_tree(tmp_path / "other", {"train": ["x"], "val": ["y"]}))
     assert second.data_dir != first.data_dir
@@ -161,8 +166,8 @@ def test_the_folder_above_gets_a_hint(tree, tmp_path):
 def test_an_interrupted_build_starts_over(tree, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
 
-    def interrupted(label, pairs, read_label):
-        yield from list(examples(label, pairs, read_label))[:1]
+    def interrupted(*args):
+        yield from list(examples(*args))[:1]
         raise KeyboardInterrupt
 
     examples = common.pair_examples

@@ -74,7 +74,7 @@ BAD = {
     ),
     "id": (
         lambda t: Image.fromarray(IDS + np.uint8(1)).save(t / LABEL),
-        rf"^\S*/{LABEL}: label id 34, but cityscapes has 7, 8, 11, 12, ",
+        rf"^\S*/{LABEL}: label id 34, but cityscapes has 7, 8, 11\.\.13, 17, .* and 0\.\.6, 9, 10, .* \(void\)$",
     ),
     "empty": (
         lambda t: [path.unlink() for path in t.glob("*/val/lindau/*")],

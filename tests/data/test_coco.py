@@ -127,7 +127,7 @@ def test_images_with_more_than_900_pixels_count(tmp_path, capsys, monkeypatch):
 
 
 def test_voc_has_its_own_classes(tree):
-    picture = coco.read(coco_voc.COCOVOC, tree)["train"][1].label
+    picture = coco.read(coco_voc.COCOVOC, tree, "train")[1].label
     np.testing.assert_array_equal(coco_voc.read_label(picture), VOC)
     metadata = common.unprepared(data.DATASETS["coco_voc"]).info.metadata
     assert [metadata["class_names"][i] for i in (0, 1, 3, 12, 15, 20)] == [

@@ -1,7 +1,13 @@
 """Super-pixels: what SLIC gives, that they are stored, and that they go where the labels go."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import skimage
 from skimage import data as photographs
 from skimage.measure import label as components
 
@@ -65,10 +71,10 @@ def test_augmented_with_the_labels():
 def test_damaged_files_are_named(street, tmp_path):
     builder = data.load("camvid", tmp_path, street)
     pipeline.source(builder, "train", 9)
-    (path,) = tmp_path.glob("**/superpixels-9-*/train.array_record")
+    (path,) = tmp_path.glob("**/superpixels-9-*/train-*.array_record")
     content = path.read_bytes()
     pipeline.source(builder, "val", 9)  # three images, where there are six
-    for damaged in (b"", content[:70000], (path.parent / "val.array_record").read_bytes()):
+    for damaged in (b"", content[:70000], next(path.parent.glob("val-*")).read_bytes()):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=f"^{path} is damaged: delete it"):
             pipeline.source(builder, "train", 9)
@@ -78,21 +84,40 @@ def test_damaged_files_are_named(street, tmp_path):
         list(pipeline.source(builder, "train", 9))
 
 
-def test_an_interrupted_computation_starts_over(street, tmp_path, monkeypatch):
-    builder, calls, slic = data.load("camvid", tmp_path, street), [], superpixels.slic
+KILLED = """
+import os, signal, sys, time
+from ctxseg import data
+from ctxseg.data import pipeline, superpixels
+superpixels.SHARD, slic, calls = 2, superpixels.slic, []
+def killed(*args):
+    calls.append(args)  # of one thread at a time, in any order: enough, for the last of them to wait
+    while len(calls) >= 5:
+        if os.path.exists(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIG)
+        time.sleep(0.01)
+    return slic(*args)
+superpixels.slic = killed
+pipeline.source(data.load("camvid", sys.argv[1], sys.argv[2]), "train", 9)
+"""
 
-    def interrupted(*args):
-        calls.append(args)
-        if len(calls) > 3:
-            raise KeyboardInterrupt
-        return slic(*args)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(superpixels, "slic", interrupted)
-        pipeline.source(builder, "train", 9)
-    assert not list(tmp_path.glob("**/superpixels-9-*/train.array_record"))
+@pytest.mark.parametrize("sent", ["SIGKILL", "SIGINT"])
+def test_an_interrupted_computation_continues(sent, street, tmp_path, monkeypatch):
+    builder = data.load("camvid", tmp_path, street)
+    folder = Path(builder.data_dir) / f"superpixels-9-slic-{skimage.__version__}"
+    first = folder / "train-000000-000002.array_record"
+    program = KILLED.replace("signal.SIG)", f"signal.{sent})")
+    killed = subprocess.run([sys.executable, "-c", program, tmp_path, street, first], timeout=120, capture_output=True)
+    assert killed.returncode == -getattr(signal, sent)
+    assert first.exists() and not (folder / "train-000004-000006.array_record").exists()
+    calls, slic, before = [], superpixels.slic, first.stat().st_mtime_ns
+    monkeypatch.setattr(superpixels, "SHARD", 2)
+    monkeypatch.setattr(superpixels, "slic", lambda *args: calls.append(args) or slic(*args))
     source = pipeline.source(builder, "train", 9)
-    np.testing.assert_array_equal(source[5]["regions"], slic(source[5]["image"], 9))
+    assert 2 <= len(calls) <= 4 and first.stat().st_mtime_ns == before  # of six
+    assert not list(folder.glob("*.incomplete"))
+    for i in range(6):
+        np.testing.assert_array_equal(source[i]["regions"], slic(source[i]["image"], 9))
 
 
 @pytest.mark.parametrize("segments", [-1, 65536])

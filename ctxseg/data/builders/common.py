@@ -14,20 +14,26 @@ and whose `info.metadata` has `class_names`, `palette`, `groups` and `fingerprin
 
 A build is kept under `data_dir/name/fingerprint/version`, so another `manual_dir` is never taken for a cached one.
 
-Where the data set has files, a builder lists `Pair`s by split and has a function that reads a label: `read_label(pair.label)`
-→ uint8 [H, W], class ids and 255. `label_image` makes one for 8-bit images of ids; other kinds of file are each builder's own.
+Where the data set has files, a builder is a `PairsBuilder`: it lists `Pair`s by split and has a function that reads a label:
+`read_label(pair.label)` → uint8 [H, W], class ids and 255. `label_image` makes one for 8-bit images of ids; other kinds of file
+are each builder's own.
 It raises ValueError, or what its decoder raises, with what is wrong, and the file's name is put in front here; or a
 UserError, which names it already.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import inspect
 import io
 import os
+import re
 import shutil
+import stat
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,13 +43,17 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image, UnidentifiedImageError
 
+from ctxseg.data import download
 from ctxseg.errors import UserError
 from ctxseg.logs import Progress
 
 IGNORE = 255
-FAULTS_NAMED = 5  # in an error message; the others are counted
+SHARD = 1000  # records of a file
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+FAULTS_NAMED = 5  # in an error message; if there are more, stderr has all
 
 
 class Part(NamedTuple):
@@ -188,7 +198,7 @@ def check_splits(
     read_label: Callable[[Path | Part], np.ndarray],
     read_image: Callable[[Part], np.ndarray] | None = None,
 ) -> None:
-    """Decodes everything: images are whole, labels can be read and have the size of their image.
+    """Decodes everything: images are whole, labels can be read and have the size of their image. All faults are told at once.
 
     A split with another number of images than published is reported on stderr: a subset of a data set is no error.
 
@@ -200,7 +210,7 @@ def check_splits(
         read_image: image of a pair → uint8 [H, W, 3] RGB, where images are no files of their own.
 
     Raises:
-        UserError: what is wrong with which files, the first few of them.
+        UserError: what is wrong with which files, see `raise_faults`.
     """
     for split, pairs in splits.items():
         difference = len(pairs) - published[split]
@@ -215,11 +225,13 @@ def check_splits(
 
 
 def raise_faults(dataset: str, faults: Sequence[str], total: int) -> None:
-    """Raises one UserError that names the first few faults and counts the rest; does nothing if there are none."""
+    """Raises one UserError that names the first few faults, if there are any; where these are more, stderr has all, a line each."""
     if len(faults) == 1:
         raise UserError(faults[0])
     if faults:
         rest = f"; and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
+        if rest:
+            print(f"all {len(faults)} faults:", *faults, sep="\n  ", file=sys.stderr, flush=True)
         raise UserError(f"{dataset}: {len(faults)} of {total} faulty: {'; '.join(faults[:FAULTS_NAMED])}{rest}")
 
 
@@ -245,6 +257,47 @@ def pair_examples(
     return enumerate(progress(threaded(grain.MapDataset.source(pairs).map(example)), len(pairs), f"write {label}"))
 
 
+class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What all builders of data sets whose files are listed as `Pair`s do; each says with what.
+
+    Attributes:
+        name: as `config.data.name` has it.
+        homepage: of the data set.
+        MANUAL_DOWNLOAD_INSTRUCTIONS: as at the top.
+        published: {split: number of images}, as for `check_splits`.
+        class_names: by class id.
+        palette: [r, g, b] of each class.
+        groups: {group: class names}, over which IoU is averaged too.
+        downloads: where the files are, if anybody can have them without a login.
+        list_pairs: manual_dir → {split: pairs}. It raises UserError for files that are missing.
+        read_label: as for `check_splits`.
+        read_image: as for `check_splits`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")  # another one where the same files give other samples
+    groups: Mapping[str, Sequence[str]] = {}
+    downloads: download.Source | None = None
+    read_image = None
+
+    @classmethod
+    def fingerprint(cls, manual_dir: Path) -> str:
+        """A digest of the listed files' names and sizes. UserError: a folder, list or file is missing."""
+        return fingerprint_pairs(manual_dir, cls.list_pairs(manual_dir))
+
+    def _info(self):
+        return dataset_info(
+            self, inspect.getdoc(type(self)), self.class_names, self.palette, self.groups, homepage=self.homepage
+        )
+
+    def _split_generators(self, dl_manager):
+        splits = self.list_pairs(Path(dl_manager.manual_dir))
+        check_splits(self.name, splits, self.published, self.read_label, self.read_image)
+        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
+
+    def _generate_examples(self, split, pairs):
+        yield from pair_examples(f"{self.name} {split}", pairs, self.read_label, self.read_image)
+
+
 def fingerprint_pairs(root: Path, splits: Mapping[str, Sequence[Pair]], *others: Path) -> str:
     """A digest of the splits' file names, relative to `root`, and sizes; and of the names of pairs that share a file.
 
@@ -257,13 +310,15 @@ def fingerprint_pairs(root: Path, splits: Mapping[str, Sequence[Pair]], *others:
         UserError: files that are not there.
     """
     digest, missing, sizes = hashlib.sha256(), [], {}
+    start = len(str(root / "x")) - 1  # paths below root as text: for 10⁵ files, `Path`'s arithmetic takes seconds
 
     def update(path, rest=""):
+        path = str(path)
         if path not in sizes:
-            sizes[path] = path.stat().st_size if path.is_file() else None
+            sizes[path] = _file_size(path)
             if sizes[path] is None:
                 missing.append(f"{path} is missing")
-        digest.update(f"{path.relative_to(root)} {sizes[path]}{rest}\n".encode())
+        digest.update(f"{path[start:]} {sizes[path]}{rest}\n".encode())
 
     for split, pairs in sorted(splits.items()):
         digest.update(f"{split}\n".encode())
@@ -274,6 +329,15 @@ def fingerprint_pairs(root: Path, splits: Mapping[str, Sequence[Pair]], *others:
         update(path)
     raise_faults("config.data.manual_dir", missing, len(sizes))
     return digest.hexdigest()[:12]
+
+
+def _file_size(path):
+    """In bytes; None if it is no file."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def file_of(image_or_label: Path | Part) -> Path:
@@ -307,31 +371,40 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def prepare(builder_cls, data_dir, manual_dir=None):
+def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
     """A builder whose data is prepared: read from `data_dir` if it is there, else built.
 
     Of several processes that want the same build, one makes it and the others wait. A build appears under its name when
-    it is complete, or not at all; what an interrupted one left behind is removed.
+    it is complete, or not at all; what an interrupted one left behind is removed, and the build starts over.
 
     Args:
         builder_cls: a builder class, as described at the top of this file.
         data_dir: where prepared data sets are kept.
         manual_dir: the data set as its makers ship it; None if it is generated, or to use the one build there is.
+        download: where there is neither, download it to data_dir/downloads.
 
     Raises:
-        UserError: no or a faulty `manual_dir`, or a `data_dir` that cannot be written.
+        UserError: no or a faulty `manual_dir`, or a `data_dir` that cannot be written or is full.
     """
     data_dir = Path(data_dir).expanduser()
     if builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
         manual_dir = None
-    elif manual_dir:
-        manual_dir = Path(manual_dir).expanduser()
-        _check_manual_dir(builder_cls, manual_dir)
-    else:
-        return _builder(builder_cls, data_dir, _only_build(builder_cls, data_dir))
-
+    elif not manual_dir:
+        try:
+            only = _only_build(builder_cls, data_dir)
+            if only:
+                return _builder(builder_cls, data_dir, only)
+        except OSError as error:
+            raise UserError(f"config.data.data_dir: cannot read {reason(error)}") from error
+        manual_dir = _download(builder_cls, data_dir, download)
     try:
+        if manual_dir:
+            manual_dir = Path(manual_dir).expanduser()
+            _check_manual_dir(builder_cls, manual_dir)
         fingerprint = builder_cls.fingerprint(manual_dir)
+    except OSError as error:
+        raise UserError(f"config.data.manual_dir: cannot read {reason(error)}") from error
+    try:
         builder = _builder(builder_cls, data_dir, fingerprint)
         if _prepared(builder):
             return builder
@@ -339,30 +412,76 @@ def prepare(builder_cls, data_dir, manual_dir=None):
         folder.mkdir(parents=True, exist_ok=True)
         with lock(folder):
             if not _prepared(builder):  # which another process may have done meanwhile
-                _build(builder, manual_dir)
+                _build(builder_cls, folder, Path(builder.data_dir), manual_dir)
     except OSError as error:
-        raise UserError(f"cannot prepare {builder_cls.name} in config.data.data_dir={data_dir}: {error}") from error
+        raise UserError(
+            f"cannot prepare {builder_cls.name} in config.data.data_dir={data_dir}: {reason(error)}"
+        ) from error
     return _builder(builder_cls, data_dir, fingerprint)
 
 
-def _build(builder, manual_dir):
-    folder = Path(builder.data_dir).parent
-    for leftover in folder.glob("incomplete.*"):
-        shutil.rmtree(leftover)
-    if Path(builder.data_dir).exists():  # somebody deleted its dataset_info.json
-        shutil.rmtree(builder.data_dir)
-    print(f"preparing {builder.name} in {builder.data_dir}", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as downloads, _quiet():
-        builder.download_and_prepare(
-            download_dir=downloads,  # nothing is downloaded, but TFDS makes the folder
-            download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False),
-            file_format="array_record",
-        )
+def _build(builder_cls, folder, target, manual_dir):
+    """Builds in a folder of its own within `folder`, which becomes `target` when everything in it is on the disk."""
+    for leftover in [*folder.glob("incomplete.*"), target]:  # target: somebody deleted its dataset_info.json
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    print(f"preparing {builder_cls.name} in {target}", file=sys.stderr, flush=True)
+    incomplete = tempfile.mkdtemp(prefix="incomplete.", dir=folder)
+    try:
+        builder = _builder(builder_cls, incomplete, folder.name)
+        Path(builder.data_dir).mkdir(parents=True)
+        with _quiet(), writing():
+            # Not download_and_prepare: it holds a split in memory, and beyond 1 GB asks for TensorFlow.
+            writer = tfds.core.SequentialWriter(builder.info, SHARD, file_format="array_record")
+            for split, examples in builder._split_generators(types.SimpleNamespace(manual_dir=manual_dir)).items():
+                writer.initialize_splits([split])
+                writer.add_examples({split: (example for _, example in examples)})
+            writer.close_all()
+        for split in builder.info.splits.values():
+            for path, records in zip(split.filepaths, split.shard_lengths, strict=True):
+                check_written(path, records)
+        os.replace(builder.data_dir, target)
+    finally:
+        shutil.rmtree(incomplete, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing():
+    """Turns the errors of ArrayRecord's writer, which come as RuntimeErrors when it is closed, into the system's OSErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(r"\w+\(\) failed: ([^;]+); \w+ ([^;]+)", str(error))
+        if not found:
+            raise
+        code = next((code for code in errno.errorcode if os.strerror(code) == found[1]), errno.EIO)
+        raise OSError(code, found[1], found[2]) from error
+
+
+def check_written(path, records: int) -> None:
+    """Waits until the ArrayRecord file at `path` is on the disk. OSError if it cannot be, or does not have so many records."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    reader = ArrayRecordReader(str(path))
+    if not reader.ok() or reader.num_records() != records:
+        raise OSError(errno.EIO, "not written whole: is the disk full, or failing?", str(path))
+
+
+def reason(error: OSError) -> str:
+    """What the system says against a file, and what to do."""
+    text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{text}; make room there, or choose another config.data.data_dir, and run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{text}; give yourself access to it, or choose another folder"
+    return text
 
 
 def _builder(builder_cls, data_dir, fingerprint):
     with _quiet():
-        return builder_cls(data_dir=data_dir, config=tfds.core.BuilderConfig(name=fingerprint))
+        return builder_cls(
+            data_dir=data_dir, config=tfds.core.BuilderConfig(name=fingerprint), file_format="array_record"
+        )
 
 
 def unprepared(builder_cls):
@@ -375,7 +494,7 @@ def _prepared(builder):
 
 
 def _only_build(builder_cls, data_dir):
-    """The fingerprint of the one build of a data set that is there."""
+    """The fingerprint of the one build of a data set that is there; None if there is none."""
     name = builder_cls.name
     builds = sorted((data_dir / name).glob(f"*/{builder_cls.VERSION}/dataset_info.json"))
     if len(builds) == 1:
@@ -383,8 +502,27 @@ def _only_build(builder_cls, data_dir):
     if builds:
         places = ", ".join(str(build.parent) for build in builds)
         raise UserError(f"config.data.manual_dir must say which {name}: several are prepared: {places}")
+    return None
+
+
+def _download(builder_cls, data_dir, wished):
+    """`manual_dir` of a data set that is not given: downloaded, if it can be and is wished; gigabytes are not begun unasked."""
+    missing = f"config.data.manual_dir is not given, and no {builder_cls.name} is prepared in {data_dir}"
     wanted = builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS
-    raise UserError(f"config.data.manual_dir is not given, and no {name} is prepared in {data_dir}: it wants {wanted}")
+    source = getattr(builder_cls, "downloads", None)
+    if source is None:
+        raise UserError(f"{missing}: it wants {wanted}")
+    if not wished:
+        raise UserError(f"{missing}: --mode=prepare downloads it; by hand, it wants {wanted}")
+    folder = data_dir / "downloads" / source.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder):
+            return download.fetch(source, folder)
+    except OSError as error:
+        raise UserError(f"{missing}; downloading failed: {reason(error)}") from error
+    except UserError as error:
+        raise UserError(f"{missing}; downloading failed: {error}; by hand, it wants {wanted}") from error
 
 
 def _check_manual_dir(builder_cls, manual_dir):
@@ -393,8 +531,13 @@ def _check_manual_dir(builder_cls, manual_dir):
         raise UserError(f"config.data.manual_dir: {manual_dir} does not exist; {wanted}")
     if not manual_dir.is_dir():
         raise UserError(f"config.data.manual_dir: {manual_dir} is not a folder; {wanted}")
-    if not any(manual_dir.iterdir()):
+    names = sorted(path.name for path in manual_dir.iterdir())
+    if not names:
         raise UserError(f"config.data.manual_dir: {manual_dir} is empty; {wanted}")
+    if all(name.endswith(ARCHIVES) for name in names):
+        raise UserError(
+            f"config.data.manual_dir: {manual_dir} has {', '.join(names[:3])} still packed: unpack it; {wanted}"
+        )
 
 
 @contextlib.contextmanager
@@ -429,23 +572,25 @@ def threaded(dataset: grain.MapDataset) -> Iterator:
 
 
 def _fault(pair, read_label, read_image):
-    """What is wrong with a pair, starting with the file's name; None if nothing is."""
-    sizes = []
+    """What is wrong with a pair's image, label or both, each starting with the file's name; None if nothing is."""
+    sizes, faults = [], []
     for of, size in ((pair.image, read_image and _array_size(read_image)), (pair.label, _array_size(read_label))):
         path = file_of(of)
         place = f"{path}: {pair.name}" if isinstance(of, Part) else path
         try:
+            if path.stat().st_size == 0:  # decoders only say that this is none of theirs
+                raise ValueError("the file is empty")
             sizes.append((size or _image_size)(of))
         except UserError as error:
-            return str(error)
+            faults.append(str(error))
         except UnidentifiedImageError:
-            return f"{place}: not an image"
+            faults.append(f"{place}: not an image")
         except Exception as error:  # damaged files make decoders raise all sorts
-            return f"{place}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}"
-    if sizes[0] != sizes[1]:
+            faults.append(f"{place}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}")
+    if not faults and sizes[0] != sizes[1]:
         (width, height), (label_width, label_height) = sizes
-        return f"{place}: label is {label_width}x{label_height}, but its image is {width}x{height}"
-    return None
+        faults.append(f"{place}: label is {label_width}x{label_height}, but its image is {width}x{height}")
+    return "; ".join(faults) or None
 
 
 def _image_size(path):
@@ -460,7 +605,22 @@ def _array_size(read):
 
 
 def _describe(ids):
-    """{0: 0, 1: 1, 2: 2, 11: 255} → '0..2 and 11 (void)'."""
-    known, void = [sorted(i for i, c in ids.items() if (c == IGNORE) == is_void) for is_void in (False, True)]
-    text = f"{known[0]}..{known[-1]}" if known == list(range(known[0], known[-1] + 1)) else ", ".join(map(str, known))
-    return f"{text} and {', '.join(map(str, void))} (void)" if void else text
+    """{0: 0, 1: 1, 2: 2, 5: 3, 11: 255} → '0..2, 5 and 11 (void)'."""
+    known, void = [_runs(i for i, c in ids.items() if (c == IGNORE) == is_void) for is_void in (False, True)]
+    return f"{known} and {void} (void)" if void else known
+
+
+def _runs(numbers):
+    """[3, 0, 1, 2, 8, 9] → '0..3, 8, 9'; of more than ten runs, the ones in the middle are left out."""
+    runs = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    texts = [
+        text
+        for first, last in runs
+        for text in ([f"{first}..{last}"] if last > first + 1 else map(str, range(first, last + 1)))
+    ]
+    return ", ".join(texts if len(texts) <= 10 else [*texts[:5], "…", *texts[-2:]])

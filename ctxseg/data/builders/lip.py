@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from ctxseg.data.builders import common, pairs
 
 # The colours are those of the authors' code.
@@ -34,39 +32,6 @@ SPLITS = {"train": 30_462, "val": 10_000}  # the 10,000 test images have no publ
 read_label = common.label_image("lip", {i: i for i in range(len(CLASSES))})
 
 
-class LIP(tfds.core.GeneratorBasedBuilder):
-    """Persons cut out of COCO's images with 19 parts and clothes: 30,462 train and 10,000 val images."""
-
-    name = "lip"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "train_images/, val_images/, train_segmentations/ and val_segmentations/, "
-        "with train_id.txt and val_id.txt beside the folders of images; they may lie in the archives' own folders"
-    )
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the files' names and sizes. UserError: a folder, list or file is missing."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="Look into Person: parts and clothes of single persons.",
-            class_names=list(CLASSES),
-            palette=list(CLASSES.values()),
-            homepage="https://sysu-hcp.net/lip/",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, listed) for split, listed in splits.items()}
-
-    def _generate_examples(self, split, listed):
-        yield from common.pair_examples(f"{self.name} {split}", listed, read_label)
-
-
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
     """{split: pairs, in the order of its list}. UserError: a folder or list is missing."""
     splits = {}
@@ -83,3 +48,22 @@ def _folder(manual_dir, name):
     if not found:
         common.require(LIP, manual_dir, name)
     return found[0]
+
+
+class LIP(common.PairsBuilder):
+    """Persons cut out of COCO's images with 19 parts and clothes: 30,462 train and 10,000 val images.
+
+    Look into Person: parts and clothes of single persons.
+    """
+
+    name = "lip"
+    homepage = "https://sysu-hcp.net/lip/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "train_images/, val_images/, train_segmentations/ and val_segmentations/, "
+        "with train_id.txt and val_id.txt beside the folders of images; they may lie in the archives' own folders"
+    )
+    published = SPLITS
+    class_names = list(CLASSES)
+    palette = list(CLASSES.values())
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

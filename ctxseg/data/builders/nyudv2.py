@@ -1,21 +1,16 @@
 """NYU Depth v2 (Silberman et al. 2012), its labelled images without their depth, in the 40 classes of Gupta et al. (2013).
 
-What `manual_dir` is made of:
-
-    nyu_depth_v2_labeled.mat     http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat
-    splits.mat                   http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat
-    classMapping40.mat           of the 894 names to the 40 classes; https://github.com/ankurhanda/nyuv2-meta-data has it
+What `manual_dir` is made of: nyu_depth_v2_labeled.mat, splits.mat and, of the 894 names to the 40 classes, classMapping40.mat.
 
 Images are 640×480 as shipped, white frame included.
 """
 
-import functools
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ctxseg.data.builders import common, mat
+from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
 
 CLASSES = (
@@ -28,40 +23,10 @@ SPLITS = {"train": 795, "test": 654}
 LABELED, LISTS, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
 
 
-class NYUDv2(tfds.core.GeneratorBasedBuilder):
-    """Indoor frames of a Kinect: 795 train and 654 test images, 40 classes."""
-
-    name = "nyudv2"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"a folder with {LABELED}, {LISTS} and {MAPPING}"
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the images' numbers and the files' sizes. UserError: a file is missing or damaged."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir), manual_dir / MAPPING)
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="NYU Depth v2 in 40 classes, colour alone; unlabelled pixels are ignored.",
-            class_names=CLASSES,
-            palette=common.bit_palette(len(CLASSES), first=1),  # the data set has none of its own
-            homepage="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
-        )
-
-    def _split_generators(self, dl_manager):
-        manual_dir = Path(dl_manager.manual_dir)
-        splits = list_pairs(manual_dir)
-        read_label = functools.partial(read_label_of, read_mapping(manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label, read_image)
-        return {split: self._generate_examples(split, pairs, read_label) for split, pairs in splits.items()}
-
-    def _generate_examples(self, split, pairs, read_label):
-        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label, read_image)
-
-
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
-    """{split: pairs, in the order of `splits.mat`}, whose names are the images' numbers, from 0001, and keys their indices.
+    """{split: pairs, in the order of `splits.mat`}, whose names are the images' numbers, from 0001.
+
+    Keys are an image's index, and `read_mapping`'s ids.
 
     Raises:
         UserError: a file is missing or damaged, or a split has an image that there is not.
@@ -70,14 +35,14 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
     path = manual_dir / LABELED
     with mat.hdf5(path) as file:
         counts = [len(mat.item(file, name)) for name in ("images", "labels")]
-    splits = {}
+    ids, splits = read_mapping(manual_dir), {}
     for split in SPLITS:
         numbers = np.ravel(mat.variable(manual_dir / LISTS, f"{split}Ndxs")).astype(int)  # MATLAB's, from 1
         beyond = numbers[(numbers < 1) | (numbers > min(counts))]
         if beyond.size:
             raise UserError(f"{manual_dir / LISTS}: {split}Ndxs has image {beyond[0]}, but {path} has {min(counts)}")
-        parts = [common.Part(path, int(number) - 1) for number in numbers]
-        splits[split] = [common.Pair(f"{part.key + 1:04d}", part, part) for part in parts]
+        parts = {f"{number:04d}": common.Part(path, (int(number) - 1, ids)) for number in numbers}
+        splits[split] = [common.Pair(name, part, part) for name, part in parts.items()]
     return splits
 
 
@@ -90,16 +55,51 @@ def read_mapping(manual_dir: Path) -> dict[int, int]:
     return {0: common.IGNORE} | {name: int(number) - 1 for name, number in enumerate(classes, 1)}
 
 
-def read_label_of(mapping: dict[int, int], part: common.Part) -> np.ndarray:
+def read_label(part: common.Part) -> np.ndarray:
     """uint8 [H, W]. Raises ValueError and UserError."""
+    index, ids = part.key
     with mat.hdf5(part.file) as file:
-        return common.map_ids("nyudv2", mat.item(file, "labels")[part.key].T, mapping)
+        return common.map_ids("nyudv2", mat.item(file, "labels")[index].T, ids)
 
 
 def read_image(part: common.Part) -> np.ndarray:
     """uint8 [H, W, 3] RGB. Raises ValueError and UserError."""
+    index, _ = part.key
     with mat.hdf5(part.file) as file:
-        image = mat.item(file, "images")[part.key].T
+        image = mat.item(file, "images")[index].T
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image is an array {image.shape} of {image.dtype}, but must be RGB of 8 bits")
     return np.ascontiguousarray(image)
+
+
+class NYUDv2(common.PairsBuilder):
+    """Indoor frames of a Kinect: 795 train and 654 test images, 40 classes.
+
+    NYU Depth v2 in 40 classes, colour alone; unlabelled pixels are ignored.
+    """
+
+    name = "nyudv2"
+    homepage = "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"a folder with {LABELED}, {LISTS} and {MAPPING}"
+    downloads = Source(
+        "nyudv2",
+        [
+            Archive(
+                "http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat",
+                "md5:520609c519fba3ba5ac58c8fefcc3530",  # as several public loaders have it
+            ),
+            Archive("http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat"),
+            Archive("https://github.com/ankurhanda/nyuv2-meta-data/raw/master/classMapping40.mat"),
+        ],
+    )
+    published = SPLITS
+    class_names = CLASSES
+    palette = common.bit_palette(len(CLASSES), first=1)  # the data set has none of its own
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)
+    read_image = staticmethod(read_image)
+
+    @classmethod
+    def fingerprint(cls, manual_dir: Path) -> str:
+        """As every builder's; the mapping of classes is a file too."""
+        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir), manual_dir / MAPPING)

@@ -2,16 +2,15 @@
 
 What `manual_dir` is made of: VOC 2010's trainval (VOCtrainval_03-May-2010.tar), and in its folder VOC2010/ the labels, as either
 
-    trainval/NAME.mat                     from https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz:
+    trainval/NAME.mat                     from its trainval.tar.gz:
                                           `LabelMap`, ids of 459 classes in alphabetical order
     SegmentationClassContext/NAME.png     the usual conversion: 0 for the background, then the 59 in alphabetical order
 """
 
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from ctxseg.data.builders import common, mat
+from ctxseg.data.download import Archive, Source
 
 # By class id: the background, VOC's 20 in VOC's order, then the others in alphabetical order. {name: its id among the 459}
 CLASSES = {
@@ -83,39 +82,6 @@ SPLITS = {"train": 4_998, "val": 5_105}
 _read_image_of_ids = common.label_image("pascal_context", PNG_IDS)
 
 
-class PascalContext(tfds.core.GeneratorBasedBuilder):
-    """Photographs labelled all over: 4,998 train and 5,105 val images, 59 classes and the background."""
-
-    name = "pascal_context"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "the folder VOC2010 of VOC 2010's trainval, with JPEGImages/, ImageSets/Main/ and either trainval/*.mat or "
-        "SegmentationClassContext/*.png"
-    )
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the listed files' names and sizes. UserError: a list or file is missing."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="PASCAL-Context, the 59 most frequent classes; all others are background.",
-            class_names=list(CLASSES),
-            palette=common.bit_palette(len(CLASSES)),
-            homepage="https://www.cs.stanford.edu/~roozbeh/pascal-context/",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
-
-    def _generate_examples(self, split, pairs):
-        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
-
-
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
     """{split: pairs, in the order of VOC 2010's list of it}; the `.mat` files are taken if there are both kinds of labels.
 
@@ -141,3 +107,33 @@ def read_label(path: Path):
     if path.suffix == ".png":
         return _read_image_of_ids(path)
     return common.map_ids("pascal_context", mat.variable(path, "LabelMap"), MAT_IDS)
+
+
+class PascalContext(common.PairsBuilder):
+    """Photographs labelled all over: 4,998 train and 5,105 val images, 59 classes and the background.
+
+    PASCAL-Context, the 59 most frequent classes; all others are background.
+    """
+
+    name = "pascal_context"
+    homepage = "https://www.cs.stanford.edu/~roozbeh/pascal-context/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the folder VOC2010 of VOC 2010's trainval, with JPEGImages/, ImageSets/Main/ and either trainval/*.mat or "
+        "SegmentationClassContext/*.png"
+    )
+    downloads = Source(
+        "pascal_context",
+        [
+            Archive(
+                "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+                "md5:da459979d0c395079b5c75ee67908abb",  # as torchvision has it
+            ),
+            Archive("https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz", into="VOCdevkit/VOC2010"),
+        ],
+        root="VOCdevkit/VOC2010",
+    )
+    published = SPLITS
+    class_names = list(CLASSES)
+    palette = common.bit_palette(len(CLASSES))
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

@@ -10,7 +10,6 @@ What `manual_dir` is made of: VOC 2010's trainval (VOCtrainval_03-May-2010.tar),
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ctxseg.data.builders import common, mat
 
@@ -27,39 +26,6 @@ CLASSES = {
 PARTS = {part: i for i, parts in enumerate(CLASSES.values()) if parts for part in parts.split()}
 SPLITS = {"train": 1_716, "val": 1_817}
 LISTS = "pascal_person_part/pascal_person_part_trainval_list"
-
-
-class PascalPersonPart(tfds.core.GeneratorBasedBuilder):
-    """Photographs of people, labelled with six parts of the body: 1,716 train and 1,817 val images."""
-
-    name = "pascal_person_part"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "the folder VOC2010 of VOC 2010's trainval, with JPEGImages/, PASCAL-Part's Annotations_Part/*.mat and "
-        f"{LISTS}/"
-    )
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the listed files' names and sizes. UserError: a list or file is missing."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="PASCAL-Part's persons, their parts merged to six; all else is background.",
-            class_names=list(CLASSES),
-            palette=common.bit_palette(len(CLASSES)),
-            homepage="http://roozbehm.info/pascal-parts/pascal-parts.html",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
-
-    def _generate_examples(self, split, pairs):
-        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
@@ -105,3 +71,22 @@ def read_label(path: Path):
     if label is None:
         raise ValueError("has no objects")
     return label
+
+
+class PascalPersonPart(common.PairsBuilder):
+    """Photographs of people, labelled with six parts of the body: 1,716 train and 1,817 val images.
+
+    PASCAL-Part's persons, their parts merged to six; all else is background.
+    """
+
+    name = "pascal_person_part"
+    homepage = "http://roozbehm.info/pascal-parts/pascal-parts.html"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the folder VOC2010 of VOC 2010's trainval, with JPEGImages/, PASCAL-Part's Annotations_Part/*.mat and "
+        f"{LISTS}/"
+    )
+    published = SPLITS
+    class_names = list(CLASSES)
+    palette = common.bit_palette(len(CLASSES))
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

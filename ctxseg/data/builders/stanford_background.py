@@ -3,53 +3,21 @@
 The paper's folds are random and not published: these are a permutation by `SEED`, in five even parts, named fold0 to fold4. To
 train on four and test on the fifth, TFDS adds up splits: "fold1+fold2+fold3+fold4" and "fold0".
 
-What `manual_dir` is: the folder iccv09Data of http://dags.stanford.edu/data/iccv09Data.tar.gz.
+What `manual_dir` is: the folder iccv09Data of iccv09Data.tar.gz.
 """
 
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ctxseg.data.builders import common
+from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
 
 CLASSES = ("sky", "tree", "road", "grass", "water", "building", "mountain", "foreground object")
 IDS = {i: i for i in range(8)} | {-1: common.IGNORE}  # -1: unknown
 SEED = 0
 SPLITS = {f"fold{i}": 143 for i in range(5)}
-
-
-class StanfordBackground(tfds.core.GeneratorBasedBuilder):
-    """Outdoor photographs of about 320×240: 715 images in five folds, eight classes."""
-
-    name = "stanford_background"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "the folder iccv09Data of iccv09Data.tar.gz, with images/*.jpg and labels/*.regions.txt"
-    )
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the files' names and sizes. UserError: a file is missing."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="Stanford Background in five random folds; unknown pixels are ignored.",
-            class_names=CLASSES,
-            palette=common.bit_palette(len(CLASSES), first=1),  # the data set has none of its own
-            homepage="http://dags.stanford.edu/projects/scenedataset.html",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
-
-    def _generate_examples(self, split, pairs):
-        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
@@ -75,3 +43,24 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
 def read_label(path: Path):
     """uint8 [H, W] of a text file with a row of numbers for each row of pixels. Raises ValueError."""
     return common.map_ids("stanford_background", np.loadtxt(path, dtype=np.int64, ndmin=2), IDS)
+
+
+class StanfordBackground(common.PairsBuilder):
+    """Outdoor photographs of about 320×240: 715 images in five folds, eight classes.
+
+    Stanford Background in five random folds; unknown pixels are ignored.
+    """
+
+    name = "stanford_background"
+    homepage = "http://dags.stanford.edu/projects/scenedataset.html"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the folder iccv09Data of iccv09Data.tar.gz, with images/*.jpg and labels/*.regions.txt"
+    )
+    downloads = Source(
+        "stanford_background", [Archive("http://dags.stanford.edu/data/iccv09Data.tar.gz")], root="iccv09Data"
+    )
+    published = SPLITS
+    class_names = CLASSES
+    palette = common.bit_palette(len(CLASSES), first=1)  # the data set has none of its own
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

@@ -1,6 +1,6 @@
 """SUN RGB-D (Song, Lichtenberg, Xiao 2015), without its depth, in 37 classes: those of NYUDv2 but the three that collect the rest.
 
-What `manual_dir` is made of: http://rgbd.cs.princeton.edu/data/SUNRGBD.zip and SUNRGBDtoolbox.zip, unpacked side by side.
+What `manual_dir` is made of: SUNRGBD.zip and SUNRGBDtoolbox.zip, unpacked side by side.
 Labels are in the toolbox's SUNRGBD2Dseg.mat, a MATLAB 7.3 file of 10,335 in the order of SUNRGBDMeta.mat, which is slow to read:
 once the data set is prepared, leave out `config.data.manual_dir`.
 """
@@ -9,9 +9,9 @@ import functools
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ctxseg.data.builders import common, mat, nyudv2
+from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
 
 CLASSES = nyudv2.CLASSES[:37]
@@ -20,38 +20,6 @@ SPLITS = {"train": 5_285, "test": 5_050}
 SENSORS = ("kv1", "kv2", "realsense", "xtion")  # a folder each
 META, LABELS = "SUNRGBDtoolbox/Metadata/SUNRGBDMeta.mat", "SUNRGBDtoolbox/Metadata/SUNRGBD2Dseg.mat"
 LISTS = "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat"
-
-
-class SUNRGBD(tfds.core.GeneratorBasedBuilder):
-    """Indoor frames of four depth cameras: 5,285 train and 5,050 test images, 37 classes."""
-
-    name = "sunrgbd"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "the folder in which SUNRGBD.zip and SUNRGBDtoolbox.zip are unpacked to SUNRGBD/ and SUNRGBDtoolbox/"
-    )
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the listed files' names and sizes. UserError: a file is missing or damaged."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="SUN RGB-D in 37 classes, colour alone; unlabelled pixels are ignored.",
-            class_names=CLASSES,
-            palette=common.bit_palette(len(CLASSES), first=1),  # the data set has none of its own
-            homepage="https://rgbd.cs.princeton.edu/",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
-
-    def _generate_examples(self, split, pairs):
-        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
@@ -107,3 +75,31 @@ def read_label(part: common.Part) -> np.ndarray:
     with mat.hdf5(part.file) as file:
         references = mat.item(file, "SUNRGBD2Dseg/seglabel")
         return common.map_ids("sunrgbd", file[references[np.unravel_index(part.key, references.shape)]][()].T, IDS)
+
+
+class SUNRGBD(common.PairsBuilder):
+    """Indoor frames of four depth cameras: 5,285 train and 5,050 test images, 37 classes.
+
+    SUN RGB-D in 37 classes, colour alone; unlabelled pixels are ignored.
+    """
+
+    name = "sunrgbd"
+    homepage = "https://rgbd.cs.princeton.edu/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the folder in which SUNRGBD.zip and SUNRGBDtoolbox.zip are unpacked to SUNRGBD/ and SUNRGBDtoolbox/"
+    )
+    downloads = Source(
+        "sunrgbd",
+        [
+            Archive("http://rgbd.cs.princeton.edu/data/SUNRGBD.zip"),
+            Archive(
+                "http://rgbd.cs.princeton.edu/data/SUNRGBDtoolbox.zip",
+                "md5:18d22e1761d36352f37232cba102f91f",  # as MMDetection3D has it
+            ),
+        ],
+    )
+    published = SPLITS
+    class_names = CLASSES
+    palette = common.bit_palette(len(CLASSES), first=1)  # the data set has none of its own
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

@@ -1,19 +1,13 @@
 """PASCAL VOC 2012 segmentation (Everingham et al. 2010), its training images extended by SBD's (Hariharan et al. 2011).
 
-What `manual_dir` is made of:
-
-    http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar      MD5 6cd6e144f989b92b3379bac3b3de84fd
-    http://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz
-                                                                                    MD5 82b4d87ceb2ed10f6038a1cba92111cb
-
-unpacked side by side. The labels of the test images are not published.
+What `manual_dir` is made of: VOCtrainval_11-May-2012.tar and SBD's benchmark.tgz, unpacked side by side. The labels of the
+test images are not published.
 """
 
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from ctxseg.data.builders import common, mat
+from ctxseg.data.download import Archive, Source
 
 CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
@@ -26,39 +20,6 @@ SPLITS = {"train": 1_464, "val": 1_449, "train_aug": 10_582}  # published; train
 VOC, SBD = Path("VOCdevkit/VOC2012"), Path("benchmark_RELEASE/dataset")
 
 _read_image_of_ids = common.label_image("voc2012", IDS)
-
-
-class VOC2012(tfds.core.GeneratorBasedBuilder):
-    """Photographs of 20 kinds of things: 1,464 train, 1,449 val and, with SBD, 10,582 train_aug images."""
-
-    name = "voc2012"
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "the folder in which VOCtrainval_11-May-2012.tar is unpacked to VOCdevkit/VOC2012/, and for train_aug SBD's "
-        "benchmark.tgz to benchmark_RELEASE/dataset/"
-    )
-
-    @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the listed files' names and sizes. UserError: a list or file is missing."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-
-    def _info(self):
-        return common.dataset_info(
-            self,
-            description="PASCAL VOC 2012 segmentation, with SBD's labels in train_aug; the border of objects is ignored.",
-            class_names=CLASSES,
-            palette=common.bit_palette(21),
-            homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = list_pairs(Path(dl_manager.manual_dir))
-        common.check_splits(self.name, splits, SPLITS, read_label)
-        return {split: self._generate_examples(split, pairs) for split, pairs in splits.items()}
-
-    def _generate_examples(self, split, pairs):
-        yield from common.pair_examples(f"{self.name} {split}", pairs, read_label)
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
@@ -93,3 +54,36 @@ def read_label(path: Path):
 
 def _pair(manual_dir, name, label):
     return common.Pair(name, manual_dir / VOC / f"JPEGImages/{name}.jpg", manual_dir / label)
+
+
+class VOC2012(common.PairsBuilder):
+    """Photographs of 20 kinds of things: 1,464 train, 1,449 val and, with SBD, 10,582 train_aug images.
+
+    PASCAL VOC 2012 segmentation, with SBD's labels in train_aug; the border of objects is ignored.
+    """
+
+    name = "voc2012"
+    homepage = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "the folder in which VOCtrainval_11-May-2012.tar is unpacked to VOCdevkit/VOC2012/, and for train_aug SBD's "
+        "benchmark.tgz to benchmark_RELEASE/dataset/"
+    )
+    downloads = Source(
+        "voc2012",
+        [
+            # Checksums as torchvision has them.
+            Archive(
+                "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+                "md5:6cd6e144f989b92b3379bac3b3de84fd",
+            ),
+            Archive(
+                "http://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+                "md5:82b4d87ceb2ed10f6038a1cba92111cb",
+            ),
+        ],
+    )
+    published = SPLITS
+    class_names = CLASSES
+    palette = common.bit_palette(21)
+    list_pairs = staticmethod(list_pairs)
+    read_label = staticmethod(read_label)

@@ -1,0 +1,211 @@
+"""`--mode=prepare`: builds a data set, checks it, says what is in it, and computes its super-pixels.
+
+Beside the records it keeps `summary.json` and `summary.png`: images, sizes, and how often each class occurs.
+"""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ctxseg import data, figures
+from ctxseg.data import pipeline, superpixels
+from ctxseg.data.builders import common
+from ctxseg.errors import UserError
+from ctxseg.logs import write_bytes, write_json
+
+ROWS = 30  # classes up to which all are printed; of more, the commonest and the rarest
+NAMED = 10  # classes in a warning; the others are counted
+
+
+class Counts(NamedTuple):
+    """What one pass over the labels of a split counts.
+
+    Attributes:
+        sizes: int64 [N, 2], height and width of each image.
+        pixels: int64 [256], of each id; 255 is ignored.
+        images: int64 [256], that have the id.
+    """
+
+    sizes: np.ndarray
+    pixels: np.ndarray
+    images: np.ndarray
+
+
+def prepare(config) -> str:
+    """Prepares the data set of `config.data` and prints a table of what is in it.
+
+    It can be interrupted at any time: run again, it keeps what is complete. What is there already is not made again.
+
+    Args:
+        config: the section `data`.
+
+    Returns:
+        The folder of the prepared data set.
+
+    Raises:
+        UserError: as `data.load`; faulty files, all of them on stderr; a `data_dir` that cannot be written, or is full.
+    """
+    superpixels.check(config.superpixels)
+    builder = data.load(config.name, config.data_dir, config.manual_dir, download=True)
+    summary = summarise(builder)
+    for line in warnings(summary):
+        print(f"warning: {line}", file=sys.stderr)
+    for split in builder.info.splits:
+        pipeline.source(builder, split, config.superpixels)
+    print(table(summary))
+    return str(builder.data_dir)
+
+
+def summarise(builder) -> dict:
+    """The summary of a prepared data set, read from its summary.json; written there, with a picture of it, if it is missing.
+
+    Args:
+        builder: prepared.
+
+    Returns:
+        `data`, the name; and `splits`, {name: {`images`: their number; `height`, `width`: {`min`, `median`, `max`}; `sizes`: how
+        many differ; `ignored`: share of the pixels; `classes`: {name: {`share`: of the pixels that are labelled, None if none is;
+        `pixels`; `images`: that have it}}}}.
+
+    Raises:
+        UserError: a damaged record, or a folder that cannot be written.
+    """
+    folder = Path(builder.data_dir)
+    try:
+        return _read(folder / "summary.json", builder)
+    except (OSError, ValueError):  # missing, or damaged
+        pass
+    names, palette = builder.info.metadata["class_names"], builder.info.metadata["palette"]
+    counts = {split: count(builder, split) for split in builder.info.splits}
+    summary = {
+        "data": builder.name,
+        "splits": {split: _of_split(counted, names) for split, counted in counts.items()},
+    }
+    picture = io.BytesIO()
+    sizes = {split: counted.sizes for split, counted in counts.items()}
+    figures.data_summary(summary, sizes, palette).savefig(picture, dpi=110)
+    try:
+        write_bytes(folder / "summary.png", picture.getvalue())
+        write_json(folder / "summary.json", summary)  # last: with it, the summary is complete
+    except OSError as error:
+        raise UserError(f"cannot write the summary in config.data.data_dir: {common.reason(error)}") from error
+    return summary
+
+
+def count(builder, split: str) -> Counts:
+    """Sizes and class ids of a split's labels; decoded by all cores, few at a time. UserError for one that is damaged."""
+    raw = tfds.decode.SkipDecoding()
+    records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
+
+    def of(index):
+        try:
+            label = cv2.imdecode(np.frombuffer(records[index]["label"], np.uint8), cv2.IMREAD_UNCHANGED)
+            return label.shape, np.bincount(label.ravel(), minlength=256)
+        except Exception as error:  # damaged bytes make decoders raise all sorts
+            place = f"{builder.name} {split}: label {index}"
+            raise UserError(f"{place} cannot be read; delete {builder.data_dir} to prepare it again") from error
+
+    sizes = np.zeros((len(records), 2), np.int64)
+    pixels, images = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    found = common.threaded(grain.MapDataset.range(len(records)).map(of))
+    for i, (size, histogram) in enumerate(common.progress(found, len(records), f"count {builder.name} {split}")):
+        sizes[i] = size
+        pixels += histogram
+        images += histogram > 0
+    return Counts(sizes, pixels, images)
+
+
+def table(summary: dict) -> str:
+    """The summary as lines to print: a column a split; a row a class, the commonest first."""
+    splits = summary["splits"]
+    rows = [[summary["data"], *splits], ["images", *(str(s["images"]) for s in splits.values())]]
+    for side in ("height", "width"):
+        rows.append([side, *(_range(s[side]) for s in splits.values())])
+    rows.append(["sizes", *(str(s["sizes"]) for s in splits.values())])
+    rows.append(["ignored", *(_percent(s["ignored"]) for s in splits.values())])
+    classes = figures.commonest(summary)
+    skipped = len(classes) - ROWS if len(classes) > ROWS else 0
+    for i, name in enumerate(classes):
+        if skipped and i == ROWS // 2:
+            rows.append([f"… {skipped} more …", *[""] * len(splits)])
+        if not skipped or i < ROWS // 2 or i >= ROWS // 2 + skipped:
+            of = [s["classes"][name] for s in splits.values()]
+            rows.append([name, *(f"{_percent(c['share'])}  {c['images']:>6} img" for c in of)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    )
+
+
+def warnings(summary: dict) -> list[str]:
+    """A line for each split that lacks classes, or has no labels at all."""
+    lines = []
+    for split, values in summary["splits"].items():
+        missing = [name for name, c in values["classes"].items() if c["pixels"] == 0]
+        if len(missing) == len(values["classes"]):
+            lines.append(f"{summary['data']} {split} has no labelled pixel")
+        elif missing:
+            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+            lines.append(f"{summary['data']} {split} has no pixel of {', '.join(missing[:NAMED])}{more}")
+    return lines
+
+
+def _read(path, builder):
+    """The summary in a file; ValueError if it is none of this data set."""
+    summary = json.loads(path.read_bytes())
+    try:
+        whole = summary["splits"].keys() == builder.info.splits.keys()
+        table(summary)
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole or not path.with_suffix(".png").exists():
+        raise ValueError(f"{path} is damaged")
+    return summary
+
+
+def _of_split(counts, names):
+    labelled = int(counts.pixels[: len(names)].sum())
+    total = int(counts.pixels.sum())
+    return {
+        "images": len(counts.sizes),
+        "height": _spread(counts.sizes[:, 0]),
+        "width": _spread(counts.sizes[:, 1]),
+        "sizes": len(np.unique(counts.sizes, axis=0)),
+        "ignored": 1 - labelled / total if total else None,
+        "classes": {
+            name: {
+                "share": int(counts.pixels[k]) / labelled if labelled else None,
+                "pixels": int(counts.pixels[k]),
+                "images": int(counts.images[k]),
+            }
+            for k, name in enumerate(names)
+        },
+    }
+
+
+def _spread(values):
+    if not values.size:
+        return {"min": None, "median": None, "max": None}
+    return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
+
+
+def _range(spread):
+    """{'min': 10, 'median': 20.0, 'max': 30} → '10..20..30'."""
+    if spread["min"] == spread["max"]:
+        return "-" if spread["min"] is None else str(spread["min"])
+    return f"{spread['min']}..{spread['median']:g}..{spread['max']}"
+
+
+def _percent(share):
+    """Three digits: 12.3 %, 0.0123 %."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.3g} %" if share == 0 or share >= 1e-6 else "< 0.0001 %"
