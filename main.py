@@ -166,10 +166,10 @@ def run_sweep(argv: list[str]) -> int:
     if values.row is not None and values.rows:
         raise UserError("--row and --rows are both given: give one of them")
     _check_file(path)
-    from ctxseg import sweep
+    from ctxseg import sweep, tables
 
     table = _from_file(path, dataset, "get_table", "get_config")
-    if not isinstance(table, sweep.Table):
+    if not isinstance(table, tables.Table):
         table = sweep.grid(os.path.splitext(os.path.basename(path))[0], table.data.name, values.sweep)
     elif values.sweep:
         raise UserError(f"--sweep is of a system's config, and {path} is a table")

@@ -15,10 +15,10 @@ import pytest
 
 import main
 from configs import datasets
-from ctxseg import inference, logs, sweep
+from ctxseg import inference, logs, sweep, tables
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from ctxseg.sweep import Column, Row, Table
+from ctxseg.tables import Column, Row, Table
 
 ROOT = Path(__file__).parents[1]
 TABLES = sorted(p.stem for p in (ROOT / "configs" / "tables").glob("[a-z]*.py"))
@@ -188,7 +188,7 @@ def test_execute_makes_what_is_not_there_and_reports_what_fails(tmp_path, stand_
     assert [row["cells"][0]["ours"] for row in made["rows"]] == [
         {0: 50.0, 1: 51.0}, {1: 61.0}, {0: 63.0, 1: 64.0},
     ]  # fmt: skip
-    assert "61.0 (1 of 2)" in sweep.markdown(made) and "failed: half: the loss became nan" in sweep.markdown(made)
+    assert "61.0 (1 of 2)" in tables.markdown(made) and "failed: half: the loss became nan" in tables.markdown(made)
 
     (folder / "fault").unlink()
     (folder / "log").unlink()
@@ -263,7 +263,7 @@ def test_table_in_words(tmp_path, stand_in):
         counts = np.stack([(share * truth).astype(int), truth, truth], -1).astype(np.int32)
         np.savez(Path(run.folder) / "images.npz", names=np.arange(20).astype(str), counts=counts)
     made = sweep.tabulate(THREE._replace(note="A note."), runs, {})
-    text = sweep.markdown(made)
+    text = tables.markdown(made)
     assert text.startswith(
         "**Paper, Table 1**; here on scenes, 2 seeds\n\n| # | row | mIoU | to the first row | 95 % | paper |"
     )
@@ -290,7 +290,7 @@ def test_table_in_words(tmp_path, stand_in):
 def test_orderings():
     cells = [(50.0, 70.0), (60.0, 69.0), (55.0, 72.0), (55.0, None), (None, 80.0), (40.0, "similar")]
     rows = [{"name": str(i), "cells": [{"mean": mean, "paper": paper}]} for i, (mean, paper) in enumerate(cells)]
-    ((count, other),) = sweep.orderings({"columns": ["mIoU"], "rows": rows})
+    ((count, other),) = tables.orderings({"columns": ["mIoU"], "rows": rows})
     # In the paper 2 > 0 > 1; here 1 > 2 > 0.
     assert count == 3 and sorted(other) == [("0", "1"), ("2", "1")]
 

@@ -1,7 +1,7 @@
 """Attention to Scale (Chen et al., CVPR 2016), "Design choices": the attention head and a fourth scale."""
 
 from configs.datasets import SMALL
-from ctxseg.sweep import Row, Table
+from ctxseg.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:

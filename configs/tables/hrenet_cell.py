@@ -1,7 +1,7 @@
 """H-ReNet (Yan et al., 2016), "LSTM v.s. IRNN": the cell of the ReNet layers, at the same number of parameters."""
 
 from configs.datasets import SMALL
-from ctxseg.sweep import Row, Table
+from ctxseg.tables import Row, Table
 
 
 def irnn_units(inputs: int, units: int) -> int:

@@ -2,7 +2,7 @@
 
 from configs.datasets import SMALL
 from configs.tables.hrenet_variants import levels, steps
-from ctxseg.sweep import Row, Table
+from ctxseg.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:

@@ -1,7 +1,7 @@
 """MCIBI (Jin et al., ICCV 2021), Table 5: the memory beside context from within the image."""
 
 from configs.datasets import SMALL
-from ctxseg.sweep import Column, Row, Table
+from ctxseg.tables import Column, Row, Table
 
 PAPER = {  # context: without and with the memory, on each data set
     "FCN": ("none", (36.96, 75.16, 48.63, 35.11), (42.84, 78.50, 51.07, 39.95)),

@@ -1,7 +1,7 @@
 """MCIBI (Jin et al., ICCV 2021), Table 4: trained on LIP, tested on LIP and on CIHP."""
 
 from configs.datasets import SMALL
-from ctxseg.sweep import Column, Row, Table
+from ctxseg.tables import Column, Row, Table
 
 
 def get_table(dataset: str = "lip") -> Table:

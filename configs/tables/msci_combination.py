@@ -1,7 +1,7 @@
 """MSCI (Lin et al., ECCV 2018), Table 2: other ways to combine features of several levels."""
 
 from configs.datasets import SMALL
-from ctxseg.sweep import Column, Row, Table
+from ctxseg.tables import Column, Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:

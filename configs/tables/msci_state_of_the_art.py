@@ -1,6 +1,6 @@
 """MSCI (Lin et al., ECCV 2018), Tables 3 and 4: its own rows."""
 
-from ctxseg.sweep import Row, Table
+from ctxseg.tables import Row, Table
 
 
 def get_table(dataset: str | None = None) -> Table:

@@ -1,6 +1,6 @@
 """ZigZagNet (Lin et al., CVPR 2019), Table 3: its own rows."""
 
-from ctxseg.sweep import Row, Table
+from ctxseg.tables import Row, Table
 
 
 def get_table(dataset: str | None = None) -> Table:
