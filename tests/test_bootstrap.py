@@ -60,6 +60,9 @@ def test_read(tmp_path):
     np.savez(tmp_path / "images.npz", names=np.array(["a"]), counts=np.zeros((1, 4, 3), np.int32))
     names, counts = bootstrap.read(tmp_path)
     assert names == ["a"] and counts.shape == (1, 4, 3)
+    np.savez(tmp_path / "images.npz", names=np.array(["b", "a"]), counts=np.array([[[2, 2, 2]], [[1, 1, 1]]], np.int32))
+    names, counts = bootstrap.read(tmp_path)  # another protocol may have had them in another order
+    assert names == ["a", "b"] and counts[:, 0, 0].tolist() == [1, 2]
     np.savez(tmp_path / "images.npz", names=np.array(["a", "b"]), counts=np.zeros((1, 4, 3), np.int32))
     with pytest.raises(UserError, match=r"images\.npz is damaged \(names and counts do not match\): evaluate again"):
         bootstrap.read(tmp_path)

@@ -140,6 +140,31 @@ def test_several_runs_side_by_side(workdir, other):
     assert len(rows) == 1 and "data.<wbr>crop" not in path.read_text()
 
 
+def test_how_sure_a_difference_is(workdir, other, tmp_path):
+    """By the images that both runs were tested on; other images, and runs without, cannot be compared so."""
+    truth = np.random.default_rng(0).integers(50, 90, (40, 4))
+
+    def write(folder, share, names):
+        counts = np.stack([(share * truth).astype(int), truth, truth], -1)[: len(names)].astype(np.int32)
+        np.savez(folder / "images.npz", names=np.array(names), counts=counts)
+
+    page = tmp_path / "both.html"
+    names = [str(i) for i in range(40)]
+    write(workdir, 0.6, names)
+    assert "bootstrap" not in Page(report.write_report([workdir, other], path=page)).text
+    write(other, 0.8, names)
+    text = Page(report.write_report([workdir, other], path=page)).text
+    # IoU: 0.6 / 1.4 and 0.8 / 1.2, less what rounding down takes.
+    assert (
+        re.search(r"other <run> − .*: \+2[34]\.\d points, \+2[34]\.\d to \+2[34]\.\d\.", text)
+        and "its 40 images" in text
+    )
+    write(other, 0.6, names)
+    assert "either may be the better one" in Page(report.write_report([workdir, other], path=page)).text
+    write(other, 0.6, names[:-1])
+    assert "other <run> was tested on other images than" in Page(report.write_report([workdir, other], path=page)).text
+
+
 def test_runs_that_cannot_be_compared(workdir, other, tmp_path):
     """Other data is refused; another protocol is said; pictures of other sizes are held to their own truth."""
     results = json.loads((other / "results.json").read_text())
