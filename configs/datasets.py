@@ -123,7 +123,6 @@ def ade20k(config):
 def lip(config):
     """MCIBI (§4.1): 150 epochs."""
     _mcibi(config, (473, 473), 32, epochs=150, images=30_462)
-    config.data.flip = False  # a mirrored left arm is a right one, and labels are not exchanged yet
 
 
 def cityscapes(config):

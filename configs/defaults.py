@@ -100,7 +100,7 @@ def get_config() -> ConfigDict:
     data.padding = (
         "ignore"  # what surrounds an image smaller than the crop: ignore (labelled 255) or reflect (its mirror image)
     )
-    data.flip = True  # horizontally, one image in two
+    data.flip = True  # horizontally, one image in two; classes named left … and right … change places
     data.scale_range = (1.0, 1.0)  # factor of random scaling
     data.rotate = 0.0  # at most, degrees either way
     data.brightness = 0.0  # colour jitter: factors in 1 ± this

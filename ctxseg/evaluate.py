@@ -180,7 +180,7 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> None:
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     builder = load_tested(config)
     split_source(builder, config.eval.split, config.data.superpixels)
-    protocol = inference.create_protocol(config.eval)
+    protocol = inference.create_protocol(config.eval, builder.info.metadata["class_names"])
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     eval_step = create_eval_step(model, protocol)
     finish(config, folder, builder, partial(evaluate_split, config, builder, eval_step), state, start)
@@ -235,7 +235,7 @@ def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     plain = config.eval.copy_and_resolve_references()
     plain.crf.iterations = 0
-    predictor = inference.create_predictor(model, plain)
+    predictor = inference.create_predictor(model, plain, builder.info.metadata["class_names"])
     count = min(len(source), config.eval.crf_images)
 
     def samples():

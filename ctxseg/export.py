@@ -129,7 +129,7 @@ def export(
     metadata = data.metadata(config.data)
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     weights = flax.traverse_util.flatten_dict(state.variables, sep="/")
-    protocol = inference.create_protocol(config.eval)
+    protocol = inference.create_protocol(config.eval, metadata["class_names"])
     exported = lower(model, weights, size, protocol, bool(config.data.superpixels))
     about = {
         "system": config.system,

@@ -6,13 +6,14 @@ arrays. `shape_of` says which shapes it is compiled for: images are padded to on
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ctxseg import crf
-from ctxseg.data.transforms import crop
+from ctxseg.data.transforms import crop, mirrored_classes
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.layers import resize
@@ -27,6 +28,7 @@ class Protocol:
     Attributes:
         scales: factors of height and width, over which probabilities are averaged.
         flip: whether the mirror image counts as much as the image.
+        mirrored_classes: what each class is in the mirror image, see `transforms.mirrored_classes`; (): itself.
         size: height and width that the image is resized to before it is scaled; () for its own.
         window: height and width of a sliding window, in which a scaled image is seen; () for all of it at once.
         stride: of windows, as a share of the window.
@@ -36,6 +38,7 @@ class Protocol:
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    mirrored_classes: tuple[int, ...] = ()
     size: tuple[int, ...] = ()
     window: tuple[int, ...] = ()
     stride: float = 2 / 3
@@ -53,8 +56,8 @@ class Protocol:
         return ", ".join([*parts, whole, *refined])
 
 
-def create_protocol(config) -> Protocol:
-    """The protocol that `config.eval` describes. UserError for a value that it cannot have."""
+def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
+    """The protocol that `config.eval` describes, for these classes. UserError for a value that it cannot have."""
     for name in ("size", "window"):
         if len(config[name]) not in (0, 2) or any(type(n) is not int or n < 1 for n in config[name]):
             raise UserError(f"config.eval.{name} is {tuple(config[name])}, but must be a height and a width, or ()")
@@ -73,6 +76,7 @@ def create_protocol(config) -> Protocol:
     return Protocol(
         tuple(map(float, config.scales)),
         config.flip,
+        mirrored_classes(class_names),
         tuple(config.size),
         tuple(config.window),
         config.stride,
@@ -129,7 +133,11 @@ def predict_probabilities(model, variables, images, regions, sizes, protocol: Pr
     total = total / len(protocol.scales)
     if protocol.flip:
         plain, mirrored = jnp.split(total, 2)
-        total = (plain + flip(mirrored, None if sizes is None else sizes[: len(plain)])) / 2
+        mirrored = flip(mirrored, None if sizes is None else sizes[: len(plain)])
+        if protocol.mirrored_classes != tuple(range(len(protocol.mirrored_classes))):
+            # What is seen as a left arm there is a right one.
+            mirrored = mirrored[..., np.array(protocol.mirrored_classes)]
+        total = (plain + mirrored) / 2
     if protocol.crf:
         total = crf.mean_field(total, original, mask=mask, **protocol.crf)
     return total
@@ -221,17 +229,18 @@ def _windows(model, variables, x, regions, sizes, window, stride):
     return (total / jnp.maximum(count, 1))[:, : shape[0], : shape[1]]
 
 
-def create_predictor(model, config):
+def create_predictor(model, config, class_names: Sequence[str] = ()):
     """For one device: (variables, images uint8 `[B,H,W,3]`, regions int32 `[B,H,W]` or None) → float32 `[B,H,W,K]`, NumPy arrays.
 
     Args:
         model: a segmenter.
         config: `config.eval`.
+        class_names: by class id; a mirror image exchanges the left and the right ones.
 
     Raises:
         UserError: see `create_protocol`.
     """
-    protocol = create_protocol(config)
+    protocol = create_protocol(config, class_names)
 
     @jax.jit
     def run(variables, images, regions, sizes):

@@ -82,7 +82,7 @@ def predict(
         return 0
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     metadata = data.metadata(config.data)
-    predictor = inference.create_predictor(model, config.eval)
+    predictor = inference.create_predictor(model, config.eval, metadata["class_names"])
 
     def label(path, stem):
         """Writes what there is of an image. Returns what is wrong with it, or None."""

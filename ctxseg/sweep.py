@@ -161,7 +161,7 @@ def check(runs: Sequence[Run]) -> None:
             if run.mode == "complexity":
                 complexity.check(run.config)
             else:
-                train.check(run.config, len(data.metadata(run.config.data)["class_names"]))
+                train.check(run.config, data.metadata(run.config.data)["class_names"])
         except UserError as e:
             raise UserError(f"{run.title}: {e}") from e
 

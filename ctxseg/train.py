@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -131,25 +132,26 @@ def check_numbers(config) -> None:
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
 
 
-def check(config, num_classes: int) -> None:
+def check(config, class_names: Sequence[str]) -> None:
     """Finds what is wrong with a config without data and without computing: numbers, names, and a network of these that cannot be.
 
     Raises:
         UserError: what is wrong.
     """
     check_numbers(config)
-    create_augmentation(config.data)
-    inference.create_protocol(config.eval)
-    model = create_model(config.model, num_classes)
+    create_augmentation(config.data, class_names)
+    inference.create_protocol(config.eval, class_names)
+    model = create_model(config.model, len(class_names))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     jax.eval_shape(lambda: create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std))
 
 
-def create_augmentation(config) -> transforms.Augmentation:
-    """The training augmentation that `config.data` describes."""
+def create_augmentation(config, class_names: Sequence[str] = ()) -> transforms.Augmentation:
+    """The training augmentation that `config.data` describes, for these classes."""
     return transforms.Augmentation(
         crop=tuple(config.crop),
         flip=config.flip,
+        mirrored_classes=transforms.mirrored_classes(class_names),
         scale_range=tuple(config.scale_range),
         rotate=config.rotate,
         brightness=config.brightness,
@@ -174,20 +176,21 @@ def train(config, folder: str) -> None:
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
     tested = evaluate.load_tested(config)
     evaluate.split_source(tested, config.eval.split, config.data.superpixels)  # which the end needs
+    class_names = builder.info.metadata["class_names"]
     new_batches = partial(
         pipeline.train_iterator,
         evaluate.split_source(builder, config.train.split, config.data.superpixels, "config.train.split"),
-        create_augmentation(config.data),
+        create_augmentation(config.data, class_names),
         config.train.batch_size,
         config.seed,
         *devices.process(),
         config.data.threads,
     )
     batches = new_batches()
-    model = create_model(config.model, len(builder.info.metadata["class_names"]), axis_name=devices.AXIS)
+    model = create_model(config.model, len(class_names), axis_name=devices.AXIS)
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     state = create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
-    eval_step = evaluate.create_eval_step(model, inference.create_protocol(config.eval))
+    eval_step = evaluate.create_eval_step(model, inference.create_protocol(config.eval, class_names))
     if primary:  # not before: a config with a fault in it must not keep the folder from the one without
         workdir.claim(folder, config)
 

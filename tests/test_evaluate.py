@@ -146,6 +146,19 @@ def test_the_predictor_is_the_protocol(source, trained):
     np.testing.assert_allclose(actual[0], testing_numpy.probabilities(scores, image), atol=1e-4)
 
 
+def test_a_mirror_image_exchanges_left_and_right(source, trained):
+    """The third class's probabilities in the mirror image are the second's."""
+    model, variables, scores = trained
+    config = defaults.get_config().eval
+    config.flip = True
+    image = source[0]["image"]
+    plain, mirrored = (testing_numpy.probabilities(scores, view) for view in (image, image[:, ::-1]))
+    for names, order in ((["hair", "left-arm", "right-arm"], [0, 2, 1]), (NAMES, [0, 1, 2])):
+        actual = inference.create_predictor(model, config, names)(variables, image[None])[0]
+        np.testing.assert_allclose(actual, (plain + mirrored[:, ::-1][..., order]) / 2, atol=1e-4)
+    assert np.abs(plain - mirrored[:, ::-1]).max() > 0.01 and np.abs(mirrored[..., 1] - mirrored[..., 2]).max() > 0.1
+
+
 def test_super_pixels_in_windows():
     """Windows that are no multiple of the strides, on padded images: what lies beyond a window is in no region."""
     config = defaults.get_config()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import cv2
 import grain
+import imagecodecs
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -38,7 +39,7 @@ class Source:
     def __getitem__(self, index: int) -> dict:
         record = self._record(index)
         name = record["name"].decode()
-        image = self.image(index)
+        image = self._image(record)
         label = self._decode(record["label"], cv2.IMREAD_UNCHANGED, f"label {name}")
         if image.shape[:2] != label.shape:
             raise UserError(f"{self._place}: {name} has an image {image.shape[:2]} and a label {label.shape}")
@@ -56,8 +57,17 @@ class Source:
 
     def image(self, index: int) -> np.ndarray:
         """The image alone of a sample."""
-        record = self._record(index)
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        return self._image(self._record(index))
+
+    def _image(self, record):
+        if record["image"].startswith(b"\x89PNG"):
+            try:
+                image = imagecodecs.png_decode(record["image"])  # with zlib-ng: in 60% of OpenCV's time
+            except (imagecodecs.PngError, ValueError):
+                image = None
+            if image is not None and image.dtype == np.uint8 and image.shape[2:] == (3,):
+                return image
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # which also knows what else a file may have
         return self._decode(record["image"], flags, f"image {record['name'].decode()}")
 
     def _record(self, index):

@@ -93,7 +93,7 @@ def _write(shards, images, segments, label):
     """Computes `shards`, {path: indices of images}."""
 
     def encoded(index):
-        return cv2.imencode(".png", slic(images[index], segments))[1].tobytes()
+        return cv2.imencode(".png", slic(images[index], segments), common.PNG_OF_IDS)[1].tobytes()
 
     total = sum(map(len, shards.values()))
     indices = [index for shard in shards.values() for index in shard]

@@ -6,6 +6,9 @@ interpolated, maps of ids take the id of the nearest pixel: none gains an id tha
 """
 
 import dataclasses
+import math
+import re
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -19,9 +22,36 @@ LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
 RGB_TO_YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 
 
-def flip(sample: dict) -> dict:
-    """Mirrors the sample, left to right."""
-    return sample | {key: np.ascontiguousarray(sample[key][:, ::-1]) for key in _maps(sample)}
+def mirrored_classes(names: Sequence[str]) -> tuple[int, ...]:
+    """What each class is in a mirror image: `left-arm` is `right-arm` there, by the words in the names; most are what they are.
+
+    Args:
+        names: by class id, as `info.metadata["class_names"]`.
+
+    Returns:
+        A class id for each; a class without a counterpart has its own.
+    """
+    names = [name.lower() for name in names]
+    ids = {name: i for i, name in enumerate(names)}
+    other = {"left": "right", "right": "left"}
+    opposite = [re.sub(r"(?<![a-z])(left|right)(?![a-z])", lambda side: other[side[0]], name) for name in names]
+    found = [ids.get(name, i) for i, name in enumerate(opposite)]
+    return tuple(j if found[j] == i else i for i, j in enumerate(found))  # pairs alone
+
+
+def flip(sample: dict, classes: Sequence[int] = ()) -> dict:
+    """Mirrors the sample, left to right.
+
+    Args:
+        sample: any size.
+        classes: what each class is in the mirror image, see `mirrored_classes`; (): itself.
+    """
+    flipped = {key: cv2.flip(sample[key], 1) for key in _maps(sample)}
+    if tuple(classes) != tuple(range(len(classes))):
+        table = np.arange(256, dtype=np.uint8)
+        table[: len(classes)] = classes
+        flipped["label"] = cv2.LUT(flipped["label"], table)
+    return sample | flipped
 
 
 def resize(sample: dict, size: tuple[int, int]) -> dict:
@@ -37,18 +67,35 @@ def resize(sample: dict, size: tuple[int, int]) -> dict:
 
 def rotate(sample: dict, degrees: float) -> dict:
     """Rotates about the centre, counter-clockwise, keeping the size; what comes into view is `PADDING`."""
-    height, width = sample["image"].shape[:2]
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
-    rotated = {}
+    size = sample["image"].shape[:2]
+    return _warp(sample, _to_source(size, size, degrees, 0, 0), size, cv2.BORDER_CONSTANT)
+
+
+def _to_source(source, size, degrees, top, left):
+    """The affine map [3, 3] from (x, y, 1) in a window at (top, left) of the image, resized to `size` and rotated, to the image's own."""
+    (height, width), (y, x) = size, (source[0] / size[0], source[1] / size[1])
+    window = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], float)
+    rotation = np.vstack([cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1.0), (0, 0, 1)])
+    scaling = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])  # half-pixel centres, as `resize`
+    return scaling @ rotation @ window
+
+
+def _warp(sample, to_source, size, border):
+    """The sample of `size` whose pixels lie where `to_source` says: interpolated, or the nearest; `border`: OpenCV's name for beyond."""
+    warped = {}
     for key in _maps(sample):
         array = sample[key]
         method = cv2.INTER_LINEAR if key == "image" else cv2.INTER_NEAREST
         # OpenCV rounds int32 maps otherwise than uint8 and float32 ones; the latter hold ids exactly up to 2^24.
-        source = array.astype(np.float32) if key == "regions" else array
-        rotated[key] = cv2.warpAffine(
-            source, matrix, (width, height), flags=method, borderMode=cv2.BORDER_CONSTANT, borderValue=PADDING[key]
+        warped[key] = cv2.warpAffine(
+            array.astype(np.float32) if key == "regions" else array,
+            to_source[:2],
+            (size[1], size[0]),
+            flags=method | cv2.WARP_INVERSE_MAP,
+            borderMode=border,
+            borderValue=PADDING[key],
         ).astype(array.dtype, copy=False)
-    return sample | rotated
+    return sample | warped
 
 
 def crop(sample: dict, top: int, left: int, size: tuple[int, int], padding: str = "ignore") -> dict:
@@ -80,7 +127,12 @@ def crop(sample: dict, top: int, left: int, size: tuple[int, int], padding: str 
 
 
 def adjust_colour(
-    image: np.ndarray, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0, hue: float = 0.0
+    image: np.ndarray,
+    brightness: float = 1.0,
+    contrast: float = 1.0,
+    saturation: float = 1.0,
+    hue: float = 0.0,
+    mean: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Changes brightness, contrast, saturation and hue, in that order, by one matrix product per pixel:
 
@@ -97,6 +149,7 @@ def adjust_colour(
         contrast: factor.
         saturation: factor.
         hue: fraction of the colour circle; 0 leaves it as it is.
+        mean: colour that contrast is about; None: the image's, which it has to be for a part of one.
 
     Returns:
         uint8 [H, W, 3].
@@ -106,7 +159,8 @@ def adjust_colour(
     rotation = np.linalg.inv(RGB_TO_YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ RGB_TO_YIQ
     saturate = saturation * np.eye(3) + (1 - saturation) * LUMA  # every row of the second term: the pixel's luma
     matrix = brightness * contrast * rotation @ saturate
-    offset = (1 - contrast) * brightness * (LUMA @ cv2.mean(image)[:3])  # a grey: saturation and hue leave it alone
+    mean = cv2.mean(image)[:3] if mean is None else mean
+    offset = (1 - contrast) * brightness * (LUMA @ mean)  # a grey: saturation and hue leave it alone
     return cv2.transform(image, np.column_stack([matrix, np.full(3, offset)]))
 
 
@@ -114,12 +168,14 @@ def adjust_colour(
 class Augmentation:
     """Random colour jitter, flip, scaling, rotation and crop: `augmentation(sample, rng)` → a sample of size `crop`.
 
-    Every draw is made whether it is used or not: switching one transform off leaves the others' draws as they were.
+    Every draw is made whether it is used or not: switching one transform off leaves the others' draws as they were. The result is that
+    of the functions above one after the other, but only the pixels that it needs are computed, and interpolated once.
 
     Attributes:
         crop: (height, width) of the result, anywhere in the scaled image; a smaller image lies anywhere in the crop.
         padding: what surrounds a smaller image, see `crop`.
         flip: mirror one sample in two.
+        mirrored_classes: what each class is in a mirror image; (): itself.
         scale_range: (low, high) of the uniform factor of size.
         rotate: at most so many degrees either way, uniform.
         brightness: factor uniform in 1 ± this; so for the next two.
@@ -133,6 +189,7 @@ class Augmentation:
 
     crop: tuple[int, int]
     flip: bool = False
+    mirrored_classes: tuple[int, ...] = ()
     scale_range: tuple[float, float] = (1.0, 1.0)
     rotate: float = 0.0
     brightness: float = 0.0
@@ -160,18 +217,39 @@ class Augmentation:
         place = rng.random(2)
         jitter = rng.uniform(-1, 1, 4) * (self.brightness, self.contrast, self.saturation, self.hue)
 
-        if jitter.any():
-            sample = sample | {"image": adjust_colour(sample["image"], *(jitter + (1, 1, 1, 0)))}
-        if self.flip and mirrored:
-            sample = flip(sample)
-        if scale != 1:
-            sample = resize(sample, [max(1, round(n * scale)) for n in sample["image"].shape[:2]])
-        if degrees:
-            sample = rotate(sample, degrees)
-        slack = np.array(sample["image"].shape[:2]) - self.crop
+        image, mirrored = sample["image"], self.flip and mirrored
+        height, width = image.shape[:2]
+        size = [max(1, round(n * scale)) for n in (height, width)]
+        slack = np.array(size) - self.crop
         first, last = np.minimum(slack, 0), np.maximum(slack, 0)
-        top, left = (first + place * (last - first + 1)).astype(int)
-        return crop(sample, int(top), int(left), self.crop, self.padding)
+        top, left = (first + place * (last - first + 1)).astype(int).tolist()
+
+        # What of the crop lies in the scaled image, and what of the image that shows.
+        inner = [min(n, start + c) - max(start, 0) for n, start, c in zip(size, (top, left), self.crop, strict=True)]
+        to_source = _to_source((height, width), size, degrees, max(top, 0), max(left, 0))
+        warped = degrees or size != [height, width]
+        x, y = _source_window(to_source, inner, (height, width), 1 if warped else 0)
+        columns = slice(width - x.stop, width - x.start) if mirrored else x
+        sample = sample | {key: sample[key][y, columns] for key in _maps(sample)}
+
+        if jitter.any():
+            sample["image"] = adjust_colour(sample["image"], *(jitter + (1, 1, 1, 0)), cv2.mean(image)[:3])
+        if mirrored:
+            sample = flip(sample, self.mirrored_classes)
+        if warped:
+            to_source[:2, 2] -= x.start, y.start
+            sample = _warp(sample, to_source, inner, cv2.BORDER_CONSTANT if degrees else cv2.BORDER_REPLICATE)
+        return crop(sample, min(top, 0), min(left, 0), self.crop, self.padding)
+
+
+def _source_window(to_source, size, limits, margin):
+    """The columns and rows (slices) of an image of `limits` (height, width) that a window of `size` reads, and `margin` around them."""
+    corners = to_source[:2] @ np.array([[x, y, 1] for x in (0, size[1] - 1) for y in (0, size[0] - 1)]).T
+    slices = []
+    for low, high, n in zip(corners.min(1), corners.max(1), limits[::-1], strict=True):
+        start = min(max(math.floor(low + 1e-6) - margin, 0), n - 1)
+        slices.append(slice(start, max(min(math.ceil(high - 1e-6) + 1 + margin, n), start + 1)))
+    return slices
 
 
 def _maps(sample):

@@ -1,7 +1,11 @@
+import io
 import json
+import types
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from ctxseg.data import pipeline, transforms
 from ctxseg.errors import UserError
@@ -42,6 +46,35 @@ def assert_equal(batch, other):
     assert batch.keys() == other.keys()
     for key in batch:
         np.testing.assert_array_equal(batch[key], other[key])
+
+
+def png(array):
+    return cv2.imencode(".png", array if array.ndim == 2 else array[..., ::-1])[1].tobytes()
+
+
+def test_images_are_decoded_as_rgb_whatever_the_file_has():
+    """An RGB PNG by the one decoder, all else by the other; a damaged one is named."""
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    label = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    grey = np.repeat(rgb[..., :1], 3, axis=2)
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).quantize(200).save(buffer, "PNG")  # a palette of all colours that there are
+    transparent = np.concatenate([rgb[..., ::-1], np.full((5, 7, 1), 255, np.uint8)], axis=2)
+    files = [png(rgb), png(rgb[..., 0]), buffer.getvalue(), cv2.imencode(".png", transparent)[1].tobytes()]
+    files += [cv2.imencode(".png", rgb[..., ::-1].astype(np.uint16) * 256)[1].tobytes(), png(rgb)[:-60], b"\x89PNG\r\n"]
+    records = [{"image": file, "label": png(label), "name": b"n%d" % i} for i, file in enumerate(files)]
+    builder = types.SimpleNamespace(name="stub", data_dir="/cache", as_data_source=lambda split, decoders: records)
+    source = pipeline.source(builder, "train")
+    for i, expected in enumerate((rgb, grey, None, rgb, rgb)):
+        sample = source[i]
+        assert sample["image"].dtype == np.uint8 and sample["image"].shape == (5, 7, 3)
+        if expected is not None:
+            np.testing.assert_array_equal(sample["image"], expected)
+            np.testing.assert_array_equal(source.image(i), expected)
+        np.testing.assert_array_equal(sample["label"], label)
+    for i in (5, 6):
+        with pytest.raises(UserError, match=f"^stub train: image n{i} cannot be decoded; delete /cache to"):
+            source[i]
 
 
 def test_batches_are_a_function_of_the_seed():

@@ -2,7 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ctxseg.data import transforms
+from ctxseg.data import DATASETS, transforms
+from ctxseg.data.builders import common
 from ctxseg.errors import UserError
 
 COLOURS = np.array([[10, 200, 30], [240, 60, 90], [0, 0, 255], [120, 130, 140]], np.uint8)
@@ -49,6 +50,24 @@ def test_flip_and_crop_by_hand():
         "label": np.uint8,
         "regions": np.int32,
     }
+
+
+def test_mirrored_classes_exchange_sides():
+    names = ["background", "left-arm", "Right_Arm", "right-arm", "leftovers", "turn left", "turn right", "left ear"]
+    assert transforms.mirrored_classes(names) == (0, 3, 2, 1, 4, 6, 5, 7)
+    for dataset in ("lip", "cihp"):
+        classes = transforms.mirrored_classes(common.unprepared(DATASETS[dataset]).info.metadata["class_names"])
+        assert classes == (*range(14), 15, 14, 17, 16, 19, 18)
+    label = np.uint8([[14, 0, 255, 19], [3, 16, 17, 200]])
+    sample = {"image": np.zeros((2, 4, 3), np.uint8), "label": label, "regions": label.astype(np.int32)}
+    flipped = transforms.flip(sample, classes)
+    np.testing.assert_array_equal(flipped["label"], [[18, 255, 0, 15], [200, 16, 17, 3]])
+    np.testing.assert_array_equal(flipped["regions"], [[19, 255, 0, 14], [200, 17, 16, 3]])
+    np.testing.assert_array_equal(transforms.flip(sample, (0, 1))["label"], label[:, ::-1])
+
+    augment = transforms.Augmentation(crop=(2, 4), flip=True, mirrored_classes=classes)
+    found = {augment(sample, np.random.default_rng(i))["label"].tobytes() for i in range(20)}
+    assert found == {label.tobytes(), flipped["label"].tobytes()}
 
 
 def test_resize_and_rotate_by_hand():
@@ -107,6 +126,59 @@ def test_random_augmentation_never_gains_a_class_and_stays_aligned():
         assert (image[outside] == (124, 116, 104)).all()
         padded, covered = padded + (label == 255).any(), covered + plain.mean() / 40
     assert padded > 10 and covered > 0.3  # the test saw both padding and blobs
+
+
+def one_after_the_other(augment, sample, rng):
+    """What `Augmentation` documents: each function on the whole image, in turn."""
+    mirrored, scale, degrees = (
+        rng.random() < 0.5,
+        rng.uniform(*augment.scale_range),
+        augment.rotate * rng.uniform(-1, 1),
+    )
+    place = rng.random(2)
+    jitter = rng.uniform(-1, 1, 4) * (augment.brightness, augment.contrast, augment.saturation, augment.hue)
+    sample = sample | {"image": transforms.adjust_colour(sample["image"], *(jitter + (1, 1, 1, 0)))}
+    if mirrored and augment.flip:
+        sample = transforms.flip(sample)
+    sample = transforms.resize(sample, [round(n * scale) for n in sample["label"].shape])
+    sample = transforms.rotate(sample, degrees) if degrees else sample
+    slack = np.array(sample["label"].shape) - augment.crop
+    first, last = np.minimum(slack, 0), np.maximum(slack, 0)
+    return transforms.crop(
+        sample, *(first + place * (last - first + 1)).astype(int).tolist(), augment.crop, augment.padding
+    )
+
+
+@pytest.mark.parametrize(
+    "settings, exact",
+    [
+        ({"brightness": 0.3, "contrast": 0.4, "saturation": 0.3, "hue": 0.1}, True),
+        ({"rotate": 170.0}, True),
+        ({"scale_range": (0.5, 2.0), "contrast": 0.4}, False),
+        ({"scale_range": (0.3, 0.7), "padding": "reflect"}, False),
+        ({"scale_range": (0.5, 2.0), "rotate": 30.0}, False),
+    ],
+)
+def test_only_what_the_crop_needs_is_computed_and_the_same(settings, exact):
+    """Interpolated once, not twice: on smooth images colours hardly differ, and ids only along the regions' edges."""
+    augment = transforms.Augmentation(crop=(64, 80), flip=True, **settings)
+    for seed in range(20):
+        sample = blobs(seed, 90, 120)
+        sample["image"] = cv2.GaussianBlur(sample["image"], (0, 0), 6)
+        actual = augment(sample, np.random.default_rng(seed))
+        expected = one_after_the_other(augment, sample, np.random.default_rng(seed))
+        for key in ("image", "label", "regions"):
+            assert actual[key].shape == expected[key].shape and actual[key].dtype == expected[key].dtype
+        difference = np.abs(actual["image"].astype(int) - expected["image"])
+        ids = actual["label"] != expected["label"]
+        if exact:
+            assert difference.max() <= 1 and ids.mean() < 1e-3
+        else:
+            assert np.percentile(difference, 97) <= 6 and ids.mean() < 0.05
+            assert not cv2.erode(ids.astype(np.uint8), np.ones((3, 3))).any()  # lines, no areas
+        np.testing.assert_array_equal(
+            actual["regions"], np.where(actual["label"] == 255, -1, actual["label"] + np.int32(1000))
+        )
 
 
 def test_colour_is_its_formula():
