@@ -125,6 +125,11 @@ def lip(config):
     _mcibi(config, (473, 473), 32, epochs=150, images=30_462)
 
 
+def cihp(config):
+    """As on LIP, for as many epochs. MCIBI tests on it what is trained on LIP (Table 4: `eval.data=cihp`)."""
+    _mcibi(config, (473, 473), 32, epochs=150, images=28_280)
+
+
 def cityscapes(config):
     """MCIBI (§4.1): 220 epochs. Tested at a shorter side of 1024 pixels, which is the images' own."""
     _mcibi(config, (512, 1024), 8, epochs=220, images=2_975)
@@ -188,7 +193,7 @@ PROTOCOLS = {
     "coco_voc": voc2012,
     "ade20k": ade20k,
     "lip": lip,
-    "cihp": lip,
+    "cihp": cihp,
     "cityscapes": cityscapes,
     "coco_stuff": coco_stuff,
     "coco_stuff10k": coco_stuff10k,

@@ -16,7 +16,7 @@ HEIGHT, WIDTH = 6, 8
 RECTANGLE = [1, 1, 5, 1, 5, 4, 1, 4]
 OBJECTS = [
     {"category_id": DOG, "segmentation": [[3, 2, 5, 2, 5, 4, 3, 4]]},  # rows 2..3, columns 3..4: on the person
-    {"category_id": PERSON, "segmentation": [RECTANGLE]},
+    {"category_id": PERSON, "segmentation": [RECTANGLE, [2, 0, 5, 0]]},  # and a line, which has no area
     # Run lengths go down the columns: rows 1..2 of column 2, under the person though smaller; and row 0 of column 7.
     {"category_id": BIRD, "segmentation": {"size": [6, 8], "counts": [13, 2, 27, 1, 5]}, "iscrowd": 1},
     # In two pieces: row 5, columns 0..1, and row 5, columns 6..7.
@@ -184,7 +184,10 @@ BAD = {
         r"^\S*/instances_val2014.json: COCO_val2014_000000000007: label is 8x5, but its image is 8x6$",
     ),
     "category": (damage({"category_id": 12}), NAME + r"category id 12 is none of COCO's 80$"),
-    "polygon": (damage({"segmentation": [[1, 2, 3, 4]]}), NAME + r"an object has a polygon that is no list of x, y, x"),
+    "infinity": (
+        damage({"segmentation": [[1, 1, 5, 1, 5, float("nan")]]}),
+        NAME + r"an object has a polygon that is no list of numbers x, y, x, y, …$",
+    ),
     "odd polygon": (damage({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}), NAME + r"an object has a polygon that is no"),
     "words": (damage({"segmentation": [["a"] * 6]}), NAME + r"an object has a polygon that is no list"),
     "nothing": (damage({"segmentation": []}), NAME + r"an object has neither polygons nor run lengths$"),
@@ -212,6 +215,10 @@ def test_bad_objects_are_named_where_images_are_chosen(tree, tmp_path):
     damage({"segmentation": []})(tree)
     with pytest.raises(UserError, match=NAME + "an object has neither polygons nor run lengths$"):
         data.load("coco_voc", tmp_path / "cache", tree)
+
+
+def test_an_object_without_area_is_not_there():
+    assert not coco.paint(coco.Picture(6, 8, [(PERSON, False, [[1, 1, 5, 5]])]), {PERSON: 1}).any()
 
 
 def test_compact_run_lengths():

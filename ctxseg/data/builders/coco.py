@@ -5,6 +5,7 @@ What `manual_dir` is made of: train2014.zip, val2014.zip and annotations_trainva
 
 import hashlib
 import json
+import math
 import os
 from array import array
 from collections.abc import Mapping, Sequence
@@ -141,14 +142,20 @@ def _run_lengths(picture, segmentation):
         return mask.frPyObjects(segmentation, *size)
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError("an object has neither polygons nor run lengths")
-    if not all(_numbers(polygon) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
-        raise ValueError("an object has a polygon that is no list of x, y, x, y, … of three points or more")
-    return mask.merge(mask.frPyObjects(segmentation, *size))
+    if not all(_numbers(polygon) and len(polygon) % 2 == 0 for polygon in segmentation):
+        raise ValueError("an object has a polygon that is no list of numbers x, y, x, y, …")
+    polygons = [
+        polygon for polygon in segmentation if len(polygon) >= 6
+    ]  # some in use have one or two points, and no area
+    return (
+        mask.merge(mask.frPyObjects(polygons, *size)) if polygons else mask.encode(np.zeros(size, np.uint8, order="F"))
+    )
 
 
 def _numbers(values):
-    return isinstance(values, array) or (
-        isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+    """Whether these are numbers that are somewhere: polygons that go to infinity never end."""
+    return isinstance(values, list | array) and all(
+        isinstance(value, int | float) and math.isfinite(value) for value in values
     )
 
 
@@ -169,7 +176,9 @@ def _compact(item):
         return item
     item = {key: item[key] for key in ("image_id", "category_id", "iscrowd", "segmentation") if key in item}
     if isinstance(item["segmentation"], list):
-        item["segmentation"] = [array("d", p) if _numbers(p) else p for p in item["segmentation"]]
+        item["segmentation"] = [
+            array("d", p) if _numbers(p) else p for p in item["segmentation"]
+        ]  # the others are faults
     return item
 
 
