@@ -102,6 +102,7 @@ def stanford_background(config):
 def hrenet(config):
     """H-ReNet (2016, §4.2): crops 400×500 and flips alone, batch 10, 30k updates, the rate falling half way. Its baseline takes 12k."""
     config.data.crop = (400, 500)
+    config.data.padding = "reflect"
     config.train.batch_size = 10
     _two_rates(config, 1e-3, 15_000, 30_000)
 

@@ -137,6 +137,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
         "data": config.eval.data or config.data.name,
         "split": config.eval.split,
         "protocol": str(inference.create_protocol(config.eval)),
+        "eval": config.eval.to_dict(),
         "scored_at": config.eval.score if config.eval.size else "original",
         "shapes": config.eval.shapes,
         "seconds": round(time.time() - start, 1),

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import io
+import itertools
 import json
 import shlex
 import zipfile
@@ -110,30 +111,32 @@ def write_report(folders, usual: Callable[[str, str], dict | None] | None = None
     return Path(path)
 
 
-def write_table(path, title: str, lines, pages, remarks) -> None:
+def write_table(path, title: str, setting: str, head, rows, pages, remarks) -> None:
     """Writes the page of a sweep: its table, and what is remarked on it.
 
     Args:
         path: of the page.
         title: what the table is of.
-        lines: of texts: the head, then each row; the second text of a row is its name.
+        setting: what the figures are of.
+        head: of each column, the title of those that it belongs to, or "", and its own.
+        rows: lists of texts; the second of each is the row's name.
         pages: of each row, the folders of its runs, relative to the page's, whose report.html are linked.
         remarks: paragraphs below the table.
 
     Raises:
         UserError: `path` cannot be written.
     """
-    head, *rows = lines
     body = []
     for row, folders in zip(rows, pages, strict=True):
         links = " ".join(f"<a href='{_text(f)}/report.html'>{i}</a>" for i, f in enumerate(dict.fromkeys(folders), 1))
         body.append(f"<tr>{''.join(f'<td>{_text(text)}</td>' for text in row)}<td>{links}</td></tr>\n")
-    heads = "".join(f"<th>{_text(text)}</th>" for text in (*head, "runs"))
-    content = f"<div class=wide><table class=sweep><tr class=note>{heads}</tr>{''.join(body)}</table></div>"
+    groups = [(of, len(list(columns))) for of, columns in itertools.groupby(of for of, _ in (*head, ("", "runs")))]
+    above = "".join(f"<th colspan={count}>{_text(of)}</th>" for of, count in groups)
+    above = f"<tr class=note>{above}</tr>" if len(groups) > 1 else ""
+    heads = "".join(f"<th>{_text(text)}</th>" for _, text in (*head, ("", "runs")))
+    content = f"<p class=note>{_text(setting)}</p>"
+    content += f"<div class=wide><table class=sweep>{above}<tr class=note>{heads}</tr>{''.join(body)}</table></div>"
     content += "".join(f"<p>{_text(remark)}</p>" for remark in remarks)
-    content += (
-        "<p class=note>95 %: of the difference, had the split had other images: a paired bootstrap over images.</p>"
-    )
     _write_page(path, title, content)
 
 

@@ -5,6 +5,7 @@ which can be given by hand; what a sweep knows it reads from the runs' folders, 
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctxseg import bootstrap, complexity, data, evaluate, inference, logs, report, tables, train, workdir
+from ctxseg import bootstrap, complexity, data, evaluate, logs, report, tables, train, workdir
 from ctxseg.errors import UserError
 from ctxseg.tables import Row, Table
 
@@ -81,21 +82,22 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
         table: the rows.
         seeds: of each row: 0 … seeds−1. What a network costs does not depend on it: one.
         folder: of the sweep.
-        common: arguments of every run, "--config.a.b=value"; rows and columns override them.
+        common: arguments of every run, "--config.a.b=value"; they override rows and columns.
         resolve: arguments → config; UserError if they cannot be.
 
     Returns:
-        {(row, column, repetition): run}, in the order of the table, all rows of a repetition before the next one. Repetitions are
-        all folds of seed 0, then those of seed 1, ….
+        {(row, column, seed, fold): run}, in the order of the table, all rows of a seed before the next one.
 
     Raises:
-        UserError: a row that cannot be run.
+        UserError: a row that cannot be run; two that are the same; or a seed that is set otherwise than by `seeds`.
     """
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}, but must be at least 1")
+    given = {re.match(r"--?(?:no)?config\.([^=]+)", argument)[1] for argument in common}
+    if "seed" in given or any("seed" in row.overrides for row in table.rows):
+        raise UserError("config.seed is what --seeds counts: leave it out")
     runs, known = {}, {}
-    repetitions = itertools.product(range(seeds if table.mode == "train" else 1), table.folds)
-    for repetition, (seed, fold) in enumerate(repetitions):
+    for seed, (f, fold) in itertools.product(range(seeds if table.mode == "train" else 1), enumerate(table.folds)):
         for (r, row), (c, column) in itertools.product(enumerate(table.rows), enumerate(table.columns)):
             if row.system is None:
                 continue
@@ -104,7 +106,8 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
                 overrides["seed"] = seed
             dataset = column.dataset or row.dataset or table.dataset
             arguments = [f"--config=configs/{row.system}.py:{dataset}", *common]
-            arguments += [f"--config.{field}={value}" for field, value in overrides.items()]
+            # Not both: a tuple that is given twice is joined.
+            arguments += [f"--config.{field}={value}" for field, value in overrides.items() if field not in given]
             arguments += [f"--mode={table.mode}"] * (table.mode != "train")
             try:
                 config = resolve(arguments)
@@ -113,7 +116,7 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
             same = json.dumps(workdir.flatten(config), sort_keys=True)
             if same not in known:
                 of_column = f", {column.title}" if len(table.columns) > 1 else ""
-                of_fold = f", fold {repetition % len(table.folds)}" if len(table.folds) > 1 else ""
+                of_fold = f", fold {f}" if len(table.folds) > 1 else ""
                 name = _slug(f"{r} {row.name}{of_column}{of_fold} {seed}")
                 known[same] = Run(
                     f"{row.name}{of_column}{of_fold}, seed {seed}" if table.mode == "train" else row.name,
@@ -122,8 +125,20 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
                     os.path.join(folder, name),
                     table.mode,
                 )
-            runs[r, c, repetition] = known[same]
+            runs[r, c, seed, f] = known[same]
+    _check_distinct(table, runs)
     return runs
+
+
+def _check_distinct(table, runs):
+    """UserError for two rows that are one run in every column: a comparison of something with itself."""
+    of_rows = {}
+    for (r, *_), run in runs.items():
+        of_rows.setdefault(r, []).append(run.folder)
+    for a, b in itertools.combinations(of_rows, 2):
+        if of_rows[a] == of_rows[b]:
+            names = f"{a} ({table.rows[a].name}) and {b} ({table.rows[b].name})"
+            raise UserError(f"{table.name}: rows {names} are the same run: what parts them is overridden, or not read")
 
 
 def _slug(text):
@@ -143,27 +158,34 @@ def parse_rows(text: str, count: int) -> tuple[int, ...]:
 
 
 def check(runs: Sequence[Run]) -> None:
-    """Finds what would stop a run before its first step, but for the data: makes every network in the abstract, and looks at folders.
+    """Finds what would stop a run before its first step, but for the data; of those to be made, every network in the abstract.
 
     Raises:
         UserError: the first run that cannot be, and why.
     """
     known = set()
-    for run in runs:
+    for run in unique(runs):
+        config = run.config
+        try:
+            if run.mode == "complexity":
+                complexity.check(config)
+                continue
+            class_names = data.metadata(config.data)["class_names"]
+            train.check_fields(config, class_names)
+            network = json.dumps([config.model.to_dict(), config.data.crop, config.data.name], sort_keys=True)
+            if network not in known and read_scores(run) is None:
+                known.add(network)
+                train.check_network(config, class_names)
+        except UserError as e:
+            raise UserError(f"{run.title}: {e}") from e
+
+
+def check_folders(runs: Sequence[Run]) -> None:
+    """UserError if a folder holds the run of another config: its figures would stand in the same table."""
+    for run in unique(runs):
         saved = os.path.join(run.folder, "config.json")
         if os.path.exists(saved):
             workdir.check_same(saved, run.config)
-        key = json.dumps(workdir.flatten(run.config) | {"seed": 0}, sort_keys=True)
-        if key in known:  # the same but for its seed
-            continue
-        known.add(key)
-        try:
-            if run.mode == "complexity":
-                complexity.check(run.config)
-            else:
-                train.check(run.config, data.metadata(run.config.data)["class_names"])
-        except UserError as e:
-            raise UserError(f"{run.title}: {e}") from e
 
 
 def prepare(runs: Sequence[Run]) -> None:
@@ -197,19 +219,21 @@ def read_scores(run: Run) -> dict[str, float] | None:
         return _training(run, found) if run.mode == "train" else _complexity(run, found)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as e:
+    except OSError as e:
+        raise UserError(f"{os.path.join(run.folder, name)} cannot be read: {e.strerror}") from e
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as e:
         raise UserError(f"{os.path.join(run.folder, name)} is damaged ({e}): remove it") from e
+
+
+# Fields of config.eval that change no score.
+UNSCORED = ("samples", "crf_images", "max_pixels")
 
 
 def _training(run, found):
     config = run.config
-    wanted = {
-        "data": config.eval.data or config.data.name,
-        "split": config.eval.split,
-        "step": config.train.steps,
-        "protocol": str(inference.create_protocol(config.eval)),
-    }
-    if any(found[key] != value for key, value in wanted.items()):
+    tested = workdir.flatten(found["eval"])
+    other = [k for k, v in workdir.flatten(config.eval).items() if tested.get(k, v) != v and k not in UNSCORED]
+    if found["step"] != config.train.steps or other:
         return None
     entries = [e for e in logs.read_metrics(run.folder) if e["kind"] == "train"]
     steps = [b["step"] - a["step"] for a, b in itertools.pairwise([{"step": 0}, *entries])]
@@ -271,15 +295,19 @@ def execute(runs: Sequence[Run], command: Sequence[str], compiled: str, jobs: in
         trained, share = None, shares.get()
         try:
             for run in group:
+                if stopping.is_set():
+                    return
                 fault, said = None, "finished before"
-                if read_scores(run) is None:
-                    if stopping.is_set():
-                        return
-                    fault = _make(run, command, compiled, share, trained, stopping)
-                    if stopping.is_set():
-                        return
-                    said = f"failed: {fault}" if fault else _brief(read_scores(run))
+                try:
+                    if read_scores(run) is None:
+                        fault = _make(run, command, compiled, share, trained, stopping)
+                        said = "" if fault or stopping.is_set() else _brief(read_scores(run))
+                except (UserError, OSError) as e:
+                    fault = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename else str(e)
+                if stopping.is_set():
+                    return
                 if fault:
+                    said = f"failed: {fault}"
                     failed[run.folder] = fault
                 else:
                     trained = trained or (run.folder if run.mode == "train" else None)
@@ -287,7 +315,7 @@ def execute(runs: Sequence[Run], command: Sequence[str], compiled: str, jobs: in
         finally:
             shares.put(share)
 
-    with ThreadPoolExecutor(jobs) as pool, _interruptible(stopping):
+    with _interruptible(stopping), ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(make, group) for group in groups.values()]
         try:
             for future in futures:
@@ -311,14 +339,14 @@ def _brief(scores):
 
 @contextlib.contextmanager
 def _interruptible(stopping):
-    """SIGTERM acts as SIGINT does; after the first, neither does anything: the runs at work are saving."""
+    """SIGTERM and SIGHUP act as SIGINT does; after the first, none does anything: the runs at work are saving."""
 
     def ask(*_):
         if not stopping.is_set():
             stopping.set()
             raise KeyboardInterrupt
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -337,14 +365,20 @@ def _make(run, command, compiled, cores, trained, stopping):
     """Makes a run in a process of its own. Returns what is wrong, in a line, or None."""
     os.makedirs(run.folder, exist_ok=True)
     with open(os.path.join(run.folder, ".lock"), "w") as lock:
-        while True:
+        for waited in itertools.count():
             try:
                 # Inherited by the run: should this process be killed, the next sweep waits for what it left behind.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if not waited:
+                    _say(f"{run.title}: another process is at work in {run.folder}: waiting for it")
                 if stopping.wait(0.5):
                     return None
+            except OSError as e:
+                if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                break  # a file system without locks: two sweeps at once are the user's to avoid
         if read_scores(run) is not None:
             return None
         if trained and not os.path.exists(os.path.join(run.folder, "checkpoints")):
@@ -398,18 +432,29 @@ def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str])
 
     Returns:
         `name`, `source`, `dataset`, `note`, `seeds`, `columns`, and `rows`: of each `name`, `failed`, `parameters` in millions,
-        `minutes`, and `cells`, one a column: `ours`, {seed: figure} of what is finished; their `mean` and `std`; `paper`;
-        `difference` and `paper_difference` to the first row; `interval` of the difference of mIoU, see `bootstrap`; `runs`, the
-        folders. None where something is missing.
+        `minutes`, and `cells`, one a column: `ours`, {seed: figure, of folds the mean} of what is finished; their `mean` and `std`;
+        `paper`; `difference` and `paper_difference` to the first row; `interval` of the difference of mIoU, see `bootstrap`;
+        `runs`, the folders. None where something is missing.
     """
-    seeds = sorted({seed for _, _, seed in runs})
+    seeds, folds = (sorted({key[i] for key in runs}) for i in (2, 3))
+    found, faults = {}, dict(failed)
+    for run in unique(runs.values()):
+        try:
+            found[run.folder] = read_scores(run)
+        except UserError as e:
+            faults.setdefault(run.folder, str(e))
     rows = []
     for r, row in enumerate(table.rows):
         cells = []
         for c, column in enumerate(table.columns):
-            made = {seed: runs[r, c, seed] for seed in seeds if (r, c, seed) in runs}
-            scores = {seed: found for seed, run in made.items() if (found := read_scores(run))}
-            ours = {seed: found[column.score] for seed, found in scores.items() if found[column.score] is not None}
+            ours, made, scores = {}, [], []
+            for seed in seeds:
+                of_folds = [runs[r, c, seed, f].folder for f in folds if (r, c, seed, f) in runs]
+                values = [found[folder][column.score] for folder in of_folds if found.get(folder)]
+                if of_folds and len(values) == len(of_folds) and None not in values:
+                    ours[seed] = statistics.mean(values)
+                made += [folder for folder in of_folds if found.get(folder)]
+            scores = [found[folder] for folder in made]
             cell = {
                 "ours": ours,
                 "mean": statistics.mean(ours.values()) if ours else None,
@@ -418,7 +463,7 @@ def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str])
                 "difference": None,
                 "paper_difference": None,
                 "interval": None,
-                "runs": [made[seed].folder for seed in scores],
+                "runs": made,
             }
             if rows:
                 first = rows[0]["cells"][c]
@@ -426,16 +471,16 @@ def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str])
                 cell["paper_difference"] = _minus(cell["paper"], first["paper"])
                 if column.score == "mIoU":
                     cell["interval"] = _interval(first["runs"], cell["runs"])
-            cells.append(cell | {"scores": list(scores.values())})
-        scores = [found for cell in cells for found in cell.pop("scores")]
-        faults = [failed[run.folder] for key, run in runs.items() if key[0] == r and run.folder in failed]
+            cells.append(cell)
+        scores = [found[folder] for cell in cells for folder in cell["runs"]]
+        wrong = [faults[run.folder] for key, run in runs.items() if key[0] == r and run.folder in faults]
         rows.append(
             {
                 "name": row.name,
                 "cells": cells,
                 "parameters": statistics.mean(s["parameters, M"] for s in scores) if scores else None,
                 "minutes": statistics.mean(s["minutes"] for s in scores) if scores and "minutes" in scores[0] else None,
-                "failed": faults[0] if faults else None,
+                "failed": wrong[0] if wrong else None,
             }
         )
     about = {key: getattr(table, key) for key in ("name", "source", "dataset", "note")}
@@ -448,7 +493,11 @@ def _minus(value, first):
 
 def _interval(first, second):
     """Of the difference in mIoU between the runs in two lists of folders, in points; None if they were not tested on the same images."""
-    found = [[bootstrap.read(folder) for folder in folders] for folders in (first, second)]
+    try:
+        found = [[bootstrap.read(folder) for folder in folders] for folders in (first, second)]
+    except UserError as e:
+        _say(f"warning: {e}")
+        return None
     images = [of for part in found for of in part]
     if not first or not second or None in images or any(names != images[0][0] for names, _ in images):
         return None
@@ -463,13 +512,13 @@ def commands(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def write(made: dict, folder: str) -> str:
-    """Writes table.md, table.csv, table.json and report.html into `folder`; returns the path of the last."""
+    """Writes table.md, table.csv, table.json and report.html into `folder`; returns the path of the last. OSError if it cannot."""
     logs.write_text(os.path.join(folder, "table.md"), tables.markdown(made))
     logs.write_text(os.path.join(folder, "table.csv"), tables.as_csv(made))
     logs.write_json(os.path.join(folder, "table.json"), made)
     page = os.path.join(folder, "report.html")
     pages = [[os.path.relpath(run, folder) for cell in row["cells"] for run in cell["runs"]] for row in made["rows"]]
-    report.write_table(page, made["source"], tables.cells(made), pages, tables.markdown(made).split("\n\n")[2:])
+    report.write_table(page, made["source"], tables.setting(made), *tables.cells(made), pages, tables.remarks(made))
     return page
 
 
@@ -500,11 +549,12 @@ def sweep(
     """
     chosen = parse_rows(rows, len(table.rows)) if rows else range(len(table.rows))
     runs = plan(table, seeds, folder, common, resolve)
-    wanted = [run for (row, _, _), run in runs.items() if row in chosen]
+    wanted = [run for (row, *_), run in runs.items() if row in chosen]
     if dry_run:
         for line in commands(wanted):
             print(line)
         return 0
+    check_folders(list(runs.values()))
     check(wanted)
     try:
         os.makedirs(folder, exist_ok=True)
@@ -513,7 +563,9 @@ def sweep(
     prepare(wanted)
     failed = execute(wanted, command, os.path.join(folder, "compiled"), jobs)
     made = tabulate(table, runs, failed)
-    page = write(made, folder)
     print(tables.markdown(made))
-    print(page)
+    try:
+        print(write(made, folder))
+    except OSError as e:
+        raise UserError(f"{e.filename} cannot be written: {e.strerror}; the same command writes the table again") from e
     return len(failed)

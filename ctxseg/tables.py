@@ -3,7 +3,8 @@
 import csv
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -65,33 +66,51 @@ class Table(NamedTuple):
     note: str = ""
 
 
-def orderings(made: dict) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Whether the rows come in the paper's order, column by column.
+class Orderings(NamedTuple):
+    """How pairs of rows that differ in the paper come out here, by their means.
 
-    Yields:
-        How many pairs of rows differ in the paper, and those of them, (better in the paper, worse), that do not come in this order
-        here by their means.
+    Attributes:
+        held: pairs in the paper's order, by more than the seeds scatter.
+        open: pairs that are closer than that.
+        turned: (better in the paper, worse) of those in the other order.
     """
-    for c in range(len(made["columns"])):
-        known = [(row["name"], row["cells"][c]) for row in made["rows"]]
-        known = [
-            (name, cell) for name, cell in known if type(cell["paper"]) in (int, float) and cell["mean"] is not None
-        ]
-        pairs = [
-            sorted(pair, key=lambda entry: -entry[1]["paper"])
-            for pair in itertools.combinations(known, 2)
-            if pair[0][1]["paper"] != pair[1][1]["paper"]
-        ]
-        yield len(pairs), [(a[0], b[0]) for a, b in pairs if a[1]["mean"] <= b[1]["mean"]]
+
+    held: int
+    open: int
+    turned: list[tuple[str, str]]
 
 
-def cells(made: dict) -> list[list[str]]:
-    """The table in words: its head, and a list for each row."""
-    head = ["#", "row"]
+def orderings(made: dict, column: int) -> Orderings:
+    """Of the rows that have a figure of the paper's and one of ours.
+
+    Seeds scatter by the root of the sum of both rows' variances; with one seed by nothing.
+    """
+    known = [(row["name"], row["cells"][column]) for row in made["rows"]]
+    known = [(name, cell) for name, cell in known if type(cell["paper"]) in (int, float) and cell["mean"] is not None]
+    held, undecided, turned = 0, 0, []
+    for pair in itertools.combinations(known, 2):
+        (better, a), (worse, b) = sorted(pair, key=lambda entry: -entry[1]["paper"])
+        if a["paper"] == b["paper"]:
+            continue
+        moved, scatter = a["mean"] - b["mean"], math.hypot(a["std"] or 0, b["std"] or 0)
+        if abs(moved) <= scatter:
+            undecided += 1
+        elif moved > 0:
+            held += 1
+        else:
+            turned.append((better, worse))
+    return Orderings(held, undecided, turned)
+
+
+def cells(made: dict) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """The table in words: its head, (title of the column that it belongs to, or "", text), and a list for each row."""
+    several = len(made["columns"]) > 1
+    head = [("", "#"), ("", "row")]
     for title in made["columns"]:
-        of = f"{title}: " if len(made["columns"]) > 1 else ""
-        head += [title, *(of + text for text in ("to the first row", "95 %", "paper", "paper: to its first row"))]
-    lines = [head + ["parameters", "minutes"]]
+        of = ("ours", "to the first row", "95 %", "paper", "paper: to its first row")
+        head += [(title, text) for text in of] if several else [("", text) for text in (title, *of[1:])]
+    head += [("", "parameters"), ("", "minutes")]
+    rows = []
     for i, row in enumerate(made["rows"]):
         line = [str(i), row["name"]]
         for cell in row["cells"]:
@@ -105,40 +124,58 @@ def cells(made: dict) -> list[list[str]]:
             interval, moved = cell["interval"], cell["paper_difference"]
             line += [
                 ours,
-                number(cell["difference"], "+"),
+                number(cell["difference"], "+", cell["mean"]),
                 "–" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
                 "–" if cell["paper"] is None else str(cell["paper"]),
                 "–" if moved is None else f"{round(moved, 2):+g}",
             ]
-        line += [f"{row['parameters']:.2f} M" if row["parameters"] else "–", number(row["minutes"])]
-        lines.append(line)
-    empty = [k for k in range(2, len(lines[0])) if all(line[k] == "–" for line in lines[1:])]
-    return [[text for k, text in enumerate(line) if k not in empty] for line in lines]
+        rows.append([*line, f"{row['parameters']:.2f} M" if row["parameters"] else "–", number(row["minutes"])])
+    empty = [k for k in range(2, len(head)) if all(line[k] == "–" for line in rows)]
+    head, *rows = ([entry for k, entry in enumerate(line) if k not in empty] for line in (head, *rows))
+    return head, rows
 
 
 def number(value, sign="", like=None):
     """One decimal, or two digits where `like`, by default the value itself, is smaller than one; – for None."""
-    if value is None or isinstance(value, str):
-        return value or "–"
+    if value is None:
+        return "–"
     like = abs(value if like is None else like)
-    return f"{value:{sign}.1f}" if like >= 1 or sign or value == 0 else f"{value:.2g}"
+    return f"{value:{sign}.1f}" if like >= 1 or value == 0 else f"{value:{sign}.2g}"
+
+
+def setting(made: dict) -> str:
+    """What the figures are of."""
+    return f"here on {made['dataset']}, {made['seeds']} seed{'s' * (made['seeds'] > 1)}"
+
+
+def remarks(made: dict) -> list[str]:
+    """What the reader has to know beside the table: a paragraph each."""
+    found = [made["note"]] * bool(made["note"])
+    for column, title in enumerate(made["columns"]):
+        held, undecided, turned = orderings(made, column)
+        count = held + undecided + len(turned)
+        if count:
+            of = f"{title}: of" if len(made["columns"]) > 1 else "Of"
+            names = "; ".join(f"“{a}” is below “{b}”" for a, b in turned)
+            found.append(
+                f"{of} {count} pairs of rows that differ in the paper, {held} come in its order here, {undecided} are closer than the "
+                f"seeds scatter, and {len(turned)} come in the other order{f': {names}' if turned else ''}."
+            )
+    if any(cell["interval"] for row in made["rows"] for cell in row["cells"]):
+        found.append(
+            "95 %: of the difference, had the split had other images (a paired bootstrap over images); what another seed would give is "
+            "not in it, but in ±, the standard deviation over seeds."
+        )
+    return found + [f"failed: {row['name']}: {row['failed']}" for row in made["rows"] if row["failed"]]
 
 
 def markdown(made: dict) -> str:
-    """The table, its source above and its note and orderings below."""
-    head, *lines = cells(made)
-    text = [f"**{made['source']}**; here on {made['dataset']}, {made['seeds']} seed{'s' * (made['seeds'] > 1)}", ""]
-    text += [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(line)} |" for line in lines), ""]
-    text += [made["note"], ""] if made["note"] else []
-    for title, (count, other) in zip(made["columns"], orderings(made), strict=True):
-        if count:
-            of = f"{title}: " if len(made["columns"]) > 1 else ""
-            names = "; ".join(f"“{a}” is not above “{b}”" for a, b in other)
-            text.append(
-                f"{of}{count - len(other)} of {count} pairs of rows come in the paper's order{f'. Not: {names}' if other else ''}."
-            )
-    text += [f"failed: {row['name']}: {row['failed']}" for row in made["rows"] if row["failed"]]
-    return "\n".join(text).rstrip() + "\n"
+    """The table, its source and setting above and remarks below."""
+    head, rows = cells(made)
+    lines = [[f"{of}: {text}" if of else text for of, text in head], *rows]
+    lines = [f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines]
+    lines.insert(1, "|---" * len(head) + "|")
+    return "\n\n".join([f"**{made['source']}**; {setting(made)}", "\n".join(lines), *remarks(made)]) + "\n"
 
 
 def as_csv(made: dict) -> str:

@@ -132,15 +132,17 @@ def check_numbers(config) -> None:
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
 
 
-def check(config, class_names: Sequence[str]) -> None:
-    """Finds what is wrong with a config without data and without computing: numbers, names, and a network of these that cannot be.
-
-    Raises:
-        UserError: what is wrong.
-    """
+def check_fields(config, class_names: Sequence[str]) -> None:
+    """Finds what is wrong with a config without data: UserError for a number or a name that no run can have."""
     check_numbers(config)
     create_augmentation(config.data, class_names)
     inference.create_protocol(config.eval, class_names)
+    create_model(config.model, len(class_names))
+    schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+
+
+def check_network(config, class_names: Sequence[str]) -> None:
+    """Makes the initial state in the abstract, which takes seconds. UserError for parts that do not fit together."""
     model = create_model(config.model, len(class_names))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     jax.eval_shape(lambda: create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std))

@@ -4,14 +4,15 @@ from ctxseg.tables import Row, Table
 
 
 def get_table(dataset: str = "ade20k") -> Table:
+    without = {"loss.memory": 0.0}  # its 42.18 is that of Table 2 without representation consistent learning
     return Table(
         "mcibi_fusion",
         "MCIBI, Table 1",
         dataset,
         [
             Row("FCN", "mcibi", {"model.memory.name": "none"}, (36.96,)),
-            Row("add", "mcibi", {"model.memory.fusion": "add"}, (40.99,)),
-            Row("weighted add", "mcibi", {"model.memory.fusion": "weighted_add"}, (41.17,)),
-            Row("concatenation", "mcibi", {}, (42.18,)),
+            Row("add", "mcibi", {"model.memory.fusion": "add"} | without, (40.99,)),
+            Row("weighted add", "mcibi", {"model.memory.fusion": "weighted_add"} | without, (41.17,)),
+            Row("concatenation", "mcibi", without, (42.18,)),
         ],
     )

@@ -4,16 +4,19 @@ from ctxseg.tables import Row, Table
 
 
 def get_table(dataset: str | None = None) -> Table:
+    rows = [
+        Row("VOC 2012 val", "msci", {}, (85.1,), "voc2012"),
+        Row("VOC 2012 test", None, {}, (88.0,)),
+        Row("PASCAL-Context val", "msci", {}, (50.3,), "pascal_context"),
+        Row("NYUDv2 val", "msci", {}, (49.0,), "nyudv2"),
+        Row("SUN-RGBD val", "msci", {}, (50.4,), "sunrgbd"),
+    ]
+    if dataset:
+        rows = [row for row in rows if row.dataset == dataset] or [Row("MSCI", "msci", {}, (None,))]
     return Table(
         "msci_state_of_the_art",
         "MSCI, Tables 3 and 4",
         dataset or "papers",
-        [
-            Row("VOC 2012 val", "msci", {}, (85.1,), dataset or "voc2012"),
-            Row("VOC 2012 test", None, {}, (88.0,)),
-            Row("PASCAL-Context val", "msci", {}, (50.3,), dataset or "pascal_context"),
-            Row("NYUDv2 val", "msci", {}, (49.0,), dataset or "nyudv2"),
-            Row("SUN-RGBD val", "msci", {}, (50.4,), dataset or "sunrgbd"),
-        ],
+        rows,
         note="The truth of VOC's test images is not published: its server scores them.",
     )
