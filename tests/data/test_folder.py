@@ -1,12 +1,15 @@
 """A user's own folders: what is read, and what is explained."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from ctxseg import data
 from ctxseg.data import pipeline
-from ctxseg.data.builders import folder
+from ctxseg.data.builders import common, folder, folder_labels, pairs
 from ctxseg.errors import UserError
 
 LABEL = np.array([[0, 1, 2, 2], [2, 255, 1, 0]], np.uint8)
@@ -25,6 +28,11 @@ def write(root, label=LABEL, classes="road\ntree\nsky blue\n", count=12, where="
 
 def load(root, tmp_path):
     return data.load("folder", tmp_path / "prepared", root)
+
+
+def names(builder):
+    """{split: names}."""
+    return {split: [sample["name"] for sample in pipeline.source(builder, split)] for split in builder.info.splits}
 
 
 def test_indexed_labels(tmp_path):
@@ -69,8 +77,101 @@ def test_lists_and_an_ignored_id(tmp_path):
     np.testing.assert_array_equal(sample["label"], np.array([255, 0, 1] + [255] * 253)[LABEL])
 
 
+COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+BY_COLOUR = "a 255 0 0\nb 0 255 0\nc 0 0 255\n"
+BY_GREY = "a 0 0 0\nb 100 100 100\nc 200 200 200\n"
+TWO = np.array([[0, 1, 1, 0]], np.uint8)
+
+
 def colour_mask(values):
     return np.repeat(values[..., None], 3, axis=2)
+
+
+def indexed(values, palette):
+    image = Image.fromarray(np.asarray(values, np.uint8)).convert("P")
+    image.putpalette(np.vstack([palette, np.zeros((256 - len(palette), 3), np.uint8)]).astype(np.uint8).tobytes())
+    return image
+
+
+READ = {  # classes.txt, label, what is read
+    "ids": ("a\nb\nc\n", Image.fromarray(LABEL), LABEL),
+    "ids of 16 bits": ("a\nb\nc\n", Image.fromarray(LABEL.astype(np.uint16)), LABEL),
+    "grey with alpha": ("a\nb\nc\n", Image.fromarray(LABEL).convert("LA"), LABEL),
+    "three equal channels": ("a\nb\nc\n", Image.fromarray(colour_mask(LABEL)), LABEL),
+    "1 bit": ("a\nb\n", Image.fromarray(TWO * 255).convert("1"), TWO),
+    "1 bit, by colour": ("a 255 255 255\nb 0 0 0\n", Image.fromarray(TWO * 255).convert("1"), 1 - TWO),
+    "0 and 255, by colour": ("a 255 255 255\nb 0 0 0\n", Image.fromarray(TWO * 255), 1 - TWO),
+    "grey colours": (BY_GREY, Image.fromarray(np.array([[0, 100, 200, 255]], np.uint8)), [[0, 1, 2, 255]]),
+    "grey colours, but ids": ("a 1 1 1\nb 0 0 0\n", Image.fromarray(TWO), TWO),
+    "RGBA": (BY_COLOUR, Image.fromarray(COLOURS[TWO]).convert("RGBA"), TWO),
+    "a palette that agrees": (BY_COLOUR, indexed([[0, 1, 2, 255]], COLOURS), [[0, 1, 2, 255]]),
+    "a palette that does not": (BY_COLOUR, indexed([[0, 1, 2, 255]], COLOURS[[2, 0, 1]]), [[2, 0, 1, 255]]),
+    "a palette of other colours": (BY_COLOUR, indexed([[0, 1, 2]], COLOURS // 2), [[0, 1, 2]]),
+    "a palette, no colours": ("a\nb\nc\n", indexed([[0, 1, 2]], COLOURS[[2, 0, 1]]), [[0, 1, 2]]),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_labels(case, tmp_path):
+    classes, label, wanted = READ[case]
+    (tmp_path / "classes.txt").write_text(classes)
+    label.save(tmp_path / "label.png")
+    assert Image.open(tmp_path / "label.png").mode in (label.mode, "I;16")
+    read = folder_labels.LabelReader(folder_labels.read_classes(tmp_path / "classes.txt"))
+    read(tmp_path / "label.png")
+    read.settle()
+    np.testing.assert_array_equal(read(tmp_path / "label.png"), wanted)
+
+
+def test_grey_values_mean_the_same_in_all_labels(tmp_path):
+    # Black is the id of a, and the colour of c: other labels show that it is the colour.
+    (tmp_path / "classes.txt").write_text("a 100 100 100\nb 200 200 200\nc 0 0 0\n")
+    read = folder_labels.LabelReader(folder_labels.read_classes(tmp_path / "classes.txt"))
+    for name, values in (("dark", [[0, 0]]), ("all", [[0, 100]]), ("ids", [[0, 1]])):
+        Image.fromarray(np.array(values, np.uint8)).save(tmp_path / f"{name}.png")
+    read(tmp_path / "dark.png"), read(tmp_path / "all.png")
+    read.settle()
+    assert read(tmp_path / "dark.png").tolist() == [[2, 2]]
+    read = folder_labels.LabelReader(folder_labels.read_classes(tmp_path / "classes.txt"))
+    read(tmp_path / "all.png"), read(tmp_path / "ids.png")
+    with pytest.raises(UserError, match="all.png: label id 100, but .*; other labels have ids"):
+        read.settle()
+
+
+CLASSES = {  # classes.txt, [(name, colour)]; without colours, these are not compared
+    b"a,255,0,0\nb, 0, 255, 0\nc: 0 0 255": [("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255))],
+    b"\xef\xbb\xbfignore\r\nroad\r\nsky blue\r\n": [("road", None), ("sky blue", None)],
+    b"# mine\nroad\n\n#sky\nsky\n": [("road", None), ("sky", None)],
+    b"0: road\n1: sky\n": [("road", None), ("sky", None)],
+    b"0 road 1 2 3\n1 ignore 4 5 6\n2 sky 7 8 9\n": [("road", (1, 2, 3)), ("sky", (7, 8, 9))],
+    b"1 euro\n2 euro\n": [("1 euro", None), ("2 euro", None)],
+    "0,stra\u00dfe\n".encode(): [("stra\u00dfe", None)],
+}
+
+
+@pytest.mark.parametrize("text", CLASSES)
+def test_classes(text, tmp_path):
+    (tmp_path / "classes.txt").write_bytes(text)
+    classes = folder_labels.read_classes(tmp_path / "classes.txt")
+    found = [(n, c if classes.colours else None) for n, c in zip(classes.names, classes.palette, strict=True)]
+    assert found == CLASSES[text]
+
+
+def photos(root, *names, shape=(2, 4, 3), suffix=".png", **options):
+    for name in names:
+        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros(shape, np.uint8)).save(root / f"images/{name}{suffix}", **options)
+
+
+def exif(orientation):
+    found = Image.Exif()
+    found[0x0112] = orientation
+    return found
+
+
+def lists(root, **names):
+    for split, text in names.items():
+        (root / f"{split}.txt").write_text(text, encoding="utf-8")
 
 
 WRONG = {
@@ -79,8 +180,8 @@ WRONG = {
         r, np.where(LABEL == 255, 0, LABEL + 1)
     ),
     "/labels/0.png: label id 9, but classes.txt has 3 lines": lambda r: write(r, np.full((2, 4), 9, np.uint8)),
-    r"/labels/0.png: label is an RGB mask \(of \(0, 0, 0\), .* has no colours: write 'name R G B'": lambda r: write(
-        r, colour_mask(LABEL)
+    r"/labels/0.png: label is an RGB mask \(of \(0, 0, 255\), .* has no colours: write 'name R G B'": lambda r: write(
+        r, COLOURS[LABEL % 3]
     ),
     r"/labels/0.png: label has the colour \(2, 2, 2\) and 1 more that classes.txt does not have": lambda r: write(
         r, colour_mask(LABEL), "a 0 0 0\nb 1 1 1\n", 1
@@ -98,6 +199,29 @@ WRONG = {
     "classes.txt has 0 classes": lambda r: (r / "classes.txt").write_text("\n"),
     "train.txt line 1: there is no image '77'": lambda r: [(r / f"{s}.txt").write_text("77\n") for s in ("train", "val")],
     "mine/val.txt is missing": lambda r: (r / "train.txt").write_text("0\n"),
+    "train.txt line 3: '0.jpg' is in line 1 already": lambda r: lists(r, train="0\n1\n0.jpg\n", val="2\n"),
+    "mine has no images for the split val": lambda r: lists(r, train="0\n", val="\n"),
+    "/labels/[0-9]*.png: all labels are 0/255 masks, .*: save the object as 1, or use RGB colours": lambda r: [
+        Image.fromarray(np.uint8(LABEL != 2) * 255).save(p) for p in (r / "labels").iterdir()
+    ],
+    "labels/0.png: label's palette gives index 0 the colour .*, and index 1 .0, 127, 0.*add it, or save .* grey": lambda r: [
+        (r / "classes.txt").write_text(BY_COLOUR),
+        indexed(LABEL, [[0, 0, 255], [0, 127, 0], [255, 0, 0]]).save(r / "labels/0.png"),
+    ],
+    "classes.txt is not UTF-8: save it as UTF-8": lambda r: (r / "classes.txt").write_bytes("stra\u00dfe".encode("latin-1")),
+    "classes.txt is not UTF-8: ": lambda r: (r / "classes.txt").write_bytes("a".encode("utf-16")),
+    "classes.txt is not plain text: save it as UTF-8": lambda r: (r / "classes.txt").write_bytes("a".encode("utf-16-le")),
+    "train.txt is not UTF-8: save it": lambda r: [(r / f"{s}.txt").write_bytes(b"\xff") for s in ("train", "val")],
+    "/images has one image, but both .*: add another, or name": lambda r: [shutil.rmtree(r), write(r, count=1)],
+    "/images has no folder val with images": lambda r: [shutil.rmtree(r), write(r, where="train/{}")],
+    "/images/x.tif: OpenCV cannot decode it: save it as PNG or JPEG": lambda r: [
+        Image.fromarray(LABEL).save(r / "labels/x.png"),
+        Image.fromarray(np.zeros((2, 4), np.float32)).save(r / "images/x.tif"),
+    ],
+    "/labels/0.png: label is 2x4, .* is 4x2 with EXIF orientation 6: .* upright .*: save the image upright": lambda r: [
+        photos(r, "0", suffix=".jpg", exif=exif(6)),
+        Image.fromarray(LABEL.T).save(r / "labels/0.png"),
+    ],
 }  # fmt: skip
 
 
@@ -121,6 +245,106 @@ def test_every_fault_is_named_at_once(tmp_path):
 
 def test_splits_do_not_move_when_images_are_added():
     stems = [f"img{i}" for i in range(200)]
-    few, many = (folder._split(folder.Path("/nowhere"), stems[:n]) for n in (100, 200))
+    few, many = (folder._by_name(folder.Path("/nowhere"), stems[:n]) for n in (100, 200))
     assert set(few["val"]) == set(many["val"]) & set(stems[:100])
     assert 20 <= len(many["val"]) <= 60
+
+
+def test_no_split_is_empty():
+    hashes = {stem: folder.zlib.crc32(stem.encode()) for stem in (f"img{i}" for i in range(200))}
+    for stems in ([s for s in hashes if hashes[s] % 5], [s for s in hashes if not hashes[s] % 5]):
+        for count in (2, 5):
+            splits = folder._by_name(folder.Path("/nowhere"), stems[:count])
+            assert splits["val"] == [min(stems[:count], key=hashes.get)] and len(splits["train"]) == count - 1
+
+
+def test_what_is_in_no_split_is_left_out(tmp_path, capsys):
+    root = write(tmp_path / "mine", count=3, where="train/{}")
+    write(root, count=2, where="val/{}")
+    photos(root, "test/z", "extra/x", "extra/y")
+    assert names(load(root, tmp_path)) == {"train": ["train/0", "train/1", "train/2"], "val": ["val/0", "val/1"]}
+    warned = capsys.readouterr().err
+    assert "the split test has no labels: it is left out" in warned
+    assert "/images/extra/x.png and 1 more are in no split (train, val): left out" in warned
+
+    (root / "labels/test").mkdir()
+    Image.fromarray(LABEL).save(root / "labels/test/z.png")
+    assert names(load(root, tmp_path))["test"] == ["test/z"]
+    photos(root, "test/unlabelled")
+    with pytest.raises(UserError, match="/images/test/unlabelled.png has no label"):
+        load(root, tmp_path)
+
+
+def test_lists_that_overlap_and_leave_out(tmp_path, capsys):
+    root = write(tmp_path / "mine", count=4)
+    photos(root, "unlabelled")
+    lists(root, train="\ufeff0\n1\n", val="\ufeff1\n2\n")
+    assert names(load(root, tmp_path)) == {"train": ["0", "1"], "val": ["1", "2"]}
+    warned = capsys.readouterr().err
+    assert "mine: 1 is in both train.txt and val.txt: val shows no new images" in warned
+    assert "/images/3.jpg and 1 more are in no split (train, val): left out" in warned
+
+
+def test_links_and_endings(tmp_path):
+    real = write(tmp_path / "real", count=2)
+    root = tmp_path / "mine"
+    for path in (real / "labels").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_mask"))
+    for kind in ("images", "labels"):
+        (root / kind).mkdir(parents=True)
+        for split in ("train", "val"):
+            (root / kind / split).symlink_to(real / kind)
+        (root / kind / ".ipynb_checkpoints").mkdir()
+        (root / kind / ".ipynb_checkpoints/x.png").touch()
+    (root / "classes.txt").write_text("a\nb\nc\n")
+    assert names(load(root, tmp_path)) == {"train": ["train/0", "train/1"], "val": ["val/0", "val/1"]}
+
+
+def test_images_that_exif_turns(tmp_path, capsys):
+    root = write(tmp_path / "mine", count=2)
+    photos(root, "square", "other", shape=(3, 3, 3), suffix=".jpg", exif=exif(6))
+    photos(root, "wide", suffix=".jpg", exif=exif(6))
+    photos(root, "upright", shape=(3, 3, 3), suffix=".jpg", exif=exif(1))
+    for name, shape in (("square", (3, 3)), ("other", (3, 3)), ("wide", (2, 4)), ("upright", (3, 3))):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(root / f"labels/{name}.png")
+    load(root, tmp_path)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "EXIF" in line]
+    assert line.startswith("warning: ") and " and 1 more have an EXIF orientation, which is not applied" in line
+
+
+def test_corrected_labels_are_noticed_and_copies_are_not(tmp_path):
+    root = write(tmp_path / "mine", count=2, suffix=".bmp")
+    before = folder.Folder.fingerprint(root)
+    assert folder.Folder.fingerprint(shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copy)) == before
+    Image.fromarray(2 - LABEL % 3).save(root / "labels/1.bmp")
+    assert folder.Folder.fingerprint(root) != before
+
+
+def test_folders_that_may_not_be_read(tmp_path, monkeypatch):
+    def denied(*args):  # whoever runs the tests may be allowed everything
+        raise PermissionError(13, "Permission denied", "/somewhere")
+
+    root = write(tmp_path / "mine", count=2)
+    for module in ("scandir", "listdir"):
+        monkeypatch.setattr(os, module, denied)
+    with pytest.raises(PermissionError):
+        pairs.names_in(root / "images", ".jpg")
+    with pytest.raises(PermissionError):
+        folder.list_pairs(root)
+    monkeypatch.setattr(folder.Path, "stat", denied)
+    with pytest.raises(PermissionError):
+        common.require(folder.Folder, root, "images")
+
+
+@pytest.mark.parametrize("what", ["records", "info"])
+def test_a_damaged_build(what, tmp_path):
+    root = write(tmp_path / "mine", count=2)
+    builder = load(root, tmp_path)
+    if what == "records":
+        os.unlink(builder.info.splits["val"].filepaths[0])
+    else:
+        (builder.data_path / "dataset_info.json").write_text("{\n")
+    with pytest.raises(UserError, match=f"{builder.data_dir} .*: delete it to prepare it again"):
+        data.load("folder", tmp_path / "prepared")
+    if what == "records":  # with its folder, what is not there is prepared
+        assert len(names(load(root, tmp_path))["val"]) == 1

@@ -44,6 +44,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader
+from google.protobuf.json_format import ParseError
 from PIL import Image, UnidentifiedImageError
 
 from ctxseg.data import download
@@ -358,13 +359,15 @@ def require(builder_cls, manual_dir: Path, *paths: str) -> None:
         UserError: the first that is missing; a folder in or above `manual_dir` that has it is suggested instead.
     """
     for path in paths:
-        if not (manual_dir / path).exists():
+        try:
+            (manual_dir / path).stat()  # not exists(): what may not be looked at is not missing
+        except (FileNotFoundError, NotADirectoryError):
             found = [*sorted(manual_dir.glob(f"*/{path}")), *sorted(manual_dir.glob(f"*/*/{path}"))]
-            found += [folder / path for folder in manual_dir.parents[:3] if (folder / path).exists()]
+            found += [folder / path for folder in manual_dir.parents[:3] if os.path.exists(folder / path)]
             root = found and Path(*found[0].parts[: -len(Path(path).parts)])
             wanted = f"{builder_cls.name} wants {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             hint = f"did you mean {root}?" if found else wanted
-            raise UserError(f"config.data.manual_dir: {manual_dir / path} is missing; {hint}")
+            raise UserError(f"config.data.manual_dir: {manual_dir / path} is missing; {hint}") from None
 
 
 def read_names(path: Path) -> list[str]:
@@ -399,7 +402,12 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
         try:
             only = _only_build(builder_cls, data_dir)
             if only:
-                return _builder(builder_cls, data_dir, only)
+                builder = _builder(builder_cls, data_dir, only)
+                if not _prepared(builder):
+                    raise UserError(
+                        f"config.data.data_dir: {builder.data_dir} has lost records: delete it to prepare it again"
+                    )
+                return builder
         except OSError as error:
             raise UserError(f"config.data.data_dir: cannot read {reason(error)}") from error
         manual_dir = _download(builder_cls, data_dir, download)
@@ -484,10 +492,16 @@ def reason(error: OSError) -> str:
 
 
 def _builder(builder_cls, data_dir, fingerprint):
-    with _quiet():
-        return builder_cls(
-            data_dir=data_dir, config=tfds.core.BuilderConfig(name=fingerprint), file_format="array_record"
-        )
+    place = Path(data_dir, builder_cls.name, fingerprint, str(builder_cls.VERSION))
+    try:
+        with _quiet():
+            return builder_cls(
+                data_dir=data_dir, config=tfds.core.BuilderConfig(name=fingerprint), file_format="array_record"
+            )
+    except (ParseError, ValueError, KeyError, TypeError) as error:
+        if not (place / "dataset_info.json").exists():
+            raise
+        raise UserError(f"config.data.data_dir: {place} is damaged: delete it to prepare it again") from error
 
 
 def unprepared(builder_cls):
@@ -496,7 +510,9 @@ def unprepared(builder_cls):
 
 
 def _prepared(builder):
-    return (Path(builder.data_dir) / "dataset_info.json").exists()  # TFDS's is_prepared warns where it does not
+    files = [path for split in builder.info.splits.values() for path in split.filepaths]
+    files.append(Path(builder.data_dir) / "dataset_info.json")
+    return all(os.path.exists(path) for path in files)  # TFDS's is_prepared warns where one does not
 
 
 def _only_build(builder_cls, data_dir):
@@ -595,14 +611,33 @@ def _fault(pair, read_label, read_image):
             faults.append(f"{place}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}")
     if not faults and sizes[0] != sizes[1]:
         (width, height), (label_width, label_height) = sizes
-        faults.append(f"{place}: label is {label_width}x{label_height}, but its image is {width}x{height}")
+        fault = f"{place}: label is {label_width}x{label_height}, but its image is {width}x{height}"
+        turn = 1 if read_image else orientation(pair.image)[0]
+        if turn > 4 and (label_width, label_height) == (height, width):
+            fault += f" with EXIF orientation {turn}: the label is of the upright image: save the image upright"
+        faults.append(fault)
     return "; ".join(faults) or None
 
 
 def _image_size(path):
     with Image.open(path) as file:
-        file.load()
-        return file.size
+        file.load()  # of a damaged JPEG or PNG, OpenCV may make up the rest
+        if file.format in ("JPEG", "MPO", "PNG"):
+            return file.size
+    try:
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # as training decodes it
+        image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError("OpenCV cannot decode it: save it as PNG or JPEG")
+    return image.shape[1::-1]
+
+
+def orientation(path: Path) -> tuple[int, tuple[int, int]]:
+    """How an image file is to be turned to be upright, as EXIF has it (1: not at all), and its (width, height) as it is stored."""
+    with Image.open(path) as file:
+        return Image.Image.getexif(file).get(0x0112, 1), file.size  # a PNG's own method decodes it all
 
 
 def _array_size(read):

@@ -1,45 +1,33 @@
 """Your own images and labels, in folders.
 
     images/…      photographs, any suffix
-    labels/…      one for each image, under the same path but for the suffix: 8-bit images of ids, or RGB masks
+    labels/…      one for each image, under the same path but for the suffix, and perhaps a `_mask` that all have before it
     classes.txt   a class a line, by id from 0: a name, and for RGB masks (and for pictures) its colour: `road 128 64 128`
 
-A line `ignore`, or `ignore R G B`, is an id, or a colour, that is no class: it counts nowhere. So is id 255, always.
+Labels are images of ids or colours (see `folder_labels`). A line `ignore`, or `ignore R G B`, is an id, or a colour, that is no class: it
+counts nowhere. So is id 255, always. A line that begins with `#` says nothing.
 
 Splits: folders `train` and `val` within images/ and labels/; or lists train.txt and val.txt of paths below images/, without suffix or with
-it; or neither, and every fifth image, chosen by its name, is for validation.
+it; or neither, and about every fifth image, chosen by its name, is for validation. With folders or lists, `test` is a third split, if it
+has labels; what is in no split is left out.
 """
 
-import re
+import os
+import sys
 import zlib
+from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from ctxseg.data.builders import common
+from ctxseg.data.builders.folder_labels import LabelReader, read_classes, read_lines
 from ctxseg.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
-
-
-class Classes(NamedTuple):
-    """What classes.txt says.
-
-    Attributes:
-        names: of the classes.
-        palette: their colours.
-        ids: {id in a label file: class id, or 255}.
-        colours: {(r, g, b) in an RGB mask: class id, or 255}; empty without colours.
-    """
-
-    names: list[str]
-    palette: list[tuple[int, int, int]]
-    ids: dict[int, int]
-    colours: dict[tuple[int, int, int], int]
+LABEL_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_L")  # what tools put behind the image's name
+SPLITS = ("train", "val", "test")
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
@@ -51,11 +39,16 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the files' names and sizes, and of the classes. UserError: one is missing."""
+        """A digest of the files' names and sizes, of the labels' bytes, and of the classes. UserError: one is missing."""
         common.require(cls, manual_dir, "images", "labels", "classes.txt")
         classes = read_classes(manual_dir / "classes.txt")
-        listed = common.fingerprint_pairs(manual_dir, list_pairs(manual_dir))
-        return f"{zlib.crc32(f'{listed} {classes}'.encode()):08x}"
+        splits, _ = list_pairs(manual_dir)
+        listed = common.fingerprint_pairs(manual_dir, splits)
+        # A corrected label may have the size of the old one. Not times: a copy of the folder has others.
+        labels = 0
+        for pair in _all(splits):
+            labels = zlib.crc32(pair.label.read_bytes(), labels)
+        return f"{zlib.crc32(f'{listed} {labels} {classes}'.encode()):08x}"
 
     def _info(self):
         # Classes are known once there is data; TFDS keeps them with it.
@@ -65,153 +58,160 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         manual_dir = Path(dl_manager.manual_dir)
         classes = read_classes(manual_dir / "classes.txt")
         self.info.metadata.update(class_names=classes.names, palette=[list(c) for c in classes.palette])
-        splits = list_pairs(manual_dir)
-        read = label_reader(classes)
+        splits, notes = list_pairs(manual_dir)
+        read = LabelReader(classes)
         common.check_splits(self.name, splits, {split: len(pairs) for split, pairs in splits.items()}, read)
+        read.settle()
+        for note in notes + _turned(splits):
+            print(f"warning: {note}", file=sys.stderr)
         return {split: self._generate_examples(split, pairs, read) for split, pairs in splits.items()}
 
     def _generate_examples(self, split, pairs, read):
         yield from common.pair_examples(f"{self.name} {split}", pairs, read)
 
 
-def read_classes(path: Path) -> Classes:
-    """Reads classes.txt. UserError: no class, one twice, a colour that is none, or that two classes have."""
-    names, palette, ids, colours = [], [], {}, {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if not line.strip():
-            continue
-        found = re.fullmatch(r"(.*\S)\s+(\d+)[\s,]+(\d+)[\s,]+(\d+)", line.strip())
-        name = found[1].rstrip(",") if found else line.strip()
-        colour = tuple(map(int, found.groups()[1:])) if found else None
-        if colour and max(colour) > 255:
-            raise UserError(f"{path} line {number}: {colour} is no colour: red, green and blue are 0 to 255")
-        if name in names:
-            raise UserError(f"{path} line {number}: {name!r} is there twice")
-        if colour in colours:
-            raise UserError(f"{path} line {number}: {name!r} has the colour of another class, {colour}")
-        target = common.IGNORE if name.lower() == "ignore" else len(names)
-        ids[len(ids)] = target
-        if colour:
-            colours[colour] = target
-        if target != common.IGNORE:
-            names.append(name)
-            palette.append(colour or common.bit_palette(1, len(ids))[0])
-    if not 1 <= len(names) < common.IGNORE:
-        raise UserError(f"{path} has {len(names)} classes: it wants one a line, 1 to 254 in all")
-    without = len(ids) - len(colours)
-    if colours and without:
-        raise UserError(f"{path}: {without} of {len(ids)} lines have no colour: give all of them one, or none")
-    return Classes(names, palette, ids | {common.IGNORE: common.IGNORE}, colours)
+def _all(splits):
+    return [pair for pairs in splits.values() for pair in pairs]
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
-    """{"train": pairs, "val": pairs}. UserError: images without labels, labels without images, or a split that has none."""
-    images, labels = (_by_stem(manual_dir / folder) for folder in ("images", "labels"))
+def _turned(splits):
+    """What to warn of: images that EXIF turns or mirrors, where no size shows which way their labels lie."""
+    found = [
+        pair.image
+        for pair in _all(splits)
+        for turn, (width, height) in [common.orientation(pair.image)]
+        if turn in (2, 3, 4) or (turn in (5, 6, 7, 8) and width == height)
+    ]
+    if not found:
+        return []
+    more = f" and {len(found) - 1} more have" if len(found) > 1 else " has"
+    return [f"{found[0]}{more} an EXIF orientation, which is not applied: labels must be of the image as it is stored"]
+
+
+def list_pairs(manual_dir: Path) -> tuple[dict[str, list[common.Pair]], list[str]]:
+    """The pairs of each split, and what to warn of.
+
+    Args:
+        manual_dir: the folder.
+
+    Returns:
+        {"train": pairs, "val": pairs, perhaps "test": pairs}; lines.
+
+    Raises:
+        UserError: images of a split without labels, labels without images, a split that has none, or a list that cannot be.
+        OSError: a folder that cannot be read.
+    """
+    images = _by_stem(manual_dir / "images")
+    labels = _without_ending(_by_stem(manual_dir / "labels"), images)
     if not images:
         raise UserError(f"config.data.manual_dir: {manual_dir / 'images'} has no images ({', '.join(SUFFIXES)})")
-    alone = [
-        f"{images[stem]} has no label {manual_dir / 'labels' / stem}.png" for stem in images.keys() - labels.keys()
-    ]
-    alone += [f"{labels[stem]} has no image below {manual_dir / 'images'}" for stem in labels.keys() - images.keys()]
-    common.raise_faults("config.data.manual_dir", sorted(alone), len(images.keys() | labels.keys()))
-    lossy = sorted(str(p) for p in labels.values() if p.suffix.lower() not in LOSSLESS)
+    known = sorted(images.keys() | labels.keys())
+    splits = _by_lists(manual_dir, known) or _by_folders(manual_dir, known) or _by_name(manual_dir, known)
+    notes = []
+    if "test" in splits and not labels.keys() & set(splits["test"]):
+        notes.append(f"{manual_dir}: the split test has no labels: it is left out")
+        known = sorted(set(known) - set(splits.pop("test")))
+    notes += _overlaps(manual_dir, splits)
+    used = {stem for stems in splits.values() for stem in stems}
+    rest = [images.get(stem) or labels[stem] for stem in known if stem not in used]
+    if rest:
+        more = f" and {len(rest) - 1} more are" if len(rest) > 1 else " is"
+        notes.append(f"{rest[0]}{more} in no split ({', '.join(splits)}): left out")
+    alone = [f"{images[stem]} has no label {manual_dir / 'labels' / stem}.png" for stem in used - labels.keys()]
+    alone += [f"{labels[stem]} has no image below {manual_dir / 'images'}" for stem in used - images.keys()]
+    common.raise_faults("config.data.manual_dir", sorted(alone), len(used))
+    lossy = sorted(str(labels[stem]) for stem in used if labels[stem].suffix.lower() not in LOSSLESS)
     if lossy:
         raise UserError(f"{lossy[0]}: labels cannot be {Path(lossy[0]).suffix}, which changes values: save them as PNG")
-    splits = {
-        split: [common.Pair(stem, images[stem], labels[stem]) for stem in stems]
-        for split, stems in _split(manual_dir, sorted(images)).items()
-    }
-    for split, pairs in splits.items():
-        if not pairs:
+    for split, stems in splits.items():
+        if not stems:
             raise UserError(f"config.data.manual_dir: {manual_dir} has no images for the split {split}")
-    return splits
+    pairs = {split: [common.Pair(s, images[s], labels[s]) for s in stems] for split, stems in splits.items()}
+    return pairs, notes
 
 
-def _by_stem(folder):
-    """{path below `folder` without suffix: file}. UserError if two files share one."""
+def _by_stem(root):
+    """{path below `root` without suffix: file}. UserError if two files share one; OSError if a folder cannot be read."""
+
+    def fail(error):  # os.walk passes over it
+        raise error
+
     found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            stem = path.relative_to(folder).with_suffix("").as_posix()
-            if stem in found:
-                raise UserError(
-                    f"config.data.manual_dir: {found[stem]} and {path} have the same name but for the suffix"
-                )
-            found[stem] = path
+    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            if path.suffix.lower() in SUFFIXES:
+                stem = path.relative_to(root).with_suffix("").as_posix()
+                if stem in found:
+                    raise UserError(
+                        f"config.data.manual_dir: {found[stem]} and {path} have the same name but for the suffix"
+                    )
+                found[stem] = path
     return found
 
 
-def _split(manual_dir, stems):
-    """{split: names}: by lists, by folders, or by name."""
-    lists = {split: manual_dir / f"{split}.txt" for split in ("train", "val")}
-    there = [split for split, path in lists.items() if path.is_file()]
-    if there:
-        common.require(Folder, manual_dir, "train.txt", "val.txt")
-        return {split: _read_list(path, stems) for split, path in lists.items()}
-    first = {stem.split("/")[0] for stem in stems if "/" in stem}
-    if {"train", "val"} <= first:
-        return {split: [stem for stem in stems if stem.startswith(f"{split}/")] for split in lists}
-    if first & {"train", "val"}:
-        missing = ({"train", "val"} - first).pop()
-        raise UserError(f"config.data.manual_dir: {manual_dir / 'images'} has no folder {missing}")
-    val = {stem for stem in stems if zlib.crc32(stem.encode()) % 5 == 0}
-    return {"train": [stem for stem in stems if stem not in val], "val": sorted(val)}
+def _without_ending(labels, images):
+    """The same without a `_mask` that all labels have behind the name, and no image."""
+    for ending in LABEL_ENDINGS:
+        if all(stem.endswith(ending) for stem in labels) and not any(stem.endswith(ending) for stem in images):
+            return {stem.removesuffix(ending): path for stem, path in labels.items()}
+    return labels
+
+
+def _by_lists(manual_dir, stems):
+    """{split: stems} as train.txt, val.txt and test.txt have them; None if there are none."""
+    there = [split for split in SPLITS if (manual_dir / f"{split}.txt").is_file()]
+    if not there:
+        return None
+    common.require(Folder, manual_dir, "train.txt", "val.txt")
+    return {split: _read_list(manual_dir / f"{split}.txt", stems) for split in there}
 
 
 def _read_list(path, stems):
-    known, names = set(stems), []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if name := line.strip():
-            stem = str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name
-            if stem not in known:
-                raise UserError(f"{path} line {number}: there is no image {name!r} below {path.parent / 'images'}")
-            names.append(stem)
-    return names
+    known, names = set(stems), {}
+    for number, name in read_lines(path):
+        stem = str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name
+        if stem not in known:
+            raise UserError(f"{path} line {number}: there is no image {name!r} below {path.parent / 'images'}")
+        if stem in names:
+            raise UserError(f"{path} line {number}: {name!r} is in line {names[stem]} already")
+        names[stem] = number
+    return list(names)
 
 
-def label_reader(classes: Classes):
-    """path → uint8 [H, W], class ids and 255; it raises ValueError for what `classes` does not explain."""
-
-    def read(path):
-        with Image.open(path) as file:
-            mode, values = file.mode, np.asarray(file)
-        if mode in ("RGB", "RGBA"):
-            return _of_colours(values[..., :3], classes)
-        if mode in ("L", "P", "I;16", "I"):
-            return _of_ids(values, classes)
-        raise ValueError(f"label has pixels of kind {mode}, but must have ids in one channel, or colours in three")
-
-    return read
+def _by_folders(manual_dir, stems):
+    """{split: stems} by the first folder of their paths; None if that is neither train nor val for any."""
+    found = {split: [stem for stem in stems if stem.startswith(f"{split}/")] for split in SPLITS}
+    if not found["train"] and not found["val"]:
+        return None
+    for split in ("train", "val"):
+        if not found[split]:
+            raise UserError(f"config.data.manual_dir: {manual_dir / 'images'} has no folder {split} with images")
+    return {split: stems for split, stems in found.items() if stems}
 
 
-def _of_ids(values, classes):
-    count = len(classes.ids) - 1
-    unknown = np.setdiff1d(values, list(classes.ids))
-    if not unknown.size:
-        return common.map_ids("folder", values, classes.ids)
-    hint = ""
-    if unknown.tolist() == [count]:
-        hint = f": if 0 is background, write 'background' (or 'ignore') first; if {count} is void, write 'ignore' last"
-    elif set(np.unique(values)) <= {0, 255} or values.max() > 255:
-        hint = "; is it a mask of two colours, or an image of something else?"
-    ids = ", ".join(map(str, unknown[:5]))
-    raise ValueError(f"label id {ids}, but classes.txt has {count} lines, for ids 0 to {count - 1}{hint}")
-
-
-def _of_colours(values, classes):
-    flat = values.reshape(-1, 3).astype(np.int64) @ [65536, 256, 1]
-    present, inverse = np.unique(flat, return_inverse=True)
-    colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in present]
-    if not classes.colours:
-        seen = ", ".join(str(c) for c in colours[:5])
-        raise ValueError(
-            f"label is an RGB mask (of {seen}, …), but classes.txt has no colours: write 'name R G B' in each line"
+def _by_name(manual_dir, stems):
+    """{split: stems} by a hash, which keeps an image in its split when others are added; never none of either."""
+    if len(stems) < 2:
+        raise UserError(
+            f"config.data.manual_dir: {manual_dir / 'images'} has one image, but both train and val want one: add another, "
+            "or name this one in train.txt and in val.txt"
         )
-    unknown = [c for c in colours if c not in classes.colours]
-    if unknown:
-        hint = ": was it resized or saved as JPEG?" if len(unknown) > len(classes.colours) else ""
-        raise ValueError(
-            f"label has the colour {unknown[0]} and {len(unknown) - 1} more that classes.txt does not have{hint}"
-        )
-    table = np.array([classes.colours[c] for c in colours], np.uint8)
-    return table[inverse.reshape(values.shape[:2])]
+    hashes = {stem: zlib.crc32(stem.encode()) for stem in stems}
+    val = {stem for stem in stems if hashes[stem] % 5 == 0}
+    if len(val) in (0, len(stems)):
+        val = {min(stems, key=hashes.get)}
+    return {"train": [stem for stem in stems if stem not in val], "val": sorted(val)}
+
+
+def _overlaps(manual_dir, splits):
+    """What to warn of: images that are in two splits, as lists can have them."""
+    notes = []
+    for one, other in combinations(splits, 2):
+        both = sorted(set(splits[one]) & set(splits[other]))
+        if both:
+            more = f" and {len(both) - 1} more are" if len(both) > 1 else " is"
+            notes.append(
+                f"{manual_dir}: {both[0]}{more} in both {one}.txt and {other}.txt: {other} shows no new images"
+            )
+    return notes

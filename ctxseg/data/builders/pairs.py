@@ -1,5 +1,6 @@
 """Pairs of images and labels that lie in two folders under the same names."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,14 +21,19 @@ def by_name(
 
     Raises:
         UserError: there are none.
+        OSError: a folder that cannot be read.
     """
     if names is None:
-        found = [
-            (path.name, suffix)
-            for folder, suffix in zip((images, labels), suffixes, strict=True)
-            for path in folder.glob(f"*{suffix}")
-        ]
-        names = sorted({name.removesuffix(suffix) for name, suffix in found if not name.startswith(".")})
+        names = sorted({*names_in(images, suffixes[0]), *names_in(labels, suffixes[1])})
     if not names:
         raise UserError(f"config.data.manual_dir: {images} has no images (*{suffixes[0]})")
     return [Pair(name, images / f"{name}{suffixes[0]}", labels / f"{name}{suffixes[1]}") for name in names]
+
+
+def names_in(folder: Path, suffix: str) -> list[str]:
+    """The names, without `suffix`, of the files of `folder` that end so; none if it is missing. OSError if it cannot be read."""
+    try:
+        found = os.listdir(folder)  # Path.glob finds nothing where it may not look
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name.removesuffix(suffix) for name in found if name.endswith(suffix) and not name.startswith("."))

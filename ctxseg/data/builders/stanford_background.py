@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxseg.data.builders import common
+from ctxseg.data.builders import common, pairs
 from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
 
@@ -27,7 +27,7 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
         UserError: a folder is missing, or there are fewer images than folds.
     """
     common.require(StanfordBackground, manual_dir, "images", "labels")
-    names = sorted(path.stem for path in (manual_dir / "images").glob("*.jpg"))
+    names = pairs.names_in(manual_dir / "images", ".jpg")
     if len(names) < len(SPLITS):
         raise UserError(f"config.data.manual_dir: {manual_dir / 'images'} has {len(names)} *.jpg, fewer than folds")
     parts = np.array_split(np.random.default_rng(SEED).permutation(len(names)), len(SPLITS))

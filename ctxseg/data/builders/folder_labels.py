@@ -1,0 +1,190 @@
+"""Labels of the user's own: what classes.txt says, and label files read by it.
+
+A label file holds ids, by the lines of classes.txt from 0, or the colours that stand there. Which, its kind mostly says:
+
+    RGB           colours; ids where all three channels are equal and classes.txt has no colours
+    palette       colours, if classes.txt has all that it uses; else ids. 1-bit masks are black and white ones
+    grey          ids; grey colours if the values of all labels together are no ids, or 0 and 255 alone
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ctxseg.data.builders import common
+from ctxseg.errors import UserError
+
+BLACK_AND_WHITE = [0, 0, 0, 255, 255, 255]
+
+
+class Classes(NamedTuple):
+    """What classes.txt says.
+
+    Attributes:
+        names: of the classes.
+        palette: their colours.
+        ids: {id in a label file: class id, or 255}.
+        colours: {(r, g, b) in a label file: class id, or 255}; empty without colours.
+    """
+
+    names: list[str]
+    palette: list[tuple[int, int, int]]
+    ids: dict[int, int]
+    colours: dict[tuple[int, int, int], int]
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(number from 1, text) of the lines of a UTF-8 file, with or without a byte order mark, that are not blank. UserError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: save it as UTF-8") from error
+    if "\0" in text:  # UTF-16 without its mark
+        raise UserError(f"{path} is not plain text: save it as UTF-8")
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def read_classes(path: Path) -> Classes:
+    """Reads classes.txt. UserError: no class, one twice, a colour that is none, or that two classes have, or no UTF-8."""
+    names, palette, ids, colours = [], [], {}, {}
+    for number, name, colour in _without_ids([_entry(*line) for line in read_lines(path) if line[1][0] != "#"]):
+        if colour and max(colour) > 255:
+            raise UserError(f"{path} line {number}: {colour} is no colour: red, green and blue are 0 to 255")
+        if name in names:
+            raise UserError(f"{path} line {number}: {name!r} is there twice")
+        if colour in colours:
+            raise UserError(f"{path} line {number}: {name!r} has the colour of another class, {colour}")
+        target = common.IGNORE if name.lower() == "ignore" else len(names)
+        ids[len(ids)] = target
+        if colour:
+            colours[colour] = target
+        if target != common.IGNORE:
+            names.append(name)
+            palette.append(colour or common.bit_palette(1, len(ids))[0])
+    if not 1 <= len(names) < common.IGNORE:
+        raise UserError(f"{path} has {len(names)} classes: it wants one a line, 1 to 254 in all")
+    without = len(ids) - len(colours)
+    if colours and without:
+        raise UserError(f"{path}: {without} of {len(ids)} lines have no colour: give all of them one, or none")
+    return Classes(names, palette, ids | {common.IGNORE: common.IGNORE}, colours)
+
+
+def _entry(number, line):
+    """(number, name, colour or None) of a line: `road`, `road 128 64 128`, `road,128,64,128` or `road: 128, 64, 128`."""
+    found = re.fullmatch(r"(.*[^\s,:])[\s,:]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", line)
+    return (number, found[1], tuple(map(int, found.groups()[1:]))) if found else (number, line, None)
+
+
+def _without_ids(entries):
+    """The same without the ids before the names, `0: road` or `0 road`, if they are those that the lines have anyway."""
+    found = [re.fullmatch(r"(\d+)[\s,:.)]+(\S.*)", name) for _, name, _ in entries]
+    if not all(found) or [int(match[1]) for match in found] != list(range(len(found))):
+        return entries
+    return [(number, match[2], colour) for (number, _, colour), match in zip(entries, found, strict=True)]
+
+
+class LabelReader:
+    """path → uint8 [H, W], class ids and 255. ValueError for what `classes` does not explain.
+
+    All labels are to be read once, then `settle` decides for all of them whether grey values are ids or colours.
+    """
+
+    def __init__(self, classes: Classes):
+        """`classes` as `read_classes` found them."""
+        greys = {r: target for (r, g, b), target in classes.colours.items() if r == g == b}
+        self._classes = classes
+        self._tables = [classes.ids, {common.IGNORE: common.IGNORE} | greys]  # of grey values: what may explain them
+        self._seen = {}  # {grey value: a file that has it}
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Reads a label file, in any thread."""
+        with Image.open(path) as file:
+            mode, values, palette = file.mode, np.asarray(file), file.getpalette()
+        if mode in ("RGB", "RGBA"):
+            values = values[..., :3]
+            if self._classes.colours or (values != values[..., :1]).any():
+                return _of_colours(values, self._classes)
+            return self._of_grey(values[..., 0], path)
+        if mode in ("1", "P"):
+            values = values.astype(np.uint8)
+            table = _of_palette(values, palette or BLACK_AND_WHITE, self._classes)
+            return common.map_ids("folder", values, table) if table else self._of_grey(values, path)
+        if mode in ("L", "LA", "I", "I;16", "I;16B"):
+            return self._of_grey(values[..., 0] if mode == "LA" else values, path)
+        raise ValueError(f"label has pixels of kind {mode}, but must have ids in one channel, or colours in three")
+
+    def _of_grey(self, values, path):
+        present = np.unique(values).tolist()
+        for value in present:
+            self._seen.setdefault(value, path)
+        for table in self._tables:
+            if table.keys() >= set(present):
+                return common.map_ids("folder", values, table)
+        raise ValueError(_unknown_ids(set(present) - self._classes.ids.keys(), self._classes))
+
+    def settle(self) -> None:
+        """Grey values are ids, if all that were seen are; else grey colours. UserError: neither, or they can hardly be ids."""
+        lines = len(self._classes.ids) - 1
+        tables = [table for table in self._tables if table.keys() >= self._seen.keys()]
+        if self._seen.keys() == {0, common.IGNORE} and lines > 1:
+            tables = [table for table in tables[1:] if 0 in table]
+            if not tables:
+                raise UserError(
+                    f"{self._seen[common.IGNORE]}: all labels are 0/255 masks, and 255 counts nowhere: save the object as 1, "
+                    "or use RGB colours: 'background 0 0 0' and 'object 255 255 255' in classes.txt"
+                )
+        if not tables:
+            value = min(self._seen.keys() - self._classes.ids.keys())
+            raise UserError(f"{self._seen[value]}: {_unknown_ids({value}, self._classes)}; other labels have ids")
+        self._tables = tables[:1]
+
+
+def _unknown_ids(unknown: Iterable[int], classes):
+    """What is to be said of ids in a label file that no line of classes.txt stands for."""
+    unknown, count, hint = sorted(unknown), len(classes.ids) - 1, ""
+    if unknown == [count]:
+        hint = f": if 0 is background, write 'background' (or 'ignore') first; if {count} is void, write 'ignore' last"
+    elif unknown[-1] > common.IGNORE:
+        hint = "; is it an image of something else?"
+    ids = ", ".join(map(str, unknown[:5]))
+    return f"label id {ids}, but classes.txt has {count} lines, for ids 0 to {count - 1}{hint}"
+
+
+def _of_palette(values, palette, classes):
+    """{index: class id, or 255} by the colours of the indices that a label uses; None if the indices are ids. ValueError: neither."""
+    used = np.unique(values).tolist()
+    colours = {i: tuple(palette[3 * i : 3 * i + 3]) for i in used}
+    table = {i: classes.colours[colour] for i, colour in colours.items() if colour in classes.colours}
+    unknown = [i for i in used if i not in table and i != common.IGNORE]
+    if table and not unknown:
+        return {common.IGNORE: common.IGNORE} | table
+    other = [i for i in table if table[i] != classes.ids.get(i)]
+    if other:
+        raise ValueError(
+            f"label's palette gives index {other[0]} the colour of another line of classes.txt, and index {unknown[0]} "
+            f"{colours[unknown[0]]}, which is not there: add it, or save the label as grey image of ids"
+        )
+    return None
+
+
+def _of_colours(values, classes):
+    flat = values.reshape(-1, 3).astype(np.int64) @ [65536, 256, 1]
+    present, inverse = np.unique(flat, return_inverse=True)
+    colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in present]
+    if not classes.colours:
+        seen = ", ".join(str(c) for c in colours[:5])
+        raise ValueError(
+            f"label is an RGB mask (of {seen}, …), but classes.txt has no colours: write 'name R G B' in each line"
+        )
+    unknown = [c for c in colours if c not in classes.colours]
+    if unknown:
+        hint = ": was it resized or saved as JPEG?" if len(unknown) > len(classes.colours) else ""
+        raise ValueError(
+            f"label has the colour {unknown[0]} and {len(unknown) - 1} more that classes.txt does not have{hint}"
+        )
+    table = np.array([classes.colours[c] for c in colours], np.uint8)
+    return table[inverse.reshape(values.shape[:2])]
