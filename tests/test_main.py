@@ -360,14 +360,14 @@ def test_folders_without_a_run(copied, tiny, compiled, tmp_path):
     with pytest.raises(UserError, match="none/config.json is missing: --workdir is not the folder of a run$"):
         call(*command, f"--workdir={tmp_path}/none")
     with pytest.raises(UserError, match="--workdir=.*/none is not a folder"):
-        call(*command, "--mode=report", f"--workdir={tmp_path}/none")
+        call(*command[:-1], "--mode=report", f"--workdir={tmp_path}/none")
     shutil.rmtree(copied / "checkpoints")
     with pytest.raises(UserError, match=r"run/checkpoints has no checkpoint: train first \(--mode=train\)$"):
         call(*command, f"--workdir={copied}")
     (copied / "config.json").write_text("{")
     for mode in ("train", "evaluate"):
         with pytest.raises(UserError, match="run/config.json is damaged .*: choose another --workdir, or remove this"):
-            call(*command, f"--mode={mode}", f"--workdir={copied}")
+            call(*command[:-1], f"--mode={mode}", f"--workdir={copied}")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny, compiled, tmp_path):
