@@ -34,7 +34,7 @@ from skimage import segmentation
 
 from ctxseg import data
 from ctxseg.data import pipeline, transforms
-from ctxseg.data.builders.common import PNG_OF_IDS
+from ctxseg.data.builders.records import PNG_OF_IDS
 
 SEGMENTS = 1000
 LENGTH = 2975  # images of an epoch, as Cityscapes has

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -210,6 +211,14 @@ class Progress:
 
     def _print(self, text):
         print(f"{self._label}  {self._step}/{self._total}  {text}", file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable, total: int, label: str) -> Iterator:
+    """Yields `items`, saying on stderr how far it is."""
+    with Progress(total, 0, label) as shown:
+        for done, item in enumerate(items, 1):
+            yield item
+            shown.update(done)
 
 
 def duration(seconds: float) -> str:

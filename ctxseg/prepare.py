@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
 from ctxseg import data, figures
 from ctxseg.data import pipeline, superpixels
-from ctxseg.data.builders import common
+from ctxseg.data.parallel import each
+from ctxseg.data.store import reason
 from ctxseg.errors import UserError
 from ctxseg.logs import write_bytes, write_json
 
@@ -95,7 +95,7 @@ def summarise(builder) -> dict:
         write_bytes(folder / "summary.png", picture.getvalue())
         write_json(folder / "summary.json", summary)  # last: with it, the summary is complete
     except OSError as error:
-        raise UserError(f"cannot write the summary in config.data.data_dir: {common.reason(error)}") from error
+        raise UserError(f"cannot write the summary in config.data.data_dir: {reason(error)}") from error
     return summary
 
 
@@ -114,8 +114,8 @@ def count(builder, split: str) -> Counts:
 
     sizes = np.zeros((len(records), 2), np.int64)
     pixels, images = np.zeros(256, np.int64), np.zeros(256, np.int64)
-    found = common.threaded(grain.MapDataset.range(len(records)).map(of))
-    for i, (size, histogram) in enumerate(common.progress(found, len(records), f"count {builder.name} {split}")):
+    found = each(of, range(len(records)), f"count {builder.name} {split}")
+    for i, (size, histogram) in enumerate(found):
         sizes[i] = size
         pixels += histogram
         images += histogram > 0

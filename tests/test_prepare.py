@@ -15,7 +15,8 @@ from PIL import Image
 from tensorflow_datasets.core import shuffle
 
 from ctxseg import data, prepare
-from ctxseg.data.builders import camvid, common
+from ctxseg.data import store
+from ctxseg.data.builders import camvid
 from ctxseg.errors import UserError
 
 
@@ -144,7 +145,7 @@ def test_a_writer_that_fails_silently(street, tmp_path, monkeypatch):
 
 def test_splits_of_any_size_need_no_memory(street, tmp_path, monkeypatch):
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)  # 1 GB, beyond which TFDS asks for TensorFlow
-    monkeypatch.setattr(common, "SHARD", 4)
+    monkeypatch.setattr(store, "SHARD", 4)
     builder = data.load("camvid", tmp_path, street)
     assert builder.info.splits["train"].shard_lengths == [4, 2]
     records = builder.as_data_source("train")

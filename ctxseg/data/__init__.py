@@ -1,6 +1,6 @@
 """The data sets, by the name that `config.data.name` has."""
 
-from ctxseg.data.builders import common
+from ctxseg.data import store
 from ctxseg.data.builders.ade20k import ADE20K
 from ctxseg.data.builders.camvid import CamVid
 from ctxseg.data.builders.cihp import CIHP
@@ -51,14 +51,14 @@ def load(name: str, data_dir, manual_dir=None, download: bool = False):
         download: where it is None and nothing is built, download the data set, if that can be done.
 
     Returns:
-        A `tfds.core.GeneratorBasedBuilder` to read from: see `common` for its features and metadata.
+        A `tfds.core.GeneratorBasedBuilder` to read from: see `builders.records` for its features and metadata.
 
     Raises:
         UserError: unknown name, a `manual_dir` that is missing or faulty, or a `data_dir` that cannot be written.
     """
     if name not in DATASETS:
         raise UserError(f"config.data.name is {name!r}: there is {', '.join(DATASETS)}")
-    return common.prepare(DATASETS[name], data_dir, manual_dir, download)
+    return store.prepare(DATASETS[name], data_dir, manual_dir, download)
 
 
 def metadata(config) -> dict:
@@ -68,7 +68,7 @@ def metadata(config) -> dict:
     """
     if config.name not in DATASETS:
         raise UserError(f"config.data.name is {config.name!r}: there is {', '.join(DATASETS)}")
-    found = common.unprepared(DATASETS[config.name]).info.metadata
+    found = store.unprepared(DATASETS[config.name]).info.metadata
     if not found["class_names"]:
         found = load(config.name, config.data_dir, config.manual_dir).info.metadata
     return dict(found)

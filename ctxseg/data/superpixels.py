@@ -13,7 +13,9 @@ import skimage
 from array_record.python.array_record_module import ArrayRecordWriter
 from skimage import segmentation
 
-from ctxseg.data.builders import common
+from ctxseg.data.builders.records import PNG_OF_IDS
+from ctxseg.data.parallel import each
+from ctxseg.data.store import check_written, lock, reason, writing
 from ctxseg.errors import UserError
 
 LARGEST = 65535  # regions, as 16-bit PNGs hold
@@ -71,13 +73,13 @@ def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRec
     try:
         if not all(path.exists() for path in shards):
             folder.mkdir(exist_ok=True)
-            with common.lock(folder):
+            with lock(folder):
                 # Another process may have written them meanwhile.
                 missing = {path: indices for path, indices in shards.items() if not path.exists()}
                 if missing:
                     _write(missing, images, segments, f"super-pixels {builder.name} {split}")
     except OSError as error:
-        raise UserError(f"cannot write super-pixels in config.data.data_dir: {common.reason(error)}") from error
+        raise UserError(f"cannot write super-pixels in config.data.data_dir: {reason(error)}") from error
     try:
         records = grain.sources.ArrayRecordDataSource([str(path) for path in shards])
         whole = len(records) == len(images)
@@ -93,21 +95,20 @@ def _write(shards, images, segments, label):
     """Computes `shards`, {path: indices of images}."""
 
     def encoded(index):
-        return cv2.imencode(".png", slic(images[index], segments), common.PNG_OF_IDS)[1].tobytes()
+        return cv2.imencode(".png", slic(images[index], segments), PNG_OF_IDS)[1].tobytes()
 
-    total = sum(map(len, shards.values()))
     indices = [index for shard in shards.values() for index in shard]
     # Threads, not processes: scikit-image's SLIC lets go of Python's lock.
-    records = common.progress(common.threaded(grain.MapDataset.source(indices).map(encoded)), total, label)
+    records = each(encoded, indices, label)
     for path, shard in shards.items():
         incomplete = path.with_suffix(".incomplete")
         try:
-            with common.writing():
+            with writing():
                 writer = ArrayRecordWriter(str(incomplete), "group_size:1")
                 for _ in shard:
                     writer.write(next(records))
                 writer.close()
-            common.check_written(incomplete, len(shard))
+            check_written(incomplete, len(shard))
             os.replace(incomplete, path)
         finally:
             incomplete.unlink(missing_ok=True)  # a full disk has better uses

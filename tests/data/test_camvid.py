@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from ctxseg import data
-from ctxseg.data import pipeline
-from ctxseg.data.builders import camvid, common
+from ctxseg.data import pipeline, store
+from ctxseg.data.builders import camvid, records
+from ctxseg.data.builders.labels import map_ids
+from ctxseg.data.builders.records import pair_examples
 from ctxseg.errors import UserError
 
 LABEL = np.uint8([[0, 1, 11, 2], [10, 5, 3, 11], [4, 6, 7, 8]])
@@ -75,7 +77,7 @@ def test_builds_of_several_folders_are_kept_apart(tree, tmp_path, monkeypatch):
         data.load("camvid", cache)
     first = data.load("camvid", cache, tree)
     with monkeypatch.context() as patch:
-        patch.setattr(common, "_build", None)  # from here on nothing may be built
+        patch.setattr(store, "_build", None)  # from here on nothing may be built
         assert data.load("camvid", cache).data_dir == first.data_dir
         assert data.load("camvid", cache, None).info.metadata == first.info.metadata
         moved = shutil.move(tree, tmp_path / "elsewhere")
@@ -170,9 +172,9 @@ def test_an_interrupted_build_starts_over(tree, tmp_path, monkeypatch):
         yield from list(examples(*args))[:1]
         raise KeyboardInterrupt
 
-    examples = common.pair_examples
+    examples = pair_examples
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(common, "pair_examples", interrupted)
+        patch.setattr(records, "pair_examples", interrupted)
         data.load("camvid", cache, tree)
     assert not list(cache.glob("**/*array_record*"))
     with pytest.raises(UserError, match="no camvid is prepared"):
@@ -226,12 +228,12 @@ def test_unusual_files_decode_as_meant(tree, tmp_path):
 def test_ids_of_any_type_of_number():
     ids = {-1: 255, 0: 7, 300: 0}
     for values in (np.int16([[-1, 300, 0]]), np.float64([[-1, 300, 0]])):
-        np.testing.assert_array_equal(common.map_ids("x", values, ids), [[255, 0, 7]])
-    np.testing.assert_array_equal(common.map_ids("x", np.uint8([[0, 0]]), ids), [[7, 7]])
+        np.testing.assert_array_equal(map_ids("x", values, ids), [[255, 0, 7]])
+    np.testing.assert_array_equal(map_ids("x", np.uint8([[0, 0]]), ids), [[7, 7]])
     for values in (np.uint8([[0, 255]]), np.uint64([[0, 2**63]]), [[0, 0.5]], [[0, np.nan]], [[0, 301]], [[0, -2]]):
         wrong = str(np.asarray(values)[0, 1])
         with pytest.raises(ValueError, match=rf"label id {wrong}, but x has 0, 300 and -1 \(void\)$"):
-            common.map_ids("x", np.asarray(values), ids)
+            map_ids("x", np.asarray(values), ids)
 
 
 def test_a_damaged_record_is_named(tree, tmp_path):

@@ -7,7 +7,9 @@ from PIL import Image
 
 from ctxseg import data
 from ctxseg.data import pipeline
-from ctxseg.data.builders import coco, coco_subset, coco_voc, common
+from ctxseg.data.builders import coco, coco_subset, coco_voc
+from ctxseg.data.builders.pairs import Pair
+from ctxseg.data.store import unprepared
 from ctxseg.errors import UserError
 
 PERSON, BIRD, DOG, SHEEP, BANANA = 1, 16, 18, 20, 52  # category ids
@@ -95,7 +97,7 @@ def test_images_may_be_in_a_folder_of_their_own(tree, tmp_path):
 
 
 def test_the_draw_depends_on_names_and_seed():
-    pairs = [common.Pair(f"image{i}", None, None) for i in range(40)]
+    pairs = [Pair(f"image{i}", None, None) for i in range(40)]
     drawn = coco.draw(pairs, 10, 0)
     assert len(drawn) == 10 and drawn == [p for p in pairs if p in drawn] and drawn != pairs[:10]
     assert drawn == coco.draw([p for p in pairs if p in drawn or p.name > "image2"], 10, 0)  # others may be missing
@@ -129,7 +131,7 @@ def test_images_with_more_than_900_pixels_count(tmp_path, capsys, monkeypatch):
 def test_voc_has_its_own_classes(tree):
     picture = coco.read(coco_voc.COCOVOC, tree, "train")[1].label
     np.testing.assert_array_equal(coco_voc.read_label(picture), VOC)
-    metadata = common.unprepared(data.DATASETS["coco_voc"]).info.metadata
+    metadata = unprepared(data.DATASETS["coco_voc"]).info.metadata
     assert [metadata["class_names"][i] for i in (0, 1, 3, 12, 15, 20)] == [
         *("background", "aeroplane", "bird", "dog", "person", "tvmonitor")
     ]

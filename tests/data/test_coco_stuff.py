@@ -7,7 +7,8 @@ from PIL import Image
 
 from ctxseg import data
 from ctxseg.data import pipeline
-from ctxseg.data.builders import coco_stuff, coco_stuff10k, common
+from ctxseg.data.builders import coco_stuff, coco_stuff10k
+from ctxseg.data.builders.labels import map_ids
 from ctxseg.errors import UserError
 
 # By the numbers of labels.txt: 1 person, 11 fire hydrant, 13 stop sign, 90 toothbrush, 92 banner, 182 wood, 0 unlabelled.
@@ -142,4 +143,4 @@ def test_many_numbers_are_told_in_short():
     with pytest.raises(
         ValueError, match=r"has 1\.\.11, 13\.\.25, 27, 28, 31\.\.44, …, 84\.\.90, 92\.\.182 and 0 \(void\)$"
     ):
-        common.map_ids("coco_stuff10k", np.uint8([[12]]), coco_stuff10k.IDS)
+        map_ids("coco_stuff10k", np.uint8([[12]]), coco_stuff10k.IDS)

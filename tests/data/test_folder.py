@@ -9,7 +9,8 @@ from PIL import Image
 
 from ctxseg import data
 from ctxseg.data import pipeline
-from ctxseg.data.builders import common, folder, folder_labels, pairs
+from ctxseg.data.builders import folder, folder_labels
+from ctxseg.data.builders.pairs import names_in, require
 from ctxseg.errors import UserError
 
 LABEL = np.array([[0, 1, 2, 2], [2, 255, 1, 0]], np.uint8)
@@ -328,12 +329,12 @@ def test_folders_that_may_not_be_read(tmp_path, monkeypatch):
     for module in ("scandir", "listdir"):
         monkeypatch.setattr(os, module, denied)
     with pytest.raises(PermissionError):
-        pairs.names_in(root / "images", ".jpg")
+        names_in(root / "images", ".jpg")
     with pytest.raises(PermissionError):
         folder.list_pairs(root)
     monkeypatch.setattr(folder.Path, "stat", denied)
     with pytest.raises(PermissionError):
-        common.require(folder.Folder, root, "images")
+        require(folder.Folder, root, "images")
 
 
 @pytest.mark.parametrize("what", ["records", "info"])

@@ -7,7 +7,7 @@ from PIL import Image
 
 from ctxseg import data
 from ctxseg.data import pipeline
-from ctxseg.data.builders import common
+from ctxseg.data.store import unprepared
 from ctxseg.errors import UserError
 
 LABEL = np.uint8([[0, 1, 10], [14, 15, 19]])
@@ -77,7 +77,7 @@ def test_cihp(cihp, tmp_path, capsys):
     assert_samples(builder, CIHP)
     names, lip = (
         builder.info.metadata["class_names"],
-        common.unprepared(data.DATASETS["lip"]).info.metadata["class_names"],
+        unprepared(data.DATASETS["lip"]).info.metadata["class_names"],
     )
     assert [(i, a, b) for i, (a, b) in enumerate(zip(names, lip, strict=True)) if a != b] == [
         (10, "torso-skin", "jumpsuits")

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ctxseg import data
 from ctxseg.data import pipeline
-from ctxseg.data.builders import common, pascal_context, pascal_person_part
+from ctxseg.data.builders import pascal_context, pascal_person_part
+from ctxseg.data.builders.labels import bit_palette
 from ctxseg.errors import UserError
 
 SHAPE = (3, 4)
@@ -27,7 +28,7 @@ def palette_png(path, ids):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.uint8(ids))
     image = Image.frombytes("P", image.size, image.tobytes())
-    image.putpalette(np.uint8(common.bit_palette(256)).tobytes())
+    image.putpalette(np.uint8(bit_palette(256)).tobytes())
     image.save(path)
 
 

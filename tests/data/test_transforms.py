@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ctxseg.data import DATASETS, transforms
-from ctxseg.data.builders import common
+from ctxseg.data.store import unprepared
 from ctxseg.errors import UserError
 
 COLOURS = np.array([[10, 200, 30], [240, 60, 90], [0, 0, 255], [120, 130, 140]], np.uint8)
@@ -56,7 +56,7 @@ def test_mirrored_classes_exchange_sides():
     names = ["background", "left-arm", "Right_Arm", "right-arm", "leftovers", "turn left", "turn right", "left ear"]
     assert transforms.mirrored_classes(names) == (0, 3, 2, 1, 4, 6, 5, 7)
     for dataset in ("lip", "cihp"):
-        classes = transforms.mirrored_classes(common.unprepared(DATASETS[dataset]).info.metadata["class_names"])
+        classes = transforms.mirrored_classes(unprepared(DATASETS[dataset]).info.metadata["class_names"])
         assert classes == (*range(14), 15, 14, 17, 16, 19, 18)
     label = np.uint8([[14, 0, 255, 19], [3, 16, 17, 200]])
     sample = {"image": np.zeros((2, 4, 3), np.uint8), "label": label, "regions": label.astype(np.int32)}

@@ -5,7 +5,9 @@ What `manual_dir` is: ADEChallengeData2016.zip, unpacked.
 
 from pathlib import Path
 
-from ctxseg.data.builders import common, pairs
+from ctxseg.data.builders.labels import IGNORE, label_image
+from ctxseg.data.builders.pairs import Pair, by_name, require
+from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Source
 
 # The first of the names that objectInfo150.txt has for each class.
@@ -46,17 +48,17 @@ SPLITS = {"train": 20_210, "val": 2_000}  # the benchmark's 3,352 test images ha
 FOLDERS = {"train": "training", "val": "validation"}
 
 # 0 in a file is what belongs to none of the 150 classes.
-read_label = common.label_image("ade20k", {0: common.IGNORE} | {i: i - 1 for i in range(1, 151)})
+read_label = label_image("ade20k", {0: IGNORE} | {i: i - 1 for i in range(1, 151)})
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs by name}. UserError: a folder is missing or empty."""
     roots = [manual_dir / "images", manual_dir / "annotations"]
-    common.require(ADE20K, manual_dir, *(f"{root.name}/{folder}" for root in roots for folder in FOLDERS.values()))
-    return {split: pairs.by_name(*(root / folder for root in roots)) for split, folder in FOLDERS.items()}
+    require(ADE20K, manual_dir, *(f"{root.name}/{folder}" for root in roots for folder in FOLDERS.values()))
+    return {split: by_name(*(root / folder for root in roots)) for split, folder in FOLDERS.items()}
 
 
-class ADE20K(common.PairsBuilder):
+class ADE20K(PairsBuilder):
     """Scenes of all kinds with 150 classes of things and stuff: 20,210 train and 2,000 val images.
 
     ADE20K, the 150 classes of the scene parsing benchmark; other pixels are ignored.

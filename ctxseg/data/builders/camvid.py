@@ -2,7 +2,9 @@
 
 from pathlib import Path, PurePosixPath
 
-from ctxseg.data.builders import common
+from ctxseg.data.builders.labels import IGNORE, label_image
+from ctxseg.data.builders.pairs import Pair, require
+from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
 
@@ -19,11 +21,11 @@ CLASSES = {
     "Pedestrian": (64, 64, 0),
     "Bicyclist": (0, 128, 192),
 }
-read_label = common.label_image("camvid", {i: i for i in range(11)} | {11: common.IGNORE})
+read_label = label_image("camvid", {i: i for i in range(11)} | {11: IGNORE})
 SPLITS = {"train": 367, "val": 101, "test": 233}  # published; test where it is there
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, in the order of its list file}.
 
     The lists have lines `/SegNet/CamVid/train/a.png /SegNet/CamVid/trainannot/a.png`: the last two parts of each path
@@ -36,7 +38,7 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
     for split in SPLITS:
         path = manual_dir / f"{split}.txt"
         if split != "test":
-            common.require(CamVid, manual_dir, path.name)
+            require(CamVid, manual_dir, path.name)
         if path.is_file():
             splits[split] = _read_list(path, manual_dir)
     return splits
@@ -51,13 +53,13 @@ def _read_list(path, manual_dir):
         if len(fields) != 2 or any(len(field.parts) < 2 for field in fields):
             raise UserError(f"{path} line {number}: wants 'folder/image.png folder/label.png', has {line.strip()!r}")
         image, label = (manual_dir.joinpath(*field.parts[-2:]) for field in fields)
-        pairs.append(common.Pair(image.stem, image, label))
+        pairs.append(Pair(image.stem, image, label))
     if not pairs:
         raise UserError(f"{path} lists no images")
     return pairs
 
 
-class CamVid(common.PairsBuilder):
+class CamVid(PairsBuilder):
     """Street scenes from a driving car: 367 train, 101 val and 233 test images, 480×360 as published.
 
     CamVid, the SegNet tutorial's 11 classes; void is ignored.

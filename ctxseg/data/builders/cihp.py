@@ -2,28 +2,31 @@
 
 from pathlib import Path
 
-from ctxseg.data.builders import common, lip, pairs
+from ctxseg.data.builders import lip
+from ctxseg.data.builders.labels import label_image
+from ctxseg.data.builders.pairs import Pair, by_name, read_names, require
+from ctxseg.data.builders.records import PairsBuilder
 
 # LIP's, but for the rare jumpsuits; the colours are LIP's.
 CLASSES = {{"jumpsuits": "torso-skin"}.get(name, name): colour for name, colour in lip.CLASSES.items()}
 SPLITS = {"train": 28_280, "val": 5_000}  # the 5,000 test images have no published labels
 FOLDERS = {"train": "Training", "val": "Validation"}
 
-read_label = common.label_image("cihp", {i: i for i in range(len(CLASSES))})
+read_label = label_image("cihp", {i: i for i in range(len(CLASSES))})
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, in the order of its list}. UserError: a folder or list is missing."""
     splits = {}
     for split, folder in FOLDERS.items():
-        common.require(CIHP, manual_dir, f"{folder}/Images", f"{folder}/Category_ids", f"{folder}/{split}_id.txt")
+        require(CIHP, manual_dir, f"{folder}/Images", f"{folder}/Category_ids", f"{folder}/{split}_id.txt")
         root = manual_dir / folder
-        names = common.read_names(root / f"{split}_id.txt")
-        splits[split] = pairs.by_name(root / "Images", root / "Category_ids", names=names)
+        names = read_names(root / f"{split}_id.txt")
+        splits[split] = by_name(root / "Images", root / "Category_ids", names=names)
     return splits
 
 
-class CIHP(common.PairsBuilder):
+class CIHP(PairsBuilder):
     """Groups of persons with 19 parts and clothes: 28,280 train and 5,000 val images.
 
     Crowd Instance-level Human Parsing: parts and clothes, all persons of an image together.

@@ -6,7 +6,9 @@ to registered users.
 
 from pathlib import Path
 
-from ctxseg.data.builders import common, pairs
+from ctxseg.data.builders.labels import IGNORE, label_image
+from ctxseg.data.builders.pairs import Pair, by_name, require
+from ctxseg.data.builders.records import PairsBuilder
 
 # In the order of the train ids, with the id that a labelIds file has for each and its colour: cityscapesScripts, helpers/labels.py.
 CLASSES = {
@@ -33,27 +35,27 @@ CLASSES = {
 SPLITS = {"train": 2_975, "val": 500, "test": 1_525}  # test where it is there; all its pixels are void
 SUFFIXES = ("_leftImg8bit.png", "_gtFine_labelIds.png")
 
-read_label = common.label_image(
+read_label = label_image(
     "cityscapes",
-    {i: common.IGNORE for i in range(34)} | {i: train_id for train_id, (i, _) in enumerate(CLASSES.values())},
+    {i: IGNORE for i in range(34)} | {i: train_id for train_id, (i, _) in enumerate(CLASSES.values())},
 )
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, by city and name as 'aachen_000000_000019'}. UserError: a folder is missing or empty."""
     splits = {}
     for split in SPLITS:
         roots = [manual_dir / kind / split for kind in ("leftImg8bit", "gtFine")]
         if split != "test":
-            common.require(Cityscapes, manual_dir, *(str(root.relative_to(manual_dir)) for root in roots))
+            require(Cityscapes, manual_dir, *(str(root.relative_to(manual_dir)) for root in roots))
         elif not all(root.exists() for root in roots):
             continue
         cities = sorted({city.name for root in roots for city in root.iterdir() if city.is_dir()})
-        splits[split] = [pair for city in cities for pair in pairs.by_name(*(root / city for root in roots), SUFFIXES)]
+        splits[split] = [pair for city in cities for pair in by_name(*(root / city for root in roots), SUFFIXES)]
     return splits
 
 
-class Cityscapes(common.PairsBuilder):
+class Cityscapes(PairsBuilder):
     """Streets of 50 cities with 19 classes, 2048×1024: 2,975 train, 500 val and 1,525 test images, the last without labels.
 
     Cityscapes, fine annotations, the 19 classes of its benchmark; its other labels are ignored.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask
 
-from ctxseg.data.builders import common
+from ctxseg.data.builders.pairs import Pair, Part, require
 from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
 
@@ -75,7 +75,7 @@ def fingerprint(builder_cls, manual_dir: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def read(builder_cls, manual_dir: Path, split: str) -> list[common.Pair]:
+def read(builder_cls, manual_dir: Path, split: str) -> list[Pair]:
     """The pairs of 'train' or 'val', by image id. The key of a pair's label is a `Picture`. Takes about 1.3 GB for train.
 
     Raises:
@@ -84,7 +84,7 @@ def read(builder_cls, manual_dir: Path, split: str) -> list[common.Pair]:
     return _read(*_places(builder_cls, manual_dir, SPLITS[split]))
 
 
-def draw(pairs: Sequence[common.Pair], count: int, seed: int) -> list[common.Pair]:
+def draw(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
     """`count` of the pairs (all, if they are fewer), in their order; what is drawn depends on names and seed alone."""
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed} {pair.name}".encode()).digest())[:count]
     names = {pair.name for pair in drawn}
@@ -162,10 +162,10 @@ def _numbers(values):
 def _places(builder_cls, manual_dir, folder):
     """The annotations and the folder of images, which some keep in images/."""
     annotations = f"annotations/instances_{folder}.json"
-    common.require(builder_cls, manual_dir, annotations)
+    require(builder_cls, manual_dir, annotations)
     images = manual_dir / "images" / folder
     if not images.is_dir():
-        common.require(builder_cls, manual_dir, folder)
+        require(builder_cls, manual_dir, folder)
         images = manual_dir / folder
     return manual_dir / annotations, images
 
@@ -189,10 +189,10 @@ def _read(annotations, images):
         raise UserError(f"{annotations}: damaged, or no JSON: {error}") from error
     try:
         pairs = {
-            image["id"]: common.Pair(
+            image["id"]: Pair(
                 Path(image["file_name"]).stem,
                 images / image["file_name"],
-                common.Part(annotations, Picture(image["height"], image["width"], [])),
+                Part(annotations, Picture(image["height"], image["width"], [])),
             )
             for image in sorted(content["images"], key=lambda image: image["id"])
         }

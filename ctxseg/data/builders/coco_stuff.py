@@ -6,7 +6,10 @@ stuffthingmaps_trainval2017.zip in annotations/.
 
 from pathlib import Path
 
-from ctxseg.data.builders import coco, common, pairs
+from ctxseg.data.builders import coco
+from ctxseg.data.builders.labels import IGNORE, bit_palette, label_image
+from ctxseg.data.builders.pairs import Pair, by_name, require
+from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Source
 
 STUFF = [
@@ -28,25 +31,23 @@ GROUPS = {"things": list(coco.CATEGORIES.values()), "stuff": STUFF}
 SPLITS = {"train": 118_287, "val": 5_000}  # the test images have no published labels
 
 # The maps of things and stuff have the ids less one.
-read_label = common.label_image(
-    "coco_stuff", {i - 1: class_id for class_id, i in enumerate(NAMES)} | {255: common.IGNORE}
-)
+read_label = label_image("coco_stuff", {i - 1: class_id for class_id, i in enumerate(NAMES)} | {255: IGNORE})
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs by name}. UserError: a folder is missing or empty."""
     splits = {}
     for split in SPLITS:
         places = [f"{kind}/{split}2017" for kind in ("images", "annotations")]
-        common.require(COCOStuff, manual_dir, *places)
+        require(COCOStuff, manual_dir, *places)
         images, labels = (manual_dir / place for place in places)
         # Names are numbers: other tools leave their own PNGs beside the labels.
         names = {path.stem for place in (images, labels) for path in place.iterdir() if path.stem.isdigit()}
-        splits[split] = pairs.by_name(images, labels, names=sorted(names))
+        splits[split] = by_name(images, labels, names=sorted(names))
     return splits
 
 
-class COCOStuff(common.PairsBuilder):
+class COCOStuff(PairsBuilder):
     """Everyday scenes with 80 classes of things and 91 of stuff: 118,287 train and 5,000 val images of COCO 2017.
 
     COCO-Stuff, things and stuff of COCO 2017; unlabelled pixels are ignored.
@@ -79,7 +80,7 @@ class COCOStuff(common.PairsBuilder):
     )
     published = SPLITS
     class_names = CLASSES
-    palette = common.bit_palette(len(CLASSES), 1)
+    palette = bit_palette(len(CLASSES), 1)
     groups = GROUPS
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

@@ -7,33 +7,36 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxseg.data.builders import coco_stuff, common, mat, pairs
+from ctxseg.data.builders import coco_stuff, mat
+from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
+from ctxseg.data.builders.pairs import Pair, by_name, read_names, require
+from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Source
 
 SPLITS = {"train": 9_000, "val": 1_000}
 LISTS = {"train": "train", "val": "test"}
 
-IDS = {0: common.IGNORE} | {i: class_id for class_id, i in enumerate(coco_stuff.NAMES)}
+IDS = {0: IGNORE} | {i: class_id for class_id, i in enumerate(coco_stuff.NAMES)}
 
 
 def read_label(path: Path) -> np.ndarray:
     """uint8 [H, W], classes as in `coco_stuff`, of a .mat file's `S`. Raises ValueError, as for version 1.0's ids, and UserError."""
-    return common.map_ids("coco_stuff10k, version 1.1,", mat.variable(path, "S"), IDS)
+    return map_ids("coco_stuff10k, version 1.1,", mat.variable(path, "S"), IDS)
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, in the order of its list}. UserError: a folder or list is missing."""
     lists = {split: f"imageLists/{name}.txt" for split, name in LISTS.items()}
-    common.require(COCOStuff10K, manual_dir, "images", "annotations", *lists.values())
+    require(COCOStuff10K, manual_dir, "images", "annotations", *lists.values())
     return {
-        split: pairs.by_name(
-            manual_dir / "images", manual_dir / "annotations", (".jpg", ".mat"), common.read_names(manual_dir / path)
+        split: by_name(
+            manual_dir / "images", manual_dir / "annotations", (".jpg", ".mat"), read_names(manual_dir / path)
         )
         for split, path in lists.items()
     }
 
 
-class COCOStuff10K(common.PairsBuilder):
+class COCOStuff10K(PairsBuilder):
     """The first COCO-Stuff, images of COCO's train2014 with the same 171 classes: 9,000 train and 1,000 val images.
 
     COCO-Stuff 10K, version 1.1; its test list is the split val. Unlabelled pixels are ignored.
@@ -50,7 +53,7 @@ class COCOStuff10K(common.PairsBuilder):
     )
     published = SPLITS
     class_names = coco_stuff.CLASSES
-    palette = common.bit_palette(len(coco_stuff.CLASSES), 1)
+    palette = bit_palette(len(coco_stuff.CLASSES), 1)
     groups = coco_stuff.GROUPS
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

@@ -5,7 +5,10 @@ Which images the paper drew is not known: these are drawn by a seed, from all im
 
 from pathlib import Path
 
-from ctxseg.data.builders import coco, common
+from ctxseg.data.builders import coco
+from ctxseg.data.builders.labels import bit_palette
+from ctxseg.data.builders.pairs import Pair, Part
+from ctxseg.data.builders.records import PairsBuilder
 
 SEED = 0  # another one, or other numbers of images, are another VERSION
 SPLITS = {"train": 10_000, "val": 1_500}
@@ -13,18 +16,18 @@ CLASSES = ["background", *coco.CATEGORIES.values()]
 IDS = {category: class_id for class_id, category in enumerate(coco.CATEGORIES, 1)}
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs by image id}. UserError: as `coco.read`."""
     # One after the other: what is not drawn is forgotten before the next is read.
     return {split: coco.draw(coco.read(COCOSubset, manual_dir, split), count, SEED) for split, count in SPLITS.items()}
 
 
-def read_label(part: common.Part):
+def read_label(part: Part):
     """uint8 [H, W]: 0 is background, then COCO's 80 classes in its order. ValueError: what is wrong with an object."""
     return coco.paint(part.key, IDS)
 
 
-class COCOSubset(common.PairsBuilder):
+class COCOSubset(PairsBuilder):
     """Everyday scenes with 80 classes of things and background: 10,000 train and 1,500 val images of COCO 2014.
 
     A subset of COCO 2014 drawn by a seed; overlaps belong to the smaller object.
@@ -36,7 +39,7 @@ class COCOSubset(common.PairsBuilder):
     downloads = coco.DOWNLOADS
     published = SPLITS
     class_names = CLASSES
-    palette = common.bit_palette(len(CLASSES))
+    palette = bit_palette(len(CLASSES))
     fingerprint = classmethod(coco.fingerprint)
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

@@ -7,7 +7,11 @@ hide nothing, as small things on a dining table belong to it in VOC.
 
 from pathlib import Path
 
-from ctxseg.data.builders import coco, common, voc2012
+from ctxseg.data.builders import coco, voc2012
+from ctxseg.data.builders.labels import bit_palette
+from ctxseg.data.builders.pairs import Pair, Part, raise_faults
+from ctxseg.data.builders.records import PairsBuilder
+from ctxseg.logs import progress
 
 SEED = 0  # another one, or other numbers of images, are another VERSION
 PIXELS = 900
@@ -17,33 +21,33 @@ CATEGORIES = (5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7
 IDS = {category: class_id for class_id, category in enumerate(CATEGORIES, 1)}
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs by image id}. UserError: as `coco.read` and `select`."""
     return select({split: coco.read(COCOVOC, manual_dir, split) for split in coco.SPLITS})
 
 
-def read_label(part: common.Part):
+def read_label(part: Part):
     """uint8 [H, W]: VOC's class ids, 0 is background. ValueError: what is wrong with an object."""
     return coco.paint(part.key, IDS)
 
 
-def select(everything: dict[str, list[common.Pair]]) -> dict[str, list[common.Pair]]:
+def select(everything: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
     """{split: pairs} by the rule at the top. UserError: what is wrong with which images' objects."""
     selected, faults = {split: [] for split in everything}, []
     every = [(split, pair) for split, pairs in everything.items() for pair in pairs]
-    for split, pair in common.progress(every, len(every), "select coco_voc"):
+    for split, pair in progress(every, len(every), "select coco_voc"):
         try:
             if coco.area(pair.label.key, IDS) > PIXELS:
                 selected[split].append(pair)
         except ValueError as error:
             faults.append(f"{pair.label.file}: {pair.name}: {error}")
-    common.raise_faults("coco_voc", faults, len(every))
+    raise_faults("coco_voc", faults, len(every))
     val = coco.draw(selected["val"], SPLITS["val"], SEED)
     held = {pair.name for pair in val}
     return {"train": [pair for pair in selected["train"] + selected["val"] if pair.name not in held], "val": val}
 
 
-class COCOVOC(common.PairsBuilder):
+class COCOVOC(PairsBuilder):
     """COCO 2014 with VOC's 20 classes and background: 95,185 train and 1,500 val images.
 
     COCO 2014 with VOC's classes; images with more than 900 pixels of them.
@@ -55,7 +59,7 @@ class COCOVOC(common.PairsBuilder):
     downloads = coco.DOWNLOADS
     published = SPLITS
     class_names = voc2012.CLASSES
-    palette = common.bit_palette(len(voc2012.CLASSES))
+    palette = bit_palette(len(voc2012.CLASSES))
     fingerprint = classmethod(coco.fingerprint)
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

@@ -20,8 +20,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from ctxseg.data.builders import common
+from ctxseg.data.builders.checks import check_splits, orientation
 from ctxseg.data.builders.folder_labels import LabelReader, read_classes, read_lines
+from ctxseg.data.builders.pairs import Pair, fingerprint_pairs, raise_faults, require
+from ctxseg.data.builders.records import dataset_info, pair_examples
 from ctxseg.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -40,10 +42,10 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     @classmethod
     def fingerprint(cls, manual_dir: Path) -> str:
         """A digest of the files' names and sizes, of the labels' bytes, and of the classes. UserError: one is missing."""
-        common.require(cls, manual_dir, "images", "labels", "classes.txt")
+        require(cls, manual_dir, "images", "labels", "classes.txt")
         classes = read_classes(manual_dir / "classes.txt")
         splits, _ = list_pairs(manual_dir)
-        listed = common.fingerprint_pairs(manual_dir, splits)
+        listed = fingerprint_pairs(manual_dir, splits)
         # A corrected label may have the size of the old one. Not times: a copy of the folder has others.
         labels = 0
         for pair in _all(splits):
@@ -52,7 +54,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         # Classes are known once there is data; TFDS keeps them with it.
-        return common.dataset_info(self, description="Images and labels in folders.", class_names=[], palette=[])
+        return dataset_info(self, description="Images and labels in folders.", class_names=[], palette=[])
 
     def _split_generators(self, dl_manager):
         manual_dir = Path(dl_manager.manual_dir)
@@ -60,14 +62,14 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         self.info.metadata.update(class_names=classes.names, palette=[list(c) for c in classes.palette])
         splits, notes = list_pairs(manual_dir)
         read = LabelReader(classes)
-        common.check_splits(self.name, splits, {split: len(pairs) for split, pairs in splits.items()}, read)
+        check_splits(self.name, splits, {split: len(pairs) for split, pairs in splits.items()}, read)
         read.settle()
         for note in notes + _turned(splits):
             print(f"warning: {note}", file=sys.stderr)
         return {split: self._generate_examples(split, pairs, read) for split, pairs in splits.items()}
 
     def _generate_examples(self, split, pairs, read):
-        yield from common.pair_examples(f"{self.name} {split}", pairs, read)
+        yield from pair_examples(f"{self.name} {split}", pairs, read)
 
 
 def _all(splits):
@@ -79,7 +81,7 @@ def _turned(splits):
     found = [
         pair.image
         for pair in _all(splits)
-        for turn, (width, height) in [common.orientation(pair.image)]
+        for turn, (width, height) in [orientation(pair.image)]
         if turn in (2, 3, 4) or (turn in (5, 6, 7, 8) and width == height)
     ]
     if not found:
@@ -88,7 +90,7 @@ def _turned(splits):
     return [f"{found[0]}{more} an EXIF orientation, which is not applied: labels must be of the image as it is stored"]
 
 
-def list_pairs(manual_dir: Path) -> tuple[dict[str, list[common.Pair]], list[str]]:
+def list_pairs(manual_dir: Path) -> tuple[dict[str, list[Pair]], list[str]]:
     """The pairs of each split, and what to warn of.
 
     Args:
@@ -119,14 +121,14 @@ def list_pairs(manual_dir: Path) -> tuple[dict[str, list[common.Pair]], list[str
         notes.append(f"{rest[0]}{more} in no split ({', '.join(splits)}): left out")
     alone = [f"{images[stem]} has no label {manual_dir / 'labels' / stem}.png" for stem in used - labels.keys()]
     alone += [f"{labels[stem]} has no image below {manual_dir / 'images'}" for stem in used - images.keys()]
-    common.raise_faults("config.data.manual_dir", sorted(alone), len(used))
+    raise_faults("config.data.manual_dir", sorted(alone), len(used))
     lossy = sorted(str(labels[stem]) for stem in used if labels[stem].suffix.lower() not in LOSSLESS)
     if lossy:
         raise UserError(f"{lossy[0]}: labels cannot be {Path(lossy[0]).suffix}, which changes values: save them as PNG")
     for split, stems in splits.items():
         if not stems:
             raise UserError(f"config.data.manual_dir: {manual_dir} has no images for the split {split}")
-    pairs = {split: [common.Pair(s, images[s], labels[s]) for s in stems] for split, stems in splits.items()}
+    pairs = {split: [Pair(s, images[s], labels[s]) for s in stems] for split, stems in splits.items()}
     return pairs, notes
 
 
@@ -163,7 +165,7 @@ def _by_lists(manual_dir, stems):
     there = [split for split in SPLITS if (manual_dir / f"{split}.txt").is_file()]
     if not there:
         return None
-    common.require(Folder, manual_dir, "train.txt", "val.txt")
+    require(Folder, manual_dir, "train.txt", "val.txt")
     return {split: _read_list(manual_dir / f"{split}.txt", stems) for split in there}
 
 

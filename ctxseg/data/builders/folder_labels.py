@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ctxseg.data.builders import common
+from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
 from ctxseg.errors import UserError
 
 BLACK_AND_WHITE = [0, 0, 0, 255, 255, 255]
@@ -58,19 +58,19 @@ def read_classes(path: Path) -> Classes:
             raise UserError(f"{path} line {number}: {name!r} is there twice")
         if colour in colours:
             raise UserError(f"{path} line {number}: {name!r} has the colour of another class, {colour}")
-        target = common.IGNORE if name.lower() == "ignore" else len(names)
+        target = IGNORE if name.lower() == "ignore" else len(names)
         ids[len(ids)] = target
         if colour:
             colours[colour] = target
-        if target != common.IGNORE:
+        if target != IGNORE:
             names.append(name)
-            palette.append(colour or common.bit_palette(1, len(ids))[0])
-    if not 1 <= len(names) < common.IGNORE:
+            palette.append(colour or bit_palette(1, len(ids))[0])
+    if not 1 <= len(names) < IGNORE:
         raise UserError(f"{path} has {len(names)} classes: it wants one a line, 1 to 254 in all")
     without = len(ids) - len(colours)
     if colours and without:
         raise UserError(f"{path}: {without} of {len(ids)} lines have no colour: give all of them one, or none")
-    return Classes(names, palette, ids | {common.IGNORE: common.IGNORE}, colours)
+    return Classes(names, palette, ids | {IGNORE: IGNORE}, colours)
 
 
 def _entry(number, line):
@@ -97,7 +97,7 @@ class LabelReader:
         """`classes` as `read_classes` found them."""
         greys = {r: target for (r, g, b), target in classes.colours.items() if r == g == b}
         self._classes = classes
-        self._tables = [classes.ids, {common.IGNORE: common.IGNORE} | greys]  # of grey values: what may explain them
+        self._tables = [classes.ids, {IGNORE: IGNORE} | greys]  # of grey values: what may explain them
         self._seen = {}  # {grey value: a file that has it}
 
     def __call__(self, path: Path) -> np.ndarray:
@@ -112,7 +112,7 @@ class LabelReader:
         if mode in ("1", "P"):
             values = values.astype(np.uint8)
             table = _of_palette(values, palette or BLACK_AND_WHITE, self._classes)
-            return common.map_ids("folder", values, table) if table else self._of_grey(values, path)
+            return map_ids("folder", values, table) if table else self._of_grey(values, path)
         if mode in ("L", "LA", "I", "I;16", "I;16B"):
             return self._of_grey(values[..., 0] if mode == "LA" else values, path)
         raise ValueError(f"label has pixels of kind {mode}, but must have ids in one channel, or colours in three")
@@ -123,18 +123,18 @@ class LabelReader:
             self._seen.setdefault(value, path)
         for table in self._tables:
             if table.keys() >= set(present):
-                return common.map_ids("folder", values, table)
+                return map_ids("folder", values, table)
         raise ValueError(_unknown_ids(set(present) - self._classes.ids.keys(), self._classes))
 
     def settle(self) -> None:
         """Grey values are ids, if all that were seen are; else grey colours. UserError: neither, or they can hardly be ids."""
         lines = len(self._classes.ids) - 1
         tables = [table for table in self._tables if table.keys() >= self._seen.keys()]
-        if self._seen.keys() == {0, common.IGNORE} and lines > 1:
+        if self._seen.keys() == {0, IGNORE} and lines > 1:
             tables = [table for table in tables[1:] if 0 in table]
             if not tables:
                 raise UserError(
-                    f"{self._seen[common.IGNORE]}: all labels are 0/255 masks, and 255 counts nowhere: save the object as 1, "
+                    f"{self._seen[IGNORE]}: all labels are 0/255 masks, and 255 counts nowhere: save the object as 1, "
                     "or use RGB colours: 'background 0 0 0' and 'object 255 255 255' in classes.txt"
                 )
         if not tables:
@@ -148,7 +148,7 @@ def _unknown_ids(unknown: Iterable[int], classes):
     unknown, count, hint = sorted(unknown), len(classes.ids) - 1, ""
     if unknown == [count]:
         hint = f": if 0 is background, write 'background' (or 'ignore') first; if {count} is void, write 'ignore' last"
-    elif unknown[-1] > common.IGNORE:
+    elif unknown[-1] > IGNORE:
         hint = "; is it an image of something else?"
     ids = ", ".join(map(str, unknown[:5]))
     return f"label id {ids}, but classes.txt has {count} lines, for ids 0 to {count - 1}{hint}"
@@ -159,9 +159,9 @@ def _of_palette(values, palette, classes):
     used = np.unique(values).tolist()
     colours = {i: tuple(palette[3 * i : 3 * i + 3]) for i in used}
     table = {i: classes.colours[colour] for i, colour in colours.items() if colour in classes.colours}
-    unknown = [i for i in used if i not in table and i != common.IGNORE]
+    unknown = [i for i in used if i not in table and i != IGNORE]
     if table and not unknown:
-        return {common.IGNORE: common.IGNORE} | table
+        return {IGNORE: IGNORE} | table
     other = [i for i in table if table[i] != classes.ids.get(i)]
     if other:
         raise ValueError(

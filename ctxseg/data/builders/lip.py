@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from ctxseg.data.builders import common, pairs
+from ctxseg.data.builders.labels import label_image
+from ctxseg.data.builders.pairs import Pair, by_name, read_names, require
+from ctxseg.data.builders.records import PairsBuilder
 
 # The colours are those of the authors' code.
 CLASSES = {
@@ -29,16 +31,16 @@ CLASSES = {
 }
 SPLITS = {"train": 30_462, "val": 10_000}  # the 10,000 test images have no published labels
 
-read_label = common.label_image("lip", {i: i for i in range(len(CLASSES))})
+read_label = label_image("lip", {i: i for i in range(len(CLASSES))})
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, in the order of its list}. UserError: a folder or list is missing."""
     splits = {}
     for split in SPLITS:
         images, labels = (_folder(manual_dir, f"{split}_{kind}") for kind in ("images", "segmentations"))
-        common.require(LIP, images.parent, f"{split}_id.txt")
-        splits[split] = pairs.by_name(images, labels, names=common.read_names(images.parent / f"{split}_id.txt"))
+        require(LIP, images.parent, f"{split}_id.txt")
+        splits[split] = by_name(images, labels, names=read_names(images.parent / f"{split}_id.txt"))
     return splits
 
 
@@ -46,11 +48,11 @@ def _folder(manual_dir, name):
     """Where a folder is: the archives have folders of their own around it, one to three."""
     found = [path for depth in range(4) for path in sorted(manual_dir.glob("*/" * depth + name))]
     if not found:
-        common.require(LIP, manual_dir, name)
+        require(LIP, manual_dir, name)
     return found[0]
 
 
-class LIP(common.PairsBuilder):
+class LIP(PairsBuilder):
     """Persons cut out of COCO's images with 19 parts and clothes: 30,462 train and 10,000 val images.
 
     Look into Person: parts and clothes of single persons.

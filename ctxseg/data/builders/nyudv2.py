@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxseg.data.builders import common, mat
+from ctxseg.data.builders import mat
+from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
+from ctxseg.data.builders.pairs import Pair, Part, fingerprint_pairs, require
+from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
 
@@ -23,7 +26,7 @@ SPLITS = {"train": 795, "test": 654}
 LABELED, LISTS, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, in the order of `splits.mat`}, whose names are the images' numbers, from 0001.
 
     Keys are an image's index, and `read_mapping`'s ids.
@@ -31,7 +34,7 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
     Raises:
         UserError: a file is missing or damaged, or a split has an image that there is not.
     """
-    common.require(NYUDv2, manual_dir, LABELED, LISTS, MAPPING)
+    require(NYUDv2, manual_dir, LABELED, LISTS, MAPPING)
     path = manual_dir / LABELED
     with mat.hdf5(path) as file:
         counts = [len(mat.item(file, name)) for name in ("images", "labels")]
@@ -41,8 +44,8 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
         beyond = numbers[(numbers < 1) | (numbers > min(counts))]
         if beyond.size:
             raise UserError(f"{manual_dir / LISTS}: {split}Ndxs has image {beyond[0]}, but {path} has {min(counts)}")
-        parts = {f"{number:04d}": common.Part(path, (int(number) - 1, ids)) for number in numbers}
-        splits[split] = [common.Pair(name, part, part) for name, part in parts.items()]
+        parts = {f"{number:04d}": Part(path, (int(number) - 1, ids)) for number in numbers}
+        splits[split] = [Pair(name, part, part) for name, part in parts.items()]
     return splits
 
 
@@ -52,17 +55,17 @@ def read_mapping(manual_dir: Path) -> dict[int, int]:
     classes = np.ravel(mat.variable(path, "mapClass")).astype(int)
     if not classes.size or classes.min() < 1 or classes.max() > len(CLASSES):
         raise UserError(f"{path}: mapClass must have numbers from 1 to {len(CLASSES)}")
-    return {0: common.IGNORE} | {name: int(number) - 1 for name, number in enumerate(classes, 1)}
+    return {0: IGNORE} | {name: int(number) - 1 for name, number in enumerate(classes, 1)}
 
 
-def read_label(part: common.Part) -> np.ndarray:
+def read_label(part: Part) -> np.ndarray:
     """uint8 [H, W]. Raises ValueError and UserError."""
     index, ids = part.key
     with mat.hdf5(part.file) as file:
-        return common.map_ids("nyudv2", mat.item(file, "labels")[index].T, ids)
+        return map_ids("nyudv2", mat.item(file, "labels")[index].T, ids)
 
 
-def read_image(part: common.Part) -> np.ndarray:
+def read_image(part: Part) -> np.ndarray:
     """uint8 [H, W, 3] RGB. Raises ValueError and UserError."""
     index, _ = part.key
     with mat.hdf5(part.file) as file:
@@ -72,7 +75,7 @@ def read_image(part: common.Part) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-class NYUDv2(common.PairsBuilder):
+class NYUDv2(PairsBuilder):
     """Indoor frames of a Kinect: 795 train and 654 test images, 40 classes.
 
     NYU Depth v2 in 40 classes, colour alone; unlabelled pixels are ignored.
@@ -94,7 +97,7 @@ class NYUDv2(common.PairsBuilder):
     )
     published = SPLITS
     class_names = CLASSES
-    palette = common.bit_palette(len(CLASSES), first=1)  # the data set has none of its own
+    palette = bit_palette(len(CLASSES), first=1)  # the data set has none of its own
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)
     read_image = staticmethod(read_image)
@@ -102,4 +105,4 @@ class NYUDv2(common.PairsBuilder):
     @classmethod
     def fingerprint(cls, manual_dir: Path) -> str:
         """As every builder's; the mapping of classes is a file too."""
-        return common.fingerprint_pairs(manual_dir, list_pairs(manual_dir), manual_dir / MAPPING)
+        return fingerprint_pairs(manual_dir, list_pairs(manual_dir), manual_dir / MAPPING)

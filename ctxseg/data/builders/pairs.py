@@ -1,11 +1,36 @@
-"""Pairs of images and labels that lie in two folders under the same names."""
+"""Images and their labels as files: listed, found missing, and told apart from those of another data set."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+import stat
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from ctxseg.data.builders.common import Pair
 from ctxseg.errors import UserError
+
+FAULTS_NAMED = 5  # in an error message; if there are more, stderr has all
+
+
+class Part(NamedTuple):
+    """Something in a file that holds more: `key` says what to the function that reads it; it is not shown to users."""
+
+    file: Path
+    key: object
+
+
+class Pair(NamedTuple):
+    """An image and its labels: a file each, or a part of one."""
+
+    name: str
+    image: Path | Part
+    label: Path | Part
+
+
+def file_of(image_or_label: Path | Part) -> Path:
+    """The file that an image or a label of a `Pair` is in."""
+    return image_or_label.file if isinstance(image_or_label, Part) else image_or_label
 
 
 def by_name(
@@ -37,3 +62,84 @@ def names_in(folder: Path, suffix: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(name.removesuffix(suffix) for name in found if name.endswith(suffix) and not name.startswith("."))
+
+
+def read_names(path: Path) -> list[str]:
+    """The first word of every line that has one. UserError if none has."""
+    names = [
+        line.split()[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+    ]
+    if not names:
+        raise UserError(f"{path} lists no images")
+    return names
+
+
+def require(builder_cls, manual_dir: Path, *paths: str) -> None:
+    """Checks that `manual_dir` has files and folders, by their paths in it.
+
+    Raises:
+        UserError: the first that is missing; a folder in or above `manual_dir` that has it is suggested instead.
+    """
+    for path in paths:
+        try:
+            (manual_dir / path).stat()  # not exists(): what may not be looked at is not missing
+        except (FileNotFoundError, NotADirectoryError):
+            found = [*sorted(manual_dir.glob(f"*/{path}")), *sorted(manual_dir.glob(f"*/*/{path}"))]
+            found += [folder / path for folder in manual_dir.parents[:3] if os.path.exists(folder / path)]
+            root = found and Path(*found[0].parts[: -len(Path(path).parts)])
+            wanted = f"{builder_cls.name} wants {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            hint = f"did you mean {root}?" if found else wanted
+            raise UserError(f"config.data.manual_dir: {manual_dir / path} is missing; {hint}") from None
+
+
+def fingerprint_pairs(root: Path, splits: Mapping[str, Sequence[Pair]], *others: Path) -> str:
+    """A digest of the splits' file names, relative to `root`, and sizes; and of the names of pairs that share a file.
+
+    Args:
+        root: the folder that all files are in.
+        splits: {split: pairs}.
+        *others: files that labels depend on too.
+
+    Raises:
+        UserError: files that are not there.
+    """
+    digest, missing, sizes = hashlib.sha256(), [], {}
+    start = len(str(root / "x")) - 1  # paths below root as text: for 10⁵ files, `Path`'s arithmetic takes seconds
+
+    def update(path, rest=""):
+        path = str(path)
+        if path not in sizes:
+            sizes[path] = _file_size(path)
+            if sizes[path] is None:
+                missing.append(f"{path} is missing")
+        digest.update(f"{path[start:]} {sizes[path]}{rest}\n".encode())
+
+    for split, pairs in sorted(splits.items()):
+        digest.update(f"{split}\n".encode())
+        for pair in pairs:
+            for of in (pair.image, pair.label):
+                update(file_of(of), f" {pair.name}" if isinstance(of, Part) else "")
+    for path in others:
+        update(path)
+    raise_faults("config.data.manual_dir", missing, len(sizes))
+    return digest.hexdigest()[:12]
+
+
+def _file_size(path):
+    """In bytes; None if it is no file."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def raise_faults(dataset: str, faults: Sequence[str], total: int) -> None:
+    """Raises one UserError that names the first few faults, if there are any; where these are more, stderr has all, a line each."""
+    if len(faults) == 1:
+        raise UserError(faults[0])
+    if faults:
+        rest = f"; and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
+        if rest:
+            print(f"all {len(faults)} faults:", *faults, sep="\n  ", file=sys.stderr, flush=True)
+        raise UserError(f"{dataset}: {len(faults)} of {total} faulty: {'; '.join(faults[:FAULTS_NAMED])}{rest}")

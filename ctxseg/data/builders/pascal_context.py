@@ -9,7 +9,10 @@ What `manual_dir` is made of: VOC 2010's trainval (VOCtrainval_03-May-2010.tar),
 
 from pathlib import Path
 
-from ctxseg.data.builders import common, mat
+from ctxseg.data.builders import mat
+from ctxseg.data.builders.labels import IGNORE, bit_palette, label_image, map_ids
+from ctxseg.data.builders.pairs import Pair, read_names, require
+from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Source
 
 # By class id: the background, VOC's 20 in VOC's order, then the others in alphabetical order. {name: its id among the 459}
@@ -76,27 +79,27 @@ CLASSES = {
     "wood": 458,
 }
 MAT_IDS = dict.fromkeys(range(460), 0) | {full: i for i, full in enumerate(CLASSES.values())}
-PNG_IDS = {i: MAT_IDS[full] for i, full in enumerate(sorted(CLASSES.values()))} | {255: common.IGNORE}
+PNG_IDS = {i: MAT_IDS[full] for i, full in enumerate(sorted(CLASSES.values()))} | {255: IGNORE}
 SPLITS = {"train": 4_998, "val": 5_105}
 
-_read_image_of_ids = common.label_image("pascal_context", PNG_IDS)
+_read_image_of_ids = label_image("pascal_context", PNG_IDS)
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, in the order of VOC 2010's list of it}; the `.mat` files are taken if there are both kinds of labels.
 
     Raises:
         UserError: a list, or both folders of labels, are missing.
     """
-    common.require(PascalContext, manual_dir, *(f"ImageSets/Main/{split}.txt" for split in SPLITS))
+    require(PascalContext, manual_dir, *(f"ImageSets/Main/{split}.txt" for split in SPLITS))
     converted = "SegmentationClassContext"
     if not (manual_dir / converted).is_dir():
-        common.require(PascalContext, manual_dir, "trainval")
+        require(PascalContext, manual_dir, "trainval")
     folder, suffix = ("trainval", "mat") if (manual_dir / "trainval").is_dir() else (converted, "png")
     return {
         split: [
-            common.Pair(name, manual_dir / f"JPEGImages/{name}.jpg", manual_dir / folder / f"{name}.{suffix}")
-            for name in common.read_names(manual_dir / f"ImageSets/Main/{split}.txt")
+            Pair(name, manual_dir / f"JPEGImages/{name}.jpg", manual_dir / folder / f"{name}.{suffix}")
+            for name in read_names(manual_dir / f"ImageSets/Main/{split}.txt")
         ]
         for split in SPLITS
     }
@@ -106,10 +109,10 @@ def read_label(path: Path):
     """uint8 [H, W] of either kind of label. Raises ValueError and UserError."""
     if path.suffix == ".png":
         return _read_image_of_ids(path)
-    return common.map_ids("pascal_context", mat.variable(path, "LabelMap"), MAT_IDS)
+    return map_ids("pascal_context", mat.variable(path, "LabelMap"), MAT_IDS)
 
 
-class PascalContext(common.PairsBuilder):
+class PascalContext(PairsBuilder):
     """Photographs labelled all over: 4,998 train and 5,105 val images, 59 classes and the background.
 
     PASCAL-Context, the 59 most frequent classes; all others are background.
@@ -134,6 +137,6 @@ class PascalContext(common.PairsBuilder):
     )
     published = SPLITS
     class_names = list(CLASSES)
-    palette = common.bit_palette(len(CLASSES))
+    palette = bit_palette(len(CLASSES))
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

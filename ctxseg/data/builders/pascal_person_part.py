@@ -11,7 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ctxseg.data.builders import common, mat
+from ctxseg.data.builders import mat
+from ctxseg.data.builders.labels import bit_palette
+from ctxseg.data.builders.pairs import Pair, read_names, require
+from ctxseg.data.builders.records import PairsBuilder
 
 # {class: names of parts, l… and r… for the left and right one}
 CLASSES = {
@@ -28,18 +31,18 @@ SPLITS = {"train": 1_716, "val": 1_817}
 LISTS = "pascal_person_part/pascal_person_part_trainval_list"
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, in the order of its list}, whose lines start with an image, as `/JPEGImages/2008_000003.jpg`.
 
     Raises:
         UserError: a list or the folder of labels is missing.
     """
-    common.require(PascalPersonPart, manual_dir, *(f"{LISTS}/{split}.txt" for split in SPLITS), "Annotations_Part")
+    require(PascalPersonPart, manual_dir, *(f"{LISTS}/{split}.txt" for split in SPLITS), "Annotations_Part")
     splits = {}
     for split in SPLITS:
-        names = (PurePosixPath(path).stem for path in common.read_names(manual_dir / LISTS / f"{split}.txt"))
+        names = (PurePosixPath(path).stem for path in read_names(manual_dir / LISTS / f"{split}.txt"))
         splits[split] = [
-            common.Pair(name, manual_dir / f"JPEGImages/{name}.jpg", manual_dir / f"Annotations_Part/{name}.mat")
+            Pair(name, manual_dir / f"JPEGImages/{name}.jpg", manual_dir / f"Annotations_Part/{name}.mat")
             for name in names
         ]
     return splits
@@ -73,7 +76,7 @@ def read_label(path: Path):
     return label
 
 
-class PascalPersonPart(common.PairsBuilder):
+class PascalPersonPart(PairsBuilder):
     """Photographs of people, labelled with six parts of the body: 1,716 train and 1,817 val images.
 
     PASCAL-Part's persons, their parts merged to six; all else is background.
@@ -87,6 +90,6 @@ class PascalPersonPart(common.PairsBuilder):
     )
     published = SPLITS
     class_names = list(CLASSES)
-    palette = common.bit_palette(len(CLASSES))
+    palette = bit_palette(len(CLASSES))
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

@@ -7,7 +7,8 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from ctxseg.data import scenes
-from ctxseg.data.builders import common
+from ctxseg.data.builders.records import dataset_info, encode_png
+from ctxseg.logs import progress
 
 SEED = 0
 
@@ -27,7 +28,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         return digest.hexdigest()[:12]
 
     def _info(self):
-        return common.dataset_info(
+        return dataset_info(
             self,
             description="Composites of photographs whose classes need different kinds of context.",
             class_names=scenes.CLASS_NAMES,
@@ -39,13 +40,13 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split, count) for split, count in scenes.SPLITS.items()}
 
     def _generate_examples(self, split, count):
-        for index in common.progress(range(count), count, f"write {self.name} {split}"):
+        for index in progress(range(count), count, f"write {self.name} {split}"):
             image, label = scenes.scene(SEED, split, index)
             yield (
                 index,
                 {
-                    "image": common.encode_png(image),
-                    "label": common.encode_png(label),
+                    "image": encode_png(image),
+                    "label": encode_png(label),
                     "name": f"{split}_{index:04d}",
                 },
             )

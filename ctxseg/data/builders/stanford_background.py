@@ -10,30 +10,32 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxseg.data.builders import common, pairs
+from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
+from ctxseg.data.builders.pairs import Pair, names_in, require
+from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
 
 CLASSES = ("sky", "tree", "road", "grass", "water", "building", "mountain", "foreground object")
-IDS = {i: i for i in range(8)} | {-1: common.IGNORE}  # -1: unknown
+IDS = {i: i for i in range(8)} | {-1: IGNORE}  # -1: unknown
 SEED = 0
 SPLITS = {f"fold{i}": 143 for i in range(5)}
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{fold: pairs by name}.
 
     Raises:
         UserError: a folder is missing, or there are fewer images than folds.
     """
-    common.require(StanfordBackground, manual_dir, "images", "labels")
-    names = pairs.names_in(manual_dir / "images", ".jpg")
+    require(StanfordBackground, manual_dir, "images", "labels")
+    names = names_in(manual_dir / "images", ".jpg")
     if len(names) < len(SPLITS):
         raise UserError(f"config.data.manual_dir: {manual_dir / 'images'} has {len(names)} *.jpg, fewer than folds")
     parts = np.array_split(np.random.default_rng(SEED).permutation(len(names)), len(SPLITS))
     return {
         fold: [
-            common.Pair(names[i], manual_dir / f"images/{names[i]}.jpg", manual_dir / f"labels/{names[i]}.regions.txt")
+            Pair(names[i], manual_dir / f"images/{names[i]}.jpg", manual_dir / f"labels/{names[i]}.regions.txt")
             for i in sorted(part)
         ]
         for fold, part in zip(SPLITS, parts, strict=True)
@@ -42,10 +44,10 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
 
 def read_label(path: Path):
     """uint8 [H, W] of a text file with a row of numbers for each row of pixels. Raises ValueError."""
-    return common.map_ids("stanford_background", np.loadtxt(path, dtype=np.int64, ndmin=2), IDS)
+    return map_ids("stanford_background", np.loadtxt(path, dtype=np.int64, ndmin=2), IDS)
 
 
-class StanfordBackground(common.PairsBuilder):
+class StanfordBackground(PairsBuilder):
     """Outdoor photographs of about 320×240: 715 images in five folds, eight classes.
 
     Stanford Background in five random folds; unknown pixels are ignored.
@@ -61,6 +63,6 @@ class StanfordBackground(common.PairsBuilder):
     )
     published = SPLITS
     class_names = CLASSES
-    palette = common.bit_palette(len(CLASSES), first=1)  # the data set has none of its own
+    palette = bit_palette(len(CLASSES), first=1)  # the data set has none of its own
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

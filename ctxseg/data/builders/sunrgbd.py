@@ -10,25 +10,28 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ctxseg.data.builders import common, mat, nyudv2
+from ctxseg.data.builders import mat, nyudv2
+from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
+from ctxseg.data.builders.pairs import Pair, Part, require
+from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
 
 CLASSES = nyudv2.CLASSES[:37]
-IDS = {0: common.IGNORE} | {i + 1: i for i in range(37)}
+IDS = {0: IGNORE} | {i + 1: i for i in range(37)}
 SPLITS = {"train": 5_285, "test": 5_050}
 SENSORS = ("kv1", "kv2", "realsense", "xtion")  # a folder each
 META, LABELS = "SUNRGBDtoolbox/Metadata/SUNRGBDMeta.mat", "SUNRGBDtoolbox/Metadata/SUNRGBD2Dseg.mat"
 LISTS = "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat"
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, in the order of SUNRGBDMeta.mat}, whose names are the frames' folders and keys the indices of their labels.
 
     Raises:
         UserError: a file is missing or damaged, or lists a frame that SUNRGBDMeta.mat does not have.
     """
-    common.require(SUNRGBD, manual_dir, "SUNRGBD", LISTS, META, LABELS)
+    require(SUNRGBD, manual_dir, "SUNRGBD", LISTS, META, LABELS)
     images = _images(manual_dir / META, (manual_dir / META).stat().st_mtime_ns)
     with mat.hdf5(manual_dir / LABELS) as file:
         count = mat.item(file, "SUNRGBD2Dseg/seglabel").size
@@ -43,10 +46,10 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
         if unknown:
             raise UserError(f"{manual_dir / LISTS}: all{split} has {unknown[0]}, which SUNRGBDMeta.mat does not have")
         splits[split] = [
-            common.Pair(
+            Pair(
                 "_".join(image.parent.parent.parts),
                 manual_dir / "SUNRGBD" / image,
-                common.Part(manual_dir / LABELS, index),
+                Part(manual_dir / LABELS, index),
             )
             for index, image in enumerate(images)
             if image.parent.parent in frames
@@ -70,14 +73,14 @@ def _frame(path, place):
     raise UserError(f"{path} has a path without {', '.join(SENSORS)}: {place}")
 
 
-def read_label(part: common.Part) -> np.ndarray:
+def read_label(part: Part) -> np.ndarray:
     """uint8 [H, W]. Raises ValueError and UserError."""
     with mat.hdf5(part.file) as file:
         references = mat.item(file, "SUNRGBD2Dseg/seglabel")
-        return common.map_ids("sunrgbd", file[references[np.unravel_index(part.key, references.shape)]][()].T, IDS)
+        return map_ids("sunrgbd", file[references[np.unravel_index(part.key, references.shape)]][()].T, IDS)
 
 
-class SUNRGBD(common.PairsBuilder):
+class SUNRGBD(PairsBuilder):
     """Indoor frames of four depth cameras: 5,285 train and 5,050 test images, 37 classes.
 
     SUN RGB-D in 37 classes, colour alone; unlabelled pixels are ignored.
@@ -100,6 +103,6 @@ class SUNRGBD(common.PairsBuilder):
     )
     published = SPLITS
     class_names = CLASSES
-    palette = common.bit_palette(len(CLASSES), first=1)  # the data set has none of its own
+    palette = bit_palette(len(CLASSES), first=1)  # the data set has none of its own
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

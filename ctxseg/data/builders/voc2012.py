@@ -6,23 +6,24 @@ test images are not published.
 
 from pathlib import Path
 
-from ctxseg.data.builders import common, mat
+from ctxseg.data.builders import mat
+from ctxseg.data.builders.labels import IGNORE, bit_palette, label_image, map_ids
+from ctxseg.data.builders.pairs import Pair, read_names, require
+from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Source
 
 CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
     "pottedplant sheep sofa train tvmonitor"
 ).split()
-IDS = {i: i for i in range(21)} | {
-    255: common.IGNORE
-}  # 255: a band of 5 pixels around objects, and what is hard to say
+IDS = {i: i for i in range(21)} | {255: IGNORE}  # 255: a band of 5 pixels around objects, and what is hard to say
 SPLITS = {"train": 1_464, "val": 1_449, "train_aug": 10_582}  # published; train_aug where SBD is there
 VOC, SBD = Path("VOCdevkit/VOC2012"), Path("benchmark_RELEASE/dataset")
 
-_read_image_of_ids = common.label_image("voc2012", IDS)
+_read_image_of_ids = label_image("voc2012", IDS)
 
 
-def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
+def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs}, in the order of its list.
 
     train_aug has VOC's train, then all other images of SBD's train and val that are not in VOC's val, by name.
@@ -31,15 +32,15 @@ def list_pairs(manual_dir: Path) -> dict[str, list[common.Pair]]:
         UserError: VOC's lists are missing, or SBD's folder is there without its lists.
     """
     lists = VOC / "ImageSets/Segmentation"
-    common.require(VOC2012, manual_dir, str(lists / "train.txt"), str(lists / "val.txt"))
-    names = {split: common.read_names(manual_dir / lists / f"{split}.txt") for split in ("train", "val")}
+    require(VOC2012, manual_dir, str(lists / "train.txt"), str(lists / "val.txt"))
+    names = {split: read_names(manual_dir / lists / f"{split}.txt") for split in ("train", "val")}
     splits = {
         split: [_pair(manual_dir, name, VOC / f"SegmentationClass/{name}.png") for name in names[split]]
         for split in names
     }
     if (manual_dir / SBD).is_dir():
-        common.require(VOC2012, manual_dir, str(SBD / "train.txt"), str(SBD / "val.txt"))
-        more = {name for split in ("train", "val") for name in common.read_names(manual_dir / SBD / f"{split}.txt")}
+        require(VOC2012, manual_dir, str(SBD / "train.txt"), str(SBD / "val.txt"))
+        more = {name for split in ("train", "val") for name in read_names(manual_dir / SBD / f"{split}.txt")}
         more = sorted(more - set(names["train"]) - set(names["val"]))
         splits["train_aug"] = splits["train"] + [_pair(manual_dir, name, SBD / f"cls/{name}.mat") for name in more]
     return splits
@@ -49,14 +50,14 @@ def read_label(path: Path):
     """uint8 [H, W] of VOC's PNG, or of SBD's `.mat`, whose class ids are the same. Raises ValueError and UserError."""
     if path.suffix == ".png":
         return _read_image_of_ids(path)
-    return common.map_ids("voc2012", mat.field(path, mat.variable(path, "GTcls"), "Segmentation"), IDS)
+    return map_ids("voc2012", mat.field(path, mat.variable(path, "GTcls"), "Segmentation"), IDS)
 
 
 def _pair(manual_dir, name, label):
-    return common.Pair(name, manual_dir / VOC / f"JPEGImages/{name}.jpg", manual_dir / label)
+    return Pair(name, manual_dir / VOC / f"JPEGImages/{name}.jpg", manual_dir / label)
 
 
-class VOC2012(common.PairsBuilder):
+class VOC2012(PairsBuilder):
     """Photographs of 20 kinds of things: 1,464 train, 1,449 val and, with SBD, 10,582 train_aug images.
 
     PASCAL VOC 2012 segmentation, with SBD's labels in train_aug; the border of objects is ignored.
@@ -84,6 +85,6 @@ class VOC2012(common.PairsBuilder):
     )
     published = SPLITS
     class_names = CLASSES
-    palette = common.bit_palette(21)
+    palette = bit_palette(21)
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

@@ -1,0 +1,98 @@
+"""Checks of images and labels before they are prepared: everything is decoded, and all faults are told at once."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ctxseg.data.builders.pairs import Pair, Part, file_of, raise_faults
+from ctxseg.data.parallel import each
+from ctxseg.errors import UserError
+
+
+def check_splits(
+    dataset: str,
+    splits: Mapping[str, Sequence[Pair]],
+    published: Mapping[str, int],
+    read_label: Callable[[Path | Part], np.ndarray],
+    read_image: Callable[[Part], np.ndarray] | None = None,
+) -> None:
+    """Decodes everything: images are whole, labels can be read and have the size of their image. All faults are told at once.
+
+    A split with another number of images than published is reported on stderr: a subset of a data set is no error.
+
+    Args:
+        dataset: its name, for messages.
+        splits: {split: pairs}; all of them, so that one run reports every fault.
+        published: {split: number of images}.
+        read_label: label of a pair → uint8 [H, W], class ids and 255.
+        read_image: image of a pair → uint8 [H, W, 3] RGB, where images are no files of their own.
+
+    Raises:
+        UserError: what is wrong with which files, see `raise_faults`.
+    """
+    for split, pairs in splits.items():
+        difference = len(pairs) - published[split]
+        if difference:
+            count = f"{abs(difference)} {'fewer' if difference < 0 else 'more'} than the {published[split]} published"
+            print(f"warning: {dataset} {split} has {len(pairs)} images, {count}", file=sys.stderr)
+    # Splits may share pairs.
+    pairs = list({(p.name, file_of(p.image), file_of(p.label)): p for pairs in splits.values() for p in pairs}.values())
+    found = each(lambda pair: _fault(pair, read_label, read_image) or "", pairs, f"check {dataset}")
+    faults = [fault for fault in found if fault]
+    raise_faults(dataset, faults, len(pairs))
+
+
+def _fault(pair, read_label, read_image):
+    """What is wrong with a pair's image, label or both, each starting with the file's name; None if nothing is."""
+    sizes, faults = [], []
+    for of, size in ((pair.image, read_image and _array_size(read_image)), (pair.label, _array_size(read_label))):
+        path = file_of(of)
+        place = f"{path}: {pair.name}" if isinstance(of, Part) else path
+        try:
+            if path.stat().st_size == 0:  # decoders only say that this is none of theirs
+                raise ValueError("the file is empty")
+            sizes.append((size or _image_size)(of))
+        except UserError as error:
+            faults.append(str(error))
+        except UnidentifiedImageError:
+            faults.append(f"{place}: not an image")
+        except Exception as error:  # damaged files make decoders raise all sorts
+            faults.append(f"{place}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}")
+    if not faults and sizes[0] != sizes[1]:
+        (width, height), (label_width, label_height) = sizes
+        fault = f"{place}: label is {label_width}x{label_height}, but its image is {width}x{height}"
+        turn = 1 if read_image else orientation(pair.image)[0]
+        if turn > 4 and (label_width, label_height) == (height, width):
+            fault += f" with EXIF orientation {turn}: the label is of the upright image: save the image upright"
+        faults.append(fault)
+    return "; ".join(faults) or None
+
+
+def _image_size(path):
+    with Image.open(path) as file:
+        file.load()  # of a damaged JPEG or PNG, OpenCV may make up the rest
+        if file.format in ("JPEG", "MPO", "PNG"):
+            return file.size
+    try:
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # as training decodes it
+        image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError("OpenCV cannot decode it: save it as PNG or JPEG")
+    return image.shape[1::-1]
+
+
+def orientation(path: Path) -> tuple[int, tuple[int, int]]:
+    """How an image file is to be turned to be upright, as EXIF has it (1: not at all), and its (width, height) as it is stored."""
+    with Image.open(path) as file:
+        return Image.Image.getexif(file).get(0x0112, 1), file.size  # a PNG's own method decodes it all
+
+
+def _array_size(read):
+    """The function that reads an array and returns its width and height."""
+    return lambda of: read(of).shape[1::-1]

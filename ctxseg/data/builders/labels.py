@@ -1,0 +1,98 @@
+"""Label images: ids as data sets write them → class ids, and the colours that show them."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+IGNORE = 255
+
+
+def label_image(dataset: str, ids: Mapping[int, int]) -> Callable[[Path], np.ndarray]:
+    """The reader of labels that are 8-bit images of ids.
+
+    Args:
+        dataset: its name, for messages.
+        ids: {id in a label file: class id, or 255 for void}.
+
+    Returns:
+        path → uint8 [H, W]. It raises ValueError for an image of another kind, or with an id that is not in `ids`.
+    """
+
+    def read(path):
+        with Image.open(path) as file:
+            if file.mode not in ("L", "P"):  # P: ids with a palette to show them in colour
+                raise ValueError(f"label has pixels of kind {file.mode}, but must have one channel of 8 bits")
+            return map_ids(dataset, np.asarray(file), ids)
+
+    return read
+
+
+def map_ids(dataset: str, values: np.ndarray, ids: Mapping[int, int]) -> np.ndarray:
+    """Class ids of the ids in a file.
+
+    Args:
+        dataset: its name, for messages.
+        values: [H, W], whole numbers of any type: MATLAB's may be floating.
+        ids: {id in a label file: class id, or 255 for void}.
+
+    Returns:
+        uint8 [H, W].
+
+    Raises:
+        ValueError: no two axes, or a number that is not in `ids`.
+    """
+    if values.ndim != 2 or values.dtype.kind not in "uif":
+        raise ValueError(f"label is an array {values.shape} of {values.dtype}, but must be numbers in rows and columns")
+    first = min(ids)
+    table = np.full(max(ids) - first + 2, -1, np.int16)  # the last is for numbers out of range
+    table[np.array(list(ids)) - first] = list(ids.values())
+    known = (values >= first) & (values <= max(ids))
+    if values.dtype.kind == "f":
+        known &= values == np.floor(values)
+    classes = table[np.where(known, values, np.int64(max(ids) + 1)).astype(np.int64) - first]
+    unknown = np.unique(values[classes < 0])
+    if unknown.size:
+        raise ValueError(f"label id {', '.join(map(str, unknown[:5]))}, but {dataset} has {_describe(ids)}")
+    return classes.astype(np.uint8)
+
+
+def bit_palette(count: int, first: int = 0) -> list[tuple[int, int, int]]:
+    """The colours of PASCAL VOC's label images: bits 0, 3, 6 of an id are red's highest three, 1, 4, 7 green's and 2, 5 blue's.
+
+    Args:
+        count: of colours.
+        first: id of the first; 1 leaves out black, for data sets without background.
+
+    Returns:
+        [(r, g, b)], all different for ids below 256.
+    """
+    ids = np.arange(first, first + count)
+    colours = np.zeros((count, 3), np.int64)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (ids >> (3 * bit + channel) & 1) << (7 - bit)
+    return [tuple(map(int, colour)) for colour in colours]
+
+
+def _describe(ids):
+    """{0: 0, 1: 1, 2: 2, 5: 3, 11: 255} → '0..2, 5 and 11 (void)'."""
+    known, void = [_runs(i for i, c in ids.items() if (c == IGNORE) == is_void) for is_void in (False, True)]
+    return f"{known} and {void} (void)" if void else known
+
+
+def _runs(numbers):
+    """[3, 0, 1, 2, 8, 9] → '0..3, 8, 9'; of more than ten runs, the ones in the middle are left out."""
+    runs = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    texts = [
+        text
+        for first, last in runs
+        for text in ([f"{first}..{last}"] if last > first + 1 else map(str, range(first, last + 1)))
+    ]
+    return ", ".join(texts if len(texts) <= 10 else [*texts[:5], "…", *texts[-2:]])

@@ -1,0 +1,234 @@
+"""Prepared data sets on disk: each is built once, whole or not at all, and found again.
+
+A build is kept under `data_dir/name/fingerprint/version`, so another `manual_dir` is never taken for a cached one.
+"""
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import re
+import shutil
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from absl import logging
+from array_record.python.array_record_module import ArrayRecordReader
+from google.protobuf.json_format import ParseError
+
+from ctxseg.data import download
+from ctxseg.errors import UserError
+
+SHARD = 1000  # records of a file
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+
+
+def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
+    """A builder whose data is prepared: read from `data_dir` if it is there, else built.
+
+    Of several processes that want the same build, one makes it and the others wait. A build appears under its name when
+    it is complete, or not at all; what an interrupted one left behind is removed, and the build starts over.
+
+    Args:
+        builder_cls: a builder class, as `builders.records` describes it.
+        data_dir: where prepared data sets are kept.
+        manual_dir: the data set as its makers ship it; None if it is generated, or to use the one build there is.
+        download: where there is neither, download it to data_dir/downloads.
+
+    Raises:
+        UserError: no or a faulty `manual_dir`, or a `data_dir` that cannot be written or is full.
+    """
+    data_dir = Path(data_dir).expanduser()
+    if builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
+        manual_dir = None
+    elif not manual_dir:
+        try:
+            only = _only_build(builder_cls, data_dir)
+            if only:
+                builder = _builder(builder_cls, data_dir, only)
+                if not _prepared(builder):
+                    raise UserError(
+                        f"config.data.data_dir: {builder.data_dir} has lost records: delete it to prepare it again"
+                    )
+                return builder
+        except OSError as error:
+            raise UserError(f"config.data.data_dir: cannot read {reason(error)}") from error
+        manual_dir = _download(builder_cls, data_dir, download)
+    try:
+        if manual_dir:
+            manual_dir = Path(manual_dir).expanduser()
+            _check_manual_dir(builder_cls, manual_dir)
+        fingerprint = builder_cls.fingerprint(manual_dir)
+    except OSError as error:
+        raise UserError(f"config.data.manual_dir: cannot read {reason(error)}") from error
+    try:
+        builder = _builder(builder_cls, data_dir, fingerprint)
+        if _prepared(builder):
+            return builder
+        folder = Path(builder.data_dir).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder):
+            if not _prepared(builder):  # which another process may have done meanwhile
+                _build(builder_cls, folder, Path(builder.data_dir), manual_dir)
+    except OSError as error:
+        raise UserError(
+            f"cannot prepare {builder_cls.name} in config.data.data_dir={data_dir}: {reason(error)}"
+        ) from error
+    return _builder(builder_cls, data_dir, fingerprint)
+
+
+def _build(builder_cls, folder, target, manual_dir):
+    """Builds in a folder of its own within `folder`, which becomes `target` when everything in it is on the disk."""
+    for leftover in [*folder.glob("incomplete.*"), target]:  # target: somebody deleted its dataset_info.json
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    print(f"preparing {builder_cls.name} in {target}", file=sys.stderr, flush=True)
+    incomplete = tempfile.mkdtemp(prefix="incomplete.", dir=folder)
+    try:
+        builder = _builder(builder_cls, incomplete, folder.name)
+        Path(builder.data_dir).mkdir(parents=True)
+        with _quiet(), writing():
+            # Not download_and_prepare: it holds a split in memory, and beyond 1 GB asks for TensorFlow.
+            writer = tfds.core.SequentialWriter(builder.info, SHARD, file_format="array_record")
+            for split, examples in builder._split_generators(types.SimpleNamespace(manual_dir=manual_dir)).items():
+                writer.initialize_splits([split])
+                writer.add_examples({split: (example for _, example in examples)})
+            writer.close_all()
+        for split in builder.info.splits.values():
+            for path, records in zip(split.filepaths, split.shard_lengths, strict=True):
+                check_written(path, records)
+        os.replace(builder.data_dir, target)
+    finally:
+        shutil.rmtree(incomplete, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing():
+    """Turns the errors of ArrayRecord's writer, which come as RuntimeErrors when it is closed, into the system's OSErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(r"\w+\(\) failed: ([^;]+); \w+ ([^;]+)", str(error))
+        if not found:
+            raise
+        code = next((code for code in errno.errorcode if os.strerror(code) == found[1]), errno.EIO)
+        raise OSError(code, found[1], found[2]) from error
+
+
+def check_written(path, records: int) -> None:
+    """Waits until the ArrayRecord file at `path` is on the disk. OSError if it cannot be, or does not have so many records."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    reader = ArrayRecordReader(str(path))
+    if not reader.ok() or reader.num_records() != records:
+        raise OSError(errno.EIO, "not written whole: is the disk full, or failing?", str(path))
+
+
+def reason(error: OSError) -> str:
+    """What the system says against a file, and what to do."""
+    text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{text}; make room there, or choose another config.data.data_dir, and run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{text}; give yourself access to it, or choose another folder"
+    return text
+
+
+def _builder(builder_cls, data_dir, fingerprint):
+    place = Path(data_dir, builder_cls.name, fingerprint, str(builder_cls.VERSION))
+    try:
+        with _quiet():
+            return builder_cls(
+                data_dir=data_dir, config=tfds.core.BuilderConfig(name=fingerprint), file_format="array_record"
+            )
+    except (ParseError, ValueError, KeyError, TypeError) as error:
+        if not (place / "dataset_info.json").exists():
+            raise
+        raise UserError(f"config.data.data_dir: {place} is damaged: delete it to prepare it again") from error
+
+
+def unprepared(builder_cls):
+    """A builder to ask for its metadata: it has no data and writes none."""
+    return _builder(builder_cls, tempfile.gettempdir(), "unprepared")
+
+
+def _prepared(builder):
+    files = [path for split in builder.info.splits.values() for path in split.filepaths]
+    files.append(Path(builder.data_dir) / "dataset_info.json")
+    return all(os.path.exists(path) for path in files)  # TFDS's is_prepared warns where one does not
+
+
+def _only_build(builder_cls, data_dir):
+    """The fingerprint of the one build of a data set that is there; None if there is none."""
+    name = builder_cls.name
+    builds = sorted((data_dir / name).glob(f"*/{builder_cls.VERSION}/dataset_info.json"))
+    if len(builds) == 1:
+        return builds[0].parent.parent.name
+    if builds:
+        places = ", ".join(str(build.parent) for build in builds)
+        raise UserError(f"config.data.manual_dir must say which {name}: several are prepared: {places}")
+    return None
+
+
+def _download(builder_cls, data_dir, wished):
+    """`manual_dir` of a data set that is not given: downloaded, if it can be and is wished; gigabytes are not begun unasked."""
+    missing = f"config.data.manual_dir is not given, and no {builder_cls.name} is prepared in {data_dir}"
+    wanted = builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS
+    source = getattr(builder_cls, "downloads", None)
+    if source is None:
+        raise UserError(f"{missing}: it wants {wanted}")
+    if not wished:
+        raise UserError(f"{missing}: --mode=prepare downloads it; by hand, it wants {wanted}")
+    folder = data_dir / "downloads" / source.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder):
+            return download.fetch(source, folder)
+    except OSError as error:
+        raise UserError(f"{missing}; downloading failed: {reason(error)}") from error
+    except UserError as error:
+        raise UserError(f"{missing}; downloading failed: {error}; by hand, it wants {wanted}") from error
+
+
+def _check_manual_dir(builder_cls, manual_dir):
+    wanted = f"{builder_cls.name} wants {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+    if not manual_dir.exists():
+        raise UserError(f"config.data.manual_dir: {manual_dir} does not exist; {wanted}")
+    if not manual_dir.is_dir():
+        raise UserError(f"config.data.manual_dir: {manual_dir} is not a folder; {wanted}")
+    names = sorted(path.name for path in manual_dir.iterdir())
+    if not names:
+        raise UserError(f"config.data.manual_dir: {manual_dir} is empty; {wanted}")
+    if all(name.endswith(ARCHIVES) for name in names):
+        raise UserError(
+            f"config.data.manual_dir: {manual_dir} has {', '.join(names[:3])} still packed: unpack it; {wanted}"
+        )
+
+
+@contextlib.contextmanager
+def lock(folder):
+    """Holds `folder` against other processes; the system lets go of it if this one dies."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that prepares {folder}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keeps TFDS from announcing downloads on stdout, drawing bars and warning of configs that are not listed."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
