@@ -18,6 +18,7 @@ from configs import datasets
 from ctxseg import logs, sweep, tables
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
+from ctxseg.runs import commands, execute, read_scores, unique
 from ctxseg.tables import Column, Row, Table
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +113,7 @@ def test_plan_shares_what_rows_and_columns_have_in_common():
     runs = plan(Table("t", "", "scenes", rows, columns), "runs/t", seeds=2)
     assert list(runs) == [(r, c, seed, 0) for seed in (0, 1) for r in (0, 1) for c in (0, 1)]
     assert runs[0, 0, 0, 0] is runs[0, 1, 0, 0] is runs[1, 1, 0, 0] is not runs[1, 0, 0, 0]
-    assert [run.folder for run in sweep.unique(runs.values())] == [
+    assert [run.folder for run in unique(runs.values())] == [
         "runs/t/0-base-a-0", "runs/t/1-other-a-0", "runs/t/0-base-a-1", "runs/t/1-other-a-1",
     ]  # fmt: skip
     assert {key[2]: run.config.seed for key, run in runs.items()} == {0: 0, 1: 1}
@@ -120,7 +121,7 @@ def test_plan_shares_what_rows_and_columns_have_in_common():
 
 def test_the_commands_make_the_runs():
     runs = plan(THREE, "runs/t", 2, ["--config.train.steps=9"])
-    lines = list(sweep.commands(runs.values()))
+    lines = list(commands(runs.values()))
     assert lines[0] == (
         "python main.py --config=configs/zigzag.py:scenes --config.train.steps=9 --config.model.context.exchange=False "
         "--config.seed=0 --workdir=runs/t/0-none-0"
@@ -209,7 +210,7 @@ def test_execute_makes_what_is_not_there_and_reports_what_fails(tmp_path, stand_
     folder = tmp_path / "sweep"
     (folder / "fault").write_text("1-half-0")
     runs = plan(THREE, folder, seeds=2)
-    failed = sweep.execute(list(runs.values()), stand_in, str(folder / "compiled"), jobs=2)
+    failed = execute(list(runs.values()), stand_in, str(folder / "compiled"), jobs=2)
     assert failed == {str(folder / "1-half-0"): f"the loss became nan ({folder / '1-half-0' / 'log.txt'})"}
     made = sweep.tabulate(THREE, runs, failed)
     assert [row["cells"][0]["ours"] for row in made["rows"]] == [
@@ -219,14 +220,14 @@ def test_execute_makes_what_is_not_there_and_reports_what_fails(tmp_path, stand_
 
     (folder / "fault").unlink()
     (folder / "log").unlink()
-    assert sweep.execute(list(runs.values()), stand_in, str(folder / "compiled")) == {}
+    assert execute(list(runs.values()), stand_in, str(folder / "compiled")) == {}
     assert (folder / "log").read_text().split("\n") == ["1-half-0", ""]  # the others are not run again
 
 
 def test_what_differs_in_its_evaluation_alone_is_trained_once(tmp_path, stand_in):
     table = THREE._replace(rows=[THREE.rows[2], Row("mirrored", "zigzag", {"eval.flip": True}, (84.0,))])
     runs = plan(table, tmp_path / "sweep")
-    assert not sweep.execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    assert not execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
     assert (tmp_path / "sweep" / "log").read_text().split("\n") == ["0-all-0", "1-mirrored-0 again", ""]
     made = sweep.tabulate(table, runs, {})
     assert [row["cells"][0]["mean"] for row in made["rows"]] == pytest.approx([63, 65])
@@ -236,7 +237,7 @@ def test_figures_of_other_configs_are_not_taken(tmp_path, stand_in):
     """A run of other settings in the folder stops the sweep, rows that are not asked for too; one tested otherwise is tested again."""
     folder = str(tmp_path / "sweep")
     runs = plan(THREE, folder)
-    sweep.execute(list(runs.values()), stand_in, str(tmp_path / "compiled"))
+    execute(list(runs.values()), stand_in, str(tmp_path / "compiled"))
     sweep.check_folders(list(runs.values()))
     with pytest.raises(
         UserError, match=r"0-none-0 holds the run of another config: config\.optimizer\.learning_rate is 0\.5"
@@ -247,12 +248,12 @@ def test_figures_of_other_configs_are_not_taken(tmp_path, stand_in):
         (["--config.eval.crf.bilateral_sigma=5"], False),
         (["--config.eval.batch_size=1"], False),
     ):
-        assert bool(sweep.read_scores(plan(THREE, folder, common=common)[0, 0, 0, 0])) == whether, common
+        assert bool(read_scores(plan(THREE, folder, common=common)[0, 0, 0, 0])) == whether, common
 
 
 def test_one_damaged_file_does_not_take_the_table_with_it(tmp_path, stand_in, capsys):
     runs = plan(THREE, tmp_path / "sweep")
-    sweep.execute(list(runs.values()), stand_in, str(tmp_path / "compiled"))
+    execute(list(runs.values()), stand_in, str(tmp_path / "compiled"))
     (tmp_path / "sweep/1-half-0/results.json").write_text("{")
     for name in ("0-none-0", "2-all-0"):
         (tmp_path / "sweep" / name / "images.npz").write_bytes(b"nothing")
@@ -266,7 +267,7 @@ def test_one_damaged_file_does_not_take_the_table_with_it(tmp_path, stand_in, ca
     (tmp_path / "sweep/1-half-0/results.json").unlink()
     (tmp_path / "sweep/1-half-0/log.txt").unlink()
     (tmp_path / "sweep/1-half-0/log.txt").mkdir()
-    failed = sweep.execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    failed = execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
     assert list(failed.values()) == [f"{tmp_path}/sweep/1-half-0/log.txt: Is a directory"]
 
 
@@ -318,7 +319,7 @@ def test_killed_and_started_again_it_gives_the_same_table(tmp_path, stand_in):
 
 def test_table_in_words(tmp_path, stand_in):
     runs = plan(THREE, tmp_path / "sweep", seeds=2)
-    sweep.execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
     rng = np.random.default_rng(0)
     for run in runs.values():
         truth = rng.integers(50, 90, (20, 2))
