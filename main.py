@@ -5,6 +5,7 @@ import glob
 import os
 import re
 import runpy
+import signal
 import sys
 
 from absl import flags, logging
@@ -169,10 +170,14 @@ def run_sweep(argv: list[str]) -> int:
     from ctxseg import sweep, tables
 
     table = _from_file(path, dataset, "get_table", "get_config")
-    if not isinstance(table, tables.Table):
+    if isinstance(table, ConfigDict):
         table = sweep.grid(os.path.splitext(os.path.basename(path))[0], table.data.name, values.sweep)
+    elif not isinstance(table, tables.Table):
+        raise UserError(f"--config: {path}: get_table gives a {type(table).__name__}, but must give a Table")
     elif values.sweep:
         raise UserError(f"--sweep is of a system's config, and {path} is a table")
+    if values.row is not None and not 0 <= values.row < len(table.rows):
+        raise UserError(f"--row={values.row} cannot be: the rows are 0 to {len(table.rows) - 1}")
 
     def resolve(arguments):
         return parse([argv[0], *arguments]).config
@@ -355,10 +360,14 @@ def _usual(system: str, dataset: str) -> dict | None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half done is put away, as after Ctrl-C
     try:
         main(sys.argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; everything is written by then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, KeyboardInterrupt) as e:
         if "--debug" in sys.argv:
             raise
-        print(f"error: {str(e) or 'interrupted'}", file=sys.stderr)
+        print(f"error: {str(e) or 'interrupted; the same command completes what it left'}", file=sys.stderr)
         sys.exit(2)

@@ -78,7 +78,7 @@ def write_report(folders, usual: Callable[[str, str], dict | None] | None = None
             `prediction_i` `[h,w]`.
         usual: (system, data set) → the config without overrides, a nested mapping, or None if there is none. With it, the page lists
             what differs, and the command that makes each run.
-        path: of the page; default report.html in the run's folder; of several, beside the first's.
+        path: of the page; default report.html in the run's folder; of several, comparison.html beside the first's folder.
 
     Returns:
         The path of the page.
@@ -95,7 +95,8 @@ def write_report(folders, usual: Callable[[str, str], dict | None] | None = None
                 f"{folder} is a run on {of[1]}, and {folders[0]} on {of[0]}: a report is of runs on the same data"
             )
     if path is None:
-        path = (folders[0] if len(runs) == 1 else folders[0].resolve().parent) / "report.html"
+        # Not report.html there: of the runs of a sweep, that is its table.
+        path = folders[0] / "report.html" if len(runs) == 1 else folders[0].resolve().parent / "comparison.html"
     title = (
         f"{runs[0].name} on {runs[0].config['data']['name']}" if len(runs) == 1 else " · ".join(r.name for r in runs)
     )

@@ -58,8 +58,8 @@ def read_scores(run: Run) -> dict[str, float] | None:
     """What a finished run gave; None if it has not finished, or with another config than the present one.
 
     Returns:
-        Of `train`: `mIoU`, `pixel accuracy`, `mean accuracy` in %, `seconds per image` and `parameters, M`, and `minutes`, the time
-        in the training loop. Of `complexity`: `parameters, M`, `multiply-adds, G`, `milliseconds`.
+        `tables.SCORES`: `mIoU`, `pixel accuracy` and `mean accuracy` in %, `minutes` those in the training loop; of `train` also
+        `classes`, how many the mean of mIoU is over.
     """
     name = "results.json" if run.mode == "train" else "complexity.json"
     try:
@@ -89,6 +89,7 @@ def _training(run, found):
     seconds = sum(n * config.train.batch_size / e["images_per_second"] for n, e in zip(steps, entries, strict=True))
     scores = {name: found[name.replace(" ", "_")] for name in ("mIoU", "pixel accuracy", "mean accuracy")}
     return {name: None if score is None else 100 * score for name, score in scores.items()} | {
+        "classes": sum(iou is not None for iou in found["per_class_iou"].values()),
         "seconds per image": found.get("seconds_per_image"),
         "parameters, M": found["parameters"] / 1e6,
         "minutes": seconds / 60,

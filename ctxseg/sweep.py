@@ -35,13 +35,17 @@ def grid(system: str, dataset: str, sweeps: Sequence[str]) -> Table:
             raise UserError(f"--sweep={text} cannot be: it wants FIELD=VALUE,VALUE,…, as model.context.stages=1,2,3")
         if field in fields:
             raise UserError(f"--sweep is given twice for {field}: give all its values in one")
+        if len(set(parts)) < len(parts):
+            raise UserError(f"--sweep={text} has a value twice")
         fields[field] = parts
+    names = [field.rpartition(".")[2] for field in fields]
+    names = [short if names.count(short) == 1 else field for short, field in zip(names, fields, strict=True)]
     rows = []
     for values in itertools.product(*fields.values()):
-        chosen = dict(zip(fields, values, strict=True))
-        name = ", ".join(f"{field.rpartition('.')[2]}={value}" for field, value in chosen.items())
-        rows.append(Row(name or system, system, chosen))
-    return Table(f"{system}-sweep", f"{system}: {' × '.join(fields) or 'seeds'}", dataset, rows)
+        name = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+        rows.append(Row(name or system, system, dict(zip(fields, values, strict=True))))
+    name = f"{system}-{','.join(names) or 'seeds'}"
+    return Table(name, f"{system}: {' × '.join(fields) or 'seeds'}", dataset, rows)
 
 
 def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: Callable) -> dict[tuple, Run]:
@@ -95,19 +99,21 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
                     table.mode,
                 )
             runs[r, c, seed, f] = known[same]
-    _check_distinct(table, runs)
+    _check_distinct(table, runs, given)
     return runs
 
 
-def _check_distinct(table, runs):
+def _check_distinct(table, runs, given):
     """UserError for two rows that are one run in every column: a comparison of something with itself."""
     of_rows = {}
     for (r, *_), run in runs.items():
         of_rows.setdefault(r, []).append(run.folder)
     for a, b in itertools.combinations(of_rows, 2):
         if of_rows[a] == of_rows[b]:
-            names = f"{a} ({table.rows[a].name}) and {b} ({table.rows[b].name})"
-            raise UserError(f"{table.name}: rows {names} are the same run: what parts them is overridden, or not read")
+            first, second = table.rows[a], table.rows[b]
+            parting = [f for f in given if first.overrides.get(f) != second.overrides.get(f)]
+            why = f"--config.{parting[0]} overrides what parts them" if parting else "nothing reads what parts them"
+            raise UserError(f"{table.name}: rows {a} ({first.name}) and {b} ({second.name}) are the same run: {why}")
 
 
 def _slug(text):
@@ -178,10 +184,10 @@ def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str])
     """The table as far as there are results.
 
     Returns:
-        `name`, `source`, `dataset`, `note`, `seeds`, `columns`, and `rows`: of each `name`, `failed`, `parameters` in millions,
-        `minutes`, and `cells`, one a column: `ours`, {seed: figure, of folds the mean} of what is finished; their `mean` and `std`;
-        `paper`; `difference` and `paper_difference` to the first row; `interval` of the difference of mIoU, see `bootstrap`;
-        `runs`, the folders. None where something is missing.
+        `name`, `source`, `dataset`, `note`, `seeds`, `columns`, and `rows`: of each `name`, `failed`, `parameters`, `minutes`, and
+        `cells`, one a column: `ours`, {seed: figure, of folds the mean} of what is finished; their `mean` and `std`; `paper`;
+        `difference` and `paper_difference` to the first row; `interval` of the difference of mIoU, see `bootstrap`; `classes`, how
+        many mIoU is the mean of, in one run or another; `runs`, the folders. None where something is missing.
     """
     seeds, folds = (sorted({key[i] for key in runs}) for i in (2, 3))
     found, faults = {}, dict(failed)
@@ -210,6 +216,7 @@ def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str])
                 "difference": None,
                 "paper_difference": None,
                 "interval": None,
+                "classes": sorted({s["classes"] for s in scores if column.score == "mIoU" and "classes" in s}),
                 "runs": made,
             }
             if rows:
@@ -225,7 +232,7 @@ def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str])
             {
                 "name": row.name,
                 "cells": cells,
-                "parameters": statistics.mean(s["parameters, M"] for s in scores) if scores else None,
+                "parameters": round(1e6 * statistics.mean(s["parameters, M"] for s in scores)) if scores else None,
                 "minutes": statistics.mean(s["minutes"] for s in scores) if scores and "minutes" in scores[0] else None,
                 "failed": wrong[0] if wrong else None,
             }
@@ -288,15 +295,16 @@ def sweep(
     Raises:
         UserError: before anything trains, what cannot be run; or an interruption.
     """
+    tables.check(table)
     chosen = parse_rows(rows, len(table.rows)) if rows else range(len(table.rows))
     runs = plan(table, seeds, folder, common, resolve)
     wanted = [run for (row, *_), run in runs.items() if row in chosen]
+    check_folders(list(runs.values()))
+    check(wanted)
     if dry_run:
         for line in commands(wanted):
             print(line)
         return 0
-    check_folders(list(runs.values()))
-    check(wanted)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as e:
@@ -304,9 +312,9 @@ def sweep(
     prepare(wanted)
     failed = execute(wanted, command, os.path.join(folder, "compiled"), jobs)
     made = tabulate(table, runs, failed)
-    print(tables.markdown(made))
     try:
-        print(write(made, folder))
+        page = write(made, folder)
     except OSError as e:
         raise UserError(f"{e.filename} cannot be written: {e.strerror}; the same command writes the table again") from e
+    print(tables.markdown(made), page, sep="\n")
     return len(failed)

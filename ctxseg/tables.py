@@ -4,8 +4,17 @@ import csv
 import io
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from ctxseg.errors import UserError
+
+# Of a run, by its mode.
+SCORES = {
+    "train": ("mIoU", "pixel accuracy", "mean accuracy", "seconds per image", "parameters, M", "minutes"),
+    "complexity": ("parameters, M", "multiply-adds, G", "milliseconds"),
+}
 
 
 class Column(NamedTuple):
@@ -13,7 +22,7 @@ class Column(NamedTuple):
 
     Attributes:
         title: of the column.
-        score: a key of `read_scores`.
+        score: one of `SCORES`.
         overrides: {field: value} of the config, where columns are runs of their own; a row's come after them.
         dataset: where columns are of different data sets; None for the row's.
     """
@@ -66,6 +75,73 @@ class Table(NamedTuple):
     note: str = ""
 
 
+def check(table: Table) -> None:
+    """Finds what a table's author may have got wrong, before anything trains for it.
+
+    Raises:
+        UserError: the first field that is not as the classes above have it, by row and column.
+    """
+
+    def want(good, what, field, value, rule):
+        if not good:
+            raise UserError(f"table {table.name!r}{what}: {field} is {value!r}, but must be {rule}")
+
+    want(
+        isinstance(table.name, str) and re.fullmatch(r"[\w.,-]*\w[\w.,-]*", table.name),
+        "",
+        "name",
+        table.name,
+        "a folder's name",
+    )
+    want(table.mode in SCORES, "", "mode", table.mode, " or ".join(SCORES))
+    for field, kind in (("rows", Row), ("columns", Column), ("folds", Mapping)):
+        entries = getattr(table, field)
+        good = isinstance(entries, (list, tuple)) and not isinstance(entries, kind) and entries
+        want(
+            good and all(isinstance(e, kind) for e in entries),
+            "",
+            field,
+            entries,
+            f"a list of one or more {kind.__name__}",
+        )
+    for c, column in enumerate(table.columns):
+        want(
+            column.score in SCORES[table.mode],
+            f", column {c}",
+            "score",
+            column.score,
+            f"one of {', '.join(SCORES[table.mode])}",
+        )
+        want(isinstance(column.overrides, Mapping), f", column {c}", "overrides", column.overrides, "{field: value}")
+    for r, row in enumerate(table.rows):
+        where = f", row {r} ({row.name})"
+        want(isinstance(row.overrides, Mapping), where, "overrides", row.overrides, "{field: value}")
+        figures = isinstance(row.paper, (list, tuple)) and all(
+            isinstance(x, (int, float, str, type(None))) for x in row.paper
+        )
+        rule = f"a list of {len(table.columns)} or fewer figures, one a column"
+        want(figures and len(row.paper) <= len(table.columns), where, "paper", row.paper, rule)
+
+
+def on(table: Table, dataset: str | None) -> Table:
+    """A table whose columns are data sets, on one alone: on one of them, or on another beside the paper's figures of the first.
+
+    Args:
+        dataset: None for the table as it is.
+    """
+    if dataset is None:
+        return table
+    of = [column.dataset for column in table.columns]
+    c = of.index(dataset) if dataset in of else 0
+    note = "" if dataset in of else f"The paper's figures are those on {table.columns[c].title}."
+    return table._replace(
+        dataset=dataset,
+        rows=[row._replace(paper=row.paper[c : c + 1]) for row in table.rows],
+        columns=[table.columns[c]._replace(title="mIoU", dataset=None)],
+        note=" ".join(filter(None, (table.note, note))),
+    )
+
+
 class Orderings(NamedTuple):
     """How pairs of rows that differ in the paper come out here, by their means.
 
@@ -110,10 +186,13 @@ def cells(made: dict) -> tuple[list[tuple[str, str]], list[list[str]]]:
         of = ("ours", "to the first row", "95 %", "paper", "paper: to its first row")
         head += [(title, text) for text in of] if several else [("", text) for text in (title, *of[1:])]
     head += [("", "parameters"), ("", "minutes")]
+    # Differences of the paper's figures have the digits that these have.
+    papers = [[row["cells"][c]["paper"] for row in made["rows"]] for c in range(len(made["columns"]))]
+    digits = [max((len(str(x).partition(".")[2]) for x in of if type(x) in (int, float)), default=0) for of in papers]
     rows = []
     for i, row in enumerate(made["rows"]):
         line = [str(i), row["name"]]
-        for cell in row["cells"]:
+        for cell, decimals in zip(row["cells"], digits, strict=True):
             ours = "–" if cell["mean"] is None else number(cell["mean"])
             if cell["std"] is not None:
                 ours += f" ± {number(cell['std'], like=cell['mean'])}"
@@ -127,9 +206,10 @@ def cells(made: dict) -> tuple[list[tuple[str, str]], list[list[str]]]:
                 number(cell["difference"], "+", cell["mean"]),
                 "–" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
                 "–" if cell["paper"] is None else str(cell["paper"]),
-                "–" if moved is None else f"{round(moved, 2):+g}",
+                "–" if moved is None else f"{moved:+.{decimals}f}",
             ]
-        rows.append([*line, f"{row['parameters']:.2f} M" if row["parameters"] else "–", number(row["minutes"])])
+        parameters = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "–"
+        rows.append([*line, parameters, number(row["minutes"])])
     empty = [k for k in range(2, len(head)) if all(line[k] == "–" for line in rows)]
     head, *rows = ([entry for k, entry in enumerate(line) if k not in empty] for line in (head, *rows))
     return head, rows
@@ -157,10 +237,23 @@ def remarks(made: dict) -> list[str]:
         if count:
             of = f"{title}: of" if len(made["columns"]) > 1 else "Of"
             names = "; ".join(f"“{a}” is below “{b}”" for a, b in turned)
+            scatter = f"{undecided} are closer than the seeds scatter, and "
+            unknown = " How far seeds scatter, one seed does not say."
             found.append(
-                f"{of} {count} pairs of rows that differ in the paper, {held} come in its order here, {undecided} are closer than the "
-                f"seeds scatter, and {len(turned)} come in the other order{f': {names}' if turned else ''}."
+                f"{of} {count} pair{'s' * (count > 1)} of rows that differ in the paper, {held} come in its order here, "
+                f"{scatter if made['seeds'] > 1 else 'and '}{len(turned)} in the other order{f': {names}' if turned else ''}."
+                f"{unknown if made['seeds'] == 1 else ''}"
             )
+        counts = {}
+        for i, row in enumerate(made["rows"]):
+            for classes in row["cells"][column]["classes"]:
+                counts.setdefault(classes, []).append(i)
+        if len(counts) > 1:
+            of = f"{title}: the" if len(made["columns"]) > 1 else "The"
+            means = "; ".join(
+                f"{k} in runs of row {', '.join(map(str, dict.fromkeys(v)))}" for k, v in sorted(counts.items())
+            )
+            found.append(f"{of} mean is over the classes that are in the truth or in the prediction: {means}.")
     if any(cell["interval"] for row in made["rows"] for cell in row["cells"]):
         found.append(
             "95 %: of the difference, had the split had other images (a paired bootstrap over images); what another seed would give is "
@@ -179,13 +272,16 @@ def markdown(made: dict) -> str:
 
 
 def as_csv(made: dict) -> str:
-    """A line for each row, column and seed, and one of each for the paper's figure, with seed `paper`."""
+    """A line for each row and column, with the figures of all seeds; empty where there is none."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "name", "column", "seed", "value"])
+    figures = ("mean", "std", "difference", "low", "high", "paper", "paper_difference")
+    seeds = range(made["seeds"])
+    writer.writerow(["row", "name", "column", *figures, "parameters", "minutes", *(f"seed {seed}" for seed in seeds)])
     for r, row in enumerate(made["rows"]):
         for title, cell in zip(made["columns"], row["cells"], strict=True):
-            writer.writerows([r, row["name"], title, seed, value] for seed, value in cell["ours"].items())
-            if cell["paper"] is not None:
-                writer.writerow([r, row["name"], title, "paper", cell["paper"]])
+            low, high = cell["interval"] or (None, None)
+            values = [(cell | {"low": low, "high": high})[figure] for figure in figures]
+            ours = [cell["ours"].get(seed) for seed in seeds]
+            writer.writerow([r, row["name"], title, *values, row["parameters"], row["minutes"], *ours])
     return out.getvalue()

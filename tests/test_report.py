@@ -196,7 +196,7 @@ def test_the_page_of_several_runs_is_beside_the_first(workdir, other, tmp_path):
     one, two = tmp_path / "runs" / "a", tmp_path / "runs" / "b"
     shutil.copytree(other, one)
     shutil.copytree(other, two)
-    assert report.write_report([one, two]) == tmp_path / "runs" / "report.html"
+    assert report.write_report([one, two]) == tmp_path / "runs" / "comparison.html"
     assert report.write_report([one]) == one / "report.html"
 
 

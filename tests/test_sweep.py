@@ -72,7 +72,7 @@ metrics = [{{"kind": "train", "step": step, "images_per_second": 10.0}} for step
 (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\\n" for m in metrics))
 (folder / "results.json").write_text(json.dumps({{
     "mIoU": score, "eval": config.eval.to_dict(), "pixel_accuracy": 0.9, "mean_accuracy": None, "step": config.train.steps,
-    "parameters": 2_500_000,
+    "parameters": 2_500_000, "per_class_iou": {{"a": score, "b": None if "half" in folder.name else score}},
 }}))
 """
 
@@ -155,7 +155,7 @@ def test_folds_make_one_figure(tmp_path):
     for (_, _, seed, fold), run in runs.items():
         os.makedirs(run.folder, exist_ok=True)
         found = {"step": run.config.train.steps, "eval": run.config.eval.to_dict(), "parameters": 1, "mIoU": 0.1}
-        found |= {"pixel_accuracy": 0.5 + 0.1 * fold + 0.02 * seed, "mean_accuracy": 0.4, "seconds_per_image": None}
+        found |= {"pixel_accuracy": 0.5 + 0.1 * fold + 0.02 * seed, "mean_accuracy": 0.4, "per_class_iou": {}}
         logs.write_json(Path(run.folder) / "results.json", found)
     made = sweep.tabulate(table, runs, {})
     cell = made["rows"][0]["cells"][0]
@@ -171,6 +171,7 @@ def test_every_table(name):
     get_table = importlib.import_module(f"configs.tables.{name}").get_table
     for table in (get_table(), get_table("scenes")):
         assert table.name == name
+        tables.check(table)
         made = set()
         for run in plan(table, "x").values():
             key = json.dumps(run.config.model.to_dict(), sort_keys=True)
@@ -178,7 +179,7 @@ def test_every_table(name):
                 create_model(run.config.model, 21)
                 made.add(key)
         for row in table.rows:
-            assert len(row.paper) >= len(table.columns)
+            assert len(row.paper) == len(table.columns)
         if table == get_table():
             assert all(any(figure is not None for figure in row.paper) for row in table.rows)
     assert get_table("scenes").dataset == "scenes" and "scenes" in datasets.SMALL
@@ -347,11 +348,61 @@ def test_table_in_words(tmp_path, stand_in):
     assert "href='2-all-1/report.html'" in content and "50.5 ± 0.7" in content and "A note." in content
     with open(tmp_path / "sweep" / "table.csv") as f:
         lines = list(csv.reader(f))
-    assert lines[:3] == [
-        ["row", "name", "column", "seed", "value"], ["0", "none", "mIoU", "0", "50.0"], ["0", "none", "mIoU", "1", "51.0"],
+    assert lines[0][:8] == ["row", "name", "column", "mean", "std", "difference", "low", "high"]
+    assert lines[0][8:] == ["paper", "paper_difference", "parameters", "minutes", "seed 0", "seed 1"]
+    assert lines[3] == [
+        "2", "all", "mIoU", *(str(x) for x in (63.5, made["rows"][2]["cells"][0]["std"], 13.0, low, high, 83.5, 3.5, 2500000)),
+        *(str(x) for x in (made["rows"][2]["minutes"], 63.0, 64.0)),
     ]  # fmt: skip
-    assert ["2", "all", "mIoU", "paper", "83.5"] in lines
     assert json.loads((tmp_path / "sweep" / "table.json").read_text())["rows"][1]["cells"][0]["mean"] == 60.5
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        (
+            {"rows": [Row("a", "fcn", {}, 50.0)]},
+            r"row 0 \(a\): paper is 50.0, but must be a list of 1 or fewer figures",
+        ),
+        (
+            {"rows": [Row("a", "fcn", {}, (50.0, 49.0))]},
+            r"row 0 \(a\): paper is \(50.0, 49.0\), but must be a list of 1",
+        ),
+        ({"rows": [Row("a", "fcn", ("train.steps", 4))]}, r"row 0 \(a\): overrides is .*, but must be {field: value}"),
+        ({"rows": [("a", "fcn")]}, "rows is .*, but must be a list of one or more Row"),
+        ({"rows": []}, "rows is .*, but must be a list of one or more Row"),
+        ({"columns": Column()}, "columns is .*, but must be a list of one or more Column"),
+        ({"columns": [Column("accuracy", "acc")]}, "column 0: score is 'acc', but must be one of mIoU, pixel accuracy"),
+        ({"name": "../t"}, r"table '../t': name is '../t', but must be a folder's name"),
+        ({"mode": "evaluate"}, "mode is 'evaluate', but must be train or complexity"),
+    ],
+)
+def test_a_faulty_table_stops_before_anything_is_made(tmp_path, fault, message):
+    with pytest.raises(UserError, match=message):
+        sweep.sweep(THREE._replace(**fault), str(tmp_path / "sweep"), [], resolve, [], dry_run=True)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_the_papers_figures_are_those_of_the_data_set():
+    get_table = importlib.import_module("configs.tables.mcibi_frameworks").get_table
+    figures = {
+        dataset: [row.paper for row in get_table(dataset).rows[:2]]
+        for dataset in ("cityscapes", "coco_stuff", "scenes")
+    }
+    assert figures == {
+        "cityscapes": [(75.16,), (78.50,)], "coco_stuff": [(35.11,), (39.95,)], "scenes": [(36.96,), (42.84,)],
+    }  # fmt: skip
+    assert "The paper's figures are those on ADE20K." in get_table("scenes").note and not get_table("lip").note
+
+
+def test_means_over_other_classes_are_told(tmp_path, stand_in):
+    runs = plan(THREE, tmp_path / "sweep")
+    execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    remarks = tables.remarks(sweep.tabulate(THREE, runs, {}))
+    assert any(
+        "in the truth or in the prediction: 1 in runs of row 1; 2 in runs of row 0, 2" in text for text in remarks
+    )
+    assert "How far seeds scatter, one seed does not say." in remarks[0]
 
 
 def test_orderings():
@@ -372,9 +423,9 @@ def test_orderings():
 
 def test_small_figures_keep_their_digits():
     """Seconds, as hrenet_time has them, in two columns."""
-    cell = {"ours": {0: 0}, "std": None, "interval": None}
+    cell = {"ours": {0: 0}, "std": None, "interval": None, "classes": []}
     rows = [
-        {"name": "a|b", "failed": None, "parameters": 1.0, "minutes": 2.0, "cells": [cell | {
+        {"name": "a|b", "failed": None, "parameters": 1e6, "minutes": 2.0, "cells": [cell | {
             "mean": mean, "paper": paper, "difference": difference, "paper_difference": difference} for mean in means]}
         for means, paper, difference in (((0.21, 63.0), 0.21, None), ((0.24, 63.4), 0.24, 0.03))
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """MCIBI (Jin et al., ICCV 2021), Tables 6 to 9: DeepLabV3 + MCIBI on larger backbones, tested at several scales and mirrored."""
 
 from configs.datasets import SMALL
-from ctxseg.tables import Column, Row, Table
+from ctxseg.tables import Column, Row, Table, on
 
 PAPER = {  # on each data set
     "ResNet-50": ("resnet50", (45.95, 54.08, 79.90, 39.68)),
@@ -24,12 +24,13 @@ def get_table(dataset: str | None = None) -> Table:
         overrides = aspp | ({} if dataset in SMALL else {"model.backbone.name": backbone})
         rows.append(Row(f"DeepLabV3 + MCIBI, {name}", backbone and "mcibi", overrides, figures))
     columns = [Column(title, overrides=tested.get(name, scales), dataset=name) for title, name in DATASETS.items()]
-    return Table(
+    table = Table(
         "mcibi_backbones",
         "MCIBI, Tables 6 to 9",
-        dataset or "papers",
+        "papers",
         rows[: 1 if dataset in SMALL else None],
-        (Column(overrides=scales),) if dataset else columns,
+        columns,
         note="The paper's figures for Cityscapes are of its test images, which its server scores; ours are of val. "
         "The test scales are those of the authors' code. ResNeSt, HRNet and ViT are to come.",
     )
+    return on(table, dataset)

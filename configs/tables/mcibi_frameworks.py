@@ -1,7 +1,7 @@
 """MCIBI (Jin et al., ICCV 2021), Table 5: the memory beside context from within the image."""
 
 from configs.datasets import SMALL
-from ctxseg.tables import Column, Row, Table
+from ctxseg.tables import Column, Row, Table, on
 
 PAPER = {  # context: without and with the memory, on each data set
     "FCN": ("none", (36.96, 75.16, 48.63, 35.11), (42.84, 78.50, 51.07, 39.95)),
@@ -24,5 +24,5 @@ def get_table(dataset: str | None = None) -> Table:
         overrides = {"model.context.name": context} | (small[context] if dataset in SMALL else {})
         rows.append(Row(name, "mcibi", overrides | {"model.memory.name": "none"}, without))
         rows.append(Row(f"{name} + MCIBI", "mcibi", overrides, beside))
-    columns = (Column(),) if dataset else [Column(title, dataset=name) for title, name in DATASETS.items()]
-    return Table("mcibi_frameworks", "MCIBI, Table 5", dataset or "papers", rows, columns)
+    columns = [Column(title, dataset=name) for title, name in DATASETS.items()]
+    return on(Table("mcibi_frameworks", "MCIBI, Table 5", "papers", rows, columns), dataset)

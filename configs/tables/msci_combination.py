@@ -1,19 +1,19 @@
 """MSCI (Lin et al., ECCV 2018), Table 2: other ways to combine features of several levels."""
 
 from configs.datasets import SMALL
-from ctxseg.tables import Column, Row, Table
+from ctxseg.tables import Column, Row, Table, on
 
 
-def get_table(dataset: str = "voc2012") -> Table:
+def get_table(dataset: str | None = None) -> Table:
     aspp = {"model.context.dilations": (2, 4, 6)} if dataset in SMALL else {}
 
     def row(name, context, paper, overrides):
         return Row(name, "msci", {"model.context.name": context, "data.superpixels": 0} | overrides, paper)
 
-    return Table(
+    table = Table(
         "msci_combination",
         "MSCI, Table 2",
-        dataset,
+        "papers",
         [
             row("none", "none", (77.8, 41.2), {}),
             row("PSP", "ppm", (81.1, 43.6), {}),
@@ -22,13 +22,7 @@ def get_table(dataset: str = "voc2012") -> Table:
             row("encoder-decoder + ASPP", "encoder_decoder", (82.5, 47.4), {"model.context.aspp": True} | aspp),
             Row("MSCI", "msci", {}, (85.1, 50.3)),
         ],
-        columns(dataset),
+        [Column("VOC 2012 val", dataset="voc2012"), Column("PASCAL-Context val", dataset="pascal_context")],
         note="The paper adds that the compared models gain 0.4 to 1.2 points when put on its bidirectional connections.",
     )
-
-
-def columns(dataset):
-    """The paper's two data sets; another one is a single column."""
-    if dataset != "voc2012":
-        return (Column(),)
-    return Column("VOC 2012 val"), Column("PASCAL-Context val", dataset="pascal_context")
+    return on(table, dataset)
