@@ -214,7 +214,7 @@ WRONG = {
     "classes.txt is not plain text: save it as UTF-8": lambda r: (r / "classes.txt").write_bytes("a".encode("utf-16-le")),
     "train.txt is not UTF-8: save it": lambda r: [(r / f"{s}.txt").write_bytes(b"\xff") for s in ("train", "val")],
     "/images has one image, but both .*: add another, or name": lambda r: [shutil.rmtree(r), write(r, count=1)],
-    "/images has no folder val with images": lambda r: [shutil.rmtree(r), write(r, where="train/{}")],
+    "/images has a folder for train, but none for val .*: name it val or valid": lambda r: [shutil.rmtree(r), write(r, where="train/{}")],
     "/images/x.tif: OpenCV cannot decode it: save it as PNG or JPEG": lambda r: [
         Image.fromarray(LABEL).save(r / "labels/x.png"),
         Image.fromarray(np.zeros((2, 4), np.float32)).save(r / "images/x.tif"),
@@ -249,6 +249,51 @@ def test_splits_do_not_move_when_images_are_added():
     few, many = (folder._by_name(folder.Path("/nowhere"), stems[:n]) for n in (100, 200))
     assert set(few["val"]) == set(many["val"]) & set(stems[:100])
     assert 20 <= len(many["val"]) <= 60
+
+
+@pytest.mark.parametrize("train, val", [("Train", "Validation"), ("TRAINING", "valid")])
+def test_split_folders_under_usual_names(train, val, tmp_path):
+    root = write(tmp_path / "mine", count=3, where=f"{train}/{{}}")
+    write(root, count=2, where=f"{val}/{{}}")
+    write(root, count=1, where="Testing/{}")
+    (root / "labels" / train).rename(root / "labels/train")  # the two need not agree
+    wanted = {"train": ["train/0", "train/1", "train/2"], "val": ["val/0", "val/1"], "test": ["test/0"]}
+    assert names(load(root, tmp_path)) == wanted
+
+
+def test_split_lists_under_usual_names(tmp_path):
+    root = write(tmp_path / "mine", count=3)
+    (root / "Training.txt").write_text("0\n2\n")
+    (root / "validation.TXT").write_text("1\n")
+    assert names(load(root, tmp_path)) == {"train": ["0", "2"], "val": ["1"]}
+    lists(root, train="0\n")
+    with pytest.raises(UserError, match="mine has two lists for train, Training.txt and train.txt: keep one"):
+        load(root, tmp_path)
+
+
+SPLIT_FOLDERS = {
+    r"/(images|labels) has two folders for train, \w+ and \w+: make them one": ("train", "Training", "val"),
+    "/images has a folder for test, but none for train with images: name it train or training": ("test", "more"),
+    "/images has folders that look like splits, train2017, val2017: name them train and val .*, or list": (
+        "train2017",
+        "val2017",
+    ),
+    "/images has folders that look like splits, all/dev, all/train: ": ("all/train", "all/dev"),
+}
+
+
+@pytest.mark.parametrize("message", SPLIT_FOLDERS)
+def test_split_folders_that_cannot_be_told(message, tmp_path):
+    for name in SPLIT_FOLDERS[message]:
+        write(tmp_path / "mine", count=2, where=f"{name}/{{}}")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "mine", tmp_path)
+
+
+def test_folders_that_are_no_splits(tmp_path):
+    for name in ("valley", "trains", "contest", "train_station"):
+        write(tmp_path / "mine", count=2, where=f"{name}/{{}}")
+    assert sum(map(len, names(load(tmp_path / "mine", tmp_path)).values())) == 8
 
 
 def test_no_split_is_empty():

@@ -9,10 +9,11 @@ counts nowhere. So is id 255, always. A line that begins with `#` says nothing.
 
 Splits: folders `train` and `val` within images/ and labels/; or lists train.txt and val.txt of paths below images/, without suffix or with
 it; or neither, and about every fifth image, chosen by its name, is for validation. With folders or lists, `test` is a third split, if it
-has labels; what is in no split is left out.
+has labels; what is in no split is left out. `Training`, `valid`, `Validation` and the like are understood too, see `SPLIT_NAMES`.
 """
 
 import os
+import re
 import sys
 import zlib
 from itertools import combinations
@@ -29,7 +30,14 @@ from ctxseg.errors import UserError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 LABEL_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_L")  # what tools put behind the image's name
-SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {  # of folders and lists, in any case
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+# In folders' names, as train2017 or my_val: not SPLIT_NAMES, but not to be mixed either.
+SPLIT_WORD = re.compile(rf"(?<![a-z])(?:({'|'.join(SPLIT_OF)})|dev|eval)(?![a-z])", re.IGNORECASE)
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
@@ -103,23 +111,28 @@ def list_pairs(manual_dir: Path) -> tuple[dict[str, list[Pair]], list[str]]:
         UserError: images of a split without labels, labels without images, a split that has none, or a list that cannot be.
         OSError: a folder that cannot be read.
     """
-    images = _by_stem(manual_dir / "images")
-    labels = _without_ending(_by_stem(manual_dir / "labels"), images)
+    images, labels = _by_stem(manual_dir / "images"), _by_stem(manual_dir / "labels")
+    lists = _lists(manual_dir)
+    if not lists:
+        images, labels = (
+            _by_split(found, manual_dir / kind) for found, kind in ((images, "images"), (labels, "labels"))
+        )
+    labels = _without_ending(labels, images)
     if not images:
         raise UserError(f"config.data.manual_dir: {manual_dir / 'images'} has no images ({', '.join(SUFFIXES)})")
     known = sorted(images.keys() | labels.keys())
-    splits = _by_lists(manual_dir, known) or _by_folders(manual_dir, known) or _by_name(manual_dir, known)
+    splits = _by_lists(lists, manual_dir, known) or _by_folders(manual_dir, known) or _by_name(manual_dir, known)
     notes = []
     if "test" in splits and not labels.keys() & set(splits["test"]):
         notes.append(f"{manual_dir}: the split test has no labels: it is left out")
         known = sorted(set(known) - set(splits.pop("test")))
-    notes += _overlaps(manual_dir, splits)
+    notes += _overlaps(lists, manual_dir, splits)
     used = {stem for stems in splits.values() for stem in stems}
     rest = [images.get(stem) or labels[stem] for stem in known if stem not in used]
     if rest:
         more = f" and {len(rest) - 1} more are" if len(rest) > 1 else " is"
         notes.append(f"{rest[0]}{more} in no split ({', '.join(splits)}): left out")
-    alone = [f"{images[stem]} has no label {manual_dir / 'labels' / stem}.png" for stem in used - labels.keys()]
+    alone = [f"{images[stem]} has no label {_label_of(images[stem], manual_dir)}" for stem in used - labels.keys()]
     alone += [f"{labels[stem]} has no image below {manual_dir / 'images'}" for stem in used - images.keys()]
     raise_faults("config.data.manual_dir", sorted(alone), len(used))
     lossy = sorted(str(labels[stem]) for stem in used if labels[stem].suffix.lower() not in LOSSLESS)
@@ -160,13 +173,33 @@ def _without_ending(labels, images):
     return labels
 
 
-def _by_lists(manual_dir, stems):
-    """{split: stems} as train.txt, val.txt and test.txt have them; None if there are none."""
-    there = [split for split in SPLITS if (manual_dir / f"{split}.txt").is_file()]
-    if not there:
+def _label_of(image, manual_dir):
+    """Where the label of an image file would be."""
+    return (manual_dir / "labels" / image.relative_to(manual_dir / "images")).with_suffix(".png")
+
+
+def _lists(manual_dir):
+    """{split: the file that lists it}. UserError if two do."""
+    found = {}
+    for path in sorted(manual_dir.iterdir()):
+        split = SPLIT_OF.get(path.stem.lower())
+        if split and path.suffix.lower() == ".txt" and path.is_file():
+            found.setdefault(split, []).append(path)
+    for split, paths in found.items():
+        if len(paths) > 1:
+            both = " and ".join(path.name for path in paths)
+            raise UserError(f"config.data.manual_dir: {manual_dir} has two lists for {split}, {both}: keep one")
+    return {split: found[split][0] for split in SPLIT_NAMES if split in found}
+
+
+def _by_lists(lists, manual_dir, stems):
+    """{split: stems} as the lists have them; None if there are none."""
+    if not lists:
         return None
-    require(Folder, manual_dir, "train.txt", "val.txt")
-    return {split: _read_list(manual_dir / f"{split}.txt", stems) for split in there}
+    for split in ("train", "val"):
+        if split not in lists:
+            require(Folder, manual_dir, f"{split}.txt")
+    return {split: _read_list(path, stems) for split, path in lists.items()}
 
 
 def _read_list(path, stems):
@@ -181,15 +214,41 @@ def _read_list(path, stems):
     return list(names)
 
 
+def _by_split(found, root):
+    """The same, {path below `root` without suffix: file}, with `Training/` and the like as `train/`. UserError for two of one split."""
+    folders, renamed = {}, {}
+    for stem, path in found.items():
+        first, *rest = stem.split("/")
+        split = SPLIT_OF.get(first.lower()) if rest else None
+        if split and folders.setdefault(split, first) != first:
+            both = f"{folders[split]} and {first}"
+            raise UserError(f"config.data.manual_dir: {root} has two folders for {split}, {both}: make them one")
+        renamed["/".join([split or first, *rest])] = path
+    return renamed
+
+
 def _by_folders(manual_dir, stems):
-    """{split: stems} by the first folder of their paths; None if that is neither train nor val for any."""
-    found = {split: [stem for stem in stems if stem.startswith(f"{split}/")] for split in SPLITS}
-    if not found["train"] and not found["val"]:
-        return None
-    for split in ("train", "val"):
-        if not found[split]:
-            raise UserError(f"config.data.manual_dir: {manual_dir / 'images'} has no folder {split} with images")
-    return {split: stems for split, stems in found.items() if stems}
+    """{split: stems} by the first folder of their paths; None if no folder is named as splits are. UserError: some splits' are."""
+    found = {split: [stem for stem in stems if stem.startswith(f"{split}/")] for split in SPLIT_NAMES}
+    if any(found.values()):
+        for split in ("train", "val"):
+            if not found[split]:
+                there = " and ".join(other for other in found if found[other])
+                names = " or ".join(SPLIT_NAMES[split])
+                raise UserError(
+                    f"config.data.manual_dir: {manual_dir / 'images'} has a folder for {there}, but none for {split} "
+                    f"with images: name it {names}, or list the splits in train.txt and val.txt"
+                )
+        return {split: stems for split, stems in found.items() if stems}
+    folders = {"/".join(parts[: i + 1]) for stem in stems for parts in [stem.split("/")] for i in range(len(parts) - 1)}
+    words = {folder: SPLIT_WORD.search(folder.rpartition("/")[2]) for folder in sorted(folders)}
+    alike = {folder: SPLIT_OF.get(word[0].lower(), "val") for folder, word in words.items() if word}
+    if len(set(alike.values())) > 1:
+        raise UserError(
+            f"config.data.manual_dir: {manual_dir / 'images'} has folders that look like splits, {', '.join([*alike][:4])}: "
+            "name them train and val directly below images/ and labels/, or list the splits in train.txt and val.txt"
+        )
+    return None
 
 
 def _by_name(manual_dir, stems):
@@ -206,14 +265,13 @@ def _by_name(manual_dir, stems):
     return {"train": [stem for stem in stems if stem not in val], "val": sorted(val)}
 
 
-def _overlaps(manual_dir, splits):
+def _overlaps(lists, manual_dir, splits):
     """What to warn of: images that are in two splits, as lists can have them."""
     notes = []
     for one, other in combinations(splits, 2):
         both = sorted(set(splits[one]) & set(splits[other]))
         if both:
             more = f" and {len(both) - 1} more are" if len(both) > 1 else " is"
-            notes.append(
-                f"{manual_dir}: {both[0]}{more} in both {one}.txt and {other}.txt: {other} shows no new images"
-            )
+            names = f"{lists[one].name} and {lists[other].name}"
+            notes.append(f"{manual_dir}: {both[0]}{more} in both {names}: {other} shows no new images")
     return notes
