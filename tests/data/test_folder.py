@@ -1,6 +1,7 @@
 """A user's own folders: what is read, and what is explained."""
 
 import os
+import re
 import shutil
 
 import numpy as np
@@ -139,6 +140,59 @@ def test_grey_values_mean_the_same_in_all_labels(tmp_path):
         read.settle()
 
 
+def masks(root, *labels, classes="background\nobject\n"):
+    """A folder of 12 images: labels of 0 and 1, of which the first ones are `labels`."""
+    write(root, classes=classes)
+    for i in range(12):
+        label = labels[i] if i < len(labels) else [[0, 1, 0, 1], [0, 0, 0, 1]]
+        Image.fromarray(np.array(label, np.uint8)).save(root / f"labels/{i}.png")
+    return root
+
+
+WHITE = [[0, 255, 0, 255], [0, 0, 0, 255]]
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_some_labels_whose_object_is_white(count, tmp_path):
+    root = masks(tmp_path / "mine", *[WHITE] * count)
+    are = "1 label is a 0/255 mask" if count == 1 else "/labels/2.png and 5 more: 8 labels are 0/255 masks"
+    with pytest.raises(
+        UserError, match=rf"/labels/0.png.*{are}, but .*: save the object as 1 there; if 255 is void, say"
+    ):
+        load(root, tmp_path)
+    assert not list((tmp_path / "prepared").rglob("dataset_info.json"))
+
+
+VOID = {  # what shows that 255 may be void: labels, classes.txt
+    "beside the object": ([WHITE, [[0, 255, 1, 255]]], "background\nobject\n"),
+    "little": ([np.pad([[255]], 4), [[0, 1]]], "background\nobject\n"),
+    "said": ([WHITE, [[0, 1]]], "background\nobject\nignore\n"),
+}
+
+
+@pytest.mark.parametrize("why", VOID)
+def test_void_beside_background_alone(why, tmp_path):
+    labels, classes = VOID[why]
+    (tmp_path / "classes.txt").write_text(classes)
+    read = folder_labels.LabelReader(folder_labels.read_classes(tmp_path / "classes.txt"))
+    for i, label in enumerate(labels):
+        Image.fromarray(np.array(label, np.uint8)).save(tmp_path / f"{i}.png")
+        read(tmp_path / f"{i}.png")
+    (line,) = read.settle()
+    assert line.endswith("/0.png: 1 label is a 0/255 mask, but others have ids, and 255 counts nowhere: "
+                         "save the object as 1 there, unless it is void")  # fmt: skip
+
+
+def test_the_warning_of_void_is_printed(tmp_path, capsys):
+    load(masks(tmp_path / "mine", WHITE, [[0, 255, 1, 255], [0, 0, 0, 0]]), tmp_path)
+    assert re.search("^warning: .*/0.png: 1 label is a 0/255 mask", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_void_among_many_classes_is_usual(tmp_path, capsys):
+    load(masks(tmp_path / "mine", WHITE, classes="background\na\nb\n"), tmp_path)
+    assert "0/255" not in capsys.readouterr().err
+
+
 CLASSES = {  # classes.txt, [(name, colour)]; without colours, these are not compared
     b"a,255,0,0\nb, 0, 255, 0\nc: 0 0 255": [("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255))],
     b"\xef\xbb\xbfignore\r\nroad\r\nsky blue\r\n": [("road", None), ("sky blue", None)],
@@ -202,7 +256,7 @@ WRONG = {
     "mine/val.txt is missing": lambda r: (r / "train.txt").write_text("0\n"),
     "train.txt line 3: '0.jpg' is in line 1 already": lambda r: lists(r, train="0\n1\n0.jpg\n", val="2\n"),
     "mine has no images for the split val": lambda r: lists(r, train="0\n", val="\n"),
-    "/labels/[0-9]*.png: all labels are 0/255 masks, .*: save the object as 1, or use RGB colours": lambda r: [
+    "/labels/[0-9]*.png: all labels are 0/255 masks, .*: save the object as 1 .*, or use RGB colours": lambda r: [
         Image.fromarray(np.uint8(LABEL != 2) * 255).save(p) for p in (r / "labels").iterdir()
     ],
     "labels/0.png: label's palette gives index 0 the colour .*, and index 1 .0, 127, 0.*add it, or save .* grey": lambda r: [

@@ -71,7 +71,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         splits, notes = list_pairs(manual_dir)
         read = LabelReader(classes)
         check_splits(self.name, splits, {split: len(pairs) for split, pairs in splits.items()}, read)
-        read.settle()
+        notes += read.settle()
         for note in notes + _turned(splits):
             print(f"warning: {note}", file=sys.stderr)
         return {split: self._generate_examples(split, pairs, read) for split, pairs in splits.items()}

@@ -18,6 +18,7 @@ from PIL import Image
 from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
 from ctxseg.errors import UserError
 
+VOID_SHARE = 0.05  # of 255 in labels of 0 and 255 alone: rims around objects hold less
 BLACK_AND_WHITE = [0, 0, 0, 255, 255, 255]
 
 
@@ -99,6 +100,8 @@ class LabelReader:
         self._classes = classes
         self._tables = [classes.ids, {IGNORE: IGNORE} | greys]  # of grey values: what may explain them
         self._seen = {}  # {grey value: a file that has it}
+        self._masks = {}  # {file of 0 and 255 alone: share of 255}
+        self._void = None  # a file that has 255 beside a class other than 0
 
     def __call__(self, path: Path) -> np.ndarray:
         """Reads a label file, in any thread."""
@@ -121,26 +124,58 @@ class LabelReader:
         present = np.unique(values).tolist()
         for value in present:
             self._seen.setdefault(value, path)
+        if IGNORE in present:
+            if {0, IGNORE} >= set(present):
+                self._masks[path] = np.mean(values == IGNORE)
+            elif max(present) == IGNORE:
+                self._void = path
         for table in self._tables:
             if table.keys() >= set(present):
                 return map_ids("folder", values, table)
         raise ValueError(_unknown_ids(set(present) - self._classes.ids.keys(), self._classes))
 
-    def settle(self) -> None:
-        """Grey values are ids, if all that were seen are; else grey colours. UserError: neither, or they can hardly be ids."""
-        lines = len(self._classes.ids) - 1
+    def settle(self) -> list[str]:
+        """Grey values are ids, if all that were seen are; else grey colours. UserError: neither, or they can hardly be ids.
+
+        Returns:
+            What to warn of, in lines.
+        """
         tables = [table for table in self._tables if table.keys() >= self._seen.keys()]
-        if self._seen.keys() == {0, IGNORE} and lines > 1:
+        if self._seen.keys() == {0, IGNORE}:
             tables = [table for table in tables[1:] if 0 in table]
             if not tables:
                 raise UserError(
-                    f"{self._seen[IGNORE]}: all labels are 0/255 masks, and 255 counts nowhere: save the object as 1, "
+                    f"{self._seen[IGNORE]}: all labels are 0/255 masks, and 255 counts nowhere: save the object as 1 "
+                    "(background, the first line of classes.txt, is 0), "
                     "or use RGB colours: 'background 0 0 0' and 'object 255 255 255' in classes.txt"
                 )
         if not tables:
             value = min(self._seen.keys() - self._classes.ids.keys())
             raise UserError(f"{self._seen[value]}: {_unknown_ids({value}, self._classes)}; other labels have ids")
         self._tables = tables[:1]
+        return self._warn_of_masks() if self._tables[0] is self._classes.ids else []
+
+    def _warn_of_masks(self):
+        """A line, perhaps, of labels of 0 and 255 alone, among others of ids. UserError if 255 can hardly be void there.
+
+        Of many classes, such a label is a photograph with background and void alone. Of one or two it is more often a mask
+        whose object is white, and would be ignored. It certainly is, where no label has 255 beside the object, as rims, crops
+        and the camera's frame would show it, but these labels have much. A line `ignore` that no class follows says that void is
+        meant; then a warning is enough.
+        """
+        names, ids = self._classes.names, self._classes.ids
+        if not self._masks or len(names) > 2:
+            return []
+        files = sorted(map(str, self._masks))
+        some = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        are = "label is a 0/255 mask" if len(files) == 1 else "labels are 0/255 masks"
+        last = max(i for i, target in ids.items() if target != IGNORE)
+        declared = len(ids) - 1 > last + 1  # a line after it is 'ignore'
+        said = f"{some}: {len(files)} {are}, but others have ids, and 255 counts nowhere"
+        right = f"save the object as {last} there"
+        if not declared and self._void is None and np.mean(list(self._masks.values())) >= VOID_SHARE:
+            raise UserError(f"{said}: {right}; if 255 is void, say so by a last line 'ignore' in classes.txt")
+        return [f"{said}: {right}, unless it is void"]
 
 
 def _unknown_ids(unknown: Iterable[int], classes):
