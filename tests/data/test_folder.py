@@ -420,6 +420,55 @@ def test_corrected_labels_are_noticed_and_copies_are_not(tmp_path):
     assert folder.Folder.fingerprint(root) != before
 
 
+def test_a_corrected_folder_is_one_data_set(tmp_path, capsys):
+    root = write(tmp_path / "mine", count=2)
+    prepared, first = tmp_path / "prepared", load(root, tmp_path)
+    Image.fromarray(2 - LABEL % 3).save(root / "labels/1.png")
+    capsys.readouterr()
+    second = load(root, tmp_path)
+    assert f"{first.data_path.parent} is of {root} as it was before: it can be deleted" in capsys.readouterr().err
+    assert data.load("folder", prepared).data_dir == second.data_dir != first.data_dir
+    Image.fromarray(LABEL).save(root / "labels/1.png")  # taken back: what is prepared is the last again
+    load(root, tmp_path)
+    assert data.load("folder", prepared).data_dir == first.data_dir
+
+    other = write(tmp_path / "other", count=3)
+    capsys.readouterr()
+    load(other, tmp_path)
+    assert "deleted" not in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"must say which folder: several are prepared: {root}, {other}$"):
+        data.load("folder", prepared)
+
+
+def test_builds_that_do_not_say_their_folder(tmp_path):
+    root, prepared = write(tmp_path / "mine", count=2), tmp_path / "prepared"
+    first = load(root, tmp_path)
+    for damaged in (None, b"{", b"[]"):  # None: as earlier versions left it
+        (first.data_path / "source.json").unlink()
+        if damaged:
+            (first.data_path / "source.json").write_bytes(damaged)
+        assert data.load("folder", prepared).data_dir == first.data_dir
+        load(root, tmp_path)  # where they learn it
+        assert str(root) in (first.data_path / "source.json").read_text()
+    (first.data_path / "source.json").unlink()
+    other = write(tmp_path / "other", count=3)
+    load(other, tmp_path)
+    with pytest.raises(UserError, match=f"several are prepared: {other}, {first.data_dir}$"):
+        data.load("folder", prepared)
+
+
+def test_a_folder_that_was_moved_or_copied(tmp_path, monkeypatch):
+    root = write(tmp_path / "mine", count=2)
+    said = load(root, tmp_path).data_path / "source.json"
+    copy = shutil.copytree(root, tmp_path / "copy")
+    load(copy, tmp_path)
+    assert str(root) in said.read_text()
+    shutil.rmtree(root)
+    monkeypatch.chdir(tmp_path)
+    load("copy", tmp_path)
+    assert str(copy) in said.read_text()  # in full
+
+
 def test_folders_that_may_not_be_read(tmp_path, monkeypatch):
     def denied(*args):  # whoever runs the tests may be allowed everything
         raise PermissionError(13, "Permission denied", "/somewhere")
