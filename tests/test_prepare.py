@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tensorflow_datasets.core import shuffle
 
-from ctxseg import data, prepare
+from ctxseg import data, figures, prepare
 from ctxseg.data import store
 from ctxseg.data.builders import camvid
 from ctxseg.errors import UserError
@@ -96,6 +96,25 @@ def test_many_classes_are_shortened():
     lines = prepare.table(summary).splitlines()
     assert len(lines) == 6 + 15 + 1 + 15
     assert lines[6].startswith("c0 ") and lines[-1].startswith("c99 ") and lines[21] == "… 70 more …"
+
+
+@pytest.mark.parametrize("classes", [3, 130])  # 130: in columns, of which all but the first have no bar
+def test_a_picture_of_nothing_warns_of_nothing(classes, recwarn):
+    names, pixels = [f"c{i}" for i in range(classes)], np.zeros(256, int)
+    pixels[0] = classes > 3
+    counts = prepare.Counts(np.ones((3, 2), int), pixels, pixels)
+    summary = {"data": "d", "splits": {split: prepare._of_split(counts, names) for split in ("train", "val")}}
+    sizes = {split: counts.sizes for split in summary["splits"]}
+    figures.data_summary(summary, sizes, [[1, 2, 3]] * classes).canvas.draw()
+    assert not [str(w.message) for w in recwarn]
+
+
+def test_nothing_to_learn(tmp_path):
+    root = tree(tmp_path / "cv", [(4, 5)], lambda i, shape: np.full(shape, 11, np.uint8))
+    with pytest.raises(
+        UserError, match="^camvid train has no labelled pixel, .*: correct the labels, delete .*1.0.0, and"
+    ):
+        prepare.prepare(section(tmp_path / "dd", root))
 
 
 @contextlib.contextmanager

@@ -193,6 +193,19 @@ def test_void_among_many_classes_is_usual(tmp_path, capsys):
     assert "0/255" not in capsys.readouterr().err
 
 
+def test_nothing_to_learn(tmp_path):
+    root = write(tmp_path / "mine", count=3, classes="ignore\nroad\n")
+    for i in range(3):
+        Image.fromarray(np.full((2, 4), i == 2, np.uint8)).save(root / f"labels/{i}.png")
+    lists(root, train="0\n1\n", val="2\n")
+    with pytest.raises(
+        UserError, match="/labels/0.png: every pixel of this and all other training labels is ignored: "
+    ):
+        load(root, tmp_path)
+    lists(root, train="0\n2\n", val="1\n")
+    load(root, tmp_path)
+
+
 CLASSES = {  # classes.txt, [(name, colour)]; without colours, these are not compared
     b"a,255,0,0\nb, 0, 255, 0\nc: 0 0 255": [("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255))],
     b"\xef\xbb\xbfignore\r\nroad\r\nsky blue\r\n": [("road", None), ("sky blue", None)],

@@ -72,6 +72,11 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         read = LabelReader(classes)
         check_splits(self.name, splits, {split: len(pairs) for split, pairs in splits.items()}, read)
         notes += read.settle()
+        if not any(pair.label in read.labelled for pair in splits["train"]):
+            raise UserError(
+                f"{splits['train'][0].label}: every pixel of this and all other training labels is ignored: "
+                f"nothing can be learnt; see the ids and the lines 'ignore' of {manual_dir / 'classes.txt'}"
+            )
         for note in notes + _turned(splits):
             print(f"warning: {note}", file=sys.stderr)
         return {split: self._generate_examples(split, pairs, read) for split, pairs in splits.items()}

@@ -92,11 +92,15 @@ class LabelReader:
     """path → uint8 [H, W], class ids and 255. ValueError for what `classes` does not explain.
 
     All labels are to be read once, then `settle` decides for all of them whether grey values are ids or colours.
+
+    Attributes:
+        labelled: files that have a pixel of a class.
     """
 
     def __init__(self, classes: Classes):
         """`classes` as `read_classes` found them."""
         greys = {r: target for (r, g, b), target in classes.colours.items() if r == g == b}
+        self.labelled = set()
         self._classes = classes
         self._tables = [classes.ids, {IGNORE: IGNORE} | greys]  # of grey values: what may explain them
         self._seen = {}  # {grey value: a file that has it}
@@ -105,6 +109,12 @@ class LabelReader:
 
     def __call__(self, path: Path) -> np.ndarray:
         """Reads a label file, in any thread."""
+        label = self._read(path)
+        if (label != IGNORE).any():
+            self.labelled.add(path)
+        return label
+
+    def _read(self, path):
         with Image.open(path) as file:
             mode, values, palette = file.mode, np.asarray(file), file.getpalette()
         if mode in ("RGB", "RGBA"):
