@@ -176,11 +176,16 @@ def test_all_faults_are_told(tmp_path, capsys):
     for i in range(7):
         (root / f"train/train{i}.png").write_bytes(b"")
     (root / "trainannot/train0.png").write_bytes(b"text")
-    with pytest.raises(UserError, match=r"^camvid: 7 of 10 faulty: .*train0.png: the file is empty; .*; and 2 more$"):
+    with pytest.raises(
+        UserError, match=r"^camvid: 7 of 10 faulty: .*train0.png: the file is empty; .*; and 6 more, above$"
+    ) as error:
         prepare.prepare(section(tmp_path / "dd", root))
+    assert "train1.png" not in str(error.value)
     lines = capsys.readouterr().err.partition("all 7 faults:\n")[2].splitlines()
-    assert len(lines) == 7 and "train/train0.png: the file is empty; " in lines[0]
-    assert lines[0].endswith("trainannot/train0.png: not an image") and "train6.png" in lines[6]
+    assert len(lines) == 8 and "train/train0.png: the file is empty; " in lines[0]
+    assert lines[0].endswith("trainannot/train0.png: not an image")
+    assert lines[1].strip() == "6 files: the file is empty"  # told once
+    assert lines[2].startswith("    /") and lines[7].endswith("train6.png")
     assert not list((tmp_path / "dd").glob("**/dataset_info.json"))
 
 
