@@ -266,9 +266,18 @@ WRONG = {
     "classes.txt: 1 of 2 lines have no colour": lambda r: (r / "classes.txt").write_text("road 1 2 3\nsky\n"),
     "classes.txt has 0 classes": lambda r: (r / "classes.txt").write_text("\n"),
     "train.txt line 1: there is no image '77'": lambda r: [(r / f"{s}.txt").write_text("77\n") for s in ("train", "val")],
-    "mine/val.txt is missing": lambda r: (r / "train.txt").write_text("0\n"),
+    "mine/val.txt is missing, but train.txt is there: both .* are wanted, or neither": lambda r: (r / "train.txt").write_text("0\n"),
+    "there is no image 'images/0.jpg labels/0.png' below .*; a line is the path .* of one image, .*, as 0": lambda r: lists(
+        r, train="images/0.jpg labels/0.png\n", val="1\n"
+    ),
+    "lines of lists: 2 of 3 faulty: .*train.txt line 2: there is no image '77' .*: 0 is in both train.txt and val.txt": lambda r: lists(
+        r, train="0\n77\n", val="0\n"
+    ),
+    "mine/train/images should be .*/mine/images/train: folder wants folders of splits within images/ and labels/": lambda r: [
+        (r / kind).rename((r / "train" / kind, (r / "train").mkdir(exist_ok=True))[0]) for kind in ("images", "labels")
+    ],
     "train.txt line 3: '0.jpg' is in line 1 already": lambda r: lists(r, train="0\n1\n0.jpg\n", val="2\n"),
-    "mine has no images for the split val": lambda r: lists(r, train="0\n", val="\n"),
+    "mine/val.txt lists no images": lambda r: lists(r, train="0\n", val="\n"),
     "/labels/[0-9]*.png: all labels are 0/255 masks, .*: save the object as 1 .*, or use RGB colours": lambda r: [
         Image.fromarray(np.uint8(LABEL != 2) * 255).save(p) for p in (r / "labels").iterdir()
     ],

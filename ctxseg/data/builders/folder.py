@@ -50,6 +50,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     @classmethod
     def fingerprint(cls, manual_dir: Path) -> str:
         """A digest of the files' names and sizes, of the labels' bytes, and of the classes. UserError: one is missing."""
+        _check_order(manual_dir)
         require(cls, manual_dir, "images", "labels", "classes.txt")
         classes = read_classes(manual_dir / "classes.txt")
         splits, _ = list_pairs(manual_dir)
@@ -85,6 +86,19 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         yield from pair_examples(f"{self.name} {split}", pairs, read)
 
 
+def _check_order(manual_dir):
+    """UserError for train/images, train/labels and so on, where images/train and labels/train are wanted."""
+    if (manual_dir / "images").exists():
+        return
+    for folder in sorted(manual_dir.glob("*/images")):
+        split = folder.parent.name
+        if split.lower() in SPLIT_OF:
+            raise UserError(
+                f"config.data.manual_dir: {folder} should be {manual_dir / 'images' / split}: {Folder.name} wants folders "
+                f"of splits within images/ and labels/, and classes.txt beside these"
+            )
+
+
 def _all(splits):
     return [pair for pairs in splits.values() for pair in pairs]
 
@@ -113,7 +127,7 @@ def list_pairs(manual_dir: Path) -> tuple[dict[str, list[Pair]], list[str]]:
         {"train": pairs, "val": pairs, perhaps "test": pairs}; lines.
 
     Raises:
-        UserError: images of a split without labels, labels without images, a split that has none, or a list that cannot be.
+        UserError: images of a split without labels, labels without images, splits that cannot be told, or a list that cannot be.
         OSError: a folder that cannot be read.
     """
     images, labels = _by_stem(manual_dir / "images"), _by_stem(manual_dir / "labels")
@@ -143,9 +157,6 @@ def list_pairs(manual_dir: Path) -> tuple[dict[str, list[Pair]], list[str]]:
     lossy = sorted(str(labels[stem]) for stem in used if labels[stem].suffix.lower() not in LOSSLESS)
     if lossy:
         raise UserError(f"{lossy[0]}: labels cannot be {Path(lossy[0]).suffix}, which changes values: save them as PNG")
-    for split, stems in splits.items():
-        if not stems:
-            raise UserError(f"config.data.manual_dir: {manual_dir} has no images for the split {split}")
     pairs = {split: [Pair(s, images[s], labels[s]) for s in stems] for split, stems in splits.items()}
     return pairs, notes
 
@@ -203,19 +214,34 @@ def _by_lists(lists, manual_dir, stems):
         return None
     for split in ("train", "val"):
         if split not in lists:
-            require(Folder, manual_dir, f"{split}.txt")
-    return {split: _read_list(path, stems) for split, path in lists.items()}
+            there = " and ".join(path.name for path in lists.values())
+            raise UserError(
+                f"config.data.manual_dir: {manual_dir / split}.txt is missing, but {there} is there: "
+                "both train.txt and val.txt are wanted, or neither"
+            )
+    faults, known = [], set(stems)
+    splits = {split: _read_list(path, known, faults) for split, path in lists.items()}
+    if faults:
+        faults += _overlaps(lists, manual_dir, splits)
+    remedy = f"; a line is the path below images/ of one image, with or without suffix, as {stems[0]}"
+    total = sum(len(read_lines(path)) for path in lists.values())
+    raise_faults("lines of lists", faults, max(total, len(faults)), remedy)
+    return splits
 
 
-def _read_list(path, stems):
-    known, names = set(stems), {}
-    for number, name in read_lines(path):
+def _read_list(path, known, faults):
+    """The stems that a list names; `faults` gets what is wrong with its lines."""
+    names = {}
+    lines = read_lines(path)
+    if not lines:
+        faults.append(f"{path} lists no images")
+    for number, name in lines:
         stem = str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name
         if stem not in known:
-            raise UserError(f"{path} line {number}: there is no image {name!r} below {path.parent / 'images'}")
-        if stem in names:
-            raise UserError(f"{path} line {number}: {name!r} is in line {names[stem]} already")
-        names[stem] = number
+            faults.append(f"{path} line {number}: there is no image {name!r} below {path.parent / 'images'}")
+        elif stem in names:
+            faults.append(f"{path} line {number}: {name!r} is in line {names[stem]} already")
+        names.setdefault(stem, number)
     return list(names)
 
 
