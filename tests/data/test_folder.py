@@ -213,6 +213,7 @@ CLASSES = {  # classes.txt, [(name, colour)]; without colours, these are not com
     b"0: road\n1: sky\n": [("road", None), ("sky", None)],
     b"0 road 1 2 3\n1 ignore 4 5 6\n2 sky 7 8 9\n": [("road", (1, 2, 3)), ("sky", (7, 8, 9))],
     b"1 euro\n2 euro\n": [("1 euro", None), ("2 euro", None)],
+    b"road 1 2 3\nsky 7 8 9\nignore\n": [("road", (1, 2, 3)), ("sky", (7, 8, 9))],
     "0,stra\u00dfe\n".encode(): [("stra\u00dfe", None)],
 }
 
@@ -251,7 +252,7 @@ WRONG = {
     r"/labels/0.png: label is an RGB mask \(of \(0, 0, 255\), .* has no colours: write 'name R G B'": lambda r: write(
         r, COLOURS[LABEL % 3]
     ),
-    r"/labels/0.png: label has the colour \(2, 2, 2\) and 1 more that classes.txt does not have": lambda r: write(
+    r"/labels/0.png: label has the colour \(2, 2, 2\) and 1 more that .* have: add a line 'name 2 2 2', or 'ignore 2 2 2'": lambda r: write(
         r, colour_mask(LABEL), "a 0 0 0\nb 1 1 1\n", 1
     ),
     "/labels/0.png: label is 6x5, but its image is 4x2": lambda r: write(r, np.zeros((5, 6), np.uint8)),
@@ -263,7 +264,12 @@ WRONG = {
     ],
     "classes.txt line 2: 'road' is there twice": lambda r: (r / "classes.txt").write_text("road\nroad\n"),
     "classes.txt line 1: .*300.* is no colour": lambda r: (r / "classes.txt").write_text("road 1 2 300\n"),
-    "classes.txt: 1 of 2 lines have no colour": lambda r: (r / "classes.txt").write_text("road 1 2 3\nsky\n"),
+    "classes.txt line 1: 'name,r,g,b' has no colour: give it one, .*, or remove it if it is a heading$": lambda r: (
+        (r / "classes.txt").write_text("name,r,g,b\nroad,1,2,3\nsky,4,5,6\nignore\n")
+    ),
+    "3 of 4 faulty: .* line 1: .* is no colour: .* line 2: .* is no colour: .* line 4: 'a' is there twice": lambda r: (
+        (r / "classes.txt").write_text("a 1 2 300\nb 1 256 3\nc 1 2 3\na 4 5 6\n")
+    ),
     "classes.txt has 0 classes": lambda r: (r / "classes.txt").write_text("\n"),
     "train.txt line 1: there is no image '77'": lambda r: [(r / f"{s}.txt").write_text("77\n") for s in ("train", "val")],
     "mine/val.txt is missing, but train.txt is there: both .* are wanted, or neither": lambda r: (r / "train.txt").write_text("0\n"),

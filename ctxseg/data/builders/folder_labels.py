@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
+from ctxseg.data.builders.pairs import raise_faults
 from ctxseg.errors import UserError
 
 VOID_SHARE = 0.05  # of 255 in labels of 0 and 255 alone: rims around objects hold less
@@ -50,15 +51,16 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_classes(path: Path) -> Classes:
-    """Reads classes.txt. UserError: no class, one twice, a colour that is none, or that two classes have, or no UTF-8."""
-    names, palette, ids, colours = [], [], {}, {}
-    for number, name, colour in _without_ids([_entry(*line) for line in read_lines(path) if line[1][0] != "#"]):
+    """Reads classes.txt. UserError, all faults at once: no class, one twice, a colour that is none, missing, or two classes', no UTF-8."""
+    names, palette, ids, colours, faults, without = [], [], {}, {}, [], []
+    entries = _without_ids([_entry(*line) for line in read_lines(path) if line[1][0] != "#"])
+    for number, name, colour in entries:
         if colour and max(colour) > 255:
-            raise UserError(f"{path} line {number}: {colour} is no colour: red, green and blue are 0 to 255")
+            faults.append(f"{path} line {number}: {colour} is no colour: red, green and blue are 0 to 255")
         if name in names:
-            raise UserError(f"{path} line {number}: {name!r} is there twice")
+            faults.append(f"{path} line {number}: {name!r} is there twice")
         if colour in colours:
-            raise UserError(f"{path} line {number}: {name!r} has the colour of another class, {colour}")
+            faults.append(f"{path} line {number}: {name!r} has the colour of another class, {colour}")
         target = IGNORE if name.lower() == "ignore" else len(names)
         ids[len(ids)] = target
         if colour:
@@ -66,11 +68,15 @@ def read_classes(path: Path) -> Classes:
         if target != IGNORE:
             names.append(name)
             palette.append(colour or bit_palette(1, len(ids))[0])
+            if not colour:
+                without.append((number, name))
+    # 'ignore' needs none: it may be an id alone, and a colour that no line has is an error where a label has it.
+    if colours:
+        right = "give it one, R G B, as other lines have, or remove it if it is a heading"
+        faults += [f"{path} line {number}: {name!r} has no colour: {right}" for number, name in without]
+    raise_faults("classes.txt", faults, len(entries))
     if not 1 <= len(names) < IGNORE:
         raise UserError(f"{path} has {len(names)} classes: it wants one a line, 1 to 254 in all")
-    without = len(ids) - len(colours)
-    if colours and without:
-        raise UserError(f"{path}: {without} of {len(ids)} lines have no colour: give all of them one, or none")
     return Classes(names, palette, ids | {IGNORE: IGNORE}, colours)
 
 
@@ -227,9 +233,11 @@ def _of_colours(values, classes):
         )
     unknown = [c for c in colours if c not in classes.colours]
     if unknown:
-        hint = ": was it resized or saved as JPEG?" if len(unknown) > len(classes.colours) else ""
-        raise ValueError(
-            f"label has the colour {unknown[0]} and {len(unknown) - 1} more that classes.txt does not have{hint}"
-        )
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        hint = ": was it resized or saved as JPEG?"
+        if len(unknown) <= len(classes.colours):
+            line = " ".join(map(str, unknown[0]))
+            hint = f": add a line 'name {line}', or 'ignore {line}'"
+        raise ValueError(f"label has the colour {unknown[0]}{more} that classes.txt does not have{hint}")
     table = np.array([classes.colours[c] for c in colours], np.uint8)
     return table[inverse.reshape(values.shape[:2])]
