@@ -326,6 +326,26 @@ def test_every_fault_is_named_at_once(tmp_path):
         load(root, tmp_path)
 
 
+@pytest.mark.parametrize("void", [False, True])
+def test_ids_from_one(void, tmp_path, capsys):
+    root = write(tmp_path / "mine")
+    for i in range(12):
+        Image.fromarray(np.where(LABEL == 255, 4 if void else 255, LABEL + 1).astype(np.uint8)).save(
+            root / f"labels/{i}.png"
+        )
+    last = "'ignore' first, and another last" if void else "'ignore' first"
+    message = f"label ids start at 1: all labels have 1 to {3 + void}, never 0, but .* ends at 2: write a line {last}$"
+    with pytest.raises(UserError, match=f"^{root}/labels/[0-9]+.png: {message}"):
+        load(root, tmp_path)
+    assert "faults" not in capsys.readouterr().err
+    (root / "labels/3.png").write_text("x")  # another fault is told beside it
+    with pytest.raises(UserError, match="2 of 12 faulty: .*label ids start at 1: .*/labels/3.png: not an image"):
+        load(root, tmp_path)
+    Image.fromarray(np.where(LABEL == 255, 255, LABEL + 1).astype(np.uint8)).save(root / "labels/3.png")
+    (root / "classes.txt").write_text("ignore\na\nb\nc\n" + "ignore\n" * void)  # as it says
+    assert load(root, tmp_path).info.metadata["class_names"] == ["a", "b", "c"]
+
+
 def test_splits_do_not_move_when_images_are_added():
     stems = [f"img{i}" for i in range(200)]
     few, many = (folder._by_name(folder.Path("/nowhere"), stems[:n]) for n in (100, 200))

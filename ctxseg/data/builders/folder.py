@@ -21,8 +21,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from ctxseg.data.builders.checks import check_splits, orientation
-from ctxseg.data.builders.folder_labels import LabelReader, read_classes, read_lines
+from ctxseg.data.builders.checks import find_faults, orientation
+from ctxseg.data.builders.folder_labels import UNKNOWN_IDS, LabelReader, read_classes, read_lines
 from ctxseg.data.builders.pairs import Pair, fingerprint_pairs, raise_faults, require
 from ctxseg.data.builders.records import dataset_info, pair_examples
 from ctxseg.errors import UserError
@@ -71,7 +71,11 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         self.info.metadata.update(class_names=classes.names, palette=[list(c) for c in classes.palette])
         splits, notes = list_pairs(manual_dir)
         read = LabelReader(classes)
-        check_splits(self.name, splits, {split: len(pairs) for split, pairs in splits.items()}, read)
+        faults, total = find_faults(self.name, splits, read)
+        others = [fault for fault in faults if UNKNOWN_IDS not in fault]
+        if len(others) < len(faults) and (shifted := read.shifted()):
+            faults = [shifted, *others]
+        raise_faults(self.name, faults, total)
         notes += read.settle()
         if not any(pair.label in read.labelled for pair in splits["train"]):
             raise UserError(

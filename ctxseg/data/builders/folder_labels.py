@@ -20,6 +20,7 @@ from ctxseg.data.builders.pairs import raise_faults
 from ctxseg.errors import UserError
 
 VOID_SHARE = 0.05  # of 255 in labels of 0 and 255 alone: rims around objects hold less
+UNKNOWN_IDS = "label id"  # faults of which `LabelReader.shifted` explains have it
 BLACK_AND_WHITE = [0, 0, 0, 255, 255, 255]
 
 
@@ -193,6 +194,18 @@ class LabelReader:
             raise UserError(f"{said}: {right}; if 255 is void, say so by a last line 'ignore' in classes.txt")
         return [f"{said}: {right}, unless it is void"]
 
+    def shifted(self) -> str | None:
+        """What is wrong with all labels, if the grey values that were seen are ids from 1 where classes.txt has them from 0."""
+        ids, count = self._seen.keys() - {IGNORE}, len(self._classes.ids) - 1
+        if not ids or min(ids) != 1 or max(ids) not in (count, count + 1):
+            return None
+        last = " first, and another last" if max(ids) > count else " first"
+        first, final = self._seen[1], max(ids)
+        return (
+            f"{first}: {UNKNOWN_IDS}s start at 1: all labels have 1 to {final}, never 0, but classes.txt starts at 0, and ends "
+            f"at {count - 1}: write a line 'ignore'{last}"
+        )
+
 
 def _unknown_ids(unknown: Iterable[int], classes):
     """What is to be said of ids in a label file that no line of classes.txt stands for."""
@@ -202,7 +215,7 @@ def _unknown_ids(unknown: Iterable[int], classes):
     elif unknown[-1] > IGNORE:
         hint = "; is it an image of something else?"
     ids = ", ".join(map(str, unknown[:5]))
-    return f"label id {ids}, but classes.txt has {count} lines, for ids 0 to {count - 1}{hint}"
+    return f"{UNKNOWN_IDS} {ids}, but classes.txt has {count} lines, for ids 0 to {count - 1}{hint}"
 
 
 def _of_palette(values, palette, classes):
