@@ -56,9 +56,10 @@ def prepare(config) -> str:
     superpixels.check(config.superpixels)
     builder = data.load(config.name, config.data_dir, config.manual_dir, download=True)
     summary = summarise(builder)
-    if not any(c["pixels"] for c in summary["splits"]["train"]["classes"].values()):
+    trained = {split: values for split, values in summary["splits"].items() if split not in ("val", "test")}  # or folds
+    if not any(c["pixels"] for values in trained.values() for c in values["classes"].values()):
         raise UserError(
-            f"{builder.name} train has no labelled pixel, so nothing can be learnt: correct the labels, "
+            f"{builder.name} {', '.join(trained)} has no labelled pixel, so nothing can be learnt: correct the labels, "
             f"delete {builder.data_dir}, and prepare it again"
         )
     for line in warnings(summary):

@@ -117,6 +117,14 @@ def test_nothing_to_learn(tmp_path):
         prepare.prepare(section(tmp_path / "dd", root))
 
 
+def test_folds_are_trained_on(street, tmp_path, monkeypatch):
+    builder = data.load("camvid", tmp_path, street)
+    summary = prepare.summarise(builder)
+    summary["splits"] = {f"fold{i}": summary["splits"]["train"] for i in range(2)}
+    monkeypatch.setattr(prepare, "summarise", lambda _: summary)
+    assert prepare.prepare(section(tmp_path, street)) == str(builder.data_dir)
+
+
 @contextlib.contextmanager
 def full(size):
     """No file can grow beyond `size` bytes: the system's own error, where a full disk has another number."""

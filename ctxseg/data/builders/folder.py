@@ -80,7 +80,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         if not any(pair.label in read.labelled for pair in splits["train"]):
             raise UserError(
                 f"{splits['train'][0].label}: every pixel of this and all other training labels is ignored: "
-                f"nothing can be learnt; see the ids and the lines 'ignore' of {manual_dir / 'classes.txt'}"
+                f"nothing can be learnt; 255 counts nowhere, nor do the lines 'ignore' of {manual_dir / 'classes.txt'}"
             )
         for note in notes + _turned(splits):
             print(f"warning: {note}", file=sys.stderr)
