@@ -415,6 +415,10 @@ def data_summary(summary: dict, sizes: dict[str, np.ndarray], palette) -> Figure
     first, *others = splits
     for i, panel in enumerate(panels):
         shown = names[i * rows : (i + 1) * rows]
+        panel.set(
+            xlim=(low, 100)
+        )  # before the scale, which would look for limits itself, and warn where all bars are 0
+        panel.set(xscale="log", ylim=(rows - 0.4, -0.6))
         colours = [np.array(palette[order.index(name)]) / 255 for name in shown]
         widths = [100 * shares[first][name] for name in shown]
         panel.barh(range(len(shown)), widths, color=colours, edgecolor=INK, linewidth=0.5)
@@ -426,7 +430,6 @@ def data_summary(summary: dict, sizes: dict[str, np.ndarray], palette) -> Figure
             x, y = zip(*points, strict=True) if points else ((), ())
             marker = ("o", "D", "s", "^")[j % 4]
             panel.plot(x, y, marker, color="white", markeredgecolor="black", markersize=3.5, label=split)
-        panel.set(xscale="log", xlim=(low, 100), ylim=(rows - 0.4, -0.6))
         panel.set_yticks(range(len(shown)), shown, fontsize=7)
         panel.set_xlabel("% of labelled pixels")
         panel.grid(axis="x", alpha=0.3)

@@ -50,11 +50,18 @@ def prepare(config) -> str:
         The folder of the prepared data set.
 
     Raises:
-        UserError: as `data.load`; faulty files, all of them on stderr; a `data_dir` that cannot be written, or is full.
+        UserError: as `data.load`; faulty files, all of them on stderr; no labelled pixel to train on; a `data_dir` that cannot
+            be written, or is full.
     """
     superpixels.check(config.superpixels)
     builder = data.load(config.name, config.data_dir, config.manual_dir, download=True)
     summary = summarise(builder)
+    trained = {split: values for split, values in summary["splits"].items() if split not in ("val", "test")}  # or folds
+    if not any(c["pixels"] for values in trained.values() for c in values["classes"].values()):
+        raise UserError(
+            f"{builder.name} {', '.join(trained)} has no labelled pixel, so nothing can be learnt: correct the labels, "
+            f"delete {builder.data_dir}, and prepare it again"
+        )
     for line in warnings(summary):
         print(f"warning: {line}", file=sys.stderr)
     for split in builder.info.splits:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tensorflow_datasets.core import shuffle
 
-from ctxseg import data, prepare
+from ctxseg import data, figures, prepare
 from ctxseg.data import store
 from ctxseg.data.builders import camvid
 from ctxseg.errors import UserError
@@ -98,6 +98,33 @@ def test_many_classes_are_shortened():
     assert lines[6].startswith("c0 ") and lines[-1].startswith("c99 ") and lines[21] == "… 70 more …"
 
 
+@pytest.mark.parametrize("classes", [3, 130])  # 130: in columns, of which all but the first have no bar
+def test_a_picture_of_nothing_warns_of_nothing(classes, recwarn):
+    names, pixels = [f"c{i}" for i in range(classes)], np.zeros(256, int)
+    pixels[0] = classes > 3
+    counts = prepare.Counts(np.ones((3, 2), int), pixels, pixels)
+    summary = {"data": "d", "splits": {split: prepare._of_split(counts, names) for split in ("train", "val")}}
+    sizes = {split: counts.sizes for split in summary["splits"]}
+    figures.data_summary(summary, sizes, [[1, 2, 3]] * classes).canvas.draw()
+    assert not [str(w.message) for w in recwarn]
+
+
+def test_nothing_to_learn(tmp_path):
+    root = tree(tmp_path / "cv", [(4, 5)], lambda i, shape: np.full(shape, 11, np.uint8))
+    with pytest.raises(
+        UserError, match="^camvid train has no labelled pixel, .*: correct the labels, delete .*1.0.0, and"
+    ):
+        prepare.prepare(section(tmp_path / "dd", root))
+
+
+def test_folds_are_trained_on(street, tmp_path, monkeypatch):
+    builder = data.load("camvid", tmp_path, street)
+    summary = prepare.summarise(builder)
+    summary["splits"] = {f"fold{i}": summary["splits"]["train"] for i in range(2)}
+    monkeypatch.setattr(prepare, "summarise", lambda _: summary)
+    assert prepare.prepare(section(tmp_path, street)) == str(builder.data_dir)
+
+
 @contextlib.contextmanager
 def full(size):
     """No file can grow beyond `size` bytes: the system's own error, where a full disk has another number."""
@@ -157,11 +184,16 @@ def test_all_faults_are_told(tmp_path, capsys):
     for i in range(7):
         (root / f"train/train{i}.png").write_bytes(b"")
     (root / "trainannot/train0.png").write_bytes(b"text")
-    with pytest.raises(UserError, match=r"^camvid: 7 of 10 faulty: .*train0.png: the file is empty; .*; and 2 more$"):
+    with pytest.raises(
+        UserError, match=r"^camvid: 7 of 10 faulty: .*train0.png: the file is empty; .*; and 6 more, above$"
+    ) as error:
         prepare.prepare(section(tmp_path / "dd", root))
+    assert "train1.png" not in str(error.value)
     lines = capsys.readouterr().err.partition("all 7 faults:\n")[2].splitlines()
-    assert len(lines) == 7 and "train/train0.png: the file is empty; " in lines[0]
-    assert lines[0].endswith("trainannot/train0.png: not an image") and "train6.png" in lines[6]
+    assert len(lines) == 8 and "train/train0.png: the file is empty; " in lines[0]
+    assert lines[0].endswith("trainannot/train0.png: not an image")
+    assert lines[1].strip() == "6 files: the file is empty"  # told once
+    assert lines[2].startswith("    /") and lines[7].endswith("train6.png")
     assert not list((tmp_path / "dd").glob("**/dataset_info.json"))
 
 

@@ -47,7 +47,7 @@ def load(name: str, data_dir, manual_dir=None, download: bool = False):
     Args:
         name: a key of `DATASETS`.
         data_dir: where prepared data sets are kept; `~` is expanded.
-        manual_dir: the data set as its makers ship it. May be None for one that is generated, or that has one build.
+        manual_dir: the data set as its makers ship it. May be None for one that is generated, or prepared from one folder.
         download: where it is None and nothing is built, download the data set, if that can be done.
 
     Returns:

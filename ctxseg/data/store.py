@@ -1,17 +1,20 @@
 """Prepared data sets on disk: each is built once, whole or not at all, and found again.
 
-A build is kept under `data_dir/name/fingerprint/version`, so another `manual_dir` is never taken for a cached one.
+A build is kept under `data_dir/name/fingerprint/version`, so another `manual_dir` is never taken for a cached one. In it, `source.json`
+says which `manual_dir` it is of, and when it was last prepared from there.
 """
 
 import contextlib
 import errno
 import fcntl
 import io
+import json
 import os
 import re
 import shutil
 import sys
 import tempfile
+import time
 import types
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from google.protobuf.json_format import ParseError
 
 from ctxseg.data import download
 from ctxseg.errors import UserError
+from ctxseg.logs import write_json
 
 SHARD = 1000  # records of a file
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
@@ -36,7 +40,8 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
     Args:
         builder_cls: a builder class, as `builders.records` describes it.
         data_dir: where prepared data sets are kept.
-        manual_dir: the data set as its makers ship it; None if it is generated, or to use the one build there is.
+        manual_dir: the data set as its makers ship it; None if it is generated, or to use the one that is prepared; of several
+            builds of the same folder, which has changed between them, the last.
         download: where there is neither, download it to data_dir/downloads.
 
     Raises:
@@ -68,6 +73,7 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
     try:
         builder = _builder(builder_cls, data_dir, fingerprint)
         if _prepared(builder):
+            _remember_again(builder, manual_dir)
             return builder
         folder = Path(builder.data_dir).parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,9 +107,14 @@ def _build(builder_cls, folder, target, manual_dir):
         for split in builder.info.splits.values():
             for path, records in zip(split.filepaths, split.shard_lengths, strict=True):
                 check_written(path, records)
+        if manual_dir:
+            _remember(Path(builder.data_dir), manual_dir)
         os.replace(builder.data_dir, target)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
+    for older in _builds(builder_cls, folder.parent.parent) if manual_dir else []:
+        if older != target and (_source(older) or {}).get("manual_dir") == os.path.abspath(manual_dir):
+            print(f"{older.parent} is of {manual_dir} as it was before: it can be deleted", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -163,15 +174,50 @@ def _prepared(builder):
 
 
 def _only_build(builder_cls, data_dir):
-    """The fingerprint of the one build of a data set that is there; None if there is none."""
+    """The fingerprint of the one build of a data set that is there, or of the last of one folder; None if there is none."""
     name = builder_cls.name
-    builds = sorted((data_dir / name).glob(f"*/{builder_cls.VERSION}/dataset_info.json"))
-    if len(builds) == 1:
-        return builds[0].parent.parent.name
-    if builds:
-        places = ", ".join(str(build.parent) for build in builds)
+    builds = {build: _source(build) for build in _builds(builder_cls, data_dir)}
+    if not builds:
+        return None
+    folders = {source["manual_dir"] if source else str(build) for build, source in builds.items()}
+    if len(folders) > 1:
+        places = ", ".join(sorted(folders))
         raise UserError(f"config.data.manual_dir must say which {name}: several are prepared: {places}")
-    return None
+    return max(builds, key=lambda build: builds[build]["time"] if builds[build] else 0).parent.name
+
+
+def _builds(builder_cls, data_dir):
+    """The folders of the builds of a data set."""
+    found = Path(data_dir, builder_cls.name).glob(f"*/{builder_cls.VERSION}/dataset_info.json")
+    return sorted(path.parent for path in found)
+
+
+def _source(build):
+    """What source.json in the folder of a build says; None if it is missing, as of builds by earlier versions, or damaged."""
+    try:
+        source = json.loads((build / "source.json").read_bytes())
+        return {"manual_dir": str(source["manual_dir"]), "time": float(source["time"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(build, manual_dir):
+    # The time is in the file, not the file's: a copy of data_dir keeps it.
+    write_json(build / "source.json", {"manual_dir": os.path.abspath(manual_dir), "time": time.time()})
+
+
+def _remember_again(builder, manual_dir):
+    """Makes a build that is used again the last of its folder, as it is when a change was taken back."""
+    build = Path(builder.data_dir)
+    source = _source(build)
+    # A copy of its folder does not take it over, but where it was moved to does.
+    if manual_dir and (
+        source is None
+        or source["manual_dir"] == os.path.abspath(manual_dir)
+        or not os.path.exists(source["manual_dir"])
+    ):
+        with contextlib.suppress(OSError):  # it can be read, which is enough for the run at hand
+            _remember(build, manual_dir)
 
 
 def _download(builder_cls, data_dir, wished):

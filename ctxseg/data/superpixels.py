@@ -4,6 +4,7 @@ MSCI's regions (SPEC §4). Its paper takes them from structured edges; SLIC stan
 """
 
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,8 @@ from ctxseg.data.store import check_written, lock, reason, writing
 from ctxseg.errors import UserError
 
 LARGEST = 65535  # regions, as 16-bit PNGs hold
-SHARD = 500  # images of a file: at most so many are computed again after an interruption
+SHARD = 100  # images of a file: at most so many are computed again after an interruption
+FILES = 250  # of a split, from which on they have more images: readers keep files open, of which systems allow 1,024
 
 
 def slic(image: np.ndarray, segments: int) -> np.ndarray:
@@ -52,8 +54,9 @@ def check(segments: int) -> None:
 def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRecordDataSource:
     """Encoded super-pixels of a split by index, computed first if need be: 16-bit PNGs of `slic`, in the order of `images`.
 
-    They are kept in the folder of the prepared data set, in files of `SHARD` images, each complete or not at all: what was
-    interrupted continues at the first that is missing. Of several processes, one computes them, by all cores.
+    They are kept in the folder of the prepared data set, in files of `SHARD` images, or of more where these were too many, each
+    complete or not at all: what was interrupted continues at the first that is missing. Of several processes, one computes them,
+    by all cores.
 
     Args:
         builder: prepared.
@@ -66,15 +69,12 @@ def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRec
     """
     check(segments)
     folder = Path(builder.data_dir) / f"superpixels-{segments}-slic-{skimage.__version__}"
-    shards = {}
-    for start in range(0, len(images), SHARD):
-        indices = range(start, min(start + SHARD, len(images)))
-        shards[folder / f"{split}-{indices.start:06d}-{indices.stop:06d}.array_record"] = indices
+    shards = _shards(folder, split, len(images))
     try:
         if not all(path.exists() for path in shards):
             folder.mkdir(exist_ok=True)
             with lock(folder):
-                # Another process may have written them meanwhile.
+                shards = _shards(folder, split, len(images))  # another process may have written them meanwhile
                 missing = {path: indices for path, indices in shards.items() if not path.exists()}
                 if missing:
                     _write(missing, images, segments, f"super-pixels {builder.name} {split}")
@@ -89,6 +89,22 @@ def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRec
         damaged = next(path for path, indices in shards.items() if not _has(path, len(indices)))
         raise UserError(f"{damaged} is damaged: delete it to compute the super-pixels again")
     return records
+
+
+def _shards(folder, split, count):
+    """{path: indices of images} of the files of a split, in order: those that are there, of whatever size, and others between."""
+    there = {}
+    for path in folder.glob(f"{split}-*.array_record"):
+        found = re.fullmatch(r"(\d{6,})-(\d{6,})", path.stem.removeprefix(f"{split}-"))
+        if found and int(found[1]) < int(found[2]) <= count:
+            start, stop = map(int, found.groups())
+            there[start] = max(stop, there.get(start, 0))
+    shards, start, size = {}, 0, max(SHARD, -(-count // FILES))
+    while start < count:
+        stop = there.get(start) or min([start + size, count, *(other for other in there if other > start)])
+        shards[folder / f"{split}-{start:06d}-{stop:06d}.array_record"] = range(start, stop)
+        start = stop
+    return shards
 
 
 def _write(shards, images, segments, label):

@@ -155,8 +155,8 @@ def test_faults_of_all_splits_are_counted(tmp_path):
     tree = write_tree(tmp_path / "CamVid", {"train": list("abcdef"), "val": list("gh")})
     for path in [*tree.glob("trainannot/*"), tree / "valannot/g.png"]:
         Image.fromarray(np.full_like(LABEL, 99)).save(path)
-    faults = r"(\S*/trainannot/.\.png: label id 99, but camvid has .*; ){5}"
-    with pytest.raises(UserError, match=rf"^camvid: 7 of 8 faulty: {faults}and 2 more$"):
+    fault = r"\S*/trainannot/a\.png: label id 99, but camvid has [^;]*"
+    with pytest.raises(UserError, match=rf"^camvid: 7 of 8 faulty: {fault}; and 6 more, above$"):
         data.load("camvid", tmp_path / "cache", tree)
 
 

@@ -1,6 +1,7 @@
 """A user's own folders: what is read, and what is explained."""
 
 import os
+import re
 import shutil
 
 import numpy as np
@@ -139,6 +140,72 @@ def test_grey_values_mean_the_same_in_all_labels(tmp_path):
         read.settle()
 
 
+def masks(root, *labels, classes="background\nobject\n"):
+    """A folder of 12 images: labels of 0 and 1, of which the first ones are `labels`."""
+    write(root, classes=classes)
+    for i in range(12):
+        label = labels[i] if i < len(labels) else [[0, 1, 0, 1], [0, 0, 0, 1]]
+        Image.fromarray(np.array(label, np.uint8)).save(root / f"labels/{i}.png")
+    return root
+
+
+WHITE = [[0, 255, 0, 255], [0, 0, 0, 255]]
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_some_labels_whose_object_is_white(count, tmp_path):
+    root = masks(tmp_path / "mine", *[WHITE] * count)
+    are = "1 label is a 0/255 mask" if count == 1 else "/labels/2.png and 5 more: 8 labels are 0/255 masks"
+    with pytest.raises(
+        UserError, match=rf"/labels/0.png.*{are}, but .*: save the object as 1 there; if 255 is void, say"
+    ):
+        load(root, tmp_path)
+    assert not list((tmp_path / "prepared").rglob("dataset_info.json"))
+
+
+VOID = {  # what shows that 255 may be void: labels, classes.txt
+    "beside the object": ([WHITE, [[0, 255, 1, 255]]], "background\nobject\n"),
+    "little": ([np.pad([[255]], 4), [[0, 1]]], "background\nobject\n"),
+    "said": ([WHITE, [[0, 1]]], "background\nobject\nignore\n"),
+}
+
+
+@pytest.mark.parametrize("why", VOID)
+def test_void_beside_background_alone(why, tmp_path):
+    labels, classes = VOID[why]
+    (tmp_path / "classes.txt").write_text(classes)
+    read = folder_labels.LabelReader(folder_labels.read_classes(tmp_path / "classes.txt"))
+    for i, label in enumerate(labels):
+        Image.fromarray(np.array(label, np.uint8)).save(tmp_path / f"{i}.png")
+        read(tmp_path / f"{i}.png")
+    (line,) = read.settle()
+    assert line.endswith("/0.png: 1 label is a 0/255 mask, but others have ids, and 255 counts nowhere: "
+                         "save the object as 1 there, unless it is void")  # fmt: skip
+
+
+def test_the_warning_of_void_is_printed(tmp_path, capsys):
+    load(masks(tmp_path / "mine", WHITE, [[0, 255, 1, 255], [0, 0, 0, 0]]), tmp_path)
+    assert re.search("^warning: .*/0.png: 1 label is a 0/255 mask", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_void_among_many_classes_is_usual(tmp_path, capsys):
+    load(masks(tmp_path / "mine", WHITE, classes="background\na\nb\n"), tmp_path)
+    assert "0/255" not in capsys.readouterr().err
+
+
+def test_nothing_to_learn(tmp_path):
+    root = write(tmp_path / "mine", count=3, classes="ignore\nroad\n")
+    for i in range(3):
+        Image.fromarray(np.full((2, 4), i == 2, np.uint8)).save(root / f"labels/{i}.png")
+    lists(root, train="0\n1\n", val="2\n")
+    with pytest.raises(
+        UserError, match="/labels/0.png: every pixel of this and all other training labels is ignored: "
+    ):
+        load(root, tmp_path)
+    lists(root, train="0\n2\n", val="1\n")
+    load(root, tmp_path)
+
+
 CLASSES = {  # classes.txt, [(name, colour)]; without colours, these are not compared
     b"a,255,0,0\nb, 0, 255, 0\nc: 0 0 255": [("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255))],
     b"\xef\xbb\xbfignore\r\nroad\r\nsky blue\r\n": [("road", None), ("sky blue", None)],
@@ -146,6 +213,7 @@ CLASSES = {  # classes.txt, [(name, colour)]; without colours, these are not com
     b"0: road\n1: sky\n": [("road", None), ("sky", None)],
     b"0 road 1 2 3\n1 ignore 4 5 6\n2 sky 7 8 9\n": [("road", (1, 2, 3)), ("sky", (7, 8, 9))],
     b"1 euro\n2 euro\n": [("1 euro", None), ("2 euro", None)],
+    b"road 1 2 3\nsky 7 8 9\nignore\n": [("road", (1, 2, 3)), ("sky", (7, 8, 9))],
     "0,stra\u00dfe\n".encode(): [("stra\u00dfe", None)],
 }
 
@@ -184,7 +252,7 @@ WRONG = {
     r"/labels/0.png: label is an RGB mask \(of \(0, 0, 255\), .* has no colours: write 'name R G B'": lambda r: write(
         r, COLOURS[LABEL % 3]
     ),
-    r"/labels/0.png: label has the colour \(2, 2, 2\) and 1 more that classes.txt does not have": lambda r: write(
+    r"/labels/0.png: label has the colour \(2, 2, 2\) and 1 more that .* have: add a line 'name 2 2 2', or 'ignore 2 2 2'": lambda r: write(
         r, colour_mask(LABEL), "a 0 0 0\nb 1 1 1\n", 1
     ),
     "/labels/0.png: label is 6x5, but its image is 4x2": lambda r: write(r, np.zeros((5, 6), np.uint8)),
@@ -196,13 +264,27 @@ WRONG = {
     ],
     "classes.txt line 2: 'road' is there twice": lambda r: (r / "classes.txt").write_text("road\nroad\n"),
     "classes.txt line 1: .*300.* is no colour": lambda r: (r / "classes.txt").write_text("road 1 2 300\n"),
-    "classes.txt: 1 of 2 lines have no colour": lambda r: (r / "classes.txt").write_text("road 1 2 3\nsky\n"),
+    "classes.txt line 1: 'name,r,g,b' has no colour: give it one, .*, or remove it if it is a heading$": lambda r: (
+        (r / "classes.txt").write_text("name,r,g,b\nroad,1,2,3\nsky,4,5,6\nignore\n")
+    ),
+    "3 of 4 faulty: .* line 1: .* is no colour: .* line 2: .* is no colour: .* line 4: 'a' is there twice": lambda r: (
+        (r / "classes.txt").write_text("a 1 2 300\nb 1 256 3\nc 1 2 3\na 4 5 6\n")
+    ),
     "classes.txt has 0 classes": lambda r: (r / "classes.txt").write_text("\n"),
     "train.txt line 1: there is no image '77'": lambda r: [(r / f"{s}.txt").write_text("77\n") for s in ("train", "val")],
-    "mine/val.txt is missing": lambda r: (r / "train.txt").write_text("0\n"),
+    "mine/val.txt is missing, but train.txt is there: both .* are wanted, or neither": lambda r: (r / "train.txt").write_text("0\n"),
+    "there is no image 'images/0.jpg labels/0.png' below .*; a line is the path .* of one image, .*, as 0": lambda r: lists(
+        r, train="images/0.jpg labels/0.png\n", val="1\n"
+    ),
+    "lines of lists: 2 of 3 faulty: .*train.txt line 2: there is no image '77' .*: 0 is in both train.txt and val.txt": lambda r: lists(
+        r, train="0\n77\n", val="0\n"
+    ),
+    "mine/train/images should be .*/mine/images/train: folder wants folders of splits within images/ and labels/": lambda r: [
+        (r / kind).rename((r / "train" / kind, (r / "train").mkdir(exist_ok=True))[0]) for kind in ("images", "labels")
+    ],
     "train.txt line 3: '0.jpg' is in line 1 already": lambda r: lists(r, train="0\n1\n0.jpg\n", val="2\n"),
-    "mine has no images for the split val": lambda r: lists(r, train="0\n", val="\n"),
-    "/labels/[0-9]*.png: all labels are 0/255 masks, .*: save the object as 1, or use RGB colours": lambda r: [
+    "mine/val.txt lists no images": lambda r: lists(r, train="0\n", val="\n"),
+    "/labels/[0-9]*.png: all labels are 0/255 masks, .*: save the object as 1 .*, or use RGB colours": lambda r: [
         Image.fromarray(np.uint8(LABEL != 2) * 255).save(p) for p in (r / "labels").iterdir()
     ],
     "labels/0.png: label's palette gives index 0 the colour .*, and index 1 .0, 127, 0.*add it, or save .* grey": lambda r: [
@@ -214,7 +296,7 @@ WRONG = {
     "classes.txt is not plain text: save it as UTF-8": lambda r: (r / "classes.txt").write_bytes("a".encode("utf-16-le")),
     "train.txt is not UTF-8: save it": lambda r: [(r / f"{s}.txt").write_bytes(b"\xff") for s in ("train", "val")],
     "/images has one image, but both .*: add another, or name": lambda r: [shutil.rmtree(r), write(r, count=1)],
-    "/images has no folder val with images": lambda r: [shutil.rmtree(r), write(r, where="train/{}")],
+    "/images has a folder for train, but none for val .*: name it val or valid": lambda r: [shutil.rmtree(r), write(r, where="train/{}")],
     "/images/x.tif: OpenCV cannot decode it: save it as PNG or JPEG": lambda r: [
         Image.fromarray(LABEL).save(r / "labels/x.png"),
         Image.fromarray(np.zeros((2, 4), np.float32)).save(r / "images/x.tif"),
@@ -244,11 +326,76 @@ def test_every_fault_is_named_at_once(tmp_path):
         load(root, tmp_path)
 
 
+@pytest.mark.parametrize("void", [False, True])
+def test_ids_from_one(void, tmp_path, capsys):
+    root = write(tmp_path / "mine")
+    for i in range(12):
+        Image.fromarray(np.where(LABEL == 255, 4 if void else 255, LABEL + 1).astype(np.uint8)).save(
+            root / f"labels/{i}.png"
+        )
+    last = "'ignore' first, and another last" if void else "'ignore' first"
+    message = f"label ids start at 1: all labels have 1 to {3 + void}, never 0, but .* ends at 2: write a line {last}$"
+    with pytest.raises(UserError, match=f"^{root}/labels/[0-9]+.png: {message}"):
+        load(root, tmp_path)
+    assert "faults" not in capsys.readouterr().err
+    (root / "labels/3.png").write_text("x")  # another fault is told beside it
+    with pytest.raises(UserError, match="2 of 12 faulty: .*label ids start at 1: .*/labels/3.png: not an image"):
+        load(root, tmp_path)
+    Image.fromarray(np.where(LABEL == 255, 255, LABEL + 1).astype(np.uint8)).save(root / "labels/3.png")
+    (root / "classes.txt").write_text("ignore\na\nb\nc\n" + "ignore\n" * void)  # as it says
+    assert load(root, tmp_path).info.metadata["class_names"] == ["a", "b", "c"]
+
+
 def test_splits_do_not_move_when_images_are_added():
     stems = [f"img{i}" for i in range(200)]
     few, many = (folder._by_name(folder.Path("/nowhere"), stems[:n]) for n in (100, 200))
     assert set(few["val"]) == set(many["val"]) & set(stems[:100])
     assert 20 <= len(many["val"]) <= 60
+
+
+@pytest.mark.parametrize("train, val", [("Train", "Validation"), ("TRAINING", "valid")])
+def test_split_folders_under_usual_names(train, val, tmp_path):
+    root = write(tmp_path / "mine", count=3, where=f"{train}/{{}}")
+    write(root, count=2, where=f"{val}/{{}}")
+    write(root, count=1, where="Testing/{}")
+    (root / "labels" / train).rename(root / "labels/train")  # the two need not agree
+    wanted = {"train": ["train/0", "train/1", "train/2"], "val": ["val/0", "val/1"], "test": ["test/0"]}
+    assert names(load(root, tmp_path)) == wanted
+
+
+def test_split_lists_under_usual_names(tmp_path):
+    root = write(tmp_path / "mine", count=3)
+    (root / "Training.txt").write_text("0\n2\n")
+    (root / "validation.TXT").write_text("1\n")
+    assert names(load(root, tmp_path)) == {"train": ["0", "2"], "val": ["1"]}
+    lists(root, train="0\n")
+    with pytest.raises(UserError, match="mine has two lists for train, Training.txt and train.txt: keep one"):
+        load(root, tmp_path)
+
+
+SPLIT_FOLDERS = {
+    r"/(images|labels) has two folders for train, \w+ and \w+: make them one": ("train", "Training", "val"),
+    "/images has a folder for test, but none for train with images: name it train or training": ("test", "more"),
+    "/images has folders that look like splits, train2017, val2017: name them train and val .*, or list": (
+        "train2017",
+        "val2017",
+    ),
+    "/images has folders that look like splits, all/dev, all/train: ": ("all/train", "all/dev"),
+}
+
+
+@pytest.mark.parametrize("message", SPLIT_FOLDERS)
+def test_split_folders_that_cannot_be_told(message, tmp_path):
+    for name in SPLIT_FOLDERS[message]:
+        write(tmp_path / "mine", count=2, where=f"{name}/{{}}")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "mine", tmp_path)
+
+
+def test_folders_that_are_no_splits(tmp_path):
+    for name in ("valley", "trains", "contest", "train_station"):
+        write(tmp_path / "mine", count=2, where=f"{name}/{{}}")
+    assert sum(map(len, names(load(tmp_path / "mine", tmp_path)).values())) == 8
 
 
 def test_no_split_is_empty():
@@ -319,6 +466,55 @@ def test_corrected_labels_are_noticed_and_copies_are_not(tmp_path):
     assert folder.Folder.fingerprint(shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copy)) == before
     Image.fromarray(2 - LABEL % 3).save(root / "labels/1.bmp")
     assert folder.Folder.fingerprint(root) != before
+
+
+def test_a_corrected_folder_is_one_data_set(tmp_path, capsys):
+    root = write(tmp_path / "mine", count=2)
+    prepared, first = tmp_path / "prepared", load(root, tmp_path)
+    Image.fromarray(2 - LABEL % 3).save(root / "labels/1.png")
+    capsys.readouterr()
+    second = load(root, tmp_path)
+    assert f"{first.data_path.parent} is of {root} as it was before: it can be deleted" in capsys.readouterr().err
+    assert data.load("folder", prepared).data_dir == second.data_dir != first.data_dir
+    Image.fromarray(LABEL).save(root / "labels/1.png")  # taken back: what is prepared is the last again
+    load(root, tmp_path)
+    assert data.load("folder", prepared).data_dir == first.data_dir
+
+    other = write(tmp_path / "other", count=3)
+    capsys.readouterr()
+    load(other, tmp_path)
+    assert "deleted" not in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"must say which folder: several are prepared: {root}, {other}$"):
+        data.load("folder", prepared)
+
+
+def test_builds_that_do_not_say_their_folder(tmp_path):
+    root, prepared = write(tmp_path / "mine", count=2), tmp_path / "prepared"
+    first = load(root, tmp_path)
+    for damaged in (None, b"{", b"[]"):  # None: as earlier versions left it
+        (first.data_path / "source.json").unlink()
+        if damaged:
+            (first.data_path / "source.json").write_bytes(damaged)
+        assert data.load("folder", prepared).data_dir == first.data_dir
+        load(root, tmp_path)  # where they learn it
+        assert str(root) in (first.data_path / "source.json").read_text()
+    (first.data_path / "source.json").unlink()
+    other = write(tmp_path / "other", count=3)
+    load(other, tmp_path)
+    with pytest.raises(UserError, match=f"several are prepared: {other}, {first.data_dir}$"):
+        data.load("folder", prepared)
+
+
+def test_a_folder_that_was_moved_or_copied(tmp_path, monkeypatch):
+    root = write(tmp_path / "mine", count=2)
+    said = load(root, tmp_path).data_path / "source.json"
+    copy = shutil.copytree(root, tmp_path / "copy")
+    load(copy, tmp_path)
+    assert str(root) in said.read_text()
+    shutil.rmtree(root)
+    monkeypatch.chdir(tmp_path)
+    load("copy", tmp_path)
+    assert str(copy) in said.read_text()  # in full
 
 
 def test_folders_that_may_not_be_read(tmp_path, monkeypatch):

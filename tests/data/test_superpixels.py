@@ -122,6 +122,30 @@ def test_an_interrupted_computation_continues(sent, street, tmp_path, monkeypatc
         np.testing.assert_array_equal(source[i]["regions"], slic(source[i]["image"], 9))
 
 
+def test_files_of_another_size_are_read(street, tmp_path, monkeypatch):
+    builder = data.load("camvid", tmp_path, street)
+    monkeypatch.setattr(superpixels, "SHARD", 4)
+    before = [sample["regions"] for sample in pipeline.source(builder, "train", 9)]
+    folder = Path(builder.data_dir) / f"superpixels-9-slic-{skimage.__version__}"
+    calls, slic = [], superpixels.slic
+    monkeypatch.setattr(superpixels, "slic", lambda *args: calls.append(args) or slic(*args))
+    monkeypatch.setattr(superpixels, "SHARD", 1)
+    for missing, computed, files in (([], 0, 2), (["000004-000006"], 2, 3), (["000000-000004"], 4, 6)):
+        for name in missing:
+            (folder / f"train-{name}.array_record").unlink()
+        calls.clear()
+        source = pipeline.source(builder, "train", 9)
+        assert len(calls) == computed and len(list(folder.glob("train-*"))) == files
+        for i in range(6):
+            np.testing.assert_array_equal(source[i]["regions"], before[i])
+
+
+@pytest.mark.parametrize("count, size, files", [(883, 100, 9), (118_287, 474, 250)])
+def test_the_number_of_files(count, size, files, tmp_path):
+    shards = list(superpixels._shards(tmp_path, "train", count).values())
+    assert len(shards) == files and len(shards[0]) == size and shards[-1].stop == count
+
+
 @pytest.mark.parametrize("segments", [-1, 65536])
 def test_numbers_that_cannot_be(segments, street, tmp_path):
     builder = data.load("camvid", tmp_path, street)

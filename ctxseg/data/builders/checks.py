@@ -39,11 +39,21 @@ def check_splits(
         if difference:
             count = f"{abs(difference)} {'fewer' if difference < 0 else 'more'} than the {published[split]} published"
             print(f"warning: {dataset} {split} has {len(pairs)} images, {count}", file=sys.stderr)
+    faults, total = find_faults(dataset, splits, read_label, read_image)
+    raise_faults(dataset, faults, total)
+
+
+def find_faults(
+    dataset: str,
+    splits: Mapping[str, Sequence[Pair]],
+    read_label: Callable[[Path | Part], np.ndarray],
+    read_image: Callable[[Part], np.ndarray] | None = None,
+) -> tuple[list[str], int]:
+    """What `check_splits` would raise, for those who know more to say: the faults, and the number of pairs."""
     # Splits may share pairs.
     pairs = list({(p.name, file_of(p.image), file_of(p.label)): p for pairs in splits.values() for p in pairs}.values())
     found = each(lambda pair: _fault(pair, read_label, read_image) or "", pairs, f"check {dataset}")
-    faults = [fault for fault in found if fault]
-    raise_faults(dataset, faults, len(pairs))
+    return [fault for fault in found if fault], len(pairs)
 
 
 def _fault(pair, read_label, read_image):

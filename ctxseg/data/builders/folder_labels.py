@@ -16,8 +16,11 @@ import numpy as np
 from PIL import Image
 
 from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
+from ctxseg.data.builders.pairs import raise_faults
 from ctxseg.errors import UserError
 
+VOID_SHARE = 0.05  # of 255 in labels of 0 and 255 alone: rims around objects hold less
+UNKNOWN_IDS = "label id"  # faults of which `LabelReader.shifted` explains have it
 BLACK_AND_WHITE = [0, 0, 0, 255, 255, 255]
 
 
@@ -49,15 +52,16 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_classes(path: Path) -> Classes:
-    """Reads classes.txt. UserError: no class, one twice, a colour that is none, or that two classes have, or no UTF-8."""
-    names, palette, ids, colours = [], [], {}, {}
-    for number, name, colour in _without_ids([_entry(*line) for line in read_lines(path) if line[1][0] != "#"]):
+    """Reads classes.txt. UserError, all faults at once: no class, one twice, a colour that is none, missing, or two classes', no UTF-8."""
+    names, palette, ids, colours, faults, without = [], [], {}, {}, [], []
+    entries = _without_ids([_entry(*line) for line in read_lines(path) if line[1][0] != "#"])
+    for number, name, colour in entries:
         if colour and max(colour) > 255:
-            raise UserError(f"{path} line {number}: {colour} is no colour: red, green and blue are 0 to 255")
+            faults.append(f"{path} line {number}: {colour} is no colour: red, green and blue are 0 to 255")
         if name in names:
-            raise UserError(f"{path} line {number}: {name!r} is there twice")
+            faults.append(f"{path} line {number}: {name!r} is there twice")
         if colour in colours:
-            raise UserError(f"{path} line {number}: {name!r} has the colour of another class, {colour}")
+            faults.append(f"{path} line {number}: {name!r} has the colour of another class, {colour}")
         target = IGNORE if name.lower() == "ignore" else len(names)
         ids[len(ids)] = target
         if colour:
@@ -65,11 +69,15 @@ def read_classes(path: Path) -> Classes:
         if target != IGNORE:
             names.append(name)
             palette.append(colour or bit_palette(1, len(ids))[0])
+            if not colour:
+                without.append((number, name))
+    # 'ignore' needs none: it may be an id alone, and a colour that no line has is an error where a label has it.
+    if colours:
+        right = "give it one, R G B, as other lines have, or remove it if it is a heading"
+        faults += [f"{path} line {number}: {name!r} has no colour: {right}" for number, name in without]
+    raise_faults("classes.txt", faults, len(entries))
     if not 1 <= len(names) < IGNORE:
         raise UserError(f"{path} has {len(names)} classes: it wants one a line, 1 to 254 in all")
-    without = len(ids) - len(colours)
-    if colours and without:
-        raise UserError(f"{path}: {without} of {len(ids)} lines have no colour: give all of them one, or none")
     return Classes(names, palette, ids | {IGNORE: IGNORE}, colours)
 
 
@@ -91,17 +99,29 @@ class LabelReader:
     """path → uint8 [H, W], class ids and 255. ValueError for what `classes` does not explain.
 
     All labels are to be read once, then `settle` decides for all of them whether grey values are ids or colours.
+
+    Attributes:
+        labelled: files that have a pixel of a class.
     """
 
     def __init__(self, classes: Classes):
         """`classes` as `read_classes` found them."""
         greys = {r: target for (r, g, b), target in classes.colours.items() if r == g == b}
+        self.labelled = set()
         self._classes = classes
         self._tables = [classes.ids, {IGNORE: IGNORE} | greys]  # of grey values: what may explain them
         self._seen = {}  # {grey value: a file that has it}
+        self._masks = {}  # {file of 0 and 255 alone: share of 255}
+        self._void = None  # a file that has 255 beside a class other than 0
 
     def __call__(self, path: Path) -> np.ndarray:
         """Reads a label file, in any thread."""
+        label = self._read(path)
+        if (label != IGNORE).any():
+            self.labelled.add(path)
+        return label
+
+    def _read(self, path):
         with Image.open(path) as file:
             mode, values, palette = file.mode, np.asarray(file), file.getpalette()
         if mode in ("RGB", "RGBA"):
@@ -121,26 +141,70 @@ class LabelReader:
         present = np.unique(values).tolist()
         for value in present:
             self._seen.setdefault(value, path)
+        if IGNORE in present:
+            if {0, IGNORE} >= set(present):
+                self._masks[path] = np.mean(values == IGNORE)
+            elif max(present) == IGNORE:
+                self._void = path
         for table in self._tables:
             if table.keys() >= set(present):
                 return map_ids("folder", values, table)
         raise ValueError(_unknown_ids(set(present) - self._classes.ids.keys(), self._classes))
 
-    def settle(self) -> None:
-        """Grey values are ids, if all that were seen are; else grey colours. UserError: neither, or they can hardly be ids."""
-        lines = len(self._classes.ids) - 1
+    def settle(self) -> list[str]:
+        """Grey values are ids, if all that were seen are; else grey colours. UserError: neither, or they can hardly be ids.
+
+        Returns:
+            What to warn of, in lines.
+        """
         tables = [table for table in self._tables if table.keys() >= self._seen.keys()]
-        if self._seen.keys() == {0, IGNORE} and lines > 1:
+        if self._seen.keys() == {0, IGNORE}:
             tables = [table for table in tables[1:] if 0 in table]
             if not tables:
                 raise UserError(
-                    f"{self._seen[IGNORE]}: all labels are 0/255 masks, and 255 counts nowhere: save the object as 1, "
+                    f"{self._seen[IGNORE]}: all labels are 0/255 masks, and 255 counts nowhere: save the object as 1 "
+                    "(background, the first line of classes.txt, is 0), "
                     "or use RGB colours: 'background 0 0 0' and 'object 255 255 255' in classes.txt"
                 )
         if not tables:
             value = min(self._seen.keys() - self._classes.ids.keys())
             raise UserError(f"{self._seen[value]}: {_unknown_ids({value}, self._classes)}; other labels have ids")
         self._tables = tables[:1]
+        return self._warn_of_masks() if self._tables[0] is self._classes.ids else []
+
+    def _warn_of_masks(self):
+        """A line, perhaps, of labels of 0 and 255 alone, among others of ids. UserError if 255 can hardly be void there.
+
+        Of many classes, such a label is a photograph with background and void alone. Of one or two it is more often a mask
+        whose object is white, and would be ignored. It certainly is, where no label has 255 beside the object, as rims, crops
+        and the camera's frame would show it, but these labels have much. A line `ignore` that no class follows says that void is
+        meant; then a warning is enough.
+        """
+        names, ids = self._classes.names, self._classes.ids
+        if not self._masks or len(names) > 2:
+            return []
+        files = sorted(map(str, self._masks))
+        some = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        are = "label is a 0/255 mask" if len(files) == 1 else "labels are 0/255 masks"
+        last = max(i for i, target in ids.items() if target != IGNORE)
+        declared = len(ids) - 1 > last + 1  # a line after it is 'ignore'
+        said = f"{some}: {len(files)} {are}, but others have ids, and 255 counts nowhere"
+        right = f"save the object as {last} there"
+        if not declared and self._void is None and np.mean(list(self._masks.values())) >= VOID_SHARE:
+            raise UserError(f"{said}: {right}; if 255 is void, say so by a last line 'ignore' in classes.txt")
+        return [f"{said}: {right}, unless it is void"]
+
+    def shifted(self) -> str | None:
+        """What is wrong with all labels, if the grey values that were seen are ids from 1 where classes.txt has them from 0."""
+        ids, count = self._seen.keys() - {IGNORE}, len(self._classes.ids) - 1
+        if not ids or min(ids) != 1 or max(ids) not in (count, count + 1):
+            return None
+        last = " first, and another last" if max(ids) > count else " first"
+        first, final = self._seen[1], max(ids)
+        return (
+            f"{first}: {UNKNOWN_IDS}s start at 1: all labels have 1 to {final}, never 0, but classes.txt starts at 0, and ends "
+            f"at {count - 1}: write a line 'ignore'{last}"
+        )
 
 
 def _unknown_ids(unknown: Iterable[int], classes):
@@ -151,7 +215,7 @@ def _unknown_ids(unknown: Iterable[int], classes):
     elif unknown[-1] > IGNORE:
         hint = "; is it an image of something else?"
     ids = ", ".join(map(str, unknown[:5]))
-    return f"label id {ids}, but classes.txt has {count} lines, for ids 0 to {count - 1}{hint}"
+    return f"{UNKNOWN_IDS} {ids}, but classes.txt has {count} lines, for ids 0 to {count - 1}{hint}"
 
 
 def _of_palette(values, palette, classes):
@@ -182,9 +246,11 @@ def _of_colours(values, classes):
         )
     unknown = [c for c in colours if c not in classes.colours]
     if unknown:
-        hint = ": was it resized or saved as JPEG?" if len(unknown) > len(classes.colours) else ""
-        raise ValueError(
-            f"label has the colour {unknown[0]} and {len(unknown) - 1} more that classes.txt does not have{hint}"
-        )
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        hint = ": was it resized or saved as JPEG?"
+        if len(unknown) <= len(classes.colours):
+            line = " ".join(map(str, unknown[0]))
+            hint = f": add a line 'name {line}', or 'ignore {line}'"
+        raise ValueError(f"label has the colour {unknown[0]}{more} that classes.txt does not have{hint}")
     table = np.array([classes.colours[c] for c in colours], np.uint8)
     return table[inverse.reshape(values.shape[:2])]

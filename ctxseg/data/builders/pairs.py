@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ctxseg.errors import UserError
 
-FAULTS_NAMED = 5  # in an error message; if there are more, stderr has all
+FAULTS_NAMED = 5  # in an error message; if there are more, one, and stderr has all
 
 
 class Part(NamedTuple):
@@ -134,12 +134,35 @@ def _file_size(path):
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def raise_faults(dataset: str, faults: Sequence[str], total: int) -> None:
-    """Raises one UserError that names the first few faults, if there are any; where these are more, stderr has all, a line each."""
+def raise_faults(dataset: str, faults: Sequence[str], total: int, remedy: str = "") -> None:
+    """Raises one UserError that names the faults, if there are any; of many it names the first, and stderr has all.
+
+    Args:
+        dataset: what the error begins with.
+        faults: a line each; those of the form "file: what is wrong" that are alike but for the file are told together.
+        total: of how many they are.
+        remedy: what the error ends with.
+    """
     if len(faults) == 1:
-        raise UserError(faults[0])
+        raise UserError(faults[0] + remedy)
+    if len(faults) > FAULTS_NAMED:
+        print(f"all {len(faults)} faults:", *_alike(faults), sep="\n  ", file=sys.stderr, flush=True)
+        named = f"{faults[0]}; and {len(faults) - 1} more, above"
+    else:
+        named = "; ".join(faults)
     if faults:
-        rest = f"; and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
-        if rest:
-            print(f"all {len(faults)} faults:", *faults, sep="\n  ", file=sys.stderr, flush=True)
-        raise UserError(f"{dataset}: {len(faults)} of {total} faulty: {'; '.join(faults[:FAULTS_NAMED])}{rest}")
+        raise UserError(f"{dataset}: {len(faults)} of {total} faulty: {named}{remedy}")
+
+
+def _alike(faults):
+    """The lines that tell faults, what is wrong with several files once."""
+    files = {}
+    for fault in faults:
+        file, colon, wrong = fault.partition(": ")
+        files.setdefault(wrong if colon else fault, []).append(file)
+    for wrong, found in files.items():
+        if len(found) == 1:
+            yield found[0] if wrong == found[0] else f"{found[0]}: {wrong}"
+        else:
+            yield f"{len(found)} files: {wrong}"
+            yield from (f"  {file}" for file in found)
