@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import inspect
 import os
 import re
 import runpy
@@ -126,6 +127,8 @@ def _from_file(path, dataset, *functions):
         module = runpy.run_path(path)
         for function in functions:
             if function in module:
+                if dataset and not inspect.signature(module[function]).parameters:
+                    raise UserError(f"--config={path}:{dataset} cannot be: its {function}() takes no data set")
                 return module[function](*[dataset] if dataset else [])
     except UserError:
         raise

@@ -32,7 +32,7 @@ def run(system: str, dataset: str, seed: int, folder: Path, overrides: list[str]
         UserError: `folder` holds the run of another config.
     """
     arguments = [f"--config=configs/{system}.py:{dataset}", f"--config.seed={seed}", f"--workdir={folder}", *overrides]
-    config, *_ = command_line.parse(["main.py", *arguments])
+    config = command_line.parse(["main.py", *arguments]).config
     results = folder / "results.json"
     if (folder / "config.json").exists():
         workdir.check_same(str(folder / "config.json"), config)

@@ -44,7 +44,7 @@ def grid(system: str, dataset: str, sweeps: Sequence[str]) -> Table:
     for values in itertools.product(*fields.values()):
         name = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
         rows.append(Row(name or system, system, dict(zip(fields, values, strict=True))))
-    name = f"{system}-{','.join(names) or 'seeds'}"
+    name = f"{system}-{','.join(fields) or 'seeds'}"
     return Table(name, f"{system}: {' × '.join(fields) or 'seeds'}", dataset, rows)
 
 
@@ -67,7 +67,9 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}, but must be at least 1")
     given = {re.match(r"--?(?:no)?config\.([^=]+)", argument)[1] for argument in common}
-    if "seed" in given or any("seed" in row.overrides for row in table.rows):
+    if "seed" in given or any(
+        "seed" in of for of in (*(e.overrides for e in (*table.rows, *table.columns)), *table.folds)
+    ):
         raise UserError("config.seed is what --seeds counts: leave it out")
     runs, known = {}, {}
     for seed, (f, fold) in itertools.product(range(seeds if table.mode == "train" else 1), enumerate(table.folds)):
@@ -104,10 +106,15 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
 
 
 def _check_distinct(table, runs, given):
-    """UserError for two rows that are one run in every column: a comparison of something with itself."""
-    of_rows = {}
-    for (r, *_), run in runs.items():
+    """UserError for two rows that are one run in every column, or two folds of one: a comparison of something with itself."""
+    of_rows, of_folds = {}, {}
+    for (r, c, seed, f), run in runs.items():
         of_rows.setdefault(r, []).append(run.folder)
+        of_folds.setdefault((r, c, seed), {}).setdefault(run.folder, []).append(f)
+    for same in (folds for of in of_folds.values() for folds in of.values() if len(folds) > 1):
+        raise UserError(
+            f"{table.name}: folds {same[0]} and {same[1]} are the same run: what parts them is overridden, or not read"
+        )
     for a, b in itertools.combinations(of_rows, 2):
         if of_rows[a] == of_rows[b]:
             first, second = table.rows[a], table.rows[b]
@@ -200,7 +207,7 @@ def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str])
     for r, row in enumerate(table.rows):
         cells = []
         for c, column in enumerate(table.columns):
-            ours, made, scores = {}, [], []
+            ours, made = {}, []
             for seed in seeds:
                 of_folds = [runs[r, c, seed, f].folder for f in folds if (r, c, seed, f) in runs]
                 values = [found[folder][column.score] for folder in of_folds if found.get(folder)]

@@ -86,58 +86,54 @@ def check(table: Table) -> None:
         if not good:
             raise UserError(f"table {table.name!r}{what}: {field} is {value!r}, but must be {rule}")
 
-    want(
-        isinstance(table.name, str) and re.fullmatch(r"[\w.,-]*\w[\w.,-]*", table.name),
-        "",
-        "name",
-        table.name,
-        "a folder's name",
-    )
-    want(table.mode in SCORES, "", "mode", table.mode, " or ".join(SCORES))
-    for field, kind in (("rows", Row), ("columns", Column), ("folds", Mapping)):
+    folder = isinstance(table.name, str) and re.fullmatch(r"[\w.,-]*\w[\w.,-]*", table.name)
+    want(folder, "", "name", table.name, "a folder's name")
+    for field in ("source", "dataset", "note"):
+        want(isinstance(getattr(table, field), str), "", field, getattr(table, field), "a text")
+    want(table.mode in [*SCORES], "", "mode", table.mode, " or ".join(SCORES))
+    for field, kind, rule in (
+        ("rows", Row, "Row"),
+        ("columns", Column, "Column"),
+        ("folds", Mapping, "{field: value}"),
+    ):
         entries = getattr(table, field)
         good = isinstance(entries, (list, tuple)) and not isinstance(entries, kind) and entries
-        want(
-            good and all(isinstance(e, kind) for e in entries),
-            "",
-            field,
-            entries,
-            f"a list of one or more {kind.__name__}",
-        )
+        want(good and all(isinstance(e, kind) for e in entries), "", field, entries, f"a list of one or more {rule}")
+    for field, names in (("rows", [row.name for row in table.rows]), ("columns", [c.title for c in table.columns])):
+        good = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+        want(good, "", f"the names of {field}", names, "texts that differ")
     for c, column in enumerate(table.columns):
-        want(
-            column.score in SCORES[table.mode],
-            f", column {c}",
-            "score",
-            column.score,
-            f"one of {', '.join(SCORES[table.mode])}",
-        )
-        want(isinstance(column.overrides, Mapping), f", column {c}", "overrides", column.overrides, "{field: value}")
+        scores, where = SCORES[table.mode], f", column {c} ({column.title})"
+        want(column.score in [*scores], where, "score", column.score, f"one of {', '.join(scores)}")
+        want(isinstance(column.overrides, Mapping), where, "overrides", column.overrides, "{field: value}")
     for r, row in enumerate(table.rows):
         where = f", row {r} ({row.name})"
         want(isinstance(row.overrides, Mapping), where, "overrides", row.overrides, "{field: value}")
-        figures = isinstance(row.paper, (list, tuple)) and all(
-            isinstance(x, (int, float, str, type(None))) for x in row.paper
+        good = isinstance(row.paper, (list, tuple)) and len(row.paper) <= len(table.columns)
+        good = good and all(
+            x is None or type(x) is str or type(x) in (int, float) and math.isfinite(x) for x in row.paper
         )
-        rule = f"a list of {len(table.columns)} or fewer figures, one a column"
-        want(figures and len(row.paper) <= len(table.columns), where, "paper", row.paper, rule)
+        rule = f"a list of {len(table.columns)} or fewer numbers, texts or None, one a column"
+        want(good, where, "paper", row.paper, rule)
 
 
 def on(table: Table, dataset: str | None) -> Table:
-    """A table whose columns are data sets, on one alone: on one of them, or on another beside the paper's figures of the first.
+    """One column of a table whose columns are data sets: that of `dataset`; if none is, the first, run on `dataset` instead.
 
     Args:
+        table: whose rows name no data set.
         dataset: None for the table as it is.
     """
     if dataset is None:
         return table
     of = [column.dataset for column in table.columns]
     c = of.index(dataset) if dataset in of else 0
+    rows = [row._replace(paper=row.paper[c : c + 1]) for row in table.rows]
     note = "" if dataset in of else f"The paper's figures are those on {table.columns[c].title}."
     return table._replace(
         dataset=dataset,
-        rows=[row._replace(paper=row.paper[c : c + 1]) for row in table.rows],
-        columns=[table.columns[c]._replace(title="mIoU", dataset=None)],
+        rows=[row for row in rows if row.system or row.paper[0] is not None],
+        columns=[table.columns[c]._replace(title=table.columns[c].score, dataset=None)],
         note=" ".join(filter(None, (table.note, note))),
     )
 
@@ -225,7 +221,8 @@ def number(value, sign="", like=None):
 
 def setting(made: dict) -> str:
     """What the figures are of."""
-    return f"here on {made['dataset']}, {made['seeds']} seed{'s' * (made['seeds'] > 1)}"
+    dataset = "the paper's data sets" if made["dataset"] == "papers" else made["dataset"]
+    return f"here on {dataset}, {made['seeds']} seed{'s' * (made['seeds'] != 1)}"
 
 
 def remarks(made: dict) -> list[str]:

@@ -362,7 +362,7 @@ def test_table_in_words(tmp_path, stand_in):
     [
         (
             {"rows": [Row("a", "fcn", {}, 50.0)]},
-            r"row 0 \(a\): paper is 50.0, but must be a list of 1 or fewer figures",
+            r"row 0 \(a\): paper is 50.0, but must be a list of 1 or fewer numbers",
         ),
         (
             {"rows": [Row("a", "fcn", {}, (50.0, 49.0))]},
@@ -372,7 +372,19 @@ def test_table_in_words(tmp_path, stand_in):
         ({"rows": [("a", "fcn")]}, "rows is .*, but must be a list of one or more Row"),
         ({"rows": []}, "rows is .*, but must be a list of one or more Row"),
         ({"columns": Column()}, "columns is .*, but must be a list of one or more Column"),
-        ({"columns": [Column("accuracy", "acc")]}, "column 0: score is 'acc', but must be one of mIoU, pixel accuracy"),
+        (
+            {"columns": [Column("accuracy", "acc")]},
+            r"column 0 \(accuracy\): score is 'acc', but must be one of mIoU, pixel accuracy",
+        ),
+        ({"rows": [Row("a", "fcn", {}, (float("nan"),))]}, r"row 0 \(a\): paper is \(nan,\), but must be"),
+        ({"rows": [Row(5, "fcn")]}, r"the names of rows is \[5\], but must be texts that differ"),
+        ({"rows": [Row("a", "fcn"), Row("a", "zigzag")]}, "the names of rows is .*, but must be texts that differ"),
+        ({"columns": [Column(None)]}, r"the names of columns is \[None\], but must be texts"),
+        ({"note": ["a", "b"]}, r"note is \['a', 'b'\], but must be a text"),
+        ({"mode": ["train"]}, r"mode is \['train'\], but must be train or complexity"),
+        ({"folds": [{"seed": 1}, {"seed": 2}]}, "config.seed is what --seeds counts: leave it out"),
+        ({"columns": [Column(overrides={"seed": 1})]}, "config.seed is what --seeds counts: leave it out"),
+        ({"folds": [{}, {}]}, "folds 0 and 1 are the same run"),
         ({"name": "../t"}, r"table '../t': name is '../t', but must be a folder's name"),
         ({"mode": "evaluate"}, "mode is 'evaluate', but must be train or complexity"),
     ],

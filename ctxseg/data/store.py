@@ -181,8 +181,13 @@ def _only_build(builder_cls, data_dir):
         return None
     folders = {source["manual_dir"] if source else str(build) for build, source in builds.items()}
     if len(folders) > 1:
-        places = ", ".join(sorted(folders))
-        raise UserError(f"config.data.manual_dir must say which {name}: several are prepared: {places}")
+        places = ", ".join(
+            f"{source['manual_dir'] if source else 'of an unknown folder'} in {build.parent}"
+            for build, source in builds.items()
+        )
+        raise UserError(
+            f"config.data.manual_dir must say which {name}, or delete what is not wanted: several are prepared: {places}"
+        )
     return max(builds, key=lambda build: builds[build]["time"] if builds[build] else 0).parent.name
 
 
@@ -216,8 +221,12 @@ def _remember_again(builder, manual_dir):
         or source["manual_dir"] == os.path.abspath(manual_dir)
         or not os.path.exists(source["manual_dir"])
     ):
+        moved = source and source["manual_dir"] != os.path.abspath(manual_dir)
         with contextlib.suppress(OSError):  # it can be read, which is enough for the run at hand
-            _remember(build, manual_dir)
+            for other in _builds(type(builder), build.parents[2]):
+                if other != build and moved and (_source(other) or {}).get("manual_dir") == source["manual_dir"]:
+                    _remember(other, manual_dir)
+            _remember(build, manual_dir)  # the last
 
 
 def _download(builder_cls, data_dir, wished):

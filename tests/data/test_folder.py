@@ -484,8 +484,9 @@ def test_a_corrected_folder_is_one_data_set(tmp_path, capsys):
     capsys.readouterr()
     load(other, tmp_path)
     assert "deleted" not in capsys.readouterr().err
-    with pytest.raises(UserError, match=f"must say which folder: several are prepared: {root}, {other}$"):
+    with pytest.raises(UserError, match="must say which folder, or delete what is not wanted: several are") as error:
         data.load("folder", prepared)
+    assert f"{root} in {first.data_path.parent}" in str(error.value) and f"{other} in " in str(error.value)
 
 
 def test_builds_that_do_not_say_their_folder(tmp_path):
@@ -501,7 +502,7 @@ def test_builds_that_do_not_say_their_folder(tmp_path):
     (first.data_path / "source.json").unlink()
     other = write(tmp_path / "other", count=3)
     load(other, tmp_path)
-    with pytest.raises(UserError, match=f"several are prepared: {other}, {first.data_dir}$"):
+    with pytest.raises(UserError, match=f"of an unknown folder in {first.data_path.parent}"):
         data.load("folder", prepared)
 
 
@@ -515,6 +516,12 @@ def test_a_folder_that_was_moved_or_copied(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     load("copy", tmp_path)
     assert str(copy) in said.read_text()  # in full
+
+    Image.fromarray(LABEL[::-1]).save(copy / "labels/1.png")
+    corrected = load(copy, tmp_path)
+    os.rename(copy, tmp_path / "moved")
+    load(tmp_path / "moved", tmp_path)
+    assert data.load("folder", tmp_path / "prepared").data_dir == corrected.data_dir  # all builds have moved
 
 
 def test_folders_that_may_not_be_read(tmp_path, monkeypatch):
