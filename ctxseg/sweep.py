@@ -307,6 +307,7 @@ def sweep(
     runs = plan(table, seeds, folder, common, resolve)
     wanted = [run for (row, *_), run in runs.items() if row in chosen]
     check_folders(list(runs.values()))
+    say(f"checking {len(unique(wanted))} runs")  # large networks take seconds each
     check(wanted)
     if dry_run:
         for line in commands(wanted):
