@@ -179,6 +179,7 @@ def run_sweep(argv: list[str]) -> int:
         raise UserError(f"--config: {path}: get_table gives a {type(table).__name__}, but must give a Table")
     elif values.sweep:
         raise UserError(f"--sweep is of a system's config, and {path} is a table")
+    tables.check(table)  # of which --row counts the rows
     if values.row is not None and not 0 <= values.row < len(table.rows):
         raise UserError(f"--row={values.row} cannot be: the rows are 0 to {len(table.rows) - 1}")
 
@@ -367,7 +368,7 @@ if __name__ == "__main__":
     try:
         main(sys.argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; everything is written by then
+    except BrokenPipeError:  # `| head` has seen enough; results are written before they are printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, KeyboardInterrupt) as e:
         if "--debug" in sys.argv:

@@ -415,9 +415,8 @@ def data_summary(summary: dict, sizes: dict[str, np.ndarray], palette) -> Figure
     first, *others = splits
     for i, panel in enumerate(panels):
         shown = names[i * rows : (i + 1) * rows]
-        panel.set(
-            xlim=(low, 100)
-        )  # before the scale, which would look for limits itself, and warn where all bars are 0
+        # Before the scale, which would look for limits itself, and warn where all bars are 0.
+        panel.set(xlim=(low, 100))
         panel.set(xscale="log", ylim=(rows - 0.4, -0.6))
         colours = [np.array(palette[order.index(name)]) / 255 for name in shown]
         widths = [100 * shares[first][name] for name in shown]

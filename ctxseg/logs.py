@@ -113,9 +113,8 @@ def write_text(path, text: str) -> None:
 def write_bytes(path, content: bytes) -> None:
     """Replaces the file at `path` in one step: a reader or a crash meets the old content or the new, never a part."""
     path = Path(path)
-    temporary = path.with_name(
-        f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp"
-    )  # others may write the same file
+    # Others may write the same file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as f:
             f.write(content)

@@ -2,9 +2,7 @@
 
 import base64
 import dataclasses
-import html
 import io
-import itertools
 import json
 import shlex
 import zipfile
@@ -15,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ctxseg import bootstrap, figures
+from ctxseg import bootstrap, figures, page
 from ctxseg.errors import UserError
 from ctxseg.logs import duration, read_metrics, write_text
 from ctxseg.workdir import flatten
@@ -108,45 +106,11 @@ def write_report(folders, usual: Callable[[str, str], dict | None] | None = None
         _section("Samples", _samples(runs)),
         _section("Settings", _settings(runs)),
     ]
-    _write_page(path, title, "\n".join(sections))
-    return Path(path)
-
-
-def write_table(path, title: str, setting: str, head, rows, pages, remarks) -> None:
-    """Writes the page of a sweep: its table, and what is remarked on it.
-
-    Args:
-        path: of the page.
-        title: what the table is of.
-        setting: what the figures are of.
-        head: of each column, the title of those that it belongs to, or "", and its own.
-        rows: lists of texts; the second of each is the row's name.
-        pages: of each row, the folders of its runs, relative to the page's, whose report.html are linked.
-        remarks: paragraphs below the table.
-
-    Raises:
-        UserError: `path` cannot be written.
-    """
-    body = []
-    for row, folders in zip(rows, pages, strict=True):
-        links = " ".join(f"<a href='{_text(f)}/report.html'>{i}</a>" for i, f in enumerate(dict.fromkeys(folders), 1))
-        body.append(f"<tr>{''.join(f'<td>{_text(text)}</td>' for text in row)}<td>{links}</td></tr>\n")
-    groups = [(of, len(list(columns))) for of, columns in itertools.groupby(of for of, _ in (*head, ("", "runs")))]
-    above = "".join(f"<th colspan={count}>{_text(of)}</th>" for of, count in groups)
-    above = f"<tr class=note>{above}</tr>" if len(groups) > 1 else ""
-    heads = "".join(f"<th>{_text(text)}</th>" for _, text in (*head, ("", "runs")))
-    content = f"<p class=note>{_text(setting)}</p>"
-    content += f"<div class=wide><table class=sweep>{above}<tr class=note>{heads}</tr>{''.join(body)}</table></div>"
-    content += "".join(f"<p>{_text(remark)}</p>" for remark in remarks)
-    _write_page(path, title, content)
-
-
-def _write_page(path, title, body):
-    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     try:
-        write_text(path, _PAGE.format(title=html.escape(title), style=style, body=body))
+        write_text(path, page.frame(title, "\n".join(sections)))
     except OSError as e:
         raise UserError(f"{path} cannot be written: {e.strerror}") from e
+    return Path(path)
 
 
 def _read(folder, index, count, usual):
@@ -240,7 +204,7 @@ def _read_samples(path):
 def _headline(run):
     """Scores in large, then what they were measured on."""
     results = run.results
-    name = f"<h2 class=run>{_mark(run)}<a href='#{run.anchor}'>{_text(run.name)}</a></h2>"
+    name = f"<h2 class=run>{_mark(run)}<a href='#{run.anchor}'>{page.text(run.name)}</a></h2>"
     if not results:
         scores = [entry for entry in run.metrics if entry["kind"] == "eval" and entry.get("mIoU") is not None]
         last = f" At step {scores[-1]['step']:,}, mIoU was {scores[-1]['mIoU']:.4f}." if scores else ""
@@ -256,7 +220,7 @@ def _headline(run):
         "parameters": f"{results['parameters']:,}" if "parameters" in results else None,
         "time": duration(results["seconds"]) if "seconds" in results else None,
     }
-    facts = "".join(f"<div><dt>{k}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items() if v is not None)
+    facts = "".join(f"<div><dt>{k}</dt><dd>{page.text(v)}</dd></div>" for k, v in facts.items() if v is not None)
     return f"{name}<div class=scores>{scores}</div>\n<dl>{facts}</dl>"
 
 
@@ -266,7 +230,7 @@ def _curves(runs):
         svg = io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
         pictures.append(_image(svg.getvalue(), "svg+xml", f"{name} over training steps"))
-    missing = [_text(run.name) for run in runs if not run.metrics]
+    missing = [page.text(run.name) for run in runs if not run.metrics]
     note = f"<p class=note>Nothing logged yet: {', '.join(missing)}.</p>" if missing else ""
     return f"<div class=curves>{''.join(pictures)}</div>{note}"
 
@@ -292,16 +256,16 @@ def _iou_table(runs):
     rows.append(row("group", "all classes", "mIoU", None))
     for group, members in groups.items():
         if group:
-            rows.append(row("group", _text(group), "group_iou", group))
+            rows.append(row("group", page.text(group), "group_iou", group))
         elif len(groups) > 1:
             rows.append(f"<tr class=group><th>other classes</th>{'<td></td><td></td>' * len(evaluated)}</tr>\n")
-        rows += [row("class", _swatch(colours.get(n)) + _text(n), "per_class_iou", n) for n in members]
-    heads = "".join(f"<th colspan=2>{_mark(run)}{_text(run.name)}</th>" for run in evaluated)
+        rows += [row("class", _swatch(colours.get(n)) + page.text(n), "per_class_iou", n) for n in members]
+    heads = "".join(f"<th colspan=2>{_mark(run)}{page.text(run.name)}</th>" for run in evaluated)
     head = f"<tr class=note><th></th>{heads}</tr>" if len(runs) > 1 else ""
     compared = " compared" if len(evaluated) > 1 else ""
     absent = any(None in run.results["per_class_iou"].values() for run in evaluated)
     notes = ["–: neither in the truth nor predicted."] * absent
-    notes += [f"In brackets: points more or less than {_text(evaluated[0].name)}."] * (len(evaluated) > 1)
+    notes += [f"In brackets: points more or less than {page.text(evaluated[0].name)}."] * (len(evaluated) > 1)
     notes += ["These runs were not tested alike (split, protocol): see above."] * (len(units) > 1)
     note = f"<p class=note>{' '.join(notes)}</p>" if notes else ""
     return (
@@ -316,12 +280,12 @@ def _intervals(evaluated):
         if first.images is None or run.images is None:
             continue
         if (first.images[0], first.images[1].shape) != (run.images[0], run.images[1].shape):
-            lines.append(f"<li>{_text(run.name)} was tested on other images than {_text(first.name)}.</li>")
+            lines.append(f"<li>{page.text(run.name)} was tested on other images than {page.text(first.name)}.</li>")
             continue
         found = bootstrap.difference(first.images[1][None], run.images[1][None])
         mean, low, high = (f"{100 * x:+.1f}" for x in found)
         sure = "" if found.low > 0 or found.high < 0 else ": either may be the better one"
-        lines.append(f"<li>{_text(run.name)} − {_text(first.name)}: {mean} points, {low} to {high}{sure}.</li>")
+        lines.append(f"<li>{page.text(run.name)} − {page.text(first.name)}: {mean} points, {low} to {high}{sure}.</li>")
     if not lines:
         return ""
     return (
@@ -342,7 +306,7 @@ def _bar(run, value, compared):
 
 def _confusions(run, named):
     """The matrix as a heat map of rows, and what most pixels off its diagonal are, in words."""
-    name = f"<h3>{_mark(run)}{_text(run.name)}</h3>" if named else ""
+    name = f"<h3>{_mark(run)}{page.text(run.name)}</h3>" if named else ""
     matrix = np.array(run.results.get("confusion", []), np.float64)
     if not matrix.size:
         return f"{name}<p class=note>No confusion matrix: evaluate again (--mode=evaluate).</p>"
@@ -351,7 +315,7 @@ def _confusions(run, named):
     off = np.where(np.eye(len(classes), dtype=bool), 0, matrix)
     largest = [np.unravel_index(i, off.shape) for i in np.argsort(-off, axis=None)[:WORDS]]
     words = [
-        f"<li>{shares[t, p]:.1%} of <b>{_text(classes[t])}</b> is called <b>{_text(classes[p])}</b></li>"
+        f"<li>{shares[t, p]:.1%} of <b>{page.text(classes[t])}</b> is called <b>{page.text(classes[p])}</b></li>"
         for t, p in largest
         if off[t, p]
     ]
@@ -364,7 +328,7 @@ def _heat_map(shares, classes):
     cells = []
     for t, p in np.argwhere(shares >= 0.0005):
         x, y, share = left + size * p, left + size * t, shares[t, p]
-        title = f"<title>{_text(classes[t])} → {_text(classes[p])}: {share:.1%}</title>"
+        title = f"<title>{page.text(classes[t])} → {page.text(classes[p])}: {share:.1%}</title>"
         cells.append(
             f"<rect x={x} y={y} width={size} height={size} fill-opacity='{0.06 + 0.94 * share:.2f}'>{title}</rect>"
         )
@@ -373,8 +337,8 @@ def _heat_map(shares, classes):
             cells.append(f"<text x={x + size / 2} y={y + size / 2 + 4}{shade}>{100 * share:.0f}</text>")
     for i, name in enumerate(classes):
         at = left + size * (i + 0.5)
-        cells.append(f"<text class=name x={left - 6} y={at + 3}>{_text(name)}</text>")
-        cells.append(f"<text class=name transform='translate({at + 3},{left - 6}) rotate(90)'>{_text(name)}</text>")
+        cells.append(f"<text class=name x={left - 6} y={at + 3}>{page.text(name)}</text>")
+        cells.append(f"<text class=name transform='translate({at + 3},{left - 6}) rotate(90)'>{page.text(name)}</text>")
     side = left + size * len(classes) + 2
     label = "confusion matrix, truth down and prediction across, percent of each row"
     frame = f"<rect class=frame x={left} y={left} width={side - left - 2} height={side - left - 2} />"
@@ -394,7 +358,9 @@ def _samples(runs):
     switch, rules = [], []
     for i, name in enumerate(layers):
         checked = " checked" if i == 2 else ""
-        switch.append(f"<input type=radio name=layer id=layer{i}{checked}><label for=layer{i}>{_text(name)}</label>")
+        switch.append(
+            f"<input type=radio name=layer id=layer{i}{checked}><label for=layer{i}>{page.text(name)}</label>"
+        )
         rules.append(f"#layer{i}:checked ~ .samples .stack > :nth-child({i + 1})")
     figures_ = []
     for name, (image, label, _) in shown.samples.items():
@@ -403,15 +369,15 @@ def _samples(runs):
         for wrong in (False, True):
             for run in runs:
                 if name not in run.samples:
-                    stack.append(f"<p class=note>{_text(run.name)} has no such sample.</p>")
+                    stack.append(f"<p class=note>{page.text(run.name)} has no such sample.</p>")
                 elif wrong:
                     stack.append(_errors(*run.samples[name][1:], f"{name}: errors of {run.name}"))
                 else:
                     stack.append(_labels(run.samples[name][2], palette, f"{name}: {run.name}"))
         figures_.append(
-            f"<figure><div class=stack>{''.join(stack)}</div><figcaption>{_text(name)}</figcaption></figure>\n"
+            f"<figure><div class=stack>{''.join(stack)}</div><figcaption>{page.text(name)}</figcaption></figure>\n"
         )
-    legend = "".join(f"<li>{_swatch(c)}{_text(n)}</li>" for n, c in zip(classes, palette, strict=True))
+    legend = "".join(f"<li>{_swatch(c)}{page.text(n)}</li>" for n, c in zip(classes, palette, strict=True))
     return (
         f"<style>{', '.join(rules)} {{ visibility: visible }}</style>"
         f"<fieldset class=switch><legend class=note>what the pictures show</legend>{''.join(switch)}"
@@ -459,7 +425,7 @@ def _settings(runs):
     fields = sorted({k for run in runs for k in run.overrides} | _different(flat))
     table = ""
     if fields:
-        heads = [f"<th><a href='#{run.anchor}'>{_text(run.name)}</a></th>" for run in runs]
+        heads = [f"<th><a href='#{run.anchor}'>{page.text(run.name)}</a></th>" for run in runs]
         usual = flatten(runs[0].usual)
         with_usual = len(runs) == 1 and usual
         if with_usual:
@@ -470,7 +436,7 @@ def _settings(runs):
             if with_usual:
                 cells.append(_code(usual.get(field)))
             rows.append(
-                f"<tr><th>{_text(field).replace('.', '.<wbr>')}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+                f"<tr><th>{page.text(field).replace('.', '.<wbr>')}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
             )
         head = f"<tr class=note><th>field</th>{''.join(heads)}</tr>"
         table = f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
@@ -487,10 +453,10 @@ def _different(flat):
 
 def _command(run):
     command = " \\\n    ".join([run.command[0], *map(shlex.quote, run.command[1:])]) if run.usual else ""
-    command = f"<pre>{_text(command)}</pre>" if command else ""
-    everything = _text(json.dumps(run.config, indent=2))
+    command = f"<pre>{page.text(command)}</pre>" if command else ""
+    everything = page.text(json.dumps(run.config, indent=2))
     return (
-        f"<h3 id={run.anchor}>{_mark(run)}{_text(run.name)}</h3>{command}"
+        f"<h3 id={run.anchor}>{_mark(run)}{page.text(run.name)}</h3>{command}"
         f"<details><summary>the whole configuration</summary><pre>{everything}</pre></details>"
     )
 
@@ -505,7 +471,7 @@ def _mark(run):
 
 
 def _image(data, kind, alt):
-    return f'<img alt="{_text(alt)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+    return f'<img alt="{page.text(alt)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
 
 def _swatch(colour):
@@ -516,26 +482,5 @@ def _number(score):
     return "–" if score is None else f"{score:.4f}"
 
 
-def _text(value):
-    return html.escape(value if isinstance(value, str) else json.dumps(value))
-
-
 def _code(value):
-    return f"<code>{_text(value)}</code>"
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
+    return f"<code>{page.text(value)}</code>"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ctxseg import bootstrap, complexity, data, evaluate, logs, report, tables, train, workdir
+from ctxseg import bootstrap, complexity, data, evaluate, logs, tables, train, workdir
 from ctxseg.errors import UserError
 from ctxseg.runs import Run, commands, execute, read_scores, say, unique
 from ctxseg.tables import Row, Table
@@ -271,9 +271,9 @@ def write(made: dict, folder: str) -> str:
     logs.write_text(os.path.join(folder, "table.md"), tables.markdown(made))
     logs.write_text(os.path.join(folder, "table.csv"), tables.as_csv(made))
     logs.write_json(os.path.join(folder, "table.json"), made)
-    page = os.path.join(folder, "report.html")
     pages = [[os.path.relpath(run, folder) for cell in row["cells"] for run in cell["runs"]] for row in made["rows"]]
-    report.write_table(page, made["source"], tables.setting(made), *tables.cells(made), pages, tables.remarks(made))
+    page = os.path.join(folder, "report.html")
+    logs.write_text(page, tables.as_html(made, pages))
     return page
 
 

@@ -355,6 +355,15 @@ def test_a_checkpoint_of_another_model_is_refused(copied, tiny, compiled):
     assert newest(copied)[0] == 4
 
 
+def test_output_that_nobody_reads_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, os.path.abspath(main.__file__), "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 0
+    process.stderr.close()
+
+
 def test_folders_without_a_run(copied, tiny, compiled, tmp_path):
     command = [f"{FCN}:camvid", *tiny, "--mode=evaluate"]
     with pytest.raises(UserError, match="none/config.json is missing: --workdir is not the folder of a run$"):

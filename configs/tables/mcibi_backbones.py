@@ -19,12 +19,12 @@ def get_table(dataset: str | None = None) -> Table:
     aspp = {"model.context.name": "aspp"}
     if dataset in SMALL:
         aspp |= {"model.context.channels": 64, "model.context.dilations": (2, 4, 6)}
-    rows = []
-    for name, (backbone, figures) in PAPER.items():
-        overrides = aspp | {"model.backbone.name": backbone}
-        rows.append(Row(f"DeepLabV3 + MCIBI, {name}", backbone and "mcibi", overrides, figures))
-    if dataset in SMALL:
         rows = [Row("DeepLabV3 + MCIBI", "mcibi", aspp, PAPER["ResNet-50"][1])]
+    else:
+        rows = [
+            Row(f"DeepLabV3 + MCIBI, {name}", backbone and "mcibi", aspp | {"model.backbone.name": backbone}, figures)
+            for name, (backbone, figures) in PAPER.items()
+        ]
     columns = [Column(title, overrides=tested.get(name, scales), dataset=name) for title, name in DATASETS.items()]
     notes = ["The test scales are those of the authors' code."]
     if dataset in (None, "cityscapes"):
