@@ -38,17 +38,26 @@ def get_config() -> ConfigDict:
     context.cell = placeholder(str)  # renet: lstm, gru or irnn
     context.entering = placeholder(str)  # renet: none, batch or l2 normalisation of the maps that enter
     context.l2_scale = placeholder(float)  # renet: λ of l2
-    context.superpixels = placeholder(bool)  # msci, Table 1: context of regions, or of the other level's positions
+    context.superpixels = placeholder(bool)  # msci, Table 1: context of regions, or of 3×3 windows of the other level
     context.cell_states = placeholder(bool)  # msci, Table 1: LSTM cell states kept over stages and phases
+    context.reset_states = placeholder(bool)  # msci: cell states 0 before each phase
+    context.phases = placeholder(str)  # msci: all (the paper) or one
+    context.directions = placeholder(str)  # msci: both (the paper); up: fine to coarse alone; down
+    context.region_shape = placeholder(str)  # msci: superpixels (the paper) or grid
     context.regions = placeholder(int)  # msci: super-pixels of an image, at most
-    context.region_context = placeholder(str)  # zigzag, Table 2: rce, global_image, global_subregion, gcn, ppm, aspp
+    context.region_context = placeholder(
+        str
+    )  # zigzag, Table 2: rce, global_image, global_subregion, gcn, ppm, aspp, none
     context.subdivisions = placeholder(tuple)  # zigzag, rce: K' of the branches of the region context encoding
     context.region_pool = placeholder(str)  # msci, zigzag, rce: sum (the paper) or mean over a subregion
     context.combine = placeholder(str)  # zigzag: product (the paper) or sum (its ablation SCF) of context maps
     context.context_norm = placeholder(str)  # zigzag: gate, batch or none (the paper), on context maps
     context.fuse_kernel = placeholder(int)  # zigzag: size of the convolutions W that fuse directions; aspp: of its last
+    context.fuse_order = placeholder(str)  # zigzag, in W: conv_norm_relu, norm_conv_relu or norm_relu_conv
+    context.bring = placeholder(str)  # zigzag, a context map to a coarser level: bilinear, average or strided
+    context.readout = placeholder(str)  # zigzag, what the classifier reads: down (P^{1,d}) or up (P^{1,u})
     context.bins = placeholder(tuple)  # ppm, apcnet, ann: cells of the grids along either axis
-    context.dilations = placeholder(tuple)  # aspp, encoder_decoder, deeplabv3plus
+    context.dilations = placeholder(tuple)  # aspp, encoder_decoder, deeplabv3plus, and zigzag with region_context=aspp
     context.aspp = placeholder(bool)  # encoder_decoder: ASPP on the coarsest map
     context.low_channels = placeholder(int)  # deeplabv3plus: of the fine map
     context.key_channels = placeholder(int)  # ocr: of queries, keys and values
@@ -60,6 +69,19 @@ def get_config() -> ConfigDict:
     context.exchange = placeholder(bool)  # zigzag, Table 1: several passes between top-down and bottom-up
     context.fusion = placeholder(bool)  # zigzag, Table 1: fuse the two directions' maps
     context.dense = placeholder(bool)  # zigzag, Table 1: context of all levels passed, or of the adjacent one
+
+    config.model.connections = connections = ConfigDict()  # before the context, of MSCI's fields above
+    connections.name = "none"  # none, or msci: one phase of its T stages
+    connections.levels = placeholder(tuple)
+    connections.channels = placeholder(int)
+    connections.stages = placeholder(int)
+    connections.directions = placeholder(str)
+    connections.superpixels = placeholder(bool)
+    connections.cell_states = placeholder(bool)
+    connections.region_shape = placeholder(str)
+    connections.region_pool = placeholder(str)
+    connections.regions = placeholder(int)
+    connections.norm = placeholder(str)
 
     config.model.memory = memory = ConfigDict()
     memory.name = "none"  # none, mcibi

@@ -24,4 +24,7 @@ def get_config(dataset: str = "scenes"):
         config.model.backbone.output_stride = 32  # every level half as large as the one before
         config.data.superpixels = 1000
     config.model.context.regions = config.data.get_ref("superpixels")
+    # For other contexts on top of the connections (Table 2), the same settings.
+    for field in ("channels", "stages", "region_pool", "regions"):
+        config.model.connections[field] = config.model.context.get_ref(field)
     return config

@@ -121,13 +121,15 @@ def check_numbers(config) -> None:
         if config[section][name] < least:
             raise UserError(f"config.{field} is {config[section][name]}, but must be at least {least}")
     superpixels.check(config.data.superpixels)
-    context = config.model.context
-    if context.name == "msci" and context.superpixels is not False:
-        segments, most = config.data.superpixels, MSCI.regions if context.regions is None else context.regions
+    for section in ("context", "connections"):
+        module = config.model[section]
+        if module.name != "msci" or module.superpixels is False or module.region_shape == "grid":
+            continue
+        segments, most = config.data.superpixels, MSCI.regions if module.regions is None else module.regions
         if segments < 1:
             raise UserError(f"config.data.superpixels is {segments}, but msci needs some: 1000 for photographs")
         if segments > most:
-            raise UserError(f"config.data.superpixels is {segments}, more than config.model.context.regions, {most}")
+            raise UserError(f"config.data.superpixels is {segments}, more than config.model.{section}.regions, {most}")
     devices.check_batch_size("train.batch_size", config.train.batch_size)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
 

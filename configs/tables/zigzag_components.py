@@ -6,6 +6,8 @@ from ctxseg.tables import Row, Table
 def get_table(dataset: str = "voc2012") -> Table:
     def row(name, paper, *parts):
         switches = {f"model.context.{part}": part in parts for part in ("exchange", "fusion", "dense")}
+        if not parts:  # the encoder-decoder: neither region context nor gate
+            switches |= {"model.context.region_context": "none", "model.context.context_norm": "none"}
         return Row(name, "zigzag", switches, (paper,))
 
     return Table(

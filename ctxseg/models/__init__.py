@@ -11,14 +11,26 @@ import jax.numpy as jnp
 from ctxseg.errors import UserError
 from ctxseg.models.backbones import BACKBONES
 from ctxseg.models.context import CONTEXTS
+from ctxseg.models.context.msci import MSCI
 from ctxseg.models.layers import ConvNorm, Dropout, Norm
 from ctxseg.models.memory import FeatureMemory
 from ctxseg.models.scales import MultiScale
 from ctxseg.models.segmenter import Segmenter, SegmenterOutput
 
-__all__ = ["create_model", "Segmenter", "SegmenterOutput", "MultiScale", "BACKBONES", "CONTEXTS", "MEMORIES", "MERGES"]
+__all__ = [
+    "create_model",
+    "Segmenter",
+    "SegmenterOutput",
+    "MultiScale",
+    "BACKBONES",
+    "CONTEXTS",
+    "CONNECTIONS",
+    "MEMORIES",
+    "MERGES",
+]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+CONNECTIONS = {"none": None, "msci": MSCI}
 MEMORIES = {"none": None, "mcibi": FeatureMemory}
 MERGES = ("none", "attention", "average", "max")
 
@@ -27,8 +39,8 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
     """The segmenter that `config.model` describes (fields: `configs/defaults.py`).
 
     Args:
-        config: a ConfigDict (or any mapping) with `backbone`, `context`, `memory`, `classifier`, `scales`, `frozen` and `dtype`. A field
-            that is None takes the module's own default; a field that the chosen module does not have is not read.
+        config: a ConfigDict (or any mapping) with `backbone`, `connections`, `context`, `memory`, `classifier`, `scales`, `frozen` and
+            `dtype`. A field that is None takes the module's own default; a field that the chosen module does not have is not read.
         num_classes: K, of the data set.
         axis_name: of the `pmap` axis that batch statistics are reduced over, or None for one device.
 
@@ -50,6 +62,7 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
     segmenter = Segmenter(
         backbone=_build("model.backbone", config["backbone"], BACKBONES, bound),
         context=_build("model.context", config["context"], CONTEXTS, bound),
+        connections=_build("model.connections", config["connections"], CONNECTIONS, bound),
         memory=_build("model.memory", config["memory"], MEMORIES, bound),
         **_fields("model.classifier", config["classifier"], Segmenter, bound),
     )

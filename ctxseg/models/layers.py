@@ -271,6 +271,21 @@ class Upsample2(nn.Module):
         return y.reshape(b, 2 * h, 2 * w, self.features)
 
 
+def area_resize(x, size: tuple[int, int]):
+    """The mean of the positions that each position of a coarser map covers (see `bins`): `x` `[B,h,w,C]` → `[B,*size,C]`, same dtype.
+
+    Of padded maps (see `extent`), the image's part of `x` is averaged to the image's part of the result.
+    """
+    before, after = extent.lengths(x.shape[1:3]), extent.lengths(size)
+    if x.shape[1:3] == tuple(size):
+        return x
+    if before is None:
+        return average_pool(x, size)
+    rows, columns = (_bins_of_part(m, h, n, k) for m, h, n, k in zip(before, x.shape[1:3], after, size, strict=True))
+    x32 = extent.clear(x.astype(jnp.float32))
+    return jnp.einsum("bkh,bhwc,blw->bklc", rows, x32, columns, precision="highest").astype(x.dtype)
+
+
 def bins(length: int, count: int) -> np.ndarray:
     """Averages over `count` bins of `length` samples, bin i from ⌊i·length/count⌋ to ⌈(i+1)·length/count⌉: float32 `[count,length]`.
 
@@ -285,18 +300,22 @@ def average_pool(x, size: tuple[int, int]):
     """Mean over each of `size` bins (see `bins`): `x` `[B,h,w,C]` → `[B,*size,C]` of the same dtype."""
     own = extent.lengths(x.shape[1:3])
     if own is not None:
-        rows, columns = (_bins_of_part(m, n, k) for m, n, k in zip(own, x.shape[1:3], size, strict=True))
+        rows, columns = (_bins_of_part(m, n, k, k) for m, n, k in zip(own, x.shape[1:3], size, strict=True))
         x32 = extent.clear(x.astype(jnp.float32))
         return jnp.einsum("bkh,bhwc,blw->bklc", rows, x32, columns, precision="highest").astype(x.dtype)
     rows, columns = (bins(n, k) for n, k in zip(x.shape[1:3], size, strict=True))
     return jnp.einsum("kh,bhwc,lw->bklc", rows, x.astype(jnp.float32), columns, precision="highest").astype(x.dtype)
 
 
-def _bins_of_part(own, length, count):
-    """`bins` of the first `own` int32 `[B]` of `length` samples: float32 `[B,count,length]`."""
-    own, i, position = own[:, None, None], jnp.arange(count)[:, None], jnp.arange(length)
-    inside = (position >= i * own // count) & (position < -(-(i + 1) * own // count))
-    return inside / inside.sum(-1, keepdims=True)
+def _bins_of_part(own, length, count, size):
+    """`count` `bins` (a number, or int32 `[B]`) of the first `own` int32 `[B]` of `length` samples: float32 `[B,size,length]`.
+
+    Bins from `count` on have nothing.
+    """
+    own, count = (jnp.broadcast_to(n, own.shape)[:, None, None] for n in (own, count))
+    i, position = jnp.arange(size)[:, None], jnp.arange(length)
+    inside = (position >= i * own // count) & (position < -(-(i + 1) * own // count)) & (i < count)
+    return inside / jnp.maximum(inside.sum(-1, keepdims=True), 1)
 
 
 def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024, mask=None):

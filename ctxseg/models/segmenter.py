@@ -53,6 +53,8 @@ class Segmenter(nn.Module):
         backbone: (images, train) → {name: map}, finest first.
         context: (maps, regions, train) → map `[B,h,w,C]`, {name: auxiliary logits}; its `levels` names the maps that it reads.
         num_classes: K.
+        connections: its `intertwine`, (maps, regions, train, phases) → {name: map}, exchanges the maps' context before `context` reads
+            them (MSCI, §6.2: other contexts on top of its bidirectional connections); None leaves the stage out.
         memory: (the context's last level, the context's map or None, train) → what the classifier reads, auxiliary logits, the pixels it
             learns from and its bank `[K,C]`; None leaves the stage out.
         hidden, dropout: of the classifier.
@@ -64,6 +66,7 @@ class Segmenter(nn.Module):
     backbone: nn.Module
     context: nn.Module
     num_classes: int
+    connections: nn.Module | None = None
     memory: nn.Module | None = None
     hidden: int = 0
     dropout: float = 0.0
@@ -86,10 +89,13 @@ class Segmenter(nn.Module):
         """
         image = ((images.astype(jnp.float32) - jnp.array(RGB_MEAN)) / jnp.array(RGB_STD)).astype(self.dtype)
         features = {"pixels": image} | self.backbone(image, train)
-        x, aux = self.context(features, regions, train)
+        maps = features
+        if self.connections is not None:
+            maps = self.connections.intertwine(features, regions, train, phases=1)
+        x, aux = self.context(maps, regions, train)
         pixels = None
         if self.memory is not None:
-            last = select(features, self.context.levels, 1)[-1]
+            last = select(maps, self.context.levels, 1)[-1]
             within = None if isinstance(self.context, NoContext) else x
             x, more, pixels, bank = self.memory(last, within, train)
             # Representation consistent learning: the classifier is to know the memory's entries, too. K entries are no batch to

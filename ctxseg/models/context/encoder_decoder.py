@@ -16,7 +16,7 @@ class EncoderDecoder(nn.Module):
     Attributes:
         levels: names of the maps, finest first; () for the backbone's last four.
         channels: of every projection and of the result.
-        aspp: whether the coarsest map passes ASPP in place of its projection ("Encoder-Decoder + ASPP" of MSCI's Table 2).
+        aspp: whether the coarsest map passes ASPP in place of its projection.
         dilations: of ASPP.
         norm: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.

@@ -3,22 +3,26 @@
 Neighbouring levels of a backbone exchange context over T stages, each through an LSTM that the other one's regions feed. For the
 direction l → l+1, at the cell (y,x) of level l+1, which lies in region S_n:
 
-    R^l[n]  = Σ F^l over the cells of S_n              M^l[n] = Σ R^l over S_n and the regions that touch it          (4, 5)
-    G_q     = act( W_q * F^{l+1} + W_{s,q} R^l[n] + W_{a,q} M^l[n] + b_q ),       q ∈ {i, f, o} (σ) and c (tanh)       (6)
-    c'      = G_f ⊙ c + G_i ⊙ G_c                      A = tanh(G_o ⊙ c')                                             (7, 8)
-    F^{l+1}_{t+1} = F^{l+1}_t + A                                                                                     (9)
+    R^l[n]  = Σ F^l over the cells of S_n                                                                                (3)
+    M^l[n]  = Σ R^l over S_n and the regions that touch it                                                               (4)
+    G_q     = act( W_q * F^{l+1} + W_{s,q} R^l[n] + W_{a,q} M^l[n] + b_q ),       q ∈ {i, f, o} (σ) and c (tanh)
+    c'      = G_f ⊙ c + G_i ⊙ G_c                      A = tanh(G_o ⊙ c')
+    F^{l+1}_{t+1} = F^{l+1}_t + A                                                                    (5, all of the LSTM)
 
-and likewise for l+1 → l. Then Q^l = F^l_T + D * F^{l+1}_T, D a learned 2× upsampling: one level less, and again, until one is left.
+and likewise for l+1 → l: together the bidirectional connection L of (1). Then Q^l = F^l_T + D * F^{l+1}_T (2), D a learned 2× upsampling:
+one level less, and again, until one is left (Algorithm 1).
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ctxseg.errors import UserError
+from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm, Upsample2, resize
 
@@ -73,12 +77,35 @@ def spread(r, cells):
     return take(r, ids)
 
 
+def grid_regions(shape: tuple[int, int, int], count: int):
+    """A regular grid in place of super-pixels: images `[B,H,W]` → int32 `[B,H,W]`, ids of ⌊√count⌋² cells, -1 in padding (see `extent`)."""
+    cells = max(math.isqrt(count), 1)
+    own = extent.lengths(shape[1:]) or tuple(jnp.full(shape[0], n) for n in shape[1:])
+    rows, columns = (jnp.arange(n) * cells // m[:, None] for n, m in zip(shape[1:], own, strict=True))
+    ids = rows[:, :, None] * cells + columns[:, None]
+    return extent.clear(ids[..., None], -1)[..., 0]
+
+
+def window_mean(x):
+    """The mean of the positions around each, 3×3 of them and fewer at the border: `[B,h,w,C]` → the same shape."""
+
+    def sums(x):
+        for axis in (1, 2):
+            n = x.shape[axis]
+            x = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
+            x = sum(jax.lax.slice_in_dim(x, i, i + n, axis=axis) for i in range(3))
+        return x
+
+    return sums(extent.clear(x)) / jnp.maximum(sums(extent.clear(jnp.ones_like(x[..., :1]))), 1)
+
+
 class Direction(nn.Module):
     """P^{a→b}: what level b takes from level a, one stage at a time.
 
     Attributes:
         channels: C.
-        superpixels: context of regions; else the other level's map, resized.
+        superpixels: R and M of regions. Else, "the context of a local regular window" (§6.1): R is the other level's map at the same
+            place, interpolated, and M its mean over 3×3 positions.
         cell_states: whether c is kept from stage to stage; else it is 0 before each.
         region_pool: `sum` or `mean`, over a region's cells and over the regions around.
         dtype: of the computation.
@@ -95,8 +122,7 @@ class Direction(nn.Module):
         self.conv = Conv(gates, 3, dtype=self.dtype)
         dense = {"use_bias": False, "dtype": self.dtype}
         self.sum = nn.Dense(gates, **dense)
-        if self.superpixels:
-            self.around = nn.Dense(gates, **dense)
+        self.around = nn.Dense(gates, **dense)
 
     def __call__(self, source, target, c, source_cells, target_cells, touch):
         """Maps `source` `[B,h,w,C]` and `target` `[B,h',w',C]`, cell state `c` as `target` → the new map and cell state of `target`.
@@ -115,7 +141,8 @@ class Direction(nn.Module):
             m = jnp.einsum("bnm,bmc->bnc", touch.astype(r.dtype), r)
             gates = gates + spread(self.sum(r) + self.around(m), target_cells).astype(gates.dtype)
         else:
-            gates = gates + self.sum(resize(source, target.shape[1:3]))
+            r = resize(source, target.shape[1:3])
+            gates = gates + self.sum(r) + self.around(window_mean(r))
         i, f, o, g = jnp.split(gates, 4, axis=-1)
         kept = nn.sigmoid(f) * c if self.cell_states else 0
         c = kept + nn.sigmoid(i) * jnp.tanh(g)
@@ -130,6 +157,7 @@ class Pair(nn.Module):
     superpixels: bool
     cell_states: bool
     region_pool: str
+    directions: str
     upsample: bool
     dtype: Any
 
@@ -146,8 +174,11 @@ class Pair(nn.Module):
 
         def stage(pair, carry, _):
             fine, coarse, c_up, c_down = carry
-            new_coarse, c_up = pair.up(fine, coarse, c_up, fine_cells, coarse_cells, touch)
-            new_fine, c_down = pair.down(coarse, fine, c_down, coarse_cells, fine_cells, touch)
+            new_fine, new_coarse = fine, coarse
+            if pair.directions != "down":
+                new_coarse, c_up = pair.up(fine, coarse, c_up, fine_cells, coarse_cells, touch)
+            if pair.directions != "up":
+                new_fine, c_down = pair.down(coarse, fine, c_down, coarse_cells, fine_cells, touch)
             return (new_fine, new_coarse, c_up, c_down), None
 
         scan = nn.scan(stage, variable_broadcast="params", split_rngs={"params": False}, length=self.stages)
@@ -165,7 +196,11 @@ class MSCI(nn.Module):
         levels: names of the maps, finest first; () for the backbone's last four.
         channels: C, to which every map is projected by a 1×1 convolution.
         stages: T.
+        phases: `all`, K = L − 1, or `one`, after which the L − 1 maps are summed at the finest one's size.
+        directions: `both`; or one alone: `up`, l → l+1, in which the coarser map receives, or `down`.
         superpixels, cell_states: see `Direction`.
+        reset_states: cell states are 0 before each phase, and not kept from one to the next.
+        region_shape: `superpixels`, or a regular `grid` of ⌊√regions⌋² cells in place of them.
         region_pool: `sum` (the paper) or `mean`.
         regions: super-pixels of an image, at most; `config.data.superpixels`.
         norm: `batch` or `none`, on the projections.
@@ -176,35 +211,65 @@ class MSCI(nn.Module):
     levels: tuple[str, ...] = ()
     channels: int = 256
     stages: int = 3
+    phases: Literal["all", "one"] = "all"
+    directions: Literal["both", "up", "down"] = "both"
     superpixels: bool = True
     cell_states: bool = True
+    reset_states: bool = False
+    region_shape: Literal["superpixels", "grid"] = "superpixels"
     region_pool: Literal["sum", "mean"] = "sum"
     regions: int = 1000
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
-    @nn.compact
+    READ_WHEN: ClassVar[dict] = {
+        "reset_states": ("cell_states", (True,)),
+        "region_shape": ("superpixels", (True,)),
+        "region_pool": ("superpixels", (True,)),
+        "regions": ("superpixels", (True,)),
+    }
+
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h_l,w_l,·]`}, `regions` int32 `[B,H,W]` (-1: none) → `[B,h_1,w_1,channels]`, {}.
 
         Raises:
-            UserError: no regions, but `superpixels`; or a level that is not as large as the next finer one, or half of it.
+            UserError: see `intertwine`.
         """
-        if self.superpixels and regions is None:
-            raise UserError(
-                "config.model.context.superpixels needs super-pixels: set config.data.superpixels, 1000 for photographs"
-            )
+        maps = list(self.intertwine(features, regions, train, 1 if self.phases == "one" else None).values())
+        return sum(resize(q, maps[0].shape[1:3]) for q in maps), {}
+
+    @nn.compact
+    def intertwine(self, features, regions=None, train: bool = False, phases: int | None = None) -> dict:
+        """The maps after some phases of Algorithm 1, or after all L − 1 of them: {name of the finest level it is of: Q}, finest first.
+
+        Args:
+            features, regions: see `__call__`; a grid takes its size from `regions`, or from the map `pixels`.
+            train: batch statistics or running ones.
+            phases: how many; None for all, which leave one map.
+
+        Raises:
+            UserError: no regions, but super-pixels; or a level that is not as large as the next finer one, or half of it.
+        """
+        names = self.levels or tuple(features)[-4:]
         maps = [
             self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(f, train)
             for i, f in enumerate(select(features, self.levels, 4))
         ]
-        cells = touch = None
+        cells = [None] * len(maps)
+        touch = None
         if self.superpixels:
+            if self.region_shape == "grid":
+                image = features["pixels"] if regions is None else regions
+                regions = grid_regions(image.shape[:3], self.regions)
+            if regions is None:
+                raise UserError(
+                    "config.model.context.superpixels needs super-pixels: set config.data.superpixels, 1000 for photographs"
+                )
             cells = [cell_regions(regions, f.shape[1:3]) for f in maps]
             touch = adjacency(regions, self.regions)
 
-        pairs, states = [], []
+        pairs, zeros = [], []
         for i, (fine, coarse) in enumerate(zip(maps, maps[1:], strict=False)):
             halved = tuple(-(-n // 2) for n in fine.shape[1:3])
             if coarse.shape[1:3] not in (fine.shape[1:3], halved):
@@ -212,14 +277,26 @@ class MSCI(nn.Module):
                     f"config.model.context.levels: msci upsamples by 2, so a map of {fine.shape[1:3]} cannot be followed by one "
                     f"of {coarse.shape[1:3]}"
                 )
-            fields = (self.channels, self.stages, self.superpixels, self.cell_states, self.region_pool)
-            pairs.append(Pair(*fields, coarse.shape[1:3] != fine.shape[1:3], self.dtype, name=f"pair{i + 1}"))
-            states.append((jnp.zeros_like(coarse), jnp.zeros_like(fine)))
-        while len(maps) > 1:
+            pair = Pair(
+                channels=self.channels,
+                stages=self.stages,
+                superpixels=self.superpixels,
+                cell_states=self.cell_states,
+                region_pool=self.region_pool,
+                directions=self.directions,
+                upsample=coarse.shape[1:3] != fine.shape[1:3],
+                dtype=self.dtype,
+                name=f"pair{i + 1}",
+            )
+            pairs.append(pair)
+            zeros.append((jnp.zeros_like(coarse), jnp.zeros_like(fine)))
+        states = list(zeros)
+        for _ in range(len(maps) - 1 if phases is None else min(phases, len(maps) - 1)):
+            if self.reset_states:
+                states = list(zeros)
             merged = []
             for i in range(len(maps) - 1):
-                around = (None, None) if cells is None else (cells[i], cells[i + 1])
-                q, states[i] = pairs[i](maps[i], maps[i + 1], states[i], *around, touch)
+                q, states[i] = pairs[i](maps[i], maps[i + 1], states[i], cells[i], cells[i + 1], touch)
                 merged.append(q)
             maps = merged
-        return maps[0], {}
+        return dict(zip(names, maps, strict=False))

@@ -4,14 +4,14 @@
     F^{i,d}_{t+1} = P^{i,d}_{t+1} + Π_{j>i} R^{j,d}_{t+1}                        from the coarsest level down               (1)
     P^{j,u}_{t+1} = F^{j,d}_{t+1}                         if t = 0,  else ReLU( W^{j,u}_{t+1} * (F^{j,d}_{t+1} + F^{j,u}_t) ) (4)
     F^{j,u}_{t+1} = P^{j,u}_{t+1} + Π_{i<j} R^{i,u}_{t+1}                        from the finest level up                   (3)
-    R = RCE(F), resized bilinearly to the level that receives it                                                          (5, 6)
+    R = RCE(F), brought to the resolution of the level that receives it                                                   (5, 6)
 
 Every symbol has its own weights at every stage, level and direction ("we omit the notations d, u and t", §3).
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 
@@ -21,10 +21,11 @@ from ctxseg.models.context.global_fc import GlobalFC
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.ppm import PPM
 from ctxseg.models.context.rce import RegionContextEncoding
-from ctxseg.models.layers import ConvNorm, Norm, resize
+from ctxseg.models.layers import ConvNorm, Norm, area_resize, relu, resize
 
-# What can give a map its context (Table 2), by the name in `ZigZag.region_context`.
+# What can give a map its context (Table 2), by the name in `ZigZag.region_context`; `none`: the map itself.
 REGION_CONTEXTS = {
+    "none": None,
     "rce": RegionContextEncoding,
     "global_image": partial(GlobalFC, kind="image"),
     "global_subregion": partial(GlobalFC, kind="subregion"),
@@ -40,9 +41,7 @@ class Stage(nn.Module):
     Attributes:
         first: whether t = 0, where the backbone's maps enter and nothing is fused.
         up_levels: levels that the bottom-up pass has to produce, from the finest; 0 leaves the pass out.
-        dense: context from all levels passed so far, or from the adjacent one alone.
-        combine: `product` (the paper) or `sum` (its ablation "SCF") of the context maps.
-        context_norm: `gate`, `batch` or `none`, on R before it is combined.
+        region_context: makes the module that gives a map its context, or None: R = F.
         train: batch statistics or running ones.
 
     The others are `ZigZag`'s.
@@ -50,14 +49,16 @@ class Stage(nn.Module):
 
     first: bool
     up_levels: int
+    region_context: Callable | None
     dense: bool
     combine: str
-    region_context: Callable
     norm: str
     context_norm: str
+    bring: str
     fuse_kernel: int
+    fuse_order: str
     conv: Callable
-    context_normalisation: Callable
+    normalisation: Callable
     train: bool
 
     @nn.compact
@@ -69,37 +70,59 @@ class Stage(nn.Module):
         down, contexts = [None] * levels, []
         for i in reversed(range(levels)):
             p = before_down[i] if self.first else self.fuse(before_down[i] + before_up[i], f"fuse_down{i + 1}")
-            down[i] = self.receive(p, contexts)
+            down[i] = self.receive(p, [resize(r, p.shape[1:3]) for r in contexts])
             if i > 0:
                 contexts.append(self.context(down[i], f"context_down{i + 1}"))
+                contexts = contexts if self.dense else contexts[-1:]
 
-        up, contexts = [], []
+        up, contexts = [], {}
         for j in range(self.up_levels):
             p = down[j] if self.first else self.fuse(down[j] + before_up[j], f"fuse_up{j + 1}")
-            up.append(self.receive(p, contexts))
+            received = [self.bring_down(r, p.shape[1:3], f"bring{i + 1}to{j + 1}") for i, r in contexts.items()]
+            up.append(self.receive(p, received))
             if j < self.up_levels - 1:
-                contexts.append(self.context(up[j], f"context_up{j + 1}"))
+                context = self.context(up[j], f"context_up{j + 1}")
+                contexts = (contexts if self.dense else {}) | {j: context}
         return (tuple(down), tuple(up)), None
 
     def fuse(self, x, name):
-        return self.conv(x.shape[-1], self.fuse_kernel, norm=self.norm, name=name)(x, self.train)
+        return fuse(x, name, self.fuse_order, self.fuse_kernel, self.norm, self.conv, self.normalisation, self.train)
 
     def context(self, f, name):
-        r, _ = self.region_context(name=name)({"f": f}, train=self.train)
+        r = f if self.region_context is None else self.region_context(name=name)({"f": f}, train=self.train)[0]
         if self.context_norm == "none":
             return r
-        r = self.context_normalisation(name=f"{name}_norm")(r, self.train)
+        r = self.normalisation(name=f"{name}_norm")(r, self.train)
         return 2 * nn.sigmoid(r) if self.context_norm == "gate" else r
 
+    def bring_down(self, r, size, name):
+        """R at the resolution `size` of a coarser level."""
+        if self.bring == "average":
+            return area_resize(r, size)
+        step = 1
+        while self.bring == "strided" and r.shape[1:3] != size:
+            halved = self.conv(r.shape[-1], 3, stride=2, norm=self.norm, relu=False, name=f"{name}_{step}")
+            r, step = halved(r if step == 1 else relu(r), self.train), step + 1
+        return resize(r, size)
+
     def receive(self, p, contexts):
-        """P + Π R (or Σ R) over the levels already passed, the last of which is adjacent."""
+        """P + Π R (or Σ R) over the levels already passed."""
         if not contexts:
             return p
-        received = [resize(r, p.shape[1:3]) for r in (contexts if self.dense else contexts[-1:])]
-        total = received[0]
-        for r in received[1:]:
+        total = contexts[0]
+        for r in contexts[1:]:
             total = total * r if self.combine == "product" else total + r
         return p + total
+
+
+def fuse(x, name, order, kernel, norm, conv, normalisation, train):
+    """P, given the sum of two directions' maps (eqs. 2 and 4), with batch normalisation at one of three places; see `ZigZag.fuse_order`."""
+    if order == "conv_norm_relu":
+        return conv(x.shape[-1], kernel, norm=norm, name=name)(x, train)
+    x = normalisation(kind=norm, name=f"{name}_norm")(x, train)
+    if order == "norm_relu_conv":
+        return conv(x.shape[-1], kernel, norm="none", relu=False, name=name)(relu(x), train)
+    return conv(x.shape[-1], kernel, norm="none", name=name)(x, train)
 
 
 class ZigZag(nn.Module):
@@ -112,15 +135,17 @@ class ZigZag(nn.Module):
     - `fusion=False`: "without fusing feature maps, the network has only one pass": no W anywhere, so one pass too, and level 1 is
       read as the pass leaves it, F^{1,u}_1 = F^{1,d}_1. What the bottom-up pass makes of the other levels then reaches
       no classifier, so it is not computed.
-    - all three off: the top-down half alone, an encoder-decoder.
+    - all three off: the top-down half alone. With `region_context` and `context_norm` `none` it is a plain encoder-decoder, the
+      first row of the table.
 
     Attributes:
         levels: names of the maps, finest first; () for the backbone's last four.
         channels: C, to which every map is projected by a 1×1 convolution.
         stages: T.
         region_context: what gives a map its context: `rce`, or one of those it is compared with in Table 2: `global_image`,
-            `global_subregion`, `gcn`, `ppm`, `aspp`.
+            `global_subregion`, `gcn`, `ppm`, `aspp`; or `none`: R = F.
         subdivisions, region_pool: see `RegionContextEncoding`.
+        dilations: see `ASPP`.
         combine: `product` or `sum`.
         exchange, fusion, dense: the switches above.
         norm: `batch` or `none`, on the projections, the fusing and the branches' convolutions.
@@ -128,7 +153,14 @@ class ZigZag(nn.Module):
             several stages overflows float32 on unit-variance maps, and so needs pretrained weights or few levels.
             `batch`: batch normalisation, whose heavy-tailed products drown the maps. `gate` (default): 2·logistic(batch
             normalisation), a factor around 1, so that every level's context reaches the others to first order too.
+        bring: how the bottom-up pass brings R to a coarser level, which the paper does not say: `bilinear`, two taps a direction, which
+            at a factor of 8 read 4 of 64 positions; `average`, the mean of all; `strided`, 3×3 convolutions of stride 2, each halving,
+            with normalisation, and ReLU between them. By a factor of 2, `bilinear` is `average`. The top-down pass interpolates.
         fuse_kernel: size of W.
+        fuse_order: where W has its normalisation. `conv_norm_relu`: ReLU(BN(W * x)); `norm_conv_relu`: ReLU(W * BN(x)); `norm_relu_conv`:
+            W * ReLU(BN(x)). The paper has ReLU(W * x).
+        readout: what the classifier reads. `down`: P^{1,d}_{T+1}, one of the maps that §3 defines; `up`: P^{1,u}_{T+1}, which §5 names and
+            which takes one more top-down pass.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         normalisation: the normalisation layer, likewise.
     """
@@ -136,18 +168,31 @@ class ZigZag(nn.Module):
     levels: tuple[str, ...] = ()
     channels: int = 256
     stages: int = 3
-    region_context: Literal["rce", "global_image", "global_subregion", "gcn", "ppm", "aspp"] = "rce"
+    region_context: Literal["rce", "global_image", "global_subregion", "gcn", "ppm", "aspp", "none"] = "rce"
     subdivisions: tuple[int, ...] = (3, 5, 7)
     region_pool: Literal["sum", "mean"] = "mean"
+    dilations: tuple[int, ...] = (12, 24, 36)
     combine: Literal["product", "sum"] = "product"
     exchange: bool = True
     fusion: bool = True
     dense: bool = True
     norm: Literal["batch", "none"] = "batch"
     context_norm: Literal["gate", "batch", "none"] = "gate"
+    bring: Literal["bilinear", "average", "strided"] = "bilinear"
     fuse_kernel: Literal[1, 3, 5, 7] = 3
+    fuse_order: Literal["conv_norm_relu", "norm_conv_relu", "norm_relu_conv"] = "conv_norm_relu"
+    readout: Literal["down", "up"] = "down"
     conv: Callable = ConvNorm
     normalisation: Callable = Norm
+
+    READ_WHEN: ClassVar[dict] = {
+        "subdivisions": ("region_context", ("rce",)),
+        "region_pool": ("region_context", ("rce",)),
+        "dilations": ("region_context", ("aspp",)),
+        "fuse_kernel": ("fusion", (True,)),
+        "fuse_order": ("fusion", (True,)),
+        "readout": ("fusion", (True,)),
+    }
 
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
@@ -157,36 +202,45 @@ class ZigZag(nn.Module):
             for i, f in enumerate(select(features, self.levels, 4))
         )
 
-        own = {"channels": self.channels}
+        fields = {"norm": self.norm, "conv": self.conv}
         if self.region_context == "rce":
-            own = {"subdivisions": self.subdivisions, "region_pool": self.region_pool}
-        fields = own | {"norm": self.norm, "conv": self.conv}
-        region_context = partial(REGION_CONTEXTS[self.region_context], **fields)
+            fields |= {"subdivisions": self.subdivisions, "region_pool": self.region_pool}
+        else:
+            fields |= {"channels": self.channels}
+        if self.region_context == "aspp":
+            fields |= {"dilations": self.dilations}
+        region_context = REGION_CONTEXTS[self.region_context]
 
-        fields = dict(
+        stage = partial(
+            Stage,
+            region_context=region_context and partial(region_context, **fields),
             dense=self.dense,
             combine=self.combine,
-            region_context=region_context,
             norm=self.norm,
             context_norm=self.context_norm,
+            bring=self.bring,
             fuse_kernel=self.fuse_kernel,
+            fuse_order=self.fuse_order,
             conv=self.conv,
-            context_normalisation=self.normalisation,
+            normalisation=self.normalisation,
             train=train,
         )
-        # The last stage's bottom-up pass stops at level 1: nothing reads the others.
-        stages = self.stages if self.exchange and self.fusion else 1
-        last_up = 1 if self.fusion else 0
+        levels, stages = len(maps), self.stages if self.exchange and self.fusion else 1
+        # How many levels of the last stage's bottom-up pass are read.
+        last_up = {"down": 1, "up": levels}[self.readout] if self.fusion else 0
         carry = (maps, ())
-        carry, _ = Stage(first=True, up_levels=last_up if stages == 1 else len(maps), **fields, name="stage1")(carry)
+        carry, _ = stage(first=True, up_levels=last_up if stages == 1 else levels, name="stage1")(carry)
         if stages > 2:
             alike = nn.scan(
                 Stage, variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True}, length=stages - 2
             )
-            carry, _ = alike(first=False, up_levels=len(maps), **fields, name="stages")(carry, None)
+            carry, _ = alike(first=False, up_levels=levels, **stage.keywords, name="stages")(carry, None)
         if stages > 1:
-            carry, _ = Stage(first=False, up_levels=last_up, **fields, name=f"stage{stages}")(carry)
+            carry, _ = stage(first=False, up_levels=last_up, name=f"stage{stages}")(carry)
         down, up = carry
         if not self.fusion:
             return down[0], {}
-        return self.conv(self.channels, self.fuse_kernel, norm=self.norm, name="fuse_out")(down[0] + up[0], train), {}
+        if self.readout == "up":
+            (down, _), _ = stage(first=False, up_levels=0, name=f"stage{stages + 1}")(carry)
+        order = (self.fuse_order, self.fuse_kernel, self.norm, self.conv, self.normalisation)
+        return fuse(down[0] + up[0], "fuse_out", *order, train), {}
