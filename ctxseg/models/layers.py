@@ -86,6 +86,7 @@ class Norm(nn.Module):
         axis_name = None if self.is_initializing() else self.axis_name  # `init` runs outside `pmap`
         y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            # The biased variance, as in flax and TensorFlow; PyTorch's running one is n/(n − 1) times it, n positions of a batch.
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
             var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
         return y.astype(self.dtype)
@@ -108,8 +109,9 @@ def batch_norm(x, scale, bias, axis_name: str | None = None):
 
 def _batch_norm_forward(x, scale, bias, axis_name):
     x32 = x.astype(jnp.float32)
-    mean, square = _mean(x32, axis_name), _mean(x32 * x32, axis_name)
-    var = jnp.maximum(square - mean * mean, 0)
+    mean = _mean(x32, axis_name)
+    # Not E[x²] − mean²: in float32 that difference keeps no digit where the mean is some thousand times the deviation.
+    var = _mean(jnp.square(x32 - mean), axis_name)
     deviation = lax.rsqrt(var + EPSILON)
     return (_normalize(x, mean, deviation, scale, bias), mean, var), (x, mean, deviation, scale)
 

@@ -158,6 +158,21 @@ def test_batch_normalisation_is_flax_s(dtype, tolerance, train):
     jax.tree.map(lambda a, b: assert_near(a, b, tolerance), actual, expected)
 
 
+def test_batch_normalisation_of_a_mean_far_from_zero():
+    """Mean 300, deviation 1: the difference of E[x²] and mean² would have two digits left in float32."""
+    x = 300 + normal(2, 32, 32, 8)
+    exact = np.asarray(x, np.float64)
+    mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    halves = jax.vmap(lambda x: layers.batch_norm(x, jnp.ones(8), jnp.zeros(8), "devices"), axis_name="devices")(
+        x[:, None]
+    )
+    y, actual_mean, actual_var = (np.asarray(a) for a in halves)
+    np.testing.assert_allclose(actual_mean, np.stack([mean, mean]), rtol=1e-6)
+    np.testing.assert_allclose(actual_var, np.stack([var, var]), rtol=1e-5)
+    # 300 itself is known to 1.5e-5 in float32.
+    np.testing.assert_allclose(y[:, 0], (exact - mean) / np.sqrt(var + layers.EPSILON), atol=1e-4)
+
+
 DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from ctxseg.models.layers import ConvNorm
