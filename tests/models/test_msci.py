@@ -77,6 +77,10 @@ def test_against_reference(case):
     )
 
 
+def test_reference_by_hand():
+    msci_numpy.self_check()
+
+
 def test_centres_of_cells():
     """Pixel i·stride, also where the last cells are fewer pixels."""
     rows = jnp.arange(65)[None, :, None] * jnp.ones((1, 1, 65), int)
