@@ -39,6 +39,16 @@ CASES |= {
     for name in ("gcn", "global_subregion")
 }
 CASES |= {
+    f"zigzag by {bring}": {
+        "backbone": {"name": "resnet18", "output_stride": 32},
+        "context": {"name": "zigzag", "bring": bring, "readout": "up", "stages": 1},
+    }
+    for bring in ("average", "strided")
+}
+CASES |= {
+    "msci in windows": {"context": {"name": "msci", "superpixels": False}},
+    "msci on a grid": {"context": {"name": "msci", "region_shape": "grid", "regions": 9}},
+    "connections": {"connections": {"name": "msci", "channels": 4, "stages": 1, "regions": 16}, "context": {"name": "ppm"}},
     "renet on patches": {"backbone": {"name": "none"}, "context": {"name": "renet", "patch": (4, 4), "entering": "l2"}},
     "renet on several maps": {"context": {"name": "renet", "levels": ("res3", "res5"), "entering": "l2"}},
     "msci on resnet": {"backbone": {"name": "resnet18", "output_stride": 32}, "context": {"name": "msci"}},

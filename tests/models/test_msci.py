@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import defaults
 from ctxseg.errors import UserError
+from ctxseg.models import create_model
 from ctxseg.models.context.msci import MSCI, adjacency, cell_regions, region_sums
 from ctxseg.models.layers import ConvNorm
 from tests.models.gradients import check_against, random_like
-from tests.references import msci_numpy
+from tests.references import msci_numpy, zigzag_numpy
 
 COUNT = 6  # 4 has no pixel, and 5 lies where no cell's centre is
 
@@ -37,7 +39,7 @@ def direction(params):
 
 def pair(params):
     deconv = params["deconv"].get("conv", params["deconv"])
-    return {"up": direction(params["up"]), "down": direction(params["down"]), "deconv": deconv}
+    return {name: direction(params[name]) for name in ("up", "down") if name in params} | {"deconv": deconv}
 
 
 CASES = {
@@ -46,6 +48,11 @@ CASES = {
     "no cell states": {"sizes": [(8, 12), (4, 6)], "cell_states": False},
     "no super-pixels": {"sizes": [(8, 12), (4, 6)], "superpixels": False},
     "three levels, of which two alike": {"sizes": [(4, 6), (2, 3), (2, 3)]},
+    "upwards": {"sizes": [(4, 6), (2, 3)], "directions": "up"},
+    "downwards": {"sizes": [(4, 6), (2, 3)], "directions": "down"},
+    "one phase": {"sizes": [(8, 12), (4, 6), (2, 3)], "phases": "one"},
+    "states of each phase": {"sizes": [(4, 6), (2, 3), (2, 3)], "reset_states": True},
+    "grid": {"sizes": [(8, 12), (4, 6)], "region_shape": "grid"},
 }
 
 
@@ -60,6 +67,7 @@ def test_against_reference(case):
     with jax.enable_x64(True):
         shapes = jax.eval_shape(module.init, jax.random.PRNGKey(0), features, jnp.asarray(regions))["params"]
     params = random_like(shapes)
+    switches = {k: fields[k] for k in ("directions", "phases", "reset_states") if k in fields}
 
     def reference(params, features):
         maps = []
@@ -67,9 +75,10 @@ def test_against_reference(case):
             p = params[f"project{i}"]["conv"]
             maps.append(f @ p["kernel"][0, 0] + p["bias"])
         pairs = [pair(params[f"pair{i + 1}"]) for i in range(len(maps) - 1)]
+        grid = np.stack([msci_numpy.grid_regions(8, 12, COUNT)] * 2)
         return msci_numpy.msci(
-            maps, pairs, regions, 2, fields.get("region_pool", "sum"), fields.get("cell_states", True),
-            fields.get("superpixels", True), n=COUNT,
+            maps, pairs, grid if fields.get("region_shape") == "grid" else regions, 2, fields.get("region_pool", "sum"),
+            fields.get("cell_states", True), fields.get("superpixels", True), n=COUNT, **switches,
         )  # fmt: skip
 
     check_against(
@@ -103,6 +112,35 @@ def test_adjacency():
 def test_needs_regions():
     with pytest.raises(UserError, match="config.data.superpixels"):
         MSCI().init(jax.random.PRNGKey(0), {"a": jnp.zeros((1, 4, 4, 2))})
+
+
+def test_maps_of_one_phase():
+    """What other contexts read on top of the connections: a map of each pair of levels, under the finer one's name."""
+    rng = np.random.default_rng(2)
+    features = {f"res{i + 2}": jnp.asarray(rng.normal(size=(2, *s, 3))) for i, s in enumerate([(4, 6), (2, 3), (1, 2)])}
+    module = MSCI(channels=2, stages=1, regions=COUNT, phases="one")
+    regions = jnp.asarray(region_map())
+    variables = module.init(jax.random.PRNGKey(0), features, regions)
+    maps = module.apply(variables, features, regions, phases=1, method="intertwine")
+    assert {name: q.shape for name, q in maps.items()} == {"res2": (2, 4, 6, 2), "res3": (2, 2, 3, 2)}
+    total, _ = module.apply(variables, features, regions)
+    expected = maps["res2"] + zigzag_numpy.bilinear_resize(np.asarray(maps["res3"], np.float64), 4, 6)
+    np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_connections_come_before_another_context():
+    config = defaults.get_config().model
+    config.backbone.width = 4
+    config.connections.update({"name": "msci", "channels": 2, "stages": 1, "regions": COUNT})
+    config.context.update({"name": "encoder_decoder", "channels": 3})
+    model = create_model(config, 3)
+    images, regions = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 32, 32), int)
+    output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images, regions), jax.random.PRNGKey(0))
+    assert output.logits.shape == (1, 8, 8, 3)
+    # The context reads the three maps that four levels leave, of the connections' channels.
+    context = variables["params"]["context"]
+    assert [context[f"project{i}"]["conv"]["kernel"].shape[2] for i in (1, 2, 3)] == [2, 2, 2]
+    assert "project4" not in context and len(variables["params"]["connections"]) == 7
 
 
 def test_no_matrix_of_cells_by_regions():

@@ -43,19 +43,28 @@ def overwrite_stage(reference, params, subdivisions):
         for i, entry in enumerate(reference.get(direction, []), 1):
             if f"fuse_{direction}{i}" in params:
                 entry["fuse"] = params[f"fuse_{direction}{i}"]["conv"]
+            for name, layer in params.items():
+                if direction == "up" and name.startswith("bring") and name.split("to")[1].startswith(f"{i}_"):
+                    source, step = int(name[len("bring") :].split("to")[0]), int(name.split("_")[1])
+                    entry["bring"][source - 1][step - 1] = layer["conv"]
             if f"context_{direction}{i}" in params:
                 entry["rce"] = rce_parameters(params[f"context_{direction}{i}"], subdivisions)
 
 
-def zigzag_parameters(params, stages, levels, subdivisions):
+def zigzag_parameters(params, stages, levels, subdivisions, sizes=None):
     """The module's parameters as the reference names them; what the module leaves out, because level 1 never reads it, is random."""
-    result = zigzag_numpy.random_params(np.random.default_rng(2), levels, CHANNELS, stages, subdivisions, gain=0.3)
-    overwrite_stage(result[1], params["stage1"], subdivisions)
+    result = zigzag_numpy.random_params(
+        np.random.default_rng(2), levels, CHANNELS, stages, subdivisions, gain=0.3, sizes=sizes
+    )
+    overwrite_stage(result[1], params.get("stage1", {}), subdivisions)
     for t in range(2, stages):
         overwrite_stage(result[t], jax.tree.map(lambda x, t=t: x[t - 2], params["stages"]), subdivisions)
     if stages > 1:
         overwrite_stage(result[stages], params[f"stage{stages}"], subdivisions)
-    if "fuse_out" in params:
+    if f"stage{stages + 1}" in params:  # readout="up"
+        overwrite_stage(result[stages + 1], params[f"stage{stages + 1}"], subdivisions)
+        result[stages + 1]["up"][0]["fuse"] = params["fuse_out"]["conv"]
+    elif "fuse_out" in params:
         result[stages + 1]["down"][0]["fuse"] = params["fuse_out"]["conv"]
     return result
 
@@ -85,7 +94,13 @@ CASES = {
     "no exchange": dict(stages=3, levels=("res2", "res3"), exchange=False),
     "no fusion": dict(stages=3, levels=("res2", "res3", "res4"), fusion=False),
     "region sums": dict(stages=2, levels=("res2", "res3"), region_pool="sum"),
-    "encoder-decoder": dict(stages=3, levels=("res2", "res3", "res4"), exchange=False, fusion=False, dense=False),
+    "encoder-decoder": dict(
+        stages=3, levels=("res2", "res3", "res4"), exchange=False, fusion=False, dense=False, region_context="none"
+    ),
+    "averages": dict(stages=2, levels=("res2", "res3", "res4"), bring="average", readout="up"),
+    "strided": dict(stages=3, levels=("res2", "res3", "res4"), bring="strided", readout="up"),
+    "strided, not dense": dict(stages=2, levels=("res2", "res3", "res4"), bring="strided", dense=False, readout="up"),
+    "read after another pass down": dict(stages=2, levels=("res2", "res3"), readout="up"),
 }
 
 
@@ -94,7 +109,8 @@ def test_against_reference(case):
     fields = dict(dict(region_pool="mean", combine="product"), **CASES[case])
     levels, subdivisions = fields["levels"], (2, 3)
     module = ZigZag(channels=CHANNELS, subdivisions=subdivisions, **fields, **PLAIN)
-    features = inputs([(12, 10), (6, 5), (3, 3)][: len(levels)])
+    sizes = [(12, 10), (6, 5), (3, 3)][: len(levels)]
+    features = inputs(sizes)
     params = random_like(jax.eval_shape(module.init, jax.random.PRNGKey(0), features))["params"]
     projected = [
         zigzag_numpy.conv2d(
@@ -105,8 +121,9 @@ def test_against_reference(case):
         for i, name in enumerate(levels, 1)
     ]
     stages = fields["stages"] if fields.get("exchange", True) and fields.get("fusion", True) else 1
-    reference = zigzag_parameters(params, stages, len(levels), subdivisions)
+    reference = zigzag_parameters(params, stages, len(levels), subdivisions, sizes)
     switches = {k: fields.get(k, True) for k in ("exchange", "fusion", "dense")}
+    switches |= {k: fields[k] for k in ("bring", "readout", "region_context") if k in fields}
     expected = zigzag_numpy.zigzag(
         projected, reference, fields["stages"], fields["combine"], **switches,
         subdivisions=subdivisions, pool=fields["region_pool"],
@@ -163,6 +180,28 @@ def test_context_norm_and_norm(context_norm, monkeypatch):
     actual, _ = jax.jit(module.apply)(variables, features)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 0.05
+
+
+@pytest.mark.parametrize("order", ["conv_norm_relu", "norm_conv_relu", "norm_relu_conv"])
+def test_places_of_normalisation_in_the_fusion(order):
+    """On two maps alike, F^d + F^u = 2·F^d, by the batch's own statistics."""
+    module = ZigZag(
+        channels=CHANNELS, stages=1, region_context="none", context_norm="none", levels=("res2",), fuse_order=order
+    )
+    features = inputs([(6, 5)])
+    variables = random_like(jax.eval_shape(module.init, jax.random.PRNGKey(0), features), scale=1.0)
+    params = variables["params"]
+    batch = lambda p: {"scale": p["scale"], "bias": p["bias"]}  # noqa: E731
+    projected = zigzag_numpy.normalise(
+        zigzag_numpy.conv2d(features["res2"].astype(np.float64), params["project1"]["conv"]["kernel"]),
+        batch(params["project1"]["norm"]),
+    )
+    norm = params["fuse_out"]["norm"] if order == "conv_norm_relu" else params["fuse_out_norm"]
+    weights = params["fuse_out"]["conv"] | {"norm": batch(norm)}
+    expected = zigzag_numpy.fused(projected, projected, weights, order)
+    (actual, _), _ = module.apply(variables, features, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    assert (expected.min() < -0.01) == (order == "norm_relu_conv")  # which has no ReLU after W
 
 
 def test_reference_by_hand():
