@@ -7,7 +7,7 @@ import pytest
 
 from configs import defaults
 from ctxseg import complexity
-from ctxseg.models import BACKBONES, create_model
+from ctxseg.models import BACKBONES, convolution, create_model, layers
 
 # Parameters of the published ImageNet networks (torchvision's documentation), in millions, less their 1000-way classifiers.
 PARAMETERS = {
@@ -47,6 +47,28 @@ def test_output_stride(name, stem, stride):
     if stem == "conv3":
         backbone = variables["params"]["backbone"]
         assert [backbone[f"stem{i}"]["conv"]["kernel"].shape[-1] for i in (1, 2, 3)] == [64, 64, 128]
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet50"])
+def test_weights_of_stride_32_fit_the_dilated_networks(name, monkeypatch):
+    """Every fourth position at stride 8, and every second at stride 16, is that of stride 32, at the border too."""
+    monkeypatch.setattr(layers, "convolve", convolution._plain)  # compiles several times faster
+    config = {"width": 4} if name == "tiny" else {}
+    networks = {stride: BACKBONES[name](output_stride=stride, **config) for stride in (32, 16, 8)}
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(1, 40, 72, 3)), jnp.float32)
+    variables = jax.tree.map(
+        lambda x: (
+            jnp.asarray(rng.normal(size=x.shape) * np.sqrt(2 / np.prod(x.shape[:-1])), x.dtype)
+            if len(x.shape) == 4
+            else jnp.ones(x.shape, x.dtype)
+        ),
+        jax.eval_shape(networks[32].init, jax.random.PRNGKey(0), images),
+    )
+    coarse, middle, fine = (jax.jit(networks[s].apply)(variables, images)["res5"] for s in (32, 16, 8))
+    assert coarse.shape[1:3] == (2, 3) and middle.shape[1:3] == (3, 5) and fine.shape[1:3] == (5, 9)
+    for same in (middle[:, ::2, ::2], fine[:, ::4, ::4]):
+        np.testing.assert_allclose(same, coarse, rtol=0, atol=1e-5 * np.abs(coarse).max())
 
 
 def receptive_field(stride):

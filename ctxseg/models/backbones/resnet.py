@@ -15,32 +15,39 @@ from ctxseg.models.layers import ConvNorm, max_pool, relu
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut: `[B,h,w,·]` → `[B,h/stride,w/stride,features]` (ResNet-18 and -34)."""
+    """Two 3×3 convolutions and a shortcut: `[B,h,w,·]` → `[B,h/stride,w/stride,features]` (ResNet-18 and -34).
+
+    `dilations`: of the two convolutions. They differ in a block whose stride was traded for dilation: the second one comes after it.
+    """
 
     features: int
     stride: int = 1
-    dilation: int = 1
+    dilations: tuple[int, int] = (1, 1)
     conv: Callable = ConvNorm
 
     @nn.compact
     def __call__(self, x, train: bool):
-        y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilation, name="conv1")(x, train)
-        y = self.conv(self.features, 3, dilation=self.dilation, relu=False, name="conv2")(y, train)
+        first, second = self.dilations
+        y = self.conv(self.features, 3, stride=self.stride, dilation=first, name="conv1")(x, train)
+        y = self.conv(self.features, 3, dilation=second, relu=False, name="conv2")(y, train)
         return relu(y + _shortcut(self, x, self.features, train))
 
 
 class Bottleneck(nn.Module):
-    """1×1 to `features`, 3×3, 1×1 to 4·`features`, and a shortcut: → `[B,h/stride,w/stride,4·features]`."""
+    """1×1 to `features`, 3×3, 1×1 to 4·`features`, and a shortcut: → `[B,h/stride,w/stride,4·features]`.
+
+    `dilations`: as `BasicBlock`'s; the one 3×3 convolution has the first.
+    """
 
     features: int
     stride: int = 1
-    dilation: int = 1
+    dilations: tuple[int, int] = (1, 1)
     conv: Callable = ConvNorm
 
     @nn.compact
     def __call__(self, x, train: bool):
         y = self.conv(self.features, 1, name="conv1")(x, train)
-        y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilation, name="conv2")(y, train)
+        y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilations[0], name="conv2")(y, train)
         y = self.conv(4 * self.features, 1, relu=False, name="conv3")(y, train)
         return relu(y + _shortcut(self, x, 4 * self.features, train))
 
@@ -86,7 +93,7 @@ class ResNet(nn.Module):
                 x = self.block(
                     features=64 * 2**i,
                     stride=stride if j == 0 else 1,
-                    dilation=first if j == 0 else rest,
+                    dilations=(first if j == 0 else rest, rest),
                     conv=self.conv,
                     name=f"res{i + 2}_{j + 1}",
                 )(x, train)
