@@ -1,13 +1,13 @@
 """Asymmetric non-local networks, ANN (Zhu et al., ICCV 2019)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import ConvNorm, attention, average_pool
+from ctxseg.models.layers import Conv, ConvNorm, attention, average_pool
 
 
 def pyramid(x, bins):
@@ -18,12 +18,17 @@ def pyramid(x, bins):
 class ANN(nn.Module):
     """A non-local block whose keys and values are a pyramid's means, first between two levels (AFNB), then within one (APNB).
 
+    Normalisation and ReLU, which the paper leaves open, are where the authors' code has them: both on queries and keys, between the two
+    blocks and at the end; normalisation alone after the fusion; neither on values and on what attention gives. The authors' dropout of
+    0.05 after either block is the classifier's business here.
+
     Attributes:
         levels: names of maps: the last two are read, or one as both; () for the backbone's last two.
         channels: of the result; half as many in the blocks.
         bins: grids of the pyramid.
         norm: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dtype: of the computation.
     """
 
     levels: tuple[str, ...] = ()
@@ -31,6 +36,7 @@ class ANN(nn.Module):
     bins: tuple[int, ...] = (1, 3, 6, 8)
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
@@ -42,17 +48,17 @@ class ANN(nn.Module):
         def conv(channels, size, name, relu=True):
             return self.conv(channels, size, norm=self.norm, relu=relu, name=name)
 
-        def block(x, query, key, value, name):
+        def block(x, query, key, value_of, name, relu):
             """[x; W softmax(q kᵀ) v], 1×1-convolved to as many channels as x."""
+            value = Conv(inner, 1, dtype=self.dtype, name=f"{name}_value")(value_of)
             q = query.reshape(x.shape[0], -1, inner)
             y = attention(q, pyramid(key, self.bins), pyramid(value, self.bins), scale=inner**-0.5)
-            y = conv(x.shape[-1], 1, f"{name}_project", relu=False)(y.reshape(query.shape), train)
-            return conv(x.shape[-1], 1, f"{name}_fuse")(jnp.concatenate([y, x], axis=-1), train)
+            # 0 at first, as the authors have it: the network starts without attention.
+            project = Conv(x.shape[-1], 1, dtype=self.dtype, kernel_init=nn.initializers.zeros, name=f"{name}_project")
+            y = jnp.concatenate([project(y.reshape(query.shape)), x], axis=-1)
+            return conv(x.shape[-1], 1, f"{name}_fuse", relu)(y, train)
 
-        query = conv(inner, 1, "fusion_query")(high, train)
-        key = conv(inner, 1, "fusion_key")(low, train)
-        value = conv(inner, 1, "fusion_value", relu=False)(low, train)
-        x = conv(self.channels, 3, "bottleneck")(block(high, query, key, value, "fusion"), train)
+        query, key = conv(inner, 1, "fusion_query")(high, train), conv(inner, 1, "fusion_key")(low, train)
+        x = conv(self.channels, 3, "bottleneck")(block(high, query, key, low, "fusion", relu=False), train)
         query = conv(inner, 1, "pyramid_query")(x, train)  # and the keys, whose weights are the same
-        value = conv(inner, 1, "pyramid_value", relu=False)(x, train)
-        return block(x, query, query, value, "pyramid"), {}
+        return block(x, query, query, x, "pyramid", relu=True), {}
