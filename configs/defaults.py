@@ -88,8 +88,10 @@ def get_config() -> ConfigDict:
     memory.channels = placeholder(int)  # C of the representations
     memory.fusion = placeholder(str)  # concat (the paper), add or weighted_add
     memory.dropout = placeholder(float)  # in the classifier of class distributions
-    memory.first = placeholder(str)  # what a class starts from: random (the paper: a pixel), mean or clustering
-    memory.clustering_batches = placeholder(int)  # training batches that clustering sees
+    memory.first = placeholder(
+        str
+    )  # what entries begin as: random (the paper: a pixel) or clustering, over training batches; mean: at first sight
+    memory.clustering_batches = placeholder(int)  # random, clustering: training batches before the first step
     memory.cosine = placeholder(bool)  # Table 2: weight pixels by dissimilarity with the entry they update
     memory.polynomial = placeholder(bool)  # Table 2: the update's momentum falls over the run
     memory.momentum = placeholder(float)  # m_0

@@ -16,6 +16,7 @@ def get_config(dataset: str = "scenes"):
     config.model.classifier.dropout = 0.1
     if dataset in datasets.SMALL:
         config.model.memory.channels = 64
+        config.model.memory.clustering_batches = 20  # few classes: the first batch has nearly all
         config.model.classifier.hidden = 64
     else:
         datasets.dilated_resnet50(config)

@@ -61,8 +61,8 @@ def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis
         rate = model.memory.momentum
         if model.memory.polynomial:
             rate = memory.momentum(state.step, config.train.steps, rate)
-        fields = {"cosine": model.memory.cosine, "first": model.memory.first, "axis_name": axis_name}
-        bank = {"memory": memory.update(_bank(bank), pixels, batch["label"], rate, rng=rng, **fields)}
+        fields = {"cosine": model.memory.cosine, "axis_name": axis_name}
+        bank = {"memory": memory.update(_bank(bank), pixels, batch["label"], rate, **fields)}
     state = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -89,18 +89,37 @@ def create_train_step(model, optimizer, config):
     return devices.parallel(step, donate=(0,))
 
 
-def cluster_memory(model, state: TrainState, batches, count: int) -> TrainState:
-    """`state` with the memory that clustering of `count` of `batches` starts from, by the network as it is."""
+def fill_memory(model, state: TrainState, batches, count: int) -> TrainState:
+    """`state` with the memory that `model.memory.first`, `random` or `clustering`, makes of the next `count` of `batches`.
 
-    def step(variables, batch):
-        output = model.apply(variables, batch["image"], batch.get("regions"), train=False)
-        return memory.cluster(output.pixels, batch["label"], model.num_classes, devices.AXIS)
+    Representations are those that a training step would give: normalised by the statistics of their batch, for there are no running
+    ones before the first step. (By the initial ones, mean 0 and variance 1, they come out some seven times as long on `scenes`.)
+    """
+    random = model.memory.first == "random"
 
-    step, variables, sums = devices.parallel(step), devices.replicate(state.variables), None
+    def step(state, index, batch):
+        rng = jax.random.fold_in(state.rng, index)
+        output, _ = model.apply(
+            state.variables,
+            batch["image"],
+            batch.get("regions"),
+            train=True,
+            rngs={"dropout": rng},
+            mutable=["batch_stats"],
+        )
+        given = output.pixels, batch["label"], model.num_classes
+        new = memory.sample(*given, rng, devices.AXIS) if random else memory.cluster(*given, devices.AXIS)
+        return index + 1, new
+
+    step, replicas, index, found = devices.parallel(step), devices.replicate(state), devices.replicate(0), None
     for _ in range(count):
-        new = devices.unreplicate(step(variables, devices.shard(next(batches))))
-        sums = new if sums is None else jax.tree.map(jax.numpy.add, sums, new)
-    return state.replace(memory={"memory": memory.centres(sums)})
+        index, new = step(replicas, index, devices.shard(next(batches)))
+        new = devices.unreplicate(new)
+        if found is None:
+            found = new
+        else:
+            found = memory.higher(found, new) if random else jax.tree.map(jax.numpy.add, found, new)
+    return state.replace(memory={"memory": memory.sampled(found) if random else memory.centres(found)})
 
 
 # The least that these numbers may be.
@@ -181,9 +200,10 @@ def train(config, folder: str) -> None:
     tested = evaluate.load_tested(config)
     evaluate.split_source(tested, config.eval.split, config.data.superpixels)  # which the end needs
     class_names = builder.info.metadata["class_names"]
+    source = evaluate.split_source(builder, config.train.split, config.data.superpixels, "config.train.split")
     new_batches = partial(
         pipeline.train_iterator,
-        evaluate.split_source(builder, config.train.split, config.data.superpixels, "config.train.split"),
+        source,
         create_augmentation(config.data, class_names),
         config.train.batch_size,
         config.seed,
@@ -206,8 +226,9 @@ def train(config, folder: str) -> None:
             first = int(state.step)
             word = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
             print(f"{folder}: {word}", flush=True)
-        elif model.memory and model.memory.first == "clustering":
-            state = cluster_memory(model, state, new_batches(), model.memory.clustering_batches)
+        elif model.memory and model.memory.first != "mean":
+            epoch = math.ceil(len(source) / config.train.batch_size)
+            state = fill_memory(model, state, new_batches(), min(model.memory.clustering_batches, epoch))
         log = logs.MetricsLog(folder) if primary else None
         if log:
             log.truncate(first)

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     from ctxseg import devices, evaluate, inference, schedules
     from ctxseg.models import create_model
     from ctxseg.state import create_state
-    from ctxseg.train import create_train_step
+    from ctxseg.train import create_train_step, fill_memory
 
     assert jax.local_device_count() == count
     config = zigzag.get_config()
@@ -36,6 +36,8 @@ if __name__ == "__main__":
     }
     batch["label"][0] = 255  # a device with nothing to count
     batch["label"][1, 5:] = 255
+    other = {"image": batch["image"][::-1], "label": batch["label"][::-1]}
+    state = fill_memory(model, state, iter([other, batch]), 2)
     evaluated = state
     state, metrics = create_train_step(model, optimizer, config)(devices.replicate(state), devices.shard(batch))
     confusion, labels, of_images = evaluate.create_eval_step(model, inference.Protocol())(

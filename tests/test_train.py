@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+from configs import fcn
+from ctxseg import evaluate, train
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -72,6 +75,35 @@ def start(camvid, workdir, **kwargs):
         "--config.train.steps=400", "--config.train.checkpoint_every=50", "--config.train.log_every=10",
         "--config.eval.batch_size=2", **kwargs,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("first, batches", [("random", 3), ("mean", None)])
+def test_memory_is_filled_before_the_first_step_and_never_again(camvid, tmp_path, monkeypatch, first, batches):
+    """Of at most one epoch: five images in batches of two; `mean` has no such pass."""
+    config = fcn.get_config("camvid")
+    config.data.update({"manual_dir": str(camvid), "data_dir": str(camvid.parent / "prepared"), "crop": (16, 24)})
+    config.train.batch_size = config.eval.batch_size = 2
+    config.model.backbone.width = 4
+    config.model.memory.update({"name": "mcibi", "channels": 4, "first": first})
+    calls = []
+
+    def fill(model, state, batches, count):
+        calls.append(count)
+        return state.replace(memory={"memory": {k: x + 1 for k, x in state.memory["memory"].items()}})
+
+    def loop(config, folder, step, evaluation, state, start, batches, saved, log):
+        calls.append((start, float(state.memory["memory"]["bank"].max())))
+        if not start:
+            saved.save(1, state.replace(step=state.step + 1), batches.get_state(), None)
+        return state
+
+    monkeypatch.setattr(train, "fill_memory", fill)
+    monkeypatch.setattr(train, "_loop", loop)
+    monkeypatch.setattr(evaluate, "finish", lambda *_: {})
+    for _ in range(2):
+        train.train(config, str(tmp_path))
+    bank = 1.0 if batches else 0.0
+    assert calls == [batches] * bool(batches) + [(0, bank), (1, bank)]
 
 
 def final_state(workdir):

@@ -5,11 +5,12 @@
     C_bi   = g_o( softmax( g_q(R) g_k(C')ᵀ / √(C/2) ) · g_v(C') )
     R_aug  = F(R, C_bi, C_wi)                            C_wi: context within the image, optional
 
-The bank M is state, not a parameter: the collection `memory`, carried in the train state and updated by `update` after each step.
+The bank M is state, not a parameter: the collection `memory`, carried in the train state. `sample` or `cluster` fill it from training
+batches before the first step, and `update` changes it after each.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -51,9 +52,11 @@ class FeatureMemory(nn.Module):
         fusion: F. `concat` (the paper): 3×3 convolution of [R; C_bi]; `add`: R + C_bi; `weighted_add`: their sum with two weights per
             pixel from a 1×1 convolution and softmax.
         dropout: in H1.
-        first: what a class takes at first sight: the representation of a `random` pixel (the paper), the `mean` of its pixels, or
-            `clustering`, the centre of a cosine-similarity cluster over training images, computed before the first step.
-        clustering_batches: training batches that clustering sees.
+        first: what a class's entry begins as. Found before the first step, over the training set (§3.2, Table 2): the representation
+            of a `random` pixel of the class (the paper), or `clustering`, the centre of its pixels' cosine-similarity cluster. `mean`:
+            of its pixels in the first training batch that has it, as published code does; so begins also a class that the pass
+            over the training set did not meet.
+        clustering_batches: training batches that this pass goes over, an epoch at most.
         cosine: weights pixels by 1 − cosine similarity with the entry they update; else all alike.
         momentum: m_0.
         polynomial: lowers the momentum over the run, see `momentum`; else it stays m_0.
@@ -74,6 +77,8 @@ class FeatureMemory(nn.Module):
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32
+
+    READ_WHEN: ClassVar[dict] = {"clustering_batches": ("first", ("random", "clustering"))}
 
     @nn.compact
     def __call__(self, x, within, train: bool):
@@ -126,15 +131,15 @@ def momentum(step, steps: int, initial: float = 0.9, power: float = 0.9):
     return (1 - step / steps) ** power * (initial - initial / 100) + initial / 100
 
 
-def update(memory, pixels, labels, rate, *, cosine: bool, first: str, rng=None, axis_name: str | None = None):
+def update(memory, pixels, labels, rate, *, cosine: bool, axis_name: str | None = None):
     """The memory after a training step (§3.2):
 
         S_i   = cos(R_i, M[c])                                    for each pixel i of class c in the batch
         R'[c] = Σ_i (1 − S_i) / Σ_j (1 − S_j) · R_i               classes that the batch does not have keep their entry
         M[c] ← (1 − m) M[c] + m R'[c]
 
-    A class at first sight takes the representation of one of its pixels, or their mean. Sums, and the choice of that pixel, run over
-    the pixels of all devices, so that the result does not depend on how the batch is split.
+    A class at first sight, which has no entry yet, takes the mean of its pixels. Sums run over the pixels of all devices, so that the
+    result does not depend on how the batch is split.
 
     Args:
         memory: {"bank": float32 `[K,C]`, "seen": bool `[K]`}.
@@ -142,8 +147,6 @@ def update(memory, pixels, labels, rate, *, cosine: bool, first: str, rng=None, 
         labels: integer `[B,H,W]`, ids in [0, K), 255 = ignore.
         rate: m.
         cosine: whether to weight by 1 − S; else, and where all weights of a class are 0, R' is the plain mean.
-        first: `random`, or else the mean.
-        rng: key for `random`.
         axis_name: of the `pmap` axis that shares the batch, or None.
 
     Returns:
@@ -175,10 +178,52 @@ def update(memory, pixels, labels, rate, *, cosine: bool, first: str, rng=None, 
         # Rounding leaves a little weight where all pixels of a class point along its entry.
         enough = sums["weight"] > 1e-6 * sums["count"]
         target = jnp.where(enough[:, None], sums["weighted"] / jnp.where(enough, sums["weight"], 1)[:, None], mean)
-    start = _random_pixels(pixels, labels, classes, rng, axis_name) if first == "random" else mean
     present = (sums["count"] > 0)[:, None]
-    moved = jnp.where(seen[:, None], (1 - rate) * bank + rate * target, start)
+    moved = jnp.where(seen[:, None], (1 - rate) * bank + rate * target, mean)
     return {"bank": jnp.where(present, moved, bank), "seen": seen | present[:, 0]}
+
+
+def sample(pixels, labels, classes: int, rng, axis_name: str | None = None):
+    """The representation of a random pixel of each class in one batch.
+
+    Every pixel draws a number from its place in the whole batch; the highest of a class is taken. So `higher` of several batches,
+    each with its own key, is a random pixel of all of them, and how a batch is split over devices changes nothing.
+
+    Returns:
+        {"draw": its number, uint32 `[K]`, more than 0; "pixel": float32 `[K,C]`}; both 0 for a class that the batch does not have.
+    """
+    b, height, width = labels.shape
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * b
+    draw = jax.vmap(lambda i: jnp.maximum(jax.random.bits(jax.random.fold_in(rng, i), (height, width)), 1))
+    # Ignored pixels' label, 255, is no segment and is dropped.
+    flat_labels, flat = labels.reshape(-1).astype(jnp.int32), draw(first + jnp.arange(b)).reshape(-1)
+    best = jax.ops.segment_max(flat, flat_labels, classes)
+    chosen = jnp.full(classes, flat.size, jnp.int32)
+    position = jnp.where(flat == best[jnp.minimum(flat_labels, classes - 1)], jnp.arange(flat.size), flat.size)
+    chosen = chosen.at[flat_labels].min(position, mode="drop")
+    image, y, x = jnp.unravel_index(jnp.minimum(chosen, flat.size - 1), labels.shape)
+    rows, columns = (jnp.asarray(interpolation(n, m)) for n, m in zip(pixels.shape[1:3], (height, width), strict=True))
+    r = jnp.einsum("kh,kw,khwc->kc", rows[y], columns[x], pixels.astype(jnp.float32)[image])
+    mine = jnp.where(chosen < flat.size, best, 0)
+    if axis_name is None:
+        return {"draw": mine, "pixel": jnp.where((mine > 0)[:, None], r, 0)}
+    device, highest = lax.axis_index(axis_name), lax.pmax(mine, axis_name)
+    tied = (mine > 0) & (mine == highest)
+    # Two devices may have drawn the same number.
+    first = lax.pmin(jnp.where(tied, device, lax.psum(1, axis_name)), axis_name)
+    return {"draw": highest, "pixel": lax.psum(jnp.where((tied & (first == device))[:, None], r, 0), axis_name)}
+
+
+def higher(one, other):
+    """Of two results of `sample`, the pixel of each class that drew the higher number; the first's if both drew the same."""
+    wins = other["draw"] > one["draw"]
+    pixel = jnp.where(wins[:, None], other["pixel"], one["pixel"])
+    return {"draw": jnp.maximum(one["draw"], other["draw"]), "pixel": pixel}
+
+
+def sampled(found):
+    """The memory that begins with the pixels of `sample`."""
+    return {"bank": found["pixel"], "seen": found["draw"] > 0}
 
 
 def cluster(pixels, labels, classes: int, axis_name: str | None = None):
@@ -212,7 +257,7 @@ def cluster(pixels, labels, classes: int, axis_name: str | None = None):
 
 
 def centres(sums):
-    """The memory that clustering starts from, given the sums of `cluster` over all batches."""
+    """The memory that begins with the clusters' centres, given the sums of `cluster` over all batches."""
     seen = sums["count"] > 0
     length = sums["length"] / jnp.maximum(sums["count"], 1)
     norm = jnp.maximum(jnp.linalg.norm(sums["direction"], axis=-1), 1e-12)
@@ -241,30 +286,3 @@ def _over_rows(add, sums, pixels, labels):
         return add(sums, (jnp.einsum("n,nbwc->bwc", weights, across[near]), labels[:, y]))
 
     return lax.scan(step, sums, jnp.arange(height))[0]
-
-
-def _random_pixels(pixels, labels, classes, rng, axis_name):
-    """The representation of a random pixel of each class of the batch: float32 `[K,C]`, 0 for a class it does not have.
-
-    Every pixel draws a number from its place in the whole batch; the highest of a class is taken.
-    """
-    b, height, width = labels.shape
-    first = 0 if axis_name is None else lax.axis_index(axis_name) * b
-    draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(rng, i), (height, width), minval=1e-6))
-    # Ignored pixels' label, 255, is no segment and is dropped.
-    flat_labels, flat = labels.reshape(-1).astype(jnp.int32), draw(first + jnp.arange(b)).reshape(-1)
-    best = jax.ops.segment_max(flat, flat_labels, classes)
-    chosen = jnp.full(classes, flat.size, jnp.int32)
-    position = jnp.where(flat == best[jnp.minimum(flat_labels, classes - 1)], jnp.arange(flat.size), flat.size)
-    chosen = chosen.at[flat_labels].min(position, mode="drop")
-    image, y, x = jnp.unravel_index(jnp.minimum(chosen, flat.size - 1), labels.shape)
-    rows, columns = (jnp.asarray(interpolation(n, m)) for n, m in zip(pixels.shape[1:3], (height, width), strict=True))
-    r = jnp.einsum("kh,kw,khwc->kc", rows[y], columns[x], pixels.astype(jnp.float32)[image])
-    if axis_name is None:
-        return r
-    mine, device = jnp.where(chosen < flat.size, best, 0.0), lax.axis_index(axis_name)
-    tied = (mine > 0) & (mine == lax.pmax(mine, axis_name))
-    first = lax.pmin(
-        jnp.where(tied, device, lax.psum(1, axis_name)), axis_name
-    )  # two devices may have drawn the same number
-    return lax.psum(jnp.where((tied & (first == device))[:, None], r, 0), axis_name)

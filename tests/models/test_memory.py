@@ -12,7 +12,7 @@ from ctxseg import losses, schedules
 from ctxseg.models import SegmenterOutput, create_model, memory
 from ctxseg.models.layers import ConvNorm
 from ctxseg.state import create_state
-from ctxseg.train import cluster_memory
+from ctxseg.train import fill_memory
 from tests.models.gradients import check_against
 from tests.references import memory_numpy
 
@@ -33,26 +33,25 @@ def bank(seed=1):
     return {"bank": m, "seen": np.array([True, True, True, True, False])}
 
 
-def shared(count, first, cosine):
-    """The update with the batch split over `count` parts of an axis."""
-    pixels, labels = batch()
+def shared(count, function):
+    """`function(pixels, labels)` with the batch split over `count` parts of the axis `devices`, of each part; the last of four parts
+    has nothing but ignored pixels."""
+    split = [x.reshape(count, -1, *x.shape[1:]) for x in batch()]
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(function, axis_name="devices"))(*split))
 
-    def part(pixels, labels):
-        return memory.update(
-            jax.tree.map(jnp.asarray, bank()), pixels, labels, 0.3, cosine=cosine, first=first, rng=jax.random.PRNGKey(7),
-            axis_name="devices",
-        )  # fmt: skip
 
-    split = [x.reshape(count, -1, *x.shape[1:]) for x in (pixels, labels)]
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(part, axis_name="devices"))(*split))
+def drawn(pixels, labels, c, rng):
+    """Draws of the pixels of class c, and their representations, both in the order of `memory_numpy.candidates`."""
+    draws = np.stack([jax.random.bits(jax.random.fold_in(rng, i), labels.shape[1:]) for i in range(len(labels))])
+    return draws[labels == c], memory_numpy.candidates(np.asarray(pixels, np.float64), labels, c)
 
 
 @pytest.mark.parametrize("cosine", [True, False])
 def test_update(cosine):
     pixels, labels = batch()
-    expected, seen = memory_numpy.update(bank()["bank"], bank()["seen"], pixels, labels, 0.3, cosine, "mean")
+    expected, seen = memory_numpy.update(bank()["bank"], bank()["seen"], pixels, labels, 0.3, cosine)
     actual = memory.update(
-        jax.tree.map(jnp.asarray, bank()), jnp.asarray(pixels), jnp.asarray(labels), 0.3, cosine=cosine, first="mean"
+        jax.tree.map(jnp.asarray, bank()), jnp.asarray(pixels), jnp.asarray(labels), 0.3, cosine=cosine
     )
     np.testing.assert_allclose(actual["bank"], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(actual["seen"], seen)
@@ -60,35 +59,44 @@ def test_update(cosine):
     assert seen[4] and np.abs(expected - bank()["bank"])[:3].max() > 0.05
 
 
-@pytest.mark.parametrize("first", ["mean", "random"])
-def test_update_split_over_devices(first):
-    """1, 2 and 4 parts, of which the last one has nothing but ignored pixels; every part ends with the same memory."""
-    one, *others = (shared(n, first, True) for n in (1, 2, 4))
+def update(pixels, labels):
+    state = jax.tree.map(jnp.asarray, bank())
+    return memory.update(state, pixels, labels, 0.3, cosine=True, axis_name="devices")
+
+
+def sample(pixels, labels, seed=7):
+    return memory.sample(pixels, labels, CLASSES, jax.random.PRNGKey(seed), "devices")
+
+
+@pytest.mark.parametrize("function", [update, sample])
+def test_split_over_devices(function):
+    """1, 2 and 4 parts: every part ends with the same."""
+    one, *others = (shared(n, function) for n in (1, 2, 4))
     for other in others:
-        for name in ("bank", "seen"):
+        for name in one:
             for replica in other[name]:
                 np.testing.assert_allclose(replica, one[name][0], rtol=1e-5, atol=1e-6)
-    if first == "random":
-        candidates = memory_numpy.candidates(*batch(), 4)
-        assert np.abs(candidates - one["bank"][0, 4]).max(1).min() < 1e-5  # one of the class's own pixels
+
+
+def test_sampled_pixel_drew_the_highest_number():
+    pixels, labels = batch()
+    actual = jax.jit(partial(memory.sample, classes=CLASSES))(pixels, labels, rng=jax.random.PRNGKey(7))
+    for c in range(CLASSES):
+        draws, representations = drawn(pixels, labels, c, jax.random.PRNGKey(7))
+        if c == 3:  # absent
+            assert not len(draws) and actual["draw"][c] == 0 and not actual["pixel"][c].any()
+        else:
+            assert actual["draw"][c] == draws.max()
+            np.testing.assert_allclose(actual["pixel"][c], representations[draws.argmax()], rtol=1e-5, atol=1e-6)
+    found = memory.sampled(actual)
+    np.testing.assert_array_equal(found["seen"], [True, True, True, False, True])
 
 
 def test_devices_that_draw_the_same_number(monkeypatch):
     """One pixel is taken, the first device's; not the sum of all that tie."""
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, minval: jnp.full(shape, 0.5))
-    one, two = (shared(n, "random", True)["bank"][0, 4] for n in (1, 2))
+    monkeypatch.setattr(jax.random, "bits", lambda key, shape: jnp.full(shape, 5, jnp.uint32))
+    one, two = (shared(n, lambda *given: sample(*given))["pixel"][0, 4] for n in (1, 2))
     np.testing.assert_allclose(two, one, rtol=1e-5)
-
-
-def test_random_pixels_are_random():
-    pixels, labels = (jnp.asarray(x) for x in batch())
-    state = jax.tree.map(jnp.asarray, bank())
-    draw = jax.jit(
-        lambda seed: memory.update(
-            state, pixels, labels, 0.3, cosine=True, first="random", rng=jax.random.PRNGKey(seed)
-        )["bank"][4]
-    )
-    assert len({tuple(np.asarray(draw(seed)).tolist()) for seed in range(8)}) >= 6
 
 
 def test_pixels_along_their_entry():
@@ -100,7 +108,6 @@ def test_pixels_along_their_entry():
         jnp.zeros((1, 4, 4), jnp.uint8),
         0.5,
         cosine=True,
-        first="mean",
     )
     np.testing.assert_allclose(actual["bank"][0], 1.5 * bank()["bank"][0], rtol=1e-5)
 
@@ -124,27 +131,48 @@ def test_cluster_centres():
         np.testing.assert_allclose(actual["bank"][c], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_training_starts_from_clusters_over_batches():
-    """`cluster_memory` sums over the batches that it is asked for, by the network as it is."""
+@pytest.mark.parametrize("first", ["random", "clustering"])
+def test_memory_is_filled_from_training_batches(first):
+    """`fill_memory` goes over as many batches as it is asked for; each is normalised by its own statistics, as in training."""
     config = defaults.get_config()
     config.model.backbone.width = 4
-    config.model.memory.update({"name": "mcibi", "channels": 4, "first": "clustering"})
+    config.model.memory.update({"name": "mcibi", "channels": 4, "first": first})
     model = create_model(config.model, CLASSES, axis_name="devices")
     state = create_state(model, schedules.create_optimizer(config.optimizer, 1), (16, 16), 0)
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, 2, 16, 16, 3), np.uint8)
-    labels = rng.choice([0, 1, 2, 255], (3, 2, 16, 16)).astype(np.uint8)
+    images = rng.integers(0, 256, (4, 2, 16, 16, 3), np.uint8)
+    labels = rng.choice([0, 1, 2, 255], (4, 2, 16, 16)).astype(np.uint8)
+    labels[2] = np.where(labels[2] == 2, 4, labels[2])  # one class is in the third batch alone
     batches = iter([{"image": x, "label": y} for x, y in zip(images, labels, strict=True)])
-    new = cluster_memory(model, state, batches, 2).memory["memory"]
-    np.testing.assert_array_equal(new["seen"], [True, True, True, False, False])
+    filled = fill_memory(model, state, batches, 3)
     assert len(list(batches)) == 1
-    pixels = jax.jit(lambda x: model.apply(state.variables, x).pixels)(images[:2].reshape(4, 16, 16, 3))
-    for c in range(3):
-        r = memory_numpy.candidates(np.asarray(pixels, np.float64), labels[:2].reshape(4, 16, 16), c)
-        length = np.linalg.norm(r, axis=1)
-        direction = (r / np.maximum(length, 1e-12)[:, None]).sum(0)
-        expected = direction / np.linalg.norm(direction) * length.mean()
+    for name in ("params", "batch_stats", "step"):
+        assert getattr(filled, name) is getattr(state, name)
+    new = filled.memory["memory"]
+    np.testing.assert_array_equal(new["seen"], [True, True, True, False, True])
+    apply = partial(model.apply, state.variables, train=True, mutable=["batch_stats"])
+    apply = jax.jit(
+        jax.vmap(partial(apply, rngs={"dropout": rng.integers(9, size=2).astype(np.uint32)}), axis_name="devices")
+    )
+    pixels = [apply(x[None])[0].pixels[0] for x in images[:3]]
+    winners = []
+    for c in (0, 1, 2, 4):
+        of_batches = [
+            drawn(x, y, c, jax.random.fold_in(state.rng, i))
+            for i, (x, y) in enumerate(zip(pixels, labels, strict=False))
+        ]
+        if first == "random":
+            highest = [max(draws, default=0) for draws, _ in of_batches]
+            winners.append(int(np.argmax(highest)))
+            draws, r = of_batches[winners[-1]]
+            expected = r[draws.argmax()]
+        else:
+            r = np.concatenate([r for _, r in of_batches])
+            length = np.linalg.norm(r, axis=1)
+            direction = (r / np.maximum(length, 1e-12)[:, None]).sum(0)
+            expected = direction / np.linalg.norm(direction) * length.mean()
         np.testing.assert_allclose(new["bank"][c], expected, rtol=1e-4, atol=1e-5)
+    assert first == "clustering" or len(set(winners)) > 1  # not of one batch alone
 
 
 def layer(params, stats):
