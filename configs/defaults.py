@@ -95,6 +95,10 @@ def get_config() -> ConfigDict:
     memory.cosine = placeholder(bool)  # Table 2: weight pixels by dissimilarity with the entry they update
     memory.polynomial = placeholder(bool)  # Table 2: the update's momentum falls over the run
     memory.momentum = placeholder(float)  # m_0
+    memory.power = placeholder(float)  # p of the momentum's fall
+    memory.consistency_norm = placeholder(
+        str
+    )  # consistent learning normalises by: running or the entries' own statistics
 
     config.model.classifier = ConfigDict()
     config.model.classifier.hidden = 0  # channels of a convolution before the last; 0: none

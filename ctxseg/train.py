@@ -58,9 +58,7 @@ def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     bank = state.memory
     if model.memory:
-        rate = model.memory.momentum
-        if model.memory.polynomial:
-            rate = memory.momentum(state.step, config.train.steps, rate)
+        rate = model.memory.rate(state.step, config.train.steps)
         fields = {"cosine": model.memory.cosine, "axis_name": axis_name}
         bank = {"memory": memory.update(_bank(bank), pixels, batch["label"], rate, **fields)}
     state = state.replace(

@@ -60,6 +60,11 @@ class FeatureMemory(nn.Module):
         cosine: weights pixels by 1 − cosine similarity with the entry they update; else all alike.
         momentum: m_0.
         polynomial: lowers the momentum over the run, see `momentum`; else it stays m_0.
+        power: p of that schedule.
+        consistency_norm: what normalises the entries in H2 when the classifier is to know them (representation consistent learning,
+            §3.4, which leaves it open): its `running` statistics, or those of the K `entries`, as in published code, where H2 is in
+            training mode (and RCL begins in the second epoch). Unlike there, the entries never enter the running statistics, which
+            are of pixels and which testing uses, and nothing is dropped out.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
         dtype: of the computation.
@@ -74,11 +79,16 @@ class FeatureMemory(nn.Module):
     cosine: bool = True
     momentum: float = 0.9
     polynomial: bool = True
+    power: float = 0.9
+    consistency_norm: Literal["running", "entries"] = "running"
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32
 
-    READ_WHEN: ClassVar[dict] = {"clustering_batches": ("first", ("random", "clustering"))}
+    READ_WHEN: ClassVar[dict] = {
+        "clustering_batches": ("first", ("random", "clustering")),
+        "power": ("polynomial", (True,)),
+    }
 
     @nn.compact
     def __call__(self, x, within, train: bool):
@@ -115,6 +125,10 @@ class FeatureMemory(nn.Module):
             both = jnp.concatenate([attended, augmented], axis=-1)
             augmented = self.conv(self.channels, 3, name="fuse_within")(both, train)
         return augmented, {"distribution": logits}, r, bank
+
+    def rate(self, step, steps: int):
+        """m of the update after step `step` of `steps`."""
+        return momentum(step, steps, self.momentum, self.power) if self.polynomial else self.momentum
 
     def _fuse(self, r, beyond, train):
         if self.fusion == "add":

@@ -98,9 +98,14 @@ class Segmenter(nn.Module):
             last = select(maps, self.context.levels, 1)[-1]
             within = None if isinstance(self.context, NoContext) else x
             x, more, pixels, bank = self.memory(last, within, train)
-            # Representation consistent learning: the classifier is to know the memory's entries, too. K entries are no batch to
-            # take statistics of, so they are normalised by the running ones.
-            aux = aux | more | {"memory": self.classifier(bank[None, None].astype(self.dtype), False)}
+            aux = aux | more | {"memory": self._entries(bank[None, None].astype(self.dtype), train)}
         logits = self.classifier(x, train)
         features = features | {"context": x}
         return SegmenterOutput(logits, aux, features, pixels, lengths=extent.lengths(logits.shape[1:3]))
+
+    def _entries(self, bank, train):
+        """Scores of the memory's entries, which the classifier is to know, too (representation consistent learning)."""
+        if not train or self.memory.consistency_norm == "running" or self.is_initializing():
+            return self.classifier(bank, False)
+        apart = self.classifier.clone(parent=None, dropout=0.0)  # whose call leaves the running statistics as they are
+        return apart.apply(self.classifier.variables, bank, True)

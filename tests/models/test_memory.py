@@ -115,6 +115,9 @@ def test_pixels_along_their_entry():
 def test_momentum():
     for t in (0, 3, 10):
         np.testing.assert_allclose(memory.momentum(t, 10), memory_numpy.momentum(t, 10), rtol=1e-6)
+    module = memory.FeatureMemory(CLASSES, momentum=0.8, power=2.0)
+    np.testing.assert_allclose(module.rate(3, 10), memory_numpy.momentum(3, 10, 0.8, 2.0), rtol=1e-6)
+    assert module.clone(polynomial=False).rate(3, 10) == 0.8
 
 
 def test_cluster_centres():
@@ -262,6 +265,45 @@ def test_aggregation_and_its_gradients(fusion):
         lambda p, maps: module.apply({"params": p} | given, maps["x"], maps["within"], False)[0],
         reference, module, maps, params,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["running", "entries"])
+def test_classifier_of_entries(norm):
+    """By the running statistics or by the entries' own, never dropped out; the running ones change by those of pixels alone."""
+    config = defaults.get_config().model
+    config.backbone.name = "none"
+    config.memory.update({"name": "mcibi", "channels": 4, "consistency_norm": norm})
+    config.classifier.update({"hidden": 3, "dropout": 0.5})
+    model = create_model(config, CLASSES)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 4, 4, 3), np.uint8)
+    shapes = jax.eval_shape(lambda key: model.init(key, images), jax.random.PRNGKey(0))
+    variables = jax.tree.map(lambda x: rng.uniform(0.5, 1.5, x.shape).astype(x.dtype), shapes)
+    entries = np.asarray(variables["memory"]["memory"]["bank"], np.float64)
+
+    weights = rng.normal(size=(CLASSES, CLASSES)).astype(np.float32)
+
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def apply(params):
+        given, rngs = variables | {"params": params}, {"dropout": np.zeros(2, np.uint32)}
+        output, new = model.apply(given, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        return (output.aux["memory"][0, 0] * weights).sum(), (output, new)
+
+    gradients, (output, new) = apply(variables["params"])
+    p, stats = variables["params"]["classifier"], variables["batch_stats"]["classifier"]["hidden"]["norm"]
+    hidden = entries @ p["hidden"]["conv"]["kernel"][0, 0].astype(np.float64)
+    mean, var = (hidden.mean(0), hidden.var(0)) if norm == "entries" else (stats["mean"], stats["var"])
+    normal = p["hidden"]["norm"]
+    hidden = np.maximum((hidden - mean) / np.sqrt(var + 1e-5) * normal["scale"] + normal["bias"], 0)
+    expected = hidden @ p["scores"]["kernel"][0, 0] + p["scores"]["bias"]
+    np.testing.assert_allclose(output.aux["memory"][0, 0], expected, rtol=1e-4, atol=1e-5)
+    learned = gradients["classifier"]
+    np.testing.assert_allclose(learned["scores"]["kernel"][0, 0], hidden.T @ weights, rtol=1e-4, atol=1e-5)
+    assert np.abs(learned["hidden"]["conv"]["kernel"]).min() > 1e-4
+    before = output.features["context"].reshape(-1, 4) @ p["hidden"]["conv"]["kernel"][0, 0]
+    changed = new["batch_stats"]["classifier"]["hidden"]["norm"]["mean"]
+    np.testing.assert_allclose(changed, 0.9 * stats["mean"] + 0.1 * before.mean(0), rtol=1e-4)
 
 
 def test_losses():
