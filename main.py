@@ -1,5 +1,6 @@
 """python main.py --config=configs/SYSTEM.py[:DATASET] [--mode=MODE] [--workdir=DIR] [--config.a.b=value …]"""
 
+import ast
 import difflib
 import glob
 import inspect
@@ -74,6 +75,7 @@ def parse(argv: list[str]):
     base = base_config(argv)
     _check_names(argv, base)
     argv, defaulted = _without_none(argv)
+    argv = [_quoted(argument, base) for argument in argv]
     values = define_flags(argv, base)
     try:
         rest = values(argv)[1:]
@@ -234,6 +236,22 @@ def _without_none(argv):
     """`argv` without its `--config.a.b=None`, which absl cannot parse, and the names of those fields."""
     found = [re.fullmatch(r"--?config\.([^=]+)=None", argument) for argument in argv]
     return [a for a, f in zip(argv, found, strict=True) if not f], [f[1] for f in found if f]
+
+
+def _quoted(argument, base):
+    """`argument` with quotes around the words of a tuple, without which ml_collections does not part them: a=1,b=2 → ('a=1', 'b=2')."""
+    found = re.fullmatch(r"(--?config\.([^=]+))=([^\s'\"()\[\]]+,[^\s'\"()\[\]]*)", argument)
+    if not found:
+        return argument
+    *sections, name = found[2].split(".")
+    for key in sections:
+        base = base[key]
+    try:
+        ast.literal_eval(found[3])
+    except (ValueError, SyntaxError):
+        if base.get_type(name) is tuple:
+            return f"{found[1]}={tuple(found[3].split(','))}"
+    return argument
 
 
 def _set_none(config, name):

@@ -1,4 +1,4 @@
-"""Attention to Scale (Chen et al., CVPR 2016): DeepLab-LargeFOV at two scales.
+"""Attention to Scale (Chen et al., CVPR 2016): DeepLab-LargeFOV at several scales.
 
 python main.py --config=configs/attention.py          the embedded data set, minutes on two cores
 python main.py --config=configs/attention.py:pascal_person_part
@@ -13,10 +13,11 @@ def get_config(dataset: str = "scenes"):
     datasets.set_protocol(config, dataset, paper=datasets.pascal_person_part)
     config.model.context.name = "none"
     config.model.scales.merge = "attention"
-    config.model.scales.scales = (1.0, 0.5)
     if dataset in datasets.SMALL:
+        config.model.scales.scales = (1.0, 0.5)
         config.model.scales.head_filters = 64
     else:
+        config.model.scales.scales = (1.0, 0.75, 0.5)
         config.model.backbone.name = "vgg16"
         config.model.backbone.conv7_kernel = 1
     return config

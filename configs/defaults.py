@@ -151,7 +151,7 @@ def get_config() -> ConfigDict:
     optimizer.momentum = 0.9
     optimizer.nesterov = False
     optimizer.weight_decay = 5e-4  # L2, on kernels; batch-norm parameters and biases have none
-    optimizer.new_layer_factor = 1.0  # learning rate of everything but the backbone, relative to the backbone's
+    optimizer.rates = ()  # "classifier/scores=10": factor of the rate, by the beginning of names (as model.frozen)
     optimizer.clip_norm = 0.0  # global norm that gradients are clipped to; 0: not
     optimizer.schedule = "poly"  # poly, step or constant
     optimizer.warmup_steps = 0  # linear, from 0

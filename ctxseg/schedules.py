@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import jax
@@ -36,7 +37,7 @@ def learning_rate(config, steps: int) -> optax.Schedule:
 
 
 def create_optimizer(config, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
-    """SGD with momentum and L2 on kernels alone, everything but the backbone at `new_layer_factor` times the rate.
+    """SGD with momentum and L2 on kernels alone, parameters that `rates` names at that many times the rate.
 
         g ← ∇ + λ·w (kernels);   v ← μ·v + g;   w ← w − lr(t) · factor · v
 
@@ -46,12 +47,12 @@ def create_optimizer(config, steps: int, frozen: tuple[str, ...] = ()) -> optax.
         frozen: beginnings of names of parameters that stay as they are, see `layers.is_frozen`.
 
     Raises:
-        UserError: as `learning_rate`.
+        UserError: as `learning_rate` and `parse_rates`, and from the transformation's `init`, as `rate_factors`.
     """
     stages = [
         optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
         optax.trace(config.momentum, nesterov=config.nesterov),
-        optax.masked(optax.scale(config.new_layer_factor), _is_new),
+        _scale_by_name(parse_rates(config.rates)),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     ]
     if config.clip_norm:
@@ -61,24 +62,93 @@ def create_optimizer(config, steps: int, frozen: tuple[str, ...] = ()) -> optax.
     return optax.chain(*stages)
 
 
+def parse_rates(rates: Sequence[str]) -> dict[str, float]:
+    """("classifier/scores=10", "backbone=0.1") → {"classifier/scores": 10.0, "backbone": 0.1}.
+
+    Raises:
+        UserError: an entry that is not NAME=FACTOR, a factor below 0, or a name that comes twice.
+    """
+    factors = {}
+    for entry in rates:
+        name, _, text = str(entry).rpartition("=")
+        try:
+            factor = float(text)
+        except ValueError:
+            factor = math.nan
+        if not name or not 0 <= factor < math.inf:
+            raise UserError(
+                f"config.optimizer.rates has {entry!r}, but an entry must be NAME=FACTOR with a factor of 0 or more: "
+                "classifier/scores=10"
+            )
+        if name in factors:
+            raise UserError(f"config.optimizer.rates has {name!r} twice")
+        factors[name] = factor
+    return factors
+
+
+def rate_factors(params, rates: Mapping[str, float]):
+    """A tree like `params`: what the learning rate of each is multiplied by, by the longest of `rates` at the beginning of its name.
+
+    Names are as in `layers.is_frozen`; a parameter that none of them covers has 1.
+
+    Raises:
+        UserError: one of `rates` is no parameter's.
+    """
+    names = _names(params)
+    _check_names("config.optimizer.rates", rates, names)
+    longest_first = sorted(rates, key=len, reverse=True)
+
+    def factor(name):
+        return next((rates[beginning] for beginning in longest_first if is_frozen(name, (beginning,))), 1.0)
+
+    return jax.tree.map(factor, names, **_TUPLES)
+
+
+def _scale_by_name(rates):
+    """Multiplies updates by `rate_factors`, whose check `init` makes."""
+
+    def init(params):
+        rate_factors(params, rates)
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
+        return jax.tree.map(jax.numpy.multiply, updates, rate_factors(updates, rates)) if rates else updates, state
+
+    # `masked` masks nothing: its state is what the checkpoints of older runs have here.
+    return optax.masked(optax.GradientTransformation(init, update), True)
+
+
 def frozen_mask(params, frozen: tuple[str, ...]):
     """A tree like `params`: whether each is frozen.
 
     Raises:
         UserError: one of `frozen` is no parameter's.
     """
-    names = jax.tree_util.tree_map_with_path(lambda path, _: tuple(entry.key for entry in path), params)
-    is_leaf = {"is_leaf": lambda x: isinstance(x, tuple)}
-    for beginning in frozen:
-        if not any(is_frozen(name, (beginning,)) for name in jax.tree.leaves(names, **is_leaf)):
-            first = sorted({"/".join(name[:2]) for name in jax.tree.leaves(names, **is_leaf)})
+    names = _names(params)
+    _check_names("config.model.frozen", frozen, names)
+    return jax.tree.map(lambda name: is_frozen(name, frozen), names, **_TUPLES)
+
+
+_TUPLES = {"is_leaf": lambda x: isinstance(x, tuple)}  # names of parameters as the leaves of a tree
+
+
+def _names(params):
+    """A tree like `params`: the name of each, ("backbone", "conv1_1", "conv", "kernel")."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: tuple(entry.key for entry in path), params)
+
+
+def _check_names(field, beginnings, names):
+    """UserError for the first of `beginnings` that none of the tree `names` has."""
+    leaves = jax.tree.leaves(names, **_TUPLES)
+    for beginning in beginnings:
+        if not any(is_frozen(name, (beginning,)) for name in leaves):
+            first = sorted({"/".join(name[:2]) for name in leaves})
             near = difflib.get_close_matches(beginning, first, 3, 0) or first[:3]
-            raise UserError(f"config.model.frozen has {beginning!r}, but there is {', '.join(near)} …: see --mode=show")
-    return jax.tree.map(lambda name: is_frozen(name, frozen), names, **is_leaf)
+            raise UserError(f"{field} has {beginning!r}, but there is {', '.join(near)} …: see --mode=show")
 
 
 def _check(config):
-    numbers = "learning_rate weight_decay new_layer_factor clip_norm warmup_steps poly_power step_factor"
+    numbers = "learning_rate weight_decay clip_norm warmup_steps poly_power step_factor"
     for name in numbers.split():
         if not 0 <= config[name] < math.inf:
             raise UserError(f"config.optimizer.{name} is {config[name]}, but must be 0 or more")
@@ -91,7 +161,3 @@ def _check(config):
 
 def _is_kernel(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
-
-
-def _is_new(params):
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key != "backbone", params)

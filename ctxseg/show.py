@@ -19,6 +19,7 @@ def show(config) -> None:
     images, regions = jnp.zeros((1, *config.data.crop, 3), jnp.uint8), jnp.zeros((1, *config.data.crop), jnp.int32)
     output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images, regions), jax.random.PRNGKey(0))
     schedules.frozen_mask(variables["params"], tuple(config.model.frozen))  # for its check
+    schedules.rate_factors(variables["params"], schedules.parse_rates(config.optimizer.rates))  # the same
     print()
     for part, tree in variables["params"].items():
         for name, leaves in tree.items() if part != "classifier" else [("", tree)]:

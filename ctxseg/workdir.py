@@ -15,6 +15,11 @@ FREE = (
     "eval.", "complexity.",
 )  # fmt: skip
 
+# Fields that are no more: the value at which a run is as without them, and what says the same now.
+GONE = {
+    "optimizer.new_layer_factor": (1.0, "train it anew with config.optimizer.rates"),
+}
+
 
 def flatten(config, prefix: str = "") -> dict:
     """Nested mapping → {'a.b.c': value}, tuples as lists, as JSON has them."""
@@ -75,7 +80,7 @@ def _update(config, saved, path, prefix=""):
 
 
 def _read(path):
-    """The object that config.json holds."""
+    """The object that config.json holds, without the fields of `GONE`. UserError if one of them has changed what was learned."""
     try:
         with open(path) as f:
             saved = json.load(f)
@@ -87,6 +92,11 @@ def _read(path):
         raise UserError(f"{path} cannot be read: {e.strerror}") from e
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}): choose another --workdir, or remove this one") from e
+    for field, (neutral, remedy) in GONE.items():
+        section, _, name = field.rpartition(".")
+        value = saved[section].pop(name, neutral) if isinstance(saved.get(section), dict) else neutral
+        if value != neutral:
+            raise UserError(f"{path} has config.{field}={value}, a field that there is no more: {remedy}")
     return saved
 
 

@@ -50,6 +50,7 @@ def test_resolves(system):
         assert count < 2e6 if dataset == "scenes" else count > 5e5
         schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
         schedules.frozen_mask(variables["params"], tuple(config.model.frozen))
+        schedules.rate_factors(variables["params"], schedules.parse_rates(config.optimizer.rates))
 
 
 @pytest.mark.parametrize("dataset", datasets.PROTOCOLS)
@@ -69,8 +70,13 @@ def test_papers_settings():
     """A system's own paper's, whatever another has on the data set; and levels that differ in size where they are upsampled."""
     for system in ("attention", "largefov"):
         config = config_of(system, "voc2012")
-        assert (config.data.crop, config.data.scale_range, config.data.rotate) == ((321, 321), (0.6, 1.4), 0)
-        assert (config.train.batch_size, config.optimizer.new_layer_factor) == (30, 10)
+        assert (config.data.crop, config.data.scale_range, config.data.rotate) == ((321, 321), (1.0, 1.0), 0)
+        optimizer = config.optimizer
+        assert (config.train.batch_size, optimizer.learning_rate) == (30, 1e-3)
+        assert (optimizer.schedule, optimizer.step_boundaries) == ("step", (2_000, 4_000))
+        assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 5e-4)
+    assert config_of("attention", "coco_subset").model.scales.scales == (1.0, 0.75, 0.5)
+    assert config_of("attention", "scenes").model.scales.scales == (1.0, 0.5)
     config = config_of("hrenet", "ade20k")
     assert (config.data.crop, config.data.brightness, config.train.batch_size) == ((400, 500), 0, 10)
     assert (config.optimizer.schedule, config.optimizer.step_boundaries) == ("step", (15_000,))
@@ -80,6 +86,22 @@ def test_papers_settings():
         assert (config.model.backbone.output_stride, config.optimizer.learning_rate) == (32, 1e-3)
     config = config_of("mcibi", "ade20k")
     assert config.train.steps == 130 * 20_210 // 16 and config.optimizer.schedule == "poly"
+
+
+@pytest.mark.parametrize("context", ["none", "msc"])
+def test_ten_times_the_rate_for_the_final_classifier_layer_alone(context):
+    """Attention to Scale, §4: "0.01 for the final classifier layer"; neither its attention head nor DeepLab-MSc's heads are that."""
+    config = config_of("attention", "pascal_person_part")
+    config.model.context.name = context
+    model = create_model(config.model, 7)
+    params = jax.eval_shape(lambda r: model.init(r, jnp.zeros((1, 32, 32, 3))), jax.random.PRNGKey(0))["params"]
+    factors = schedules.rate_factors(params, schedules.parse_rates(config.optimizer.rates))
+    of = {jax.tree_util.keystr(p, simple=True, separator="/"): f for p, f in jax.tree.leaves_with_path(factors)}
+    assert {name for name, factor in of.items() if factor == 10} == {
+        "classifier/scores/kernel",
+        "classifier/scores/bias",
+    }
+    assert {factor for name, factor in of.items() if not name.startswith("classifier/scores")} == {1}
 
 
 def test_unknown_data_set():

@@ -187,6 +187,8 @@ BAD_VALUES = {
     "model.context.stages=0": "config.model.context.stages is 0, but must be at least 1",
     "data.superpixels=-1": "config.data.superpixels is -1, but must be 0",
     "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam', but there is .*backbone/stem",
+    "optimizer.rates=classifier/scores=10,backbone/stam=2": "config.optimizer.rates has 'backbone/stam', but there is .*",
+    "optimizer.rates=ten": "config.optimizer.rates has 'ten', but an entry must be NAME=FACTOR with a factor of 0 or more",
     "model.scales.merge=maximum": "config.model.scales.merge is 'maximum', but it can be none, attention, average, max",
     "model.memory.name=mcibi2": "config.model.memory.name is 'mcibi2', but it can be none, mcibi",
     "model.classifier.dropout=1.0": "config.model.classifier.dropout is 1.0, but must be 0 or more and less than 1",

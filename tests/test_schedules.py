@@ -61,12 +61,12 @@ def flat(tree):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"new_layer_factor": 10.0, "weight_decay": 0.1},
+        {"rates": ("backbone=2", "backbone/norm=0.5", "classifier=10"), "weight_decay": 0.1},
         {"nesterov": True, "weight_decay": 0.1, "warmup_steps": 2},
-        {"clip_norm": 0.5, "new_layer_factor": 2.0, "weight_decay": 0.1, "schedule": "constant"},
+        {"clip_norm": 0.5, "rates": ("context=0",), "weight_decay": 0.1, "schedule": "constant"},
         {"momentum": 0.0, "weight_decay": 0.0},
     ],
-    ids=["factor", "nesterov", "clip", "plain"],
+    ids=["rates", "nesterov", "clip", "plain"],
 )
 def test_three_updates_against_numpy(changes):
     config, steps, rng = settings(**changes), 3, np.random.default_rng(0)
@@ -74,6 +74,14 @@ def test_three_updates_against_numpy(changes):
     w = flat(params)
     velocity = {name: np.zeros_like(value) for name, value in w.items()}
     rate = rates(steps, **changes)
+    factors = {  # by the longest name, whatever their order
+        ("backbone=2", "backbone/norm=0.5", "classifier=10"): {
+            "backbone/conv": 2,
+            "backbone/norm": 0.5,
+            "classifier": 10,
+        },
+        ("context=0",): {"context": 0},
+    }.get(config.rates, {})
     for t in range(steps):
         gradient = flat(gradients[t])
         norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
@@ -82,7 +90,8 @@ def test_three_updates_against_numpy(changes):
             g = shrink * gradient[name] + (config.weight_decay * w[name] if name.endswith("kernel") else 0)
             velocity[name] = config.momentum * velocity[name] + g
             update = g + config.momentum * velocity[name] if config.nesterov else velocity[name]
-            w[name] = w[name] - rate[t] * (1 if name.startswith("backbone") else config.new_layer_factor) * update
+            factor = next((f for beginning, f in factors.items() if name.startswith(beginning)), 1)
+            w[name] = w[name] - rate[t] * factor * update
 
     optimizer = schedules.create_optimizer(config, steps)
     state = optimizer.init(params)
@@ -105,6 +114,9 @@ def test_three_updates_against_numpy(changes):
         ({"momentum": 1.0}, "optimizer.momentum is 1.0, but must be 0 or more, and less than 1"),
         ({"weight_decay": -1.0}, "optimizer.weight_decay is -1.0, but must be 0 or more"),
         ({"warmup_steps": -1}, "optimizer.warmup_steps is -1, but must be 0 or more"),
+        ({"rates": ("backbone",)}, "optimizer.rates has 'backbone', but an entry must be NAME=FACTOR"),
+        ({"rates": ("backbone=-1",)}, "optimizer.rates has 'backbone=-1', but an entry must be .* 0 or more"),
+        ({"rates": ("a=1", "a=2")}, "optimizer.rates has 'a' twice"),
         ({"step_boundaries": (5, 3)}, r"optimizer.step_boundaries is \(5, 3\), but must be steps, the earliest first"),
         ({"step_boundaries": ("a",)}, r"optimizer.step_boundaries is \('a',\), but must be steps"),
     ],
@@ -112,3 +124,19 @@ def test_three_updates_against_numpy(changes):
 def test_bad_values_are_named(changes, message):
     with pytest.raises(UserError, match=f"^config.{message}"):
         schedules.create_optimizer(settings(**changes), 10)
+
+
+def test_a_rate_of_no_parameter_is_named():
+    params = random_tree(np.random.default_rng(0))
+    optimizer = schedules.create_optimizer(settings(rates=("classifier=2", "backbone/covn=3")), 10)
+    with pytest.raises(UserError, match="^config.optimizer.rates has 'backbone/covn', but there is backbone/conv, "):
+        optimizer.init(params)
+
+
+def test_checkpoints_of_older_runs_have_the_same_state():
+    """Orbax restores into a tree of the same names: the rates' stage keeps those of the scaling that was in its place."""
+    params = random_tree(np.random.default_rng(0))
+    before = optax.masked(optax.scale(1.0), jax.tree.map(lambda _: False, params)).init(params)
+    for rates in ((), ("classifier=10",)):
+        state = schedules.create_optimizer(settings(rates=rates), 10).init(params)
+        assert len(state) == 4 and state[2] == before

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from configs import fcn
+from configs import defaults, fcn
 from ctxseg import workdir
 from ctxseg.errors import UserError
 
@@ -67,6 +67,24 @@ def test_a_field_that_went_is_named_and_one_that_came_is_not(run):
     (run / "config.json").write_text(json.dumps(saved))
     with pytest.raises(UserError, match="config: config.model.depth is None here and 3 there; choose"):
         workdir.check(run, fcn.get_config())
+
+
+def test_a_run_from_before_rates_by_name_goes_on_if_it_had_one_rate(run):
+    """Its `new_layer_factor` was the rate of everything but the backbone."""
+    saved = json.loads((run / "config.json").read_text())
+    del saved["optimizer"]["rates"]
+    for factor in (1.0, 10.0):
+        saved["optimizer"]["new_layer_factor"] = factor
+        (run / "config.json").write_text(json.dumps(saved))
+        if factor == 1:
+            workdir.check(run, fcn.get_config())
+            assert workdir.read_config(run, defaults.get_config()) == fcn.get_config()
+            continue
+        for read in (workdir.check, workdir.read_config):
+            with pytest.raises(
+                UserError, match="config.json has config.optimizer.new_layer_factor=10.0, .*optimizer.rates$"
+            ):
+                read(run, fcn.get_config())
 
 
 @pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "null", "\x00\xff"])
