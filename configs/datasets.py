@@ -100,11 +100,12 @@ def stanford_background(config):
 
 
 def hrenet(config):
-    """H-ReNet (2016, §4.2): crops 400×500 and flips alone, batch 10, 30k updates, the rate falling half way. Its baseline takes 12k."""
+    """H-ReNet (2016, §4 and §4.2): crops 400×500 and flips alone, batch 10, 40k updates with several levels (30k with one, 12k of its
+    baseline FCN), the rate falling half way."""
     config.data.crop = (400, 500)
     config.data.padding = "reflect"
     config.train.batch_size = 10
-    _two_rates(config, 1e-3, 15_000, 30_000)
+    _two_rates(config, 1e-3, 20_000, 40_000)
 
 
 def pascal_person_part(config):

@@ -15,7 +15,9 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters are float32 always
     config.model.frozen = ()  # beginnings of names ("backbone/conv1") of parameters that stay as they are
-    config.model.kernel_std = 0.0  # of the first kernels of convolutions after the backbone, normal; 0: He's
+    config.model.kernel_std = (
+        0.0  # of first kernels, normal, of vgg16's conv6 and conv7 and convolutions after the backbone; 0: He's
+    )
     config.model.backbone = backbone = ConfigDict()
     backbone.name = "tiny"  # tiny, vgg16, resnet18, resnet34, resnet50, resnet101, resnet152; none (raw pixels)
     backbone.output_stride = (

@@ -37,8 +37,8 @@ class TrainState:
 def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std: float = 0.0) -> TrainState:
     """Initial state for images of `crop` (height, width); the same seed gives the same weights.
 
-    With `kernel_std`, the kernels of convolutions after the backbone are normal, of this standard deviation (H-ReNet, §4.2: 0.1), and
-    not He's.
+    With `kernel_std`, the kernels of the convolutions that no pretrained weights fill, VGG-16's conv6 and conv7 and all after the
+    backbone, are normal, of this standard deviation (H-ReNet, §4.2: 0.1), and not He's.
     """
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
     images, regions = jnp.zeros((1, *crop, 3), jnp.uint8), jnp.zeros((1, *crop), jnp.int32)
@@ -56,11 +56,12 @@ def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std:
 
 
 def _normal_kernels(params, rng, std):
-    """`params` with other kernels `[k,k,·,·]` outside of `backbone`."""
+    """`params` with other kernels `[k,k,·,·]` outside of `backbone`, and of its `conv6` and `conv7`."""
 
     def draw(path, x):
         names = [entry.key for entry in path]
-        if names[0] == "backbone" or names[-1] != "kernel" or x.ndim != 4:
+        pretrained = names[0] == "backbone" and names[1] not in ("conv6", "conv7")
+        if pretrained or names[-1] != "kernel" or x.ndim != 4:
             return x
         key = jax.random.fold_in(rng, zlib.crc32("/".join(names).encode()))
         return std * jax.random.normal(key, x.shape, x.dtype)

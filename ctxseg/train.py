@@ -227,6 +227,12 @@ def train(config, folder: str) -> None:
         elif model.memory and model.memory.first != "mean":
             epoch = math.ceil(len(source) / config.train.batch_size)
             state = fill_memory(model, state, new_batches(), min(model.memory.clustering_batches, epoch))
+        if primary and config.model.frozen and not first:
+            names = ", ".join(config.model.frozen)
+            print(
+                f"{folder}: config.model.frozen: {names}: random for good, as no pretrained weights fill them",
+                flush=True,
+            )
         log = logs.MetricsLog(folder) if primary else None
         if log:
             log.truncate(first)

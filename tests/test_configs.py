@@ -79,7 +79,7 @@ def test_papers_settings():
     assert config_of("attention", "scenes").model.scales.scales == (1.0, 0.5)
     config = config_of("hrenet", "ade20k")
     assert (config.data.crop, config.data.brightness, config.train.batch_size) == ((400, 500), 0, 10)
-    assert (config.optimizer.schedule, config.optimizer.step_boundaries) == ("step", (15_000,))
+    assert (config.optimizer.schedule, config.optimizer.step_boundaries) == ("step", (20_000,))
     for system, steps, batch in (("msci", 120_000, 12), ("zigzag", 120_000, 16)):
         config = config_of(system, "voc2012")
         assert (config.train.steps, config.train.batch_size) == (steps, batch)
@@ -110,9 +110,9 @@ def test_unknown_data_set():
 
 
 def test_normal_kernels_after_the_backbone():
-    """The H-ReNet paper's initial weights: of all the network, convolutions that are not pretrained."""
+    """The H-ReNet paper's initial weights: of all the network, convolutions that are not pretrained, among them VGG's conv6 and conv7."""
     config = defaults.get_config()
-    config.model.backbone.width = 4
+    config.model.backbone.update({"name": "vgg16", "width": 2, "conv7_kernel": 3})
     config.model.context.update({"name": "renet", "units": (3,)})
     config.model.classifier.hidden = 64
     model = create_model(config.model, 21)
@@ -120,8 +120,20 @@ def test_normal_kernels_after_the_backbone():
     usual, drawn = (create_state(model, optimizer, (16, 16), 0, std).params for std in (0.0, 0.1))
     assert drawn["classifier"]["scores"]["kernel"].std() == pytest.approx(0.1, rel=0.1)
     assert (drawn["classifier"]["hidden"]["conv"]["kernel"] != usual["classifier"]["hidden"]["conv"]["kernel"]).all()
+    for name in ("conv6", "conv7"):
+        assert drawn["backbone"][name]["conv"]["kernel"].std() == pytest.approx(0.1, rel=0.1)
+        drawn["backbone"][name]["conv"] = usual["backbone"][name]["conv"]
     for name in ("backbone", "context"):  # recurrent kernels are no convolutions
         jax.tree.map(np.testing.assert_array_equal, drawn[name], usual[name])
+
+
+def test_hrenet_is_row_d_of_its_table_4():
+    """The whole network, of which rows of tables state what they lack; nothing is frozen, as nothing is pretrained."""
+    config = config_of("hrenet", "voc2012")
+    context = config.model.context
+    assert (context.levels, context.entering, context.units) == (("pool4", "pool5", "conv7"), "batch", (120,))
+    assert (config.model.frozen, config.model.kernel_std, config.train.steps) == ((), 0.0, 40_000)
+    assert (config.optimizer.learning_rate, config.optimizer.step_boundaries) == (1e-3, (20_000,))
 
 
 @pytest.mark.parametrize("merge", ["none", "average"])

@@ -211,6 +211,18 @@ def test_bad_values_are_found_before_the_training(change, tiny, compiled, tmp_pa
     assert not (tmp_path / "run" / "config.json").exists(), "the folder must stay free for the corrected command"
 
 
+def test_frozen_layers_are_said_to_be_random(tiny, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise UserError("here")
+
+    monkeypatch.setattr(train, "_loop", stop)
+    frozen = "--config.model.frozen=backbone/stem,backbone/res2"
+    with pytest.raises(UserError, match="here"):
+        main.main(["main.py", f"{FCN}:camvid", *tiny, frozen, f"--workdir={tmp_path}/run"])
+    words = "config.model.frozen: backbone/stem, backbone/res2: random for good, as no pretrained weights fill them\n"
+    assert capsys.readouterr().out.endswith(f"{tmp_path}/run: {words}")
+
+
 def test_bad_data_folders(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, message in {

@@ -185,6 +185,28 @@ def test_every_table(name):
     assert get_table("scenes").dataset == "scenes" and "scenes" in datasets.SMALL
 
 
+def test_rows_of_hrenet_state_what_they_lack():
+    """Table 4 of H-ReNet: (a) to (g) on the paper's data. Table 6 says that 72.6 is with 2 iterations."""
+    table = importlib.import_module("configs.tables.hrenet_variants").get_table()
+    found = []
+    for run in plan(table, "x").values():
+        config, context = run.config, run.config.model.context
+        renet = (context.name, context.levels, context.entering) if context.name == "renet" else ("none",)
+        found.append((*renet, config.train.steps, config.optimizer.step_boundaries, config.eval.crf.iterations))
+    conv7, three = ("conv7",), ("pool4", "pool5", "conv7")
+    assert found == [
+        ("none", 12_000, (6_000,), 0),
+        ("renet", conv7, "none", 30_000, (15_000,), 0),
+        ("renet", conv7, "batch", 30_000, (15_000,), 0),
+        ("renet", three, "batch", 40_000, (20_000,), 0),
+        ("none", 12_000, (6_000,), 2),
+        ("renet", conv7, "batch", 30_000, (15_000,), 2),
+        ("renet", three, "batch", 40_000, (20_000,), 2),
+    ]
+    times = importlib.import_module("configs.tables.hrenet_time").get_table()
+    assert [run.config.eval.crf.iterations for run in plan(times, "x").values()][::2] == [0, 0, 2]
+
+
 def test_a_wrong_override_stops_everything_before_it_begins(tmp_path, stand_in):
     for overrides, message in (
         (

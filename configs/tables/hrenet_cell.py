@@ -1,6 +1,7 @@
 """H-ReNet (Yan et al., 2016), "LSTM v.s. IRNN": the cell of the ReNet layers, at the same number of parameters."""
 
 from configs.datasets import SMALL
+from configs.tables.hrenet_variants import renet
 from ctxseg.tables import Row, Table
 
 
@@ -14,7 +15,7 @@ def irnn_units(inputs: int, units: int) -> int:
 
 
 def get_table(dataset: str = "voc2012") -> Table:
-    norm = {"model.context.entering": "batch"}
+    norm = renet(dataset, "conv7")
     units = irnn_units(144, 48) if dataset in SMALL else irnn_units(1024, 120)
     irnn = {"model.context.cell": "irnn", "model.context.units": (units,)}
     return Table(

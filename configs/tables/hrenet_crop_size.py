@@ -1,16 +1,12 @@
 """H-ReNet (Yan et al., 2016), "Training Image Size": how much of the image a training crop shows to the ReNet layers."""
 
 from configs.datasets import SMALL
-from configs.tables.hrenet_variants import levels, steps
+from configs.tables.hrenet_variants import baseline, renet
 from ctxseg.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:
-    none = {"model.context.name": "none"} | steps(dataset, 12_000)
-    renet = {
-        "model.context.entering": "batch",
-        "model.context.levels": levels(dataset, "pool4", "pool5", "conv7"),
-    } | steps(dataset, 40_000)
+    networks = (baseline(dataset), renet(dataset, "pool4", "pool5", "conv7"))
     crops = [(64, 64), (96, 96), (128, 128)] if dataset in SMALL else [(256, 320), (320, 400), (400, 500)]
     papers = {"baseline FCN": (63.6, 63.4, 63.4), "H-ReNet": (67.3, 69.3, 71.1)}
     return Table(
@@ -19,7 +15,7 @@ def get_table(dataset: str = "voc2012") -> Table:
         dataset,
         [
             Row(f"{name}, {crop[0]}×{crop[1]}", "hrenet", overrides | {"data.crop": crop}, (paper,))
-            for (name, figures), overrides in zip(papers.items(), (none, renet), strict=True)
+            for (name, figures), overrides in zip(papers.items(), networks, strict=True)
             for crop, paper in zip(crops, figures, strict=True)
         ],
         note="71.1 at the largest crop is the paper's figure with three levels, which are taken here at all sizes.",

@@ -1,14 +1,12 @@
 """H-ReNet (Yan et al., 2016), Table 5: the maps that the ReNet layers read."""
 
-from configs.tables.hrenet_variants import levels, steps
+from configs.tables.hrenet_variants import renet
 from ctxseg.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:
-    def row(paper, *names):
-        overrides = {"model.context.entering": "batch", "model.context.levels": levels(dataset, *names)}
-        more = steps(dataset, 40_000) if len(names) > 1 else {}
-        return Row(", ".join(reversed(names)), "hrenet", overrides | more, (paper,))
+    def row(paper, *levels):
+        return Row(", ".join(reversed(levels)), "hrenet", renet(dataset, *levels), (paper,))
 
     return Table(
         "hrenet_levels",

@@ -51,4 +51,9 @@ def test_groups_patches_and_levels():
 def test_irnn_starts_from_the_identity_and_weights_within_a_fifth():
     variables = renet.ReNetLayer(4, True, "irnn").init(jax.random.PRNGKey(0), jnp.zeros((1, 2, 2, 3)))["params"]
     np.testing.assert_array_equal(variables["recurrent_kernel"], [np.eye(4)] * 2)
-    assert 0.15 < np.abs(variables["input_kernel"]).max() <= 0.2
+    assert not variables["bias"].any() and 0.15 < np.abs(variables["input_kernel"]).max() <= 0.2
+    for parameter in (
+        renet.ReNetLayer(8, True, "lstm").init(jax.random.PRNGKey(0), jnp.zeros((1, 2, 2, 3)))["params"].values()
+    ):
+        # Uniform: the standard deviation is 0.2/√3.
+        assert 0.15 < np.abs(parameter).max() <= 0.2 and np.std(parameter) == pytest.approx(0.2 / 3**0.5, rel=0.2)

@@ -98,10 +98,13 @@ class ReNetLayer(nn.Module):
             x = x.swapaxes(1, 2)
         b, length, lines, inputs = x.shape
         d = self.units
-        recurrent_init = _identities if self.cell == "irnn" else _uniform
+        # All parameters are uniform at first (001, §4.2), but where an IRNN starts from the identity and no biases.
+        recurrent_init, bias_init = _uniform, _uniform
+        if self.cell == "irnn":
+            recurrent_init, bias_init = _identities, nn.initializers.zeros
         kernel = self.param("input_kernel", _uniform, (2, inputs, gates * d), jnp.float32).astype(self.dtype)
         recurrent = self.param("recurrent_kernel", recurrent_init, (2, d, gates * d), jnp.float32).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (2, gates * d), jnp.float32).astype(self.dtype)
+        bias = self.param("bias", bias_init, (2, gates * d), jnp.float32).astype(self.dtype)
 
         sequence = x.astype(self.dtype).swapaxes(0, 1).reshape(length * b * lines, inputs)
         flat = kernel.transpose(1, 0, 2).reshape(inputs, -1)
