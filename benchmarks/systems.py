@@ -1,50 +1,55 @@
 """Trains several systems on one data set over several seeds and prints a table: mean and standard deviation of the scores, in %.
 
-python benchmarks/systems.py --dataset=scenes --seeds=3 [fcn zigzag …] [-- --config.a.b=value …]
+python benchmarks/systems.py --dataset=scenes --seeds=3 --jobs=2 [fcn zigzag …] [-- --config.a.b=value …]
 
 Without names, every system. Every run is `main.py` in a work directory of its own, so that this continues where it stopped; a finished
 run of the same config is not run again. All systems have one seed before any has two. `step` is the shortest mean time of a step
-over any logged interval of any of the runs: other programs on the machine make the others longer.
+over any logged interval of any of the runs, with `--jobs` on each run's share of the cores: other programs on the machine make the others
+longer.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import main as command_line
-from ctxseg import logs, workdir
+from ctxseg import logs, sweep
 from ctxseg.errors import UserError
+from ctxseg.runs import Run, execute
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SYSTEMS = ("__init__", "datasets", "defaults")
 
 
-def run(system: str, dataset: str, seed: int, folder: Path, overrides: list[str]) -> dict:
-    """The results of one run, made now unless they are there; `step_seconds` is added.
+def plan(systems: list[str], dataset: str, seeds: int, folder: Path, overrides: list[str]) -> dict[tuple, Run]:
+    """The runs, by system and seed, in the order in which they are made.
 
     Raises:
-        UserError: `folder` holds the run of another config.
+        UserError: a config that cannot be, or a folder that holds the run of another one.
     """
-    arguments = [f"--config=configs/{system}.py:{dataset}", f"--config.seed={seed}", f"--workdir={folder}", *overrides]
-    config = command_line.parse(["main.py", *arguments]).config
-    results = folder / "results.json"
-    if (folder / "config.json").exists():
-        workdir.check_same(str(folder / "config.json"), config)
-    finished = results.exists() and json.loads(results.read_text())
-    if not finished or (finished["split"], finished["step"]) != (config.eval.split, config.train.steps):
-        print(f"{system} on {dataset}, seed {seed}: {folder}", file=sys.stderr, flush=True)
-        command = [sys.executable, "main.py", *arguments]
-        # The programs of two seeds are the same: the second need not compile them.
-        environment = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled")} | os.environ
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-    speeds = [e["images_per_second"] for e in logs.read_metrics(str(folder)) if e["kind"] == "train"]
-    return json.loads(results.read_text()) | {"step_seconds": config.train.batch_size / max(speeds)}
+    runs = {}
+    for seed in range(seeds):
+        for system in systems:
+            where = str(folder / f"{system}-{dataset}-{seed}")
+            arguments = (
+                f"--config=configs/{system}.py:{dataset}", f"--config.seed={seed}", f"--workdir={where}", *overrides
+            )  # fmt: skip
+            config = command_line.parse(["main.py", *arguments]).config
+            runs[system, seed] = Run(f"{system}, seed {seed}", arguments, config, where, "train")
+    sweep.check_folders(list(runs.values()))
+    return runs
+
+
+def read(run: Run) -> dict:
+    """The results of a finished run, and `step_seconds`."""
+    results = json.loads((Path(run.folder) / "results.json").read_text())
+    speeds = [e["images_per_second"] for e in logs.read_metrics(run.folder) if e["kind"] == "train"]
+    return results | {"step_seconds": run.config.train.batch_size / max(speeds)}
 
 
 def cell(values: list[float]) -> str:
@@ -75,18 +80,21 @@ def main():
     parser.add_argument("systems", nargs="*", default=systems, help="names of config files; default: all")
     parser.add_argument("--dataset", default="scenes")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     parser.add_argument("--runs", default=str(ROOT / "runs"), help="folder of the work directories")
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args, overrides = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
-    runs = Path(os.path.abspath(args.runs))
-    results = {system: [] for system in args.systems}
+    folder = Path(os.path.abspath(args.runs))
+    os.chdir(ROOT)  # where `configs/` is
     try:
-        for seed in range(args.seeds):
-            for system, of in results.items():
-                of.append(run(system, args.dataset, seed, runs / f"{system}-{args.dataset}-{seed}", overrides))
+        runs = plan(args.systems, args.dataset, args.seeds, folder, overrides)
+        # The programs of two seeds are the same: the second need not compile them.
+        failed = execute(list(runs.values()), [sys.executable, "main.py"], str(folder / "compiled"), args.jobs)
     except UserError as e:
         sys.exit(f"error: {e}")
-    rows = [row(system, of) for system, of in results.items()]
+    if failed:
+        sys.exit(f"{len(failed)} of {len(runs)} runs failed: the same command makes them again")
+    rows = [row(system, [read(runs[system, seed]) for seed in range(args.seeds)]) for system in args.systems]
     print("|", " | ".join(rows[0]), "|")
     print("|---" * len(rows[0]) + "|")
     for cells in rows:
