@@ -19,5 +19,5 @@ def get_config(dataset: str = "scenes"):
     else:
         config.model.scales.scales = (1.0, 0.75, 0.5)
         config.model.backbone.name = "vgg16"
-        config.model.backbone.conv7_kernel = 1
+        config.model.backbone.layout = "largefov"
     return config

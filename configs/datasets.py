@@ -153,9 +153,9 @@ def coco_stuff10k(config):
 
 
 def dilated_resnet50(config):
-    """The backbone and the classifier of what the MCIBI paper compares with (§4.1): ResNet-50 of three 3×3 stem convolutions, stride 8."""
+    """The backbone and the classifier of what the MCIBI paper compares with (§4.1): ResNet-50, stride 8, stem of the published weights."""
     config.model.backbone.name = "resnet50"
-    config.model.backbone.stem = "conv3"
+    config.model.backbone.stem = "conv3_32"
     config.model.classifier.dropout = 0.1
 
 

@@ -23,10 +23,11 @@ def get_config() -> ConfigDict:
     backbone.output_stride = (
         8  # tiny, resnet*: 32, 16 or 8: pixels per position of the coarsest map; 16 and 8 by dilation
     )
-    backbone.stem = placeholder(str)  # resnet*: conv7 (one 7×7) or conv3 (three 3×3)
+    backbone.stem = placeholder(str)  # resnet*: conv7 (7×7), or three 3×3: conv3_32 (32, 32, 64), conv3 (64, 64, 128)
     backbone.width = placeholder(int)  # tiny, vgg16: channels of the first convolution
     backbone.norm = placeholder(str)  # vgg16: none or batch
-    backbone.conv7_kernel = placeholder(int)  # vgg16: 1 (DeepLab-LargeFOV) or 3 (the H-ReNet paper's baseline)
+    backbone.layout = placeholder(str)  # vgg16: largefov (DeepLab) or hrenet (its paper's baseline): poolings and conv7
+    backbone.conv7_kernel = placeholder(int)  # vgg16: 1 or 3; 0: as the layout has it
     backbone.dropout = placeholder(float)  # vgg16: after conv6 and conv7
 
     config.model.context = context = ConfigDict()

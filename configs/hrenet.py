@@ -19,7 +19,8 @@ def get_config(dataset: str = "scenes"):
         config.model.context.units = (48,)
     else:
         config.model.backbone.name = "vgg16"
-        config.model.backbone.conv7_kernel = 3
+        config.model.backbone.layout = "hrenet"
+        config.model.backbone.dropout = 0.0  # the paper's Table 2 has none
         config.model.context.levels = ("pool4", "pool5", "conv7")
         config.model.context.entering = "batch"
         config.model.context.units = (120,)

@@ -14,5 +14,5 @@ def get_config(dataset: str = "scenes"):
     config.model.context.name = "none"
     if dataset not in datasets.SMALL:
         config.model.backbone.name = "vgg16"
-        config.model.backbone.conv7_kernel = 1
+        config.model.backbone.layout = "largefov"
     return config

@@ -97,6 +97,16 @@ def _read(path):
         value = saved[section].pop(name, neutral) if isinstance(saved.get(section), dict) else neutral
         if value != neutral:
             raise UserError(f"{path} has config.{field}={value}, a field that there is no more: {remedy}")
+    return _as_of_now(saved)
+
+
+def _as_of_now(saved):
+    """`saved` with what older runs say in other words."""
+    model = saved.get("model")
+    backbone = model.get("backbone") if isinstance(model, dict) else None
+    if isinstance(backbone, dict) and backbone.get("name") == "vgg16" and "layout" not in backbone:
+        # Before there were layouts, every VGG-16 had the poolings of the H-ReNet paper, and a 1×1 conv7 unless it was told otherwise.
+        backbone |= {"layout": "hrenet", "conv7_kernel": backbone.get("conv7_kernel") or 1}
     return saved
 
 

@@ -87,6 +87,20 @@ def test_a_run_from_before_rates_by_name_goes_on_if_it_had_one_rate(run):
                 read(run, fcn.get_config())
 
 
+@pytest.mark.parametrize("kernel", [None, 1, 3])
+def test_a_vgg16_from_before_its_layouts_is_what_it_was(run, kernel):
+    """Poolings of 2×2, and a 1×1 conv7 unless the run says 3."""
+    saved = json.loads((run / "config.json").read_text())
+    saved["model"]["backbone"] |= {"name": "vgg16", "conv7_kernel": kernel}
+    del saved["model"]["backbone"]["layout"]
+    (run / "config.json").write_text(json.dumps(saved))
+    config = workdir.read_config(run, fcn.get_config())
+    assert (config.model.backbone.layout, config.model.backbone.conv7_kernel) == ("hrenet", kernel or 1)
+    workdir.check(run, config)
+    with pytest.raises(UserError, match="layout is largefov here and hrenet there"):
+        workdir.check(run, changed(model__backbone__name="vgg16", model__backbone__layout="largefov"))
+
+
 @pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "null", "\x00\xff"])
 def test_a_damaged_config_is_named(run, text):
     (run / "config.json").write_bytes(text.encode("latin-1"))

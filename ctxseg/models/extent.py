@@ -8,7 +8,8 @@ the block, the layers that look further than one position (convolution, pooling,
 it they cost nothing: no map has padding. The scope is that of tracing, like an axis's name in `jax.vmap`.
 
 An image of height v, padded to H, has ⌈v/s⌉ rows of its own in a map of H/s rows, whatever the strides that make up s; H is a multiple of
-`STRIDE`.
+`STRIDE`. Caffe's poolings (`layers.max_pool`), which make ⌊n/2⌋ + 1 rows of n, leave a map of H/s + 1 rows, ⌈(v − 1)/s⌉ + 1 of them the
+image's.
 """
 
 import contextlib
@@ -63,8 +64,15 @@ def lengths(shape: tuple[int, int]):
     if _scope.get() is None:
         return None
     sizes, image = _scope.get()
-    strides = (max(round(n / m), 1) for n, m in zip(image, shape, strict=True))
-    return tuple(-(-sizes[:, axis] // stride) for axis, stride in enumerate(strides))
+    return tuple(_rows(sizes[:, axis], n, m) for axis, (n, m) in enumerate(zip(image, shape, strict=True)))
+
+
+def _rows(own, image, rows):
+    """Of a map of `rows`, those of an image that has `own` of `image` rows."""
+    if image % rows != 0 and image % (rows - 1) == 0:
+        stride = image // (rows - 1)
+        return -(-(own - 1) // stride) + 1
+    return -(-own // max(round(image / rows), 1))
 
 
 def inside(shape: tuple[int, int]):

@@ -351,10 +351,26 @@ def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024, mask
     return y.swapaxes(0, 1).reshape(b, parts * chunk, -1)[:, :n]
 
 
-def max_pool(x, size: int, stride: int, padding: int | Literal["SAME"]):
+def max_pool(x, size: int, stride: int, padding: int | Literal["SAME", "CAFFE"]):
     """Maximum over size×size windows, padded by −∞: `[B,h,w,C]` → `[B,⌊(h+2·padding−size)/stride⌋+1,…,C]`.
 
-    `padding` may be `SAME`: one more row or column, at the end, where windows of 2 and stride 2 do not divide the size.
+    `padding` may be `SAME`: one more row or column, at the end, where windows of 2 and stride 2 do not divide the size. Or `CAFFE`, for
+    windows of 3 and stride 2: padded by 1, and the size rounded up, `[B,⌊h/2⌋+1,⌊w/2⌋+1,C]`; the last window of an even size has one row.
     """
-    pairs = padding if padding == "SAME" else ((padding, padding), (padding, padding))
+    if padding == "SAME":
+        pairs = padding
+    elif padding == "CAFFE":
+        pairs = [(1, 2 - n % 2) for n in x.shape[1:3]]
+    else:
+        pairs = ((padding, padding), (padding, padding))
     return nn.max_pool(extent.clear(x, -jnp.inf), (size, size), (stride, stride), pairs)
+
+
+def window_mean(x, size: int):
+    """Sum over the size×size window around each position, size odd, zero outside, divided by size²: `[B,h,w,C]` → the same shape.
+
+    At the border too, as Caffe's average pooling (and PyTorch's by default): the padding counts.
+    """
+    half = size // 2
+    x32 = extent.clear(x.astype(jnp.float32))
+    return nn.avg_pool(x32, (size, size), padding=((half, half), (half, half))).astype(x.dtype)

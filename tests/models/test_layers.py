@@ -1,5 +1,6 @@
 """Layers against plain XLA convolutions, NumPy loops and flax's batch normalisation, with their gradients."""
 
+import math
 import os
 import subprocess
 import sys
@@ -228,12 +229,24 @@ def test_nearest_resize():
     assert y.dtype == jnp.uint8
 
 
-@pytest.mark.parametrize("height, width, size, stride, padding", [(8, 9, 3, 2, 1), (7, 6, 2, 2, 0)])
-def test_max_pool(height, width, size, stride, padding):
+def caffe_rows(n, size, stride, padding):
+    """Of a pooled map, by the lines of Caffe's PoolingLayer::Reshape: rounded up, without a last window that lies in the padding."""
+    rows = math.ceil((n + 2 * padding - size) / stride) + 1
+    return rows - 1 if (rows - 1) * stride >= n + padding else rows
+
+
+@pytest.mark.parametrize(
+    "height, width, size, stride, padding, caffe",
+    [(8, 9, 3, 2, 1, False), (7, 6, 2, 2, 0, False), (8, 9, 3, 2, 1, True), (7, 2, 3, 2, 1, True)],
+)
+def test_max_pool(height, width, size, stride, padding, caffe):
     x = normal(2, height, width, 3)
-    y, pull = jax.vjp(lambda x: layers.max_pool(x, size, stride, padding), x)
+    y, pull = jax.vjp(lambda x: layers.max_pool(x, size, stride, "CAFFE" if caffe else padding), x)
+    if caffe:
+        assert y.shape[1:3] == tuple(caffe_rows(n, size, stride, padding) for n in (height, width))
     dy = normal(*y.shape, seed=1)
-    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf)
+    around = (padding, padding + caffe)
+    padded = np.pad(x, ((0, 0), around, around, (0, 0)), constant_values=-np.inf)
     gradient = np.zeros(padded.shape, np.float32)
     for b, i, j, c in np.ndindex(*y.shape):
         window = padded[b, i * stride : i * stride + size, j * stride : j * stride + size, c]
@@ -243,6 +256,20 @@ def test_max_pool(height, width, size, stride, padding):
     np.testing.assert_allclose(
         pull(dy)[0], gradient[:, padding : padding + height, padding : padding + width], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("height, width", [(6, 7), (1, 2)])
+def test_window_mean_is_caffe_s(height, width):
+    """PoolingLayer's AVE: the sum over the window's pixels, divided by the window's area before it is clipped to the image."""
+    x = normal(2, height, width, 3)
+    y = layers.window_mean(x, 3)
+    assert y.shape == x.shape
+    for i, j in np.ndindex(height, width):
+        top, left = i - 1, j - 1
+        bottom, right = min(top + 3, height + 1), min(left + 3, width + 1)
+        area = (bottom - top) * (right - left)
+        total = x[:, max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)].sum((1, 2))
+        np.testing.assert_allclose(y[:, i, j], total / area, rtol=1e-5, atol=1e-6)
 
 
 def test_attention_in_chunks_is_attention():

@@ -38,15 +38,21 @@ def test_resnets_have_the_published_parameters(name):
     assert count / 1e6 == pytest.approx(PARAMETERS[name], abs=1e-6)
 
 
+# Channels of stems of three convolutions: of the (64, 64, 128) that older runs have, and of ResNet-V1c.
+STEMS = {"conv3": [64, 64, 128], "conv3_32": [32, 32, 64]}
+
+
 @pytest.mark.parametrize("stride", [32, 16, 8])
-@pytest.mark.parametrize("name, stem", [("tiny", None), ("resnet18", "conv7"), ("resnet50", "conv3")])
+@pytest.mark.parametrize(
+    "name, stem", [("tiny", None), ("resnet18", "conv7"), ("resnet50", "conv3"), ("resnet50", "conv3_32")]
+)
 def test_output_stride(name, stem, stride):
     output, variables = shapes(model_config(name=name, stem=stem, output_stride=stride))
     assert output.logits.shape == (1, 64 // stride, 96 // stride, 5)
     assert output.logits.dtype == jnp.float32
-    if stem == "conv3":
+    if stem in STEMS:
         backbone = variables["params"]["backbone"]
-        assert [backbone[f"stem{i}"]["conv"]["kernel"].shape[-1] for i in (1, 2, 3)] == [64, 64, 128]
+        assert [backbone[f"stem{i}"]["conv"]["kernel"].shape[-1] for i in (1, 2, 3)] == STEMS[stem]
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet50"])
@@ -113,12 +119,34 @@ def test_largefov_has_the_parameters_of_its_table():
     vgg = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256)]
     vgg += [(256, 512)] + 5 * [(512, 512)] + [(512, 1024)]
     by_hand = sum(9 * i * o + o for i, o in vgg)
-    for kernel in (1, 3):  # LargeFOV's fc7, and the H-ReNet paper's conv7
-        output, variables = shapes(model_config(name="vgg16", conv7_kernel=kernel), (65, 96), num_classes=21)
+    # The layout, the kernel of conv7, and the sizes that 65 and 96 rows come to: 33, 17, 9 and 49, 25, 13; or 33, 17, 9 and 48, 24, 12.
+    for fields, kernel, size in (
+        ({"layout": "largefov"}, 1, (9, 13)),
+        ({"layout": "hrenet"}, 3, (9, 12)),
+        ({"layout": "hrenet", "conv7_kernel": 1}, 1, (9, 12)),
+    ):
+        output, variables = shapes(model_config(name="vgg16", **fields), (65, 96), num_classes=21)
         expected = by_hand + kernel**2 * 1024 * 1024 + 1024 + 1024 * 21 + 21
         assert sum(x.size for x in jax.tree.leaves(variables["params"])) == expected
-        assert output.logits.shape == (1, 9, 12, 21)
+        assert output.logits.shape == (1, *size, 21)
     assert round(by_hand / 1e6 + 1.05, 2) == 20.48
+
+
+@pytest.mark.parametrize("layout", ["largefov", "hrenet"])
+def test_average_pooling_before_conv6(layout):
+    """LargeFOV's conv6 reads the mean of 3×3 windows of pool5, zero outside; that of the H-ReNet paper pool5 itself."""
+    backbone = BACKBONES["vgg16"](layout=layout, width=1)
+    images = np.random.default_rng(0).normal(size=(1, 26, 40, 3)).astype(np.float32)
+    (maps, variables) = jax.jit(backbone.init_with_output)(jax.random.PRNGKey(0), images)
+    conv6 = variables["params"]["conv6"]["conv"]
+    x = np.asarray(maps["pool5"])
+    if layout == "largefov":
+        around = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = sum(around[:, i : i + x.shape[1], j : j + x.shape[2]] for i, j in np.ndindex(3, 3)) / 9
+    # All taps of dilation 12 but the middle one lie outside of a map this small.
+    assert x.shape[1] <= 12 and x.shape[2] <= 12
+    np.testing.assert_allclose(maps["conv6"], np.maximum(x @ conv6["kernel"][1, 1], 0), rtol=1e-4, atol=1e-6)
+    assert maps["conv6"].max() > 0.01
 
 
 def test_resnet_fcn_has_the_parameters_of_its_parts():

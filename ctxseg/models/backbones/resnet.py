@@ -65,14 +65,15 @@ class ResNet(nn.Module):
         stage_sizes: blocks in res2, res3, res4, res5.
         block: `BasicBlock` or `Bottleneck`.
         output_stride: 32, 16 or 8.
-        stem: `conv7`, one 7×7 of 64 channels, or `conv3`, three 3×3 of 64, 64 and 128 (as MCIBI's runs use).
+        stem: `conv7`, one 7×7 of 64 channels; `conv3_32`, three 3×3 of 32, 32 and 64 ("ResNet-V1c", as MCIBI's published weights have
+            it); or `conv3`, three 3×3 of 64, 64 and 128, another layout of published weights.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
     stage_sizes: tuple[int, int, int, int]
     block: Callable
     output_stride: Literal[32, 16, 8] = 32
-    stem: Literal["conv7", "conv3"] = "conv7"
+    stem: Literal["conv7", "conv3_32", "conv3"] = "conv7"
     conv: Callable = ConvNorm
 
     @nn.compact
@@ -81,9 +82,10 @@ class ResNet(nn.Module):
         if self.stem == "conv7":
             x = self.conv(64, 7, stride=2, name="stem")(x, train)
         else:
-            x = self.conv(64, 3, stride=2, name="stem1")(x, train)
-            x = self.conv(64, 3, name="stem2")(x, train)
-            x = self.conv(128, 3, name="stem3")(x, train)
+            width = 32 if self.stem == "conv3_32" else 64
+            x = self.conv(width, 3, stride=2, name="stem1")(x, train)
+            x = self.conv(width, 3, name="stem2")(x, train)
+            x = self.conv(2 * width, 3, name="stem3")(x, train)
         x = max_pool(x, 3, stride=2, padding=1)
         maps = {}
         for i, (blocks, (stride, first, rest)) in enumerate(

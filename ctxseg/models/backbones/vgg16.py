@@ -1,7 +1,7 @@
 """VGG-16 made fully convolutional (SPEC §1): DeepLab-LargeFOV (Chen et al., ICLR 2015) and the H-ReNet paper's baseline FCN.
 
 pool4 and pool5 have stride 1 and conv5 dilation 2, so that the stride is 8 from pool3 on; fc6 becomes conv6, a 3×3 convolution of
-dilation 12.
+dilation 12. The two differ in pool1 … pool3, in a pooling before conv6 and in conv7.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ctxseg.models.layers import ConvNorm, Dropout, max_pool
+from ctxseg.models.layers import ConvNorm, Dropout, max_pool, window_mean
 
 # Convolutions, and their width relative to conv1's, of conv1 … conv5.
 BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
@@ -20,7 +20,10 @@ class VGG16(nn.Module):
     """Image → `{'pool1', …, 'pool5', 'conv6', 'conv7'}`, the last five of stride 8.
 
     Attributes:
-        conv7_kernel: 1, DeepLab-LargeFOV's fc7, or 3, the H-ReNet paper's baseline (its Table 2).
+        layout: `largefov`, DeepLab-LargeFOV as its published Caffe network has it: pool1 … pool3 of 3×3, padded by 1 (n rows become
+            ⌊n/2⌋ + 1), a 3×3 average pooling of stride 1 before conv6, a 1×1 conv7. `hrenet`, the baseline of the H-ReNet paper (its
+            Table 2): pool1 … pool3 of 2×2 (⌈n/2⌉), no average pooling, a 3×3 conv7.
+        conv7_kernel: 1 or 3; 0 for the layout's.
         width: channels of conv1; 64 in the papers. conv6 and conv7 have 16 times as many.
         norm: `none` (the papers, who start from pretrained weights) or `batch`, after every convolution.
         dropout: probability, after conv6 and conv7.
@@ -28,7 +31,8 @@ class VGG16(nn.Module):
         dropout_layer: the dropout layer, with `axis_name` bound.
     """
 
-    conv7_kernel: Literal[1, 3] = 1
+    layout: Literal["largefov", "hrenet"] = "largefov"
+    conv7_kernel: Literal[0, 1, 3] = 0
     width: int = 64
     norm: Literal["none", "batch"] = "none"
     dropout: float = 0.5
@@ -38,19 +42,25 @@ class VGG16(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False) -> dict[str, jnp.ndarray]:
         """`x` `[B,H,W,3]`, normalised → maps of `width` × 1, 2, 4, 8, 8, 16 and 16 channels."""
+        largefov = self.layout == "largefov"
         maps = {}
         for i, (count, factor) in enumerate(BLOCKS, 1):
             for j in range(1, count + 1):
                 dilation = 2 if i == 5 else 1
                 x = self.conv(factor * self.width, 3, dilation=dilation, norm=self.norm, name=f"conv{i}_{j}")(x, train)
-            if i <= 3:
+            if i > 3:
+                x = max_pool(x, 3, stride=1, padding=1)
+            elif largefov:
+                x = max_pool(x, 3, stride=2, padding="CAFFE")
+            else:
                 # 2×2 windows of stride 2; one more row or column where the size is odd.
                 x = max_pool(x, 2, stride=2, padding="SAME")
-            else:
-                x = max_pool(x, 3, stride=1, padding=1)
             maps[f"pool{i}"] = x
+        if largefov:
+            x = window_mean(x, 3)
         x = self.conv(16 * self.width, 3, dilation=12, norm=self.norm, name="conv6")(x, train)
         maps["conv6"] = x = self.dropout_layer(self.dropout)(x, train)
-        x = self.conv(16 * self.width, self.conv7_kernel, norm=self.norm, name="conv7")(x, train)
+        kernel = self.conv7_kernel or (1 if largefov else 3)
+        x = self.conv(16 * self.width, kernel, norm=self.norm, name="conv7")(x, train)
         maps["conv7"] = self.dropout_layer(self.dropout)(x, train)
         return maps
