@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
     context.fuse_order = placeholder(str)  # zigzag, in W: conv_norm_relu, norm_conv_relu or norm_relu_conv
     context.bring = placeholder(str)  # zigzag, a context map to a coarser level: bilinear, average or strided
     context.readout = placeholder(str)  # zigzag, what the classifier reads: down (P^{1,d}) or up (P^{1,u})
+    context.convolutions = placeholder(int)  # fcn: how many 3×3 ones
     context.bins = placeholder(tuple)  # ppm, apcnet, ann: cells of the grids along either axis
     context.dilations = placeholder(tuple)  # aspp, encoder_decoder, deeplabv3plus, and zigzag with region_context=aspp
     context.aspp = placeholder(bool)  # encoder_decoder: ASPP on the coarsest map

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from configs import datasets, defaults
+from configs import datasets, defaults, mcibi
+from configs.tables import mcibi_frameworks, mcibi_fusion, mcibi_generalization
 from ctxseg import schedules, train
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
@@ -102,6 +103,42 @@ def test_ten_times_the_rate_for_the_final_classifier_layer_alone(context):
         "classifier/scores/bias",
     }
     assert {factor for name, factor in of.items() if not name.startswith("classifier/scores")} == {1}
+
+
+def of_row(table, name, dataset):
+    """`config.model` of a table's row, as a dict."""
+    (row,) = [row for row in table.rows if row.name == name]
+    config = config_of(row.system, dataset)
+    config.update_from_flattened_dict(row.overrides)
+    return config.model.to_dict()
+
+
+@pytest.mark.parametrize("dataset", ["ade20k", "scenes"])
+def test_rows_without_the_memory_are_the_networks_of_their_own_configs(dataset):
+    """And rows with it have the same backbone, context and auxiliary heads, so that they differ by the memory."""
+    table, generalization = (t.get_table(dataset) for t in (mcibi_frameworks, mcibi_generalization))
+    for name, system in (("PSPNet", "pspnet"), ("DeepLabV3", "deeplabv3"), ("OCRNet", "ocrnet")):
+        own = config_of(system, dataset).model.to_dict()
+        assert of_row(table, name, dataset) == own
+        with_memory = of_row(table, f"{name} + MCIBI", dataset)
+        assert with_memory["memory"]["name"] == "mcibi"
+        for section in ("backbone", "context"):
+            assert with_memory[section] == own[section]
+    assert of_row(generalization, "DeepLabV3", dataset) == config_of("deeplabv3", dataset).model.to_dict()
+    fcn = of_row(table, "FCN", dataset)
+    assert fcn == of_row(generalization, "FCN", dataset) == of_row(mcibi_fusion.get_table(dataset), "FCN", dataset)
+
+
+def test_fcn_that_mcibi_is_compared_with_has_the_parameters_of_its_parts():
+    """By hand: 3×3 2048 → 512, 3×3 512 → 512, each with batch norm, and 1×1 to K."""
+    config = config_of("mcibi", "ade20k")
+    config.update_from_flattened_dict(mcibi.fcn("ade20k"))
+    model = create_model(config.model, 150)
+    shapes = jax.eval_shape(lambda r: model.init(r, jnp.zeros((1, 32, 32, 3))), jax.random.PRNGKey(0))["params"]
+    count = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in shapes.items()}
+    conv = lambda size, i, o: size**2 * i * o + 2 * o  # noqa: E731
+    assert count["context"] == conv(3, 2048, 512) + conv(3, 512, 512) and "memory" not in count
+    assert count["classifier"] == 512 * 150 + 150
 
 
 def test_unknown_data_set():

@@ -1,13 +1,14 @@
 """MCIBI (Jin et al., ICCV 2021), Table 5: the memory beside context from within the image."""
 
 from configs.datasets import SMALL
+from configs.mcibi import fcn
 from ctxseg.tables import Column, Row, Table, on
 
-PAPER = {  # context: without and with the memory, on each data set
-    "FCN": ("none", (36.96, 75.16, 48.63, 35.11), (42.84, 78.50, 51.07, 39.95)),
-    "PSPNet": ("ppm", (42.64, 79.05, 51.94, 41.01), (43.77, 79.90, 52.84, 41.80)),
-    "OCRNet": ("ocr", (42.47, 79.40, 52.25, 40.57), (43.34, 79.98, 52.80, 41.10)),
-    "DeepLabV3": ("aspp", (43.19, 80.57, 52.35, 41.86), (44.34, 81.14, 53.52, 42.08)),
+PAPER = {  # its config, the context beside the memory; without and with the memory, on each data set
+    "FCN": ("mcibi", "none", (36.96, 75.16, 48.63, 35.11), (42.84, 78.50, 51.07, 39.95)),
+    "PSPNet": ("pspnet", "ppm", (42.64, 79.05, 51.94, 41.01), (43.77, 79.90, 52.84, 41.80)),
+    "OCRNet": ("ocrnet", "ocr", (42.47, 79.40, 52.25, 40.57), (43.34, 79.98, 52.80, 41.10)),
+    "DeepLabV3": ("deeplabv3", "aspp", (43.19, 80.57, 52.35, 41.86), (44.34, 81.14, 53.52, 42.08)),
 }
 DATASETS = {"ADE20K": "ade20k", "Cityscapes": "cityscapes", "LIP": "lip", "COCO-Stuff": "coco_stuff"}
 
@@ -20,9 +21,9 @@ def get_table(dataset: str | None = None) -> Table:
         "aspp": {"model.context.channels": 64, "model.context.dilations": (2, 4, 6)},
     }
     rows = []
-    for name, (context, without, beside) in PAPER.items():
+    for name, (system, context, without, beside) in PAPER.items():
         overrides = {"model.context.name": context} | (small[context] if dataset in SMALL else {})
-        rows.append(Row(name, "mcibi", overrides | {"model.memory.name": "none"}, without))
+        rows.append(Row(name, system, fcn(dataset) if context == "none" else {}, without))
         rows.append(Row(f"{name} + MCIBI", "mcibi", overrides, beside))
     columns = [Column(title, dataset=name) for title, name in DATASETS.items()]
     return on(Table("mcibi_frameworks", "MCIBI, Table 5", "papers", rows, columns), dataset)

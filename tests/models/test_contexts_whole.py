@@ -235,6 +235,8 @@ def apcnet(ref, maps, bins=(1, 2, 3, 6)):
 
 # The context, its fields, and what should come out of it.
 CASES = {
+    "fcn": ("fcn", {}, lambda ref, maps: ref["conv2"](ref["conv1"](maps[-1]))),
+    "fcn, one": ("fcn", {"convolutions": 1}, lambda ref, maps: ref["conv1"](maps[-1])),
     "ppm": ("ppm", {}, ppm),
     "aspp": ("aspp", {"dilations": (2, 3)}, partial(aspp, dilations=(2, 3))),
     "aspp, taps outside": ("aspp", {"fuse_kernel": 1}, partial(aspp, dilations=(12, 24, 36))),

@@ -12,6 +12,7 @@ from ctxseg.models.context.danet import DANet
 from ctxseg.models.context.deeplabv3plus import DeepLabV3Plus
 from ctxseg.models.context.dnl import DNL
 from ctxseg.models.context.encoder_decoder import EncoderDecoder
+from ctxseg.models.context.fcn import FCNHead
 from ctxseg.models.context.gcn import GCN
 from ctxseg.models.context.global_fc import GlobalFC
 from ctxseg.models.context.msc import MSc
@@ -25,6 +26,7 @@ from ctxseg.models.context.zigzag import ZigZag
 
 CONTEXTS = {
     "none": NoContext,
+    "fcn": FCNHead,
     "renet": ReNet,
     "msc": MSc,
     "msci": MSCI,
