@@ -153,10 +153,14 @@ def coco_stuff10k(config):
 
 
 def dilated_resnet50(config):
-    """The backbone and the classifier of what the MCIBI paper compares with (§4.1): ResNet-50, stride 8, stem of the published weights."""
+    """The backbone and the classifier of what the MCIBI paper compares with (§4.1): ResNet-50, stride 8, stem of the published weights.
+
+    The auxiliary head on res4 is the published runs', of MCIBI and of what it is compared with.
+    """
     config.model.backbone.name = "resnet50"
     config.model.backbone.stem = "conv3_32"
     config.model.classifier.dropout = 0.1
+    config.model.auxiliary.levels = ("res4",)
 
 
 def _two_rates(config, rate, boundary, steps):

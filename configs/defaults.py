@@ -104,6 +104,11 @@ def get_config() -> ConfigDict:
         str
     )  # consistent learning normalises by: running or the entries' own statistics
 
+    config.model.auxiliary = auxiliary = ConfigDict()
+    auxiliary.levels = ()  # names of the backbone's maps that have a head of their own, which only the loss reads; (): none
+    auxiliary.channels = placeholder(int)  # of a head's 3×3 convolution
+    auxiliary.dropout = placeholder(float)  # in a head
+
     config.model.classifier = ConfigDict()
     config.model.classifier.hidden = 0  # channels of a convolution before the last; 0: none
     config.model.classifier.dropout = 0.0  # before the last convolution
@@ -118,6 +123,7 @@ def get_config() -> ConfigDict:
 
     config.loss = ConfigDict()  # weights, relative to the scores' cross entropy
     config.loss.auxiliary = 0.4  # of auxiliary classifiers: ocr's soft regions, mcibi's class distributions (α)
+    config.loss.heads = 0.4  # of the auxiliary heads of config.model.auxiliary
     config.loss.memory = 1.0  # mcibi: representation consistent learning (β); 0: off
     config.loss.scales = 1.0  # extra supervision of each scale's own scores; 0: off
 

@@ -34,6 +34,7 @@ def total(output, labels, config, seen=None, axis_name: str | None = None):
 
     - `scale/S` (Attention to Scale, §3.2): a scale's own scores against labels at their resolution, `config.scales`.
     - `memory` (MCIBI, §3.4): mean_k CE(H2(M[k]), k) over the classes that the memory has seen, `config.memory`.
+    - `head/LEVEL`: an auxiliary head's scores (PSPNet, §4), `config.heads`.
     - any other auxiliary scores, `config.auxiliary`.
 
     Args:
@@ -56,6 +57,9 @@ def total(output, labels, config, seen=None, axis_name: str | None = None):
             if config.scales:
                 small = resize(labels[..., None], logits.shape[1:3], "nearest")[..., 0]
                 loss += config.scales * cross_entropy(logits, small, axis_name)
+        elif name.startswith("head/"):
+            if config.heads:
+                loss += config.heads * cross_entropy(logits, labels, axis_name)
         elif config.auxiliary:
             loss += config.auxiliary * cross_entropy(logits, labels, axis_name)
     return loss

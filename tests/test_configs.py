@@ -122,10 +122,12 @@ def test_rows_without_the_memory_are_the_networks_of_their_own_configs(dataset):
         assert of_row(table, name, dataset) == own
         with_memory = of_row(table, f"{name} + MCIBI", dataset)
         assert with_memory["memory"]["name"] == "mcibi"
-        for section in ("backbone", "context"):
+        for section in ("backbone", "context", "auxiliary"):
             assert with_memory[section] == own[section]
     assert of_row(generalization, "DeepLabV3", dataset) == config_of("deeplabv3", dataset).model.to_dict()
     fcn = of_row(table, "FCN", dataset)
+    assert fcn["auxiliary"] == of_row(table, "FCN + MCIBI", dataset)["auxiliary"]
+    assert fcn["auxiliary"]["levels"] == (() if dataset == "scenes" else ("res4",))
     assert fcn == of_row(generalization, "FCN", dataset) == of_row(mcibi_fusion.get_table(dataset), "FCN", dataset)
 
 
@@ -139,6 +141,7 @@ def test_fcn_that_mcibi_is_compared_with_has_the_parameters_of_its_parts():
     conv = lambda size, i, o: size**2 * i * o + 2 * o  # noqa: E731
     assert count["context"] == conv(3, 2048, 512) + conv(3, 512, 512) and "memory" not in count
     assert count["classifier"] == 512 * 150 + 150
+    assert count["auxiliary"] == conv(3, 1024, 512) + 512 * 150 + 150  # on res4, in training alone
 
 
 def test_unknown_data_set():

@@ -9,6 +9,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from ctxseg.errors import UserError
+from ctxseg.models.auxiliary import AuxiliaryHeads
 from ctxseg.models.backbones import BACKBONES
 from ctxseg.models.context import CONTEXTS
 from ctxseg.models.context.msci import MSCI
@@ -39,8 +40,9 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
     """The segmenter that `config.model` describes (fields: `configs/defaults.py`).
 
     Args:
-        config: a ConfigDict (or any mapping) with `backbone`, `connections`, `context`, `memory`, `classifier`, `scales`, `frozen` and
-            `dtype`. A field that is None takes the module's own default; a field that the chosen module does not have is not read.
+        config: a ConfigDict (or any mapping) with `backbone`, `connections`, `context`, `memory`, `auxiliary`, `classifier`, `scales`,
+            `frozen` and `dtype`. A field that is None takes the module's own default; a field that the chosen module does not have is not
+            read.
         num_classes: K, of the data set.
         axis_name: of the `pmap` axis that batch statistics are reduced over, or None for one device.
 
@@ -59,11 +61,15 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
         "num_classes": num_classes,
         "dtype": dtype,
     }
+    heads = config["auxiliary"]
     segmenter = Segmenter(
         backbone=_build("model.backbone", config["backbone"], BACKBONES, bound),
         context=_build("model.context", config["context"], CONTEXTS, bound),
         connections=_build("model.connections", config["connections"], CONNECTIONS, bound),
         memory=_build("model.memory", config["memory"], MEMORIES, bound),
+        auxiliary=AuxiliaryHeads(**_fields("model.auxiliary", heads, AuxiliaryHeads, bound))
+        if heads["levels"]
+        else None,
         **_fields("model.classifier", config["classifier"], Segmenter, bound),
     )
     if _choice("model.scales.merge", config["scales"]["merge"], MERGES) == "none":

@@ -57,6 +57,7 @@ class Segmenter(nn.Module):
             them (MSCI, §6.2: other contexts on top of its bidirectional connections); None leaves the stage out.
         memory: (the context's last level, the context's map or None, train) → what the classifier reads, auxiliary logits, the pixels it
             learns from and its bank `[K,C]`; None leaves the stage out.
+        auxiliary: (the backbone's maps, train) → {name: auxiliary logits}; None without such heads.
         hidden, dropout: of the classifier.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
@@ -68,6 +69,7 @@ class Segmenter(nn.Module):
     num_classes: int
     connections: nn.Module | None = None
     memory: nn.Module | None = None
+    auxiliary: nn.Module | None = None
     hidden: int = 0
     dropout: float = 0.0
     conv: Callable = ConvNorm
@@ -89,6 +91,7 @@ class Segmenter(nn.Module):
         """
         image = ((images.astype(jnp.float32) - jnp.array(RGB_MEAN)) / jnp.array(RGB_STD)).astype(self.dtype)
         features = {"pixels": image} | self.backbone(image, train)
+        heads = {} if self.auxiliary is None else self.auxiliary(features, train)
         maps = features
         if self.connections is not None:
             maps = self.connections.intertwine(features, regions, train, phases=1)
@@ -101,7 +104,7 @@ class Segmenter(nn.Module):
             aux = aux | more | {"memory": self._entries(bank[None, None].astype(self.dtype), train)}
         logits = self.classifier(x, train)
         features = features | {"context": x}
-        return SegmenterOutput(logits, aux, features, pixels, lengths=extent.lengths(logits.shape[1:3]))
+        return SegmenterOutput(logits, aux | heads, features, pixels, lengths=extent.lengths(logits.shape[1:3]))
 
     def _entries(self, bank, train):
         """Scores of the memory's entries, which the classifier is to know, too (representation consistent learning)."""

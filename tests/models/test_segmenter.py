@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs import defaults
-from ctxseg import complexity
+from ctxseg import complexity, losses
+from ctxseg.errors import UserError
 from ctxseg.models import BACKBONES, convolution, create_model, layers
 
 # Parameters of the published ImageNet networks (torchvision's documentation), in millions, less their 1000-way classifiers.
@@ -168,6 +169,52 @@ def test_resnets_have_the_published_multiply_adds(name, giga):
     count = complexity.count_multiply_adds(lambda v, x: model.apply(v, x).features["res5"], variables, images)
     classifier = 49 * 5 * (512 if name == "resnet18" else 2048)
     assert (count - classifier) / 1e9 == pytest.approx(giga, rel=0.002)
+
+
+def test_auxiliary_heads():
+    """A 3×3 and a 1×1 convolution on each named map, by hand; the loss has each with its weight; no parameter without them."""
+    config, weights = model_config(name="none"), defaults.get_config().loss
+    assert "auxiliary" not in shapes(config, (4, 6))[1]["params"]
+    config.auxiliary.update({"levels": ("pixels",), "channels": 4})
+    model = create_model(config, 5)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (2, 4, 6, 3), np.uint8), rng.integers(0, 5, (2, 4, 6))
+    variables = jax.eval_shape(lambda key: model.init(key, images), jax.random.PRNGKey(0))
+    variables = jax.tree.map(lambda x: rng.uniform(0.1, 1, x.shape).astype(x.dtype), variables)
+    output = jax.jit(model.apply)(variables, images)
+    p, stats = variables["params"]["auxiliary"], variables["batch_stats"]["auxiliary"]["pixels_conv"]["norm"]
+    kernel, norm = p["pixels_conv"]["conv"]["kernel"], p["pixels_conv"]["norm"]
+    padded = np.pad(output.features["pixels"], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = sum(padded[:, i : i + 4, j : j + 6] @ kernel[i, j] for i in range(3) for j in range(3))
+    x = np.maximum((x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * norm["scale"] + norm["bias"], 0)
+    scores = x @ p["pixels"]["scores"]["kernel"][0, 0] + p["pixels"]["scores"]["bias"]
+    np.testing.assert_allclose(output.aux["head/pixels"], scores, rtol=1e-4, atol=1e-4)
+
+    def entropy(logits):
+        logits = np.asarray(logits, np.float64)
+        likely = np.take_along_axis(logits, labels[..., None], 3)[..., 0]
+        return (np.log(np.exp(logits).sum(3)) - likely).mean()
+
+    for weight in (0.4, 0.7, 0.0):  # by default
+        assert weight != 0.4 or weights.heads == 0.4
+        weights.heads = weight
+        expected = entropy(output.logits) + weight * entropy(scores)
+        np.testing.assert_allclose(losses.total(output, jnp.asarray(labels), weights), expected, rtol=1e-4)
+
+
+def test_auxiliary_heads_on_several_maps():
+    """Each at its own size; at the largest of several scales; and a name that no map has."""
+    config = model_config(width=4)
+    config.auxiliary.levels = ("res3", "res4")
+    config.scales.update({"merge": "average", "scales": (1.0, 0.5)})
+    output, _ = shapes(config)
+    assert {name: x.shape for name, x in output.aux.items() if name.startswith("head/")} == {
+        "head/res3": (1, 8, 12, 5),
+        "head/res4": (1, 8, 12, 5),
+    }
+    config.auxiliary.levels = ("res4", "pool4")
+    with pytest.raises(UserError, match="config.model.auxiliary.levels has 'pool4'.*res4"):
+        shapes(config)
 
 
 def test_images_are_normalised():

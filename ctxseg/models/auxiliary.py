@@ -1,0 +1,57 @@
+"""Auxiliary heads: scores from maps inside the backbone, which only the loss reads (Zhao et al., PSPNet, CVPR 2017, §4)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ctxseg.errors import UserError
+from ctxseg.models.classifier import Classifier
+from ctxseg.models.layers import ConvNorm, Dropout
+
+
+class AuxiliaryHeads(nn.Module):
+    """On each of several maps a 3×3 convolution with normalisation and ReLU, dropout, and a 1×1 convolution to K scores.
+
+    Attributes:
+        num_classes: K.
+        levels: names of the backbone's maps that have a head.
+        channels: of the 3×3 convolution.
+        dropout: probability, before the 1×1 convolution.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dropout_layer: the dropout layer, with `axis_name` bound.
+        dtype: of the computation.
+    """
+
+    num_classes: int
+    levels: tuple[str, ...]
+    channels: int = 512
+    dropout: float = 0.1
+    conv: Callable = ConvNorm
+    dropout_layer: Callable = Dropout
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features, train: bool):
+        """`features` {name: `[B,h,w,·]`} → {"head/LEVEL": float32 `[B,h,w,K]`}.
+
+        Raises:
+            UserError: no map of that name.
+        """
+        scores = {}
+        for level in self.levels:
+            if level not in features:
+                raise UserError(
+                    f"config.model.auxiliary.levels has {level!r}, but the backbone gives {', '.join(features)}"
+                )
+            x = self.conv(self.channels, 3, name=f"{level}_conv")(features[level], train)
+            scores[f"head/{level}"] = Classifier(
+                self.num_classes,
+                dropout=self.dropout,
+                conv=self.conv,
+                dropout_layer=self.dropout_layer,
+                dtype=self.dtype,
+                name=level,
+            )(x, train)
+        return scores
