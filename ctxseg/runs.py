@@ -59,7 +59,7 @@ def read_scores(run: Run) -> dict[str, float] | None:
 
     Returns:
         `tables.SCORES`: `mIoU`, `pixel accuracy` and `mean accuracy` in %, `minutes` those in the training loop; of `train` also
-        `classes`, how many the mean of mIoU is over.
+        `IoU of CLASS` of every class in %, and `classes`, how many the mean of mIoU is over.
     """
     name = "results.json" if run.mode == "train" else "complexity.json"
     try:
@@ -88,6 +88,7 @@ def _training(run, found):
     steps = [b["step"] - a["step"] for a, b in itertools.pairwise([{"step": 0}, *entries])]
     seconds = sum(n * config.train.batch_size / e["images_per_second"] for n, e in zip(steps, entries, strict=True))
     scores = {name: found[name.replace(" ", "_")] for name in ("mIoU", "pixel accuracy", "mean accuracy")}
+    scores |= {tables.IOU + name: iou for name, iou in found["per_class_iou"].items()}
     return {name: None if score is None else 100 * score for name, score in scores.items()} | {
         "classes": sum(iou is not None for iou in found["per_class_iou"].values()),
         "seconds per image": found.get("seconds_per_image"),

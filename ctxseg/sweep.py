@@ -162,6 +162,19 @@ def check(runs: Sequence[Run]) -> None:
             raise UserError(f"{run.title}: {e}") from e
 
 
+def check_classes(table: Table, runs: Mapping[tuple, Run]) -> None:
+    """UserError for a column of a class that the data set of one of its runs does not have."""
+    for (_, column, *_), run in runs.items():
+        name = table.columns[column].score
+        if name.startswith(tables.IOU):
+            classes = list(data.metadata(run.config.data)["class_names"])
+            if name.removeprefix(tables.IOU) not in classes:
+                raise UserError(
+                    f"table {table.name!r}, column {column} ({table.columns[column].title}): score is {name!r}, but the classes of "
+                    f"{run.config.data.name} are {', '.join(classes)}"
+                )
+
+
 def check_folders(runs: Sequence[Run]) -> None:
     """UserError if a folder holds the run of another config: its figures would stand in the same table."""
     for run in unique(runs):
@@ -306,6 +319,7 @@ def sweep(
     chosen = parse_rows(rows, len(table.rows)) if rows else range(len(table.rows))
     runs = plan(table, seeds, folder, common, resolve)
     wanted = [run for (row, *_), run in runs.items() if row in chosen]
+    check_classes(table, runs)
     check_folders(list(runs.values()))
     say(f"checking {len(unique(wanted))} runs")  # large networks take seconds each
     check(wanted)

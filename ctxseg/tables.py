@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from ctxseg import page
 from ctxseg.errors import UserError
 
-# Of a run, by its mode.
+# Of a run, by its mode; of one that trains also IOU and the name of a class.
 SCORES = {
     "train": ("mIoU", "pixel accuracy", "mean accuracy", "seconds per image", "parameters, M", "minutes"),
     "complexity": ("parameters, M", "multiply-adds, G", "milliseconds"),
 }
+IOU = "IoU of "
 
 
 class Column(NamedTuple):
@@ -23,7 +24,7 @@ class Column(NamedTuple):
 
     Attributes:
         title: of the column.
-        score: one of `SCORES`.
+        score: one of `SCORES`, or `IoU of CLASS`, a class of the data set.
         overrides: {field: value} of the config, where columns are runs of their own; a row's come after them.
         dataset: where columns are of different data sets; None for the row's.
     """
@@ -105,7 +106,9 @@ def check(table: Table) -> None:
         want(good, "", f"the names of {field}", names, "texts that differ")
     for c, column in enumerate(table.columns):
         scores, where = SCORES[table.mode], f", column {c} ({column.title})"
-        want(column.score in [*scores], where, "score", column.score, f"one of {', '.join(scores)}")
+        of_class = table.mode == "train" and isinstance(column.score, str) and column.score.startswith(IOU)
+        rule = f"one of {', '.join(scores)}{f', {IOU}CLASS' * (table.mode == 'train')}"
+        want(of_class or column.score in [*scores], where, "score", column.score, rule)
         want(isinstance(column.overrides, Mapping), where, "overrides", column.overrides, "{field: value}")
     for r, row in enumerate(table.rows):
         where = f", row {r} ({row.name})"

@@ -172,8 +172,9 @@ def test_every_table(name):
     for table in (get_table(), get_table("scenes")):
         assert table.name == name
         tables.check(table)
-        made = set()
-        for run in plan(table, "x").values():
+        runs, made = plan(table, "x"), set()
+        sweep.check_classes(table, runs)
+        for run in runs.values():
             key = json.dumps(run.config.model.to_dict(), sort_keys=True)
             if run.mode == "train" and key not in made:
                 create_model(run.config.model, 21)
@@ -183,6 +184,50 @@ def test_every_table(name):
         if table == get_table():
             assert all(any(figure is not None for figure in row.paper) for row in table.rows)
     assert get_table("scenes").dataset == "scenes" and "scenes" in datasets.SMALL
+
+
+def test_a_column_of_a_class(tmp_path, stand_in):
+    """Its IoU in the results; none where the class is neither in the truth nor in the prediction."""
+    table = THREE._replace(columns=[Column("a", "IoU of a"), Column("b", "IoU of b")], rows=THREE.rows[:2])
+    runs = plan(table, tmp_path / "sweep")
+    execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    tables.check(table)
+    rows = sweep.tabulate(table, runs, {})["rows"]
+    assert [[cell["ours"] for cell in row["cells"]] for row in rows] == [[{0: 50.0}, {0: 50.0}], [{0: 60.0}, {}]]
+    assert rows[1]["cells"][0]["difference"] == pytest.approx(10)
+    with pytest.raises(
+        UserError, match=r"column 0 \(a\): score is 'IoU of a', but the classes of scenes are background, "
+    ):
+        sweep.check_classes(table, runs)
+
+
+def test_the_papers_tables_of_classes():
+    """Figures that were typed off: means that the paper prints follow from them, or leave a likely IoU of the background."""
+    parts, voc = (
+        importlib.import_module(f"configs.tables.{name}").get_table() for name in ("attention_parts", "hrenet_voc_test")
+    )
+    assert [column.score for column in parts.columns[-2:]] == ["IoU of background", "mIoU"] and len(parts.columns) == 8
+    *figures, mean = parts.rows[0].paper
+    assert sum(figures) / 7 == pytest.approx(mean, abs=0.005)
+    assert (voc.columns[1].score, voc.rows[1].paper[1]) == ("IoU of bicycle", 39.6)  # as its text says
+    for row in voc.rows:
+        *figures, mean = row.paper
+        assert len(figures) == 20 and 90 < 21 * mean - sum(figures) < 96, row.name
+    persons = importlib.import_module("configs.tables.attention_coco_person").get_table
+    assert {column.score for column in persons().columns} == {"IoU of person"}
+    assert persons().rows[-1].paper == (70.14, 72.72) and persons("scenes").columns[0].score == "IoU of long wall"
+
+
+def test_random_scaling_is_of_the_row_attention_plus_alone():
+    """Attention to Scale, §4.2: "randomly scaling input images (from 0.6 to 1.4)"."""
+    for name in ("attention_voc_test", "attention_voc_imagenet", "attention_design"):
+        table = importlib.import_module(f"configs.tables.{name}").get_table()
+        for (r, *_), run in plan(table, "x").items():
+            plus = table.rows[r].name.startswith("Attention+")
+            assert run.config.data.scale_range == ((0.6, 1.4) if plus else (1.0, 1.0)), table.rows[r].name
+            if run.config.model.scales.merge != "none":
+                assert len(run.config.model.scales.scales) in (2, 3, 4) and run.config.data.name == table.dataset
+    assert table.dataset == "pascal_person_part"
 
 
 def test_rows_of_hrenet_state_what_they_lack():

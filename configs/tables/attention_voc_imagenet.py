@@ -17,7 +17,14 @@ def get_table(dataset: str = "voc2012") -> Table:
 
 
 def merges(
-    name: str, source: str, dataset: str, baseline: float, paper: dict, msc: float | None, note: str = ""
+    name: str,
+    source: str,
+    dataset: str,
+    baseline: float,
+    paper: dict,
+    msc: float | None,
+    note: str = "",
+    score: str = "mIoU",
 ) -> Table:
     """The table that the paper has of each of its data sets.
 
@@ -29,6 +36,7 @@ def merges(
         paper: {"MERGE over SCALES": (without, with extra supervision)}.
         msc: figure of DeepLab-MSc-LargeFOV, or None.
         note: see `Table`.
+        score: see `Column`.
     """
     once = {"loss.scales": 1.0}  # the same run in both columns
     rows = [Row("DeepLab-LargeFOV", "largefov", once, (baseline, baseline))]
@@ -39,7 +47,7 @@ def merges(
         scales = tuple(float(scale) for scale in scales.split(","))
         rows.append(Row(title, "attention", {"model.scales.merge": merge, "model.scales.scales": scales}, figures))
     columns = [
-        Column("without extra supervision", overrides={"loss.scales": 0.0}),
-        Column("with extra supervision", overrides={"loss.scales": 1.0}),
+        Column("without extra supervision", score, overrides={"loss.scales": 0.0}),
+        Column("with extra supervision", score, overrides={"loss.scales": 1.0}),
     ]
     return Table(name, source, dataset, rows, columns, note=note)

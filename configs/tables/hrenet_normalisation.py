@@ -1,0 +1,21 @@
+"""H-ReNet (Yan et al., 2016), "Multi-layer Feature Combination": what normalises the three maps that are joined."""
+
+from configs.tables.hrenet_variants import renet
+from ctxseg.tables import Row, Table
+
+
+def get_table(dataset: str = "voc2012") -> Table:
+    l2 = renet(dataset, "pool4", "pool5", "conv7", entering="l2")
+    return Table(
+        "hrenet_normalisation",
+        "H-ReNet, Multi-layer Feature Combination",
+        dataset,
+        [
+            Row("BN", "hrenet", renet(dataset, "pool4", "pool5", "conv7"), (71.1,)),
+            *(
+                Row(f"L2, λ = {scale}", "hrenet", l2 | {"model.context.l2_scale": float(scale)}, ("no improvement",))
+                for scale in (100, 1000, 10000)
+            ),
+        ],
+        note="The paper chooses λ on held-out images and prints no figure of L2: it says that it observes no improvement.",
+    )
