@@ -158,9 +158,9 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.learning_rate = 0.01  # at its highest
-    optimizer.momentum = 0.9
+    optimizer.momentum = 0.9  # Attention to Scale's; the other papers give none
     optimizer.nesterov = False
-    optimizer.weight_decay = 5e-4  # L2, on kernels; batch-norm parameters and biases have none
+    optimizer.weight_decay = 5e-4  # L2, on kernels alone; Attention to Scale's and MCIBI's, the others give none
     optimizer.rates = ()  # "classifier/scores=10": factor of the rate, by the beginning of names (as model.frozen)
     optimizer.clip_norm = 0.0  # global norm that gradients are clipped to; 0: not
     optimizer.schedule = "poly"  # poly, step or constant
@@ -180,7 +180,9 @@ def get_config() -> ConfigDict:
     config.eval.score = "original"  # where size is given: at the labels' own size, or resized as the image is
     config.eval.window = ()  # height, width of a sliding window; (): the whole image at once
     config.eval.stride = 2 / 3  # of the window, as a share of it
-    config.eval.crf = crf = ConfigDict()  # fully connected CRF over the probabilities; DeepLab's values
+    config.eval.crf = crf = (
+        ConfigDict()
+    )  # fully connected CRF over the probabilities; the papers give no values: near DeepLab's
     crf.iterations = 0  # of its mean field; 0: none, 10 is usual
     crf.spatial_weight = 3.0
     crf.spatial_sigma = 3.0  # pixels

@@ -209,7 +209,7 @@ def split_source(builder, split: str, segments: int = 0, field: str = "config.ev
     return pipeline.source(builder, split, segments)
 
 
-# What DeepLab searched (σ_αxy, σ_β), and its weights of the bilateral kernel.
+# A grid of ours around DeepLab's values of the bilateral kernel: σ_αxy, σ_β and its weight.
 CRF_GRID = {
     "bilateral_sigma": (49.0, 67.0, 85.0, 121.0),
     "colour_sigma": (3.0, 4.0, 5.0),

@@ -1,4 +1,4 @@
-"""COCO 2014 with PASCAL VOC's classes, to train on before VOC 2012, as in H-ReNet (Yan et al., 2016, §4.1).
+"""COCO 2014 with PASCAL VOC's classes, to train on before VOC 2012, as in H-ReNet (Yan et al., 2016, §4.2).
 
 Of the images of train2014 and val2014 together, those count in which more than 900 pixels carry one of VOC's 20 classes: 96,685. The
 paper trains on all of them; here 1,500 of val2014, drawn by a seed, are kept for validation. COCO's other classes are background and

@@ -1,4 +1,4 @@
-"""PASCAL-Person-Part: the person parts of PASCAL-Part (Chen et al. 2014), merged to six as in Attention to Scale (CVPR 2016, §4).
+"""PASCAL-Person-Part: the person parts of PASCAL-Part (Chen et al. 2014), merged to six as in Attention to Scale (CVPR 2016, §4.1).
 
 What `manual_dir` is made of: VOC 2010's trainval (VOCtrainval_03-May-2010.tar), and in its folder VOC2010/
 

@@ -1,4 +1,4 @@
-"""Stanford Background (Gould, Fulton, Koller 2009), and the five folds that N-ReNet is tested on (2016, §4).
+"""Stanford Background (Gould, Fulton, Koller 2009), and the five folds that N-ReNet is tested on (2016, §4.1).
 
 The paper's folds are random and not published: these are a permutation by `SEED`, in five even parts, named fold0 to fold4. To
 train on four and test on the fifth, TFDS adds up splits: "fold1+fold2+fold3+fold4" and "fold0".
