@@ -128,32 +128,47 @@ def pascal_person_part(config):
 def ade20k(config):
     """MCIBI (ICCV 2021, §4.1): 130 epochs."""
     _mcibi(config, (512, 512), 16, epochs=130, images=20_210)
+    config.data.base_size = (512,)
 
 
 def lip(config):
-    """MCIBI (§4.1): 150 epochs."""
+    """MCIBI (§4.1): 150 epochs. The paper gives neither the range of scales nor rotation: both are the published runs'."""
     _mcibi(config, (473, 473), 32, epochs=150, images=30_462)
+    _persons(config)
+    config.data.scale_range = (0.75, 1.25)
+    config.data.rotate = 30.0
+    config.data.rotate_share = 0.6
 
 
 def cihp(config):
-    """As on LIP, for as many epochs, which is ours: MCIBI tests on it what is trained on LIP (Table 4: `eval.data=cihp`)."""
+    """As on LIP, but for its range of scales and rotation. As many epochs are ours: MCIBI tests on it what is trained on LIP (Table 4:
+    `eval.data=cihp`).
+    """
     _mcibi(config, (473, 473), 32, epochs=150, images=28_280)
+    _persons(config)
+
+
+def _persons(config):
+    """Images of one size, whatever their aspect, another in training than in testing: as in the published runs."""
+    config.data.base_size = (520, 520)
+    config.eval.size = (473, 473)
 
 
 def cityscapes(config):
-    """MCIBI (§4.1): 220 epochs. Tested at a shorter side of 1024 pixels, which is the images' own."""
+    """MCIBI (§4.1): 220 epochs. Trained and tested at a shorter side of 1024 pixels, which is the images' own."""
     _mcibi(config, (512, 1024), 8, epochs=220, images=2_975)
-    config.eval.size = ()
 
 
 def coco_stuff(config):
     """MCIBI (§4.1): 30 epochs of the 164k version."""
     _mcibi(config, (512, 512), 16, epochs=30, images=118_287)
+    config.data.base_size = (512,)
 
 
 def coco_stuff10k(config):
-    """As on the 164k version, which has 13 times as many images. The paper does not say how long: 110 epochs are ours."""
+    """As on the 164k version, which has 13 times as many images. The paper does not say how long: 110 epochs are the published runs'."""
     _mcibi(config, (512, 512), 16, epochs=110, images=9_000)
+    config.data.base_size = (512,)
 
 
 def dilated_resnet50(config):
@@ -175,12 +190,15 @@ def _two_rates(config, rate, boundary, steps):
 
 
 def _mcibi(config, crop, batch_size, epochs, images):
-    """The paper scales and jitters colours; by how much is ours."""
+    """What its data sets share. The paper gives no base size and no range of scales: they are the published runs'. How strong
+    the colour jitter is, is ours.
+
+    Of testing it says "the size of the input image […] is the same as […] during training": `eval.size` is `data.base_size`.
+    """
     config.data.crop = crop
     config.data.scale_range = (0.5, 2.0)
     config.data.brightness = config.data.contrast = config.data.saturation = 0.5
     config.data.hue = 0.1
-    config.eval.size = crop  # "the size of the input image during testing is the same as […] during training"
     config.train.batch_size = batch_size
     config.train.steps = epochs * images // batch_size
     config.optimizer.learning_rate = 0.01

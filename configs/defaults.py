@@ -134,13 +134,15 @@ def get_config() -> ConfigDict:
         str
     )  # the data set as its makers ship it; not needed for scenes, nor once prepared or downloaded
     data.superpixels = 0  # regions of an image at most, by SLIC, for msci: 1000 for photographs; 0: none
+    data.base_size = ()  # to which images are resized first: (shorter side,), (height, width), or (), their own
     data.crop = (128, 128)  # height, width of a training crop
     data.padding = (
         "ignore"  # what surrounds an image smaller than the crop: ignore (labelled 255) or reflect (its mirror image)
     )
     data.flip = True  # horizontally, one image in two; classes named left … and right … change places
-    data.scale_range = (1.0, 1.0)  # factor of random scaling
+    data.scale_range = (1.0, 1.0)  # factor of random scaling, of the base size
     data.rotate = 0.0  # at most, degrees either way
+    data.rotate_share = 1.0  # of the images that are rotated
     data.brightness = 0.0  # colour jitter: factors in 1 ± this
     data.contrast = 0.0
     data.saturation = 0.0
@@ -176,7 +178,7 @@ def get_config() -> ConfigDict:
     config.eval.samples = 8  # images shown in the report
     config.eval.scales = (1.0,)  # factors of an image's height and width, over which probabilities are averaged
     config.eval.flip = False  # the mirror image counts as much as the image
-    config.eval.size = ()  # height, width that an image is resized to before it is scaled; (): its own
+    config.eval.size = data.get_oneway_ref("base_size")  # likewise, in testing; unless it is given, as in training
     config.eval.score = "original"  # where size is given: at the labels' own size, or resized as the image is
     config.eval.window = ()  # height, width of a sliding window; (): the whole image at once
     config.eval.stride = 2 / 3  # of the window, as a share of it

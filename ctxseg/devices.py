@@ -18,9 +18,10 @@ def check_batch_size(field: str, batch_size: int) -> None:
         raise UserError(f"config.{field} is {batch_size}, which {n} devices cannot share evenly: try {near}")
 
 
-def parallel(function, donate: tuple[int, ...] = ()):
-    """`function(state, batch)` on every local device, over the axis `AXIS`; every argument has a leading device axis."""
-    return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
+def parallel(function, donate: tuple[int, ...] = (), static: tuple[int, ...] = ()):
+    """`function(state, batch)` on every local device, over the axis `AXIS`; every argument has a leading device axis, but the `static`
+    ones, for each value of which it is compiled anew."""
+    return jax.pmap(function, axis_name=AXIS, donate_argnums=donate, static_broadcasted_argnums=static)
 
 
 def replicate(tree):

@@ -37,16 +37,16 @@ class Evaluation(NamedTuple):
 
 
 def create_eval_step(model, protocol: inference.Protocol):
-    """(variables, batch) → (confusion matrix over all devices, label maps, counts), compiled for every local device.
+    """(variables, batch, canvas=None) → (confusion matrix over all devices, label maps, counts), compiled for every local device.
 
     The batch has `image` `[D,B,H,W,3]`, `label` `[D,B,H,W]`, and perhaps `regions`, as `label`, and where images are padded, `size`
-    `[D,B,2]`. The confusion matrix is int32 `[D,K,K]`, each the sum over all devices; the counts are those of `metrics.image_counts`, int32
-    `[D,B,K,3]`.
+    `[D,B,2]`; `canvas`, which is static, is theirs by `inference.canvas_of`. The confusion matrix is int32 `[D,K,K]`, each the sum over all
+    devices; the counts are those of `metrics.image_counts`, int32 `[D,B,K,3]`.
     """
 
-    def step(variables, batch):
+    def step(variables, batch, canvas):
         probabilities = inference.predict_probabilities(
-            model, variables, batch["image"], batch.get("regions"), batch.get("size"), protocol
+            model, variables, batch["image"], batch.get("regions"), batch.get("size"), protocol, canvas
         )
         predictions = probabilities.argmax(-1).astype(jnp.int32)
         confusion = jax.vmap(partial(metrics.confusion_matrix, num_classes=model.num_classes))(
@@ -54,7 +54,8 @@ def create_eval_step(model, protocol: inference.Protocol):
         )
         return jax.lax.psum(confusion.sum(0), devices.AXIS), predictions, metrics.image_counts(confusion)
 
-    return devices.parallel(step)
+    compiled = devices.parallel(step, static=(2,))
+    return lambda variables, batch, canvas=None: compiled(variables, batch, canvas)
 
 
 def evaluate_split(config, builder, eval_step, variables, progress=None) -> Evaluation:
@@ -76,15 +77,17 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
         config.eval.batch_size,
         *devices.process(),
         shape_of=partial(inference.shape_of, shapes=protocol.shapes),
+        canvas_of=partial(inference.canvas_of, protocol=protocol),
     )
     done = 0
     for batch in batches:
         began = time.perf_counter()
-        confusion, predictions, of_images = eval_step(variables, devices.shard(_arrays(batch)))
+        confusion, predictions, of_images = eval_step(variables, devices.shard(_arrays(batch)), batch["canvas"])
         total += np.asarray(devices.unreplicate(confusion), np.int64)
-        if batch["label"].shape in compiled:
+        shapes = batch["label"].shape, batch["canvas"]
+        if shapes in compiled:
             seconds.append((time.perf_counter() - began) / len(batch["label"]))
-        compiled.add(batch["label"].shape)
+        compiled.add(shapes)
         counts.append(np.asarray(devices.gather(of_images))[: batch["count"]])
         image_names += batch["name"]
         if len(shown) < config.eval.samples:

@@ -6,7 +6,8 @@ A zip of
   (weights, images uint8 `[b,H,W,3]`[, regions int32 `[b,H,W]`]) → (labels int32 `[b,H,W]`, probabilities float32 `[b,H,W,K]`);
 - `weights.npz`: its weights, {name: array}, which are an argument and no constants of it;
 - `classes.json`: names and colours of the classes, and what the arguments are;
-- `run.py`: a script that labels a photograph and needs the archive, jax, flatbuffers, numpy and pillow;
+- `run.py`: a script that labels a photograph and needs the archive, jax, flatbuffers, numpy and pillow. It resizes the photograph to that
+  size, and says so if that changes its aspect;
 - `superpixels.py`: how regions come from an image, of systems that take them (scikit-image).
 """
 
@@ -78,6 +79,11 @@ def main(path, photo, output):
     except Exception as e:
         sys.exit(f"error: {photo} cannot be read as an image: {e}")
     height, width = about["size"]
+    if abs(image.height * width / (image.width * height) - 1) > 0.02:
+        factor = (height * width / (image.height * image.width)) ** 0.5
+        better = f"{round(image.height * factor)},{round(image.width * factor)}"
+        note = f"the photograph is squashed to {height}×{width}; an archive of --size={better} keeps its aspect"
+        print(f"note: {note}", file=sys.stderr)
     inputs = [np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))]
     if about["superpixels"]:
         sys.path.insert(0, path)  # superpixels.py is in the archive
@@ -109,7 +115,8 @@ def export(
         config: of the run; `data.superpixels` above 0 makes regions an argument.
         folder: of the run.
         path: of the archive; default `FOLDER/export.zip`.
-        size: height and width of the images that it will take; default `config.data.crop`.
+        size: height and width of the images that it will take, and resize itself to their base size, `config.eval.size`; default
+            `config.data.crop`.
         overwrite: whether `path` may exist.
         checkpoint: see `checkpoints.restore_run`.
 

@@ -7,13 +7,14 @@ arrays. `shape_of` says which shapes it is compiled for: images are padded to on
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ctxseg import crf
-from ctxseg.data.transforms import crop, mirrored_classes
+from ctxseg.data.transforms import base_size_of, check_base_size, crop, mirrored_classes, rounded_ratio
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.layers import resize
@@ -29,7 +30,7 @@ class Protocol:
         scales: factors of height and width, over which probabilities are averaged.
         flip: whether the mirror image counts as much as the image.
         mirrored_classes: what each class is in the mirror image, see `transforms.mirrored_classes`; (): itself.
-        size: height and width that the image is resized to before it is scaled; () for its own.
+        size: that the image is resized to before it is scaled: (shorter side,), (height, width), or () for its own.
         window: height and width of a sliding window, in which a scaled image is seen; () for all of it at once.
         stride: of windows, as a share of the window.
         crf: arguments of `crf.mean_field`, by which probabilities at the image's size are refined; None: not at all.
@@ -50,7 +51,8 @@ class Protocol:
         if self.flip:
             parts.append("flipped")
         if self.size:
-            parts.append(f"of images resized to {self.size[0]}×{self.size[1]}")
+            one = "their shorter side" if len(self.size) == 1 else "images"
+            parts.append(f"of {one} resized to {'×'.join(map(str, self.size))}")
         whole = f"windows of {self.window[0]}×{self.window[1]} at {self.stride:.2f}" if self.window else "whole image"
         refined = [f"CRF of {self.crf['iterations']} iterations"] if self.crf else []
         return ", ".join([*parts, whole, *refined])
@@ -58,9 +60,9 @@ class Protocol:
 
 def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
     """The protocol that `config.eval` describes, for these classes. UserError for a value that it cannot have."""
-    for name in ("size", "window"):
-        if len(config[name]) not in (0, 2) or any(type(n) is not int or n < 1 for n in config[name]):
-            raise UserError(f"config.eval.{name} is {tuple(config[name])}, but must be a height and a width, or ()")
+    check_base_size(config.size, "eval.size")
+    if len(config.window) not in (0, 2) or any(type(n) is not int or n < 1 for n in config.window):
+        raise UserError(f"config.eval.window is {tuple(config.window)}, but must be a height and a width, or ()")
     if not config.scales or not all(0 < scale < math.inf for scale in config.scales):
         raise UserError(f"config.eval.scales is {tuple(config.scales)}, but must be one or more factors above 0")
     if not 0 < config.stride <= 1:
@@ -96,7 +98,14 @@ def shape_of(size: tuple[int, int], shapes: str) -> tuple[int, int]:
     return tuple(map(bucket, size)) if shapes == "buckets" else tuple(size)
 
 
-def predict_probabilities(model, variables, images, regions, sizes, protocol: Protocol):
+def canvas_of(size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | None:
+    """The shape in which a padded image of `size` (height, width) lies once it has its base size; None where its own shape says that."""
+    if len(protocol.size) != 1 or protocol.shapes == "exact":
+        return None
+    return shape_of(base_size_of(size, protocol.size), protocol.shapes)
+
+
+def predict_probabilities(model, variables, images, regions, sizes, protocol: Protocol, canvas=None):
     """Class probabilities of every pixel.
 
     Args:
@@ -107,6 +116,7 @@ def predict_probabilities(model, variables, images, regions, sizes, protocol: Pr
         sizes: int32 `[B,2]`, height and width of each image in `images`, the rest of which is padding (H and W multiples of 32); None
             without padding.
         protocol: scales, mirror images and windows.
+        canvas: of padded images, see `canvas_of`: it holds each at its base size.
 
     Returns:
         float32 `[B,H,W,K]`, which mean nothing in the padding.
@@ -121,10 +131,10 @@ def predict_probabilities(model, variables, images, regions, sizes, protocol: Pr
         sizes = None if sizes is None else jnp.concatenate([sizes, sizes])
     total = 0.0
     for scale in protocol.scales:
-        x, own = _scaled(images, sizes, scale, protocol.size)
-        ids = (
-            None if regions is None else _scaled(regions[..., None], sizes, scale, protocol.size, "nearest")[0][..., 0]
-        )
+        x, own = _scaled(images, sizes, scale, protocol.size, canvas)
+        ids = None
+        if regions is not None:
+            ids = _scaled(regions[..., None], sizes, scale, protocol.size, canvas, "nearest")[0][..., 0]
         if protocol.window:
             y = _windows(model, variables, x, ids, own, protocol.window, protocol.stride)
             total += resize(y, shape, lengths=None if own is None else (own.T, sizes.T))
@@ -160,23 +170,40 @@ def flip(x, sizes=None):
     return jnp.take_along_axis(x, index[:, None, :, None], axis=2)
 
 
-def _scaled(x, sizes, scale, base, method="bilinear"):
-    """`x` `[B,H,W,C]`, or `base` (height, width) if given, times `scale`, and the images' sizes in it, int32 `[B,2]` or None."""
-    shape = x.shape[1:3]
-    with extent.padded(sizes, shape):
-        new, own, lengths = extent.scaled(shape, scale)
-    if base:
-        new, own, lengths = tuple(max(round(n * scale), 1) for n in base), None, None
-        if sizes is not None:
-            own = jnp.broadcast_to(jnp.array(new, jnp.int32), sizes.shape)
-            new, lengths = extent.whole_strides(new), (sizes.T, own.T)
-    elif scale == 1:
+def _scaled(x, sizes, scale, base, canvas, method="bilinear"):
+    """`x` `[B,H,W,C]` at its base size (see `base_size_of`) times `scale`, and the images' sizes in it, int32 `[B,2]` or None."""
+    if not base and scale == 1:
         return x, sizes
+    own = lengths = None
+    if sizes is None or canvas is None:
+        canvas = base_size_of(x.shape[1:3], base)
+    if sizes is not None:
+        # Rows without an image are as large as the batch's shape, whatever the canvas.
+        own = jnp.minimum(_base_sizes(sizes, base), jnp.array(canvas))
+    with extent.padded(own, canvas):
+        new, own, _ = extent.scaled(canvas, scale)
+    if sizes is not None:
+        lengths = (sizes.T, own.T)
     x = resize(x if method == "nearest" else x.astype(jnp.float32), new, method, lengths=lengths)
     if method == "nearest":
         with extent.padded(own, new):
             x = extent.clear(x, -1)
     return x, own
+
+
+def at_base_size(images, regions, base: tuple[int, ...]):
+    """`images` `[B,H,W,3]` and `regions` `[B,H,W]`, or None, as a network is given them at scale 1, see `transforms.base_size_of`."""
+    images, _ = _scaled(images, None, 1, base, None)
+    if regions is not None:
+        regions = _scaled(regions[..., None], None, 1, base, None, "nearest")[0][..., 0]
+    return images, regions
+
+
+def _base_sizes(sizes, base):
+    """`base_size_of` of int32 `[B,2]`."""
+    if len(base) == 1:
+        return rounded_ratio(sizes * base[0], sizes.min(1, keepdims=True))
+    return jnp.broadcast_to(jnp.array(base, jnp.int32), sizes.shape) if base else sizes
 
 
 def _windows(model, variables, x, regions, sizes, window, stride):
@@ -242,14 +269,15 @@ def create_predictor(model, config, class_names: Sequence[str] = ()):
     """
     protocol = create_protocol(config, class_names)
 
-    @jax.jit
-    def run(variables, images, regions, sizes):
-        return predict_probabilities(model, variables, images, regions, sizes, protocol)
+    @partial(jax.jit, static_argnums=4)
+    def run(variables, images, regions, sizes, canvas):
+        return predict_probabilities(model, variables, images, regions, sizes, protocol, canvas)
 
     def predict(variables, images, regions=None):
         size = images.shape[1:3]
-        sizes, shape = None, shape_of(size, protocol.shapes)
+        sizes, canvas, shape = None, None, shape_of(size, protocol.shapes)
         if shape != size:
+            canvas = canvas_of(size, protocol)
             sizes = np.tile(np.array(size, np.int32), (len(images), 1))
             samples = [{"image": image} for image in images]
             if regions is not None:
@@ -257,6 +285,6 @@ def create_predictor(model, config, class_names: Sequence[str] = ()):
             samples = [crop(sample, 0, 0, shape) for sample in samples]  # which pads what is smaller
             images = np.stack([sample["image"] for sample in samples])
             regions = None if regions is None else np.stack([sample["regions"] for sample in samples])
-        return np.asarray(run(variables, images, regions, sizes)[:, : size[0], : size[1]])
+        return np.asarray(run(variables, images, regions, sizes, canvas)[:, : size[0], : size[1]])
 
     return predict

@@ -19,7 +19,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 
-from ctxseg import checkpoints, data, evaluate, figures
+from ctxseg import checkpoints, data, evaluate, figures, inference
 from ctxseg.errors import UserError
 from ctxseg.models.context.msci import MSCI, adjacency
 from ctxseg.models.context.renet import ReNet, ReNetLayer
@@ -53,6 +53,8 @@ class Run:
 
 def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, ...] = (0, 1, 2)) -> list[Path]:
     """Draws what each run's network sees into `pictures/` of its folder, and into the first's what sets several runs side by side.
+
+    It sees whole images at their base size, `config.eval.size`; neither windows nor other scales.
 
     Every run: `predictions`, `confusion`; attention over scales: `attention`; maximum over scales: `choice`; super-pixels:
     `superpixels`; ReNet: `renet_I` of each image; ZigZagNet: `contexts_I` of each image; MCIBI: `distributions`, `memory`. Several
@@ -106,11 +108,13 @@ def _open(folder, config, builder, split):
     metadata = builder.info.metadata
     source = evaluate.split_source(builder, split, config.data.superpixels)
     model, state = checkpoints.restore_run(config, str(folder))
-    return Run(folder, results, metadata, source, model, state.variables, _looker(model))
+    return Run(folder, results, metadata, source, model, state.variables, _looker(model, tuple(config.eval.size)))
 
 
-def _looker(model):
+def _looker(model, base):
     """(variables, image uint8 `[H,W,3]`, regions int32 `[H,W]` or None) → the output, intermediates, and label map int32 `[H,W]`.
+
+    The network sees the image at its base size, `config.eval.size`, as in an evaluation at scale 1.
 
     Intermediates are those of ReNet's layers and of ZigZagNet's region contexts; flax does not hand out those of the stages that
     `nn.scan` runs, all but the first and the last.
@@ -121,10 +125,11 @@ def _looker(model):
 
     @jax.jit
     def look(variables, image, regions):
+        images, regions = inference.at_base_size(image[None], None if regions is None else regions[None], base)
         output, found = model.apply(
             variables,
-            image[None],
-            None if regions is None else regions[None],
+            images,
+            regions,
             capture_intermediates=wanted,
             mutable=["intermediates"],
         )

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ctxseg import checkpoints, data, figures, inference, logs, workdir
-from ctxseg.data import superpixels
+from ctxseg.data import superpixels, transforms
 from ctxseg.errors import UserError
 from ctxseg.logs import write_bytes
 
@@ -49,10 +49,11 @@ def predict(
     """Labels images by the run in `folder`, and writes for each, with its folders below `where`:
 
     - NAME.png: class ids at the image's size, with the data set's palette;
-    - NAME_overlay.jpg: the labels' colours over the image, at the size that the network saw;
+    - NAME_overlay.jpg: the labels' colours over the image, at its size, or at `eval.max_pixels` if it is larger;
     - NAME_probabilities.npz, if asked: `probabilities`, float16 `[h,w,K]`, at that size.
 
-    What cannot be read is named on stderr, and the rest is done. An image is never replaced by its own label map.
+    Each is labelled as `config.eval` tests images, at their base size `eval.size` too. What cannot be read is named on stderr, and the
+    rest is done. An image is never replaced by its own label map.
 
     Args:
         config: of the run.
@@ -92,6 +93,12 @@ def predict(
             image, size = read_image(path, config.eval.max_pixels)
         except Exception as e:  # Pillow raises all sorts on damaged files
             return _reason(e)
+        height, width = transforms.base_size_of(image.shape[:2], config.eval.size)
+        if len(config.eval.size) == 1 and height * width > config.eval.max_pixels:
+            return (
+                f"at config.eval.size={config.eval.size[0]} it has {height}×{width} pixels, more than config.eval.max_pixels: "
+                "cut it up, or change one of them"
+            )
         regions = None
         if config.data.superpixels:
             regions = superpixels.slic(image, config.data.superpixels).astype(np.int32)[None]

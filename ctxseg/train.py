@@ -180,6 +180,8 @@ def create_augmentation(config, class_names: Sequence[str] = ()) -> transforms.A
         saturation=config.saturation,
         hue=config.hue,
         padding=config.padding,
+        base_size=tuple(config.base_size),
+        rotate_share=config.rotate_share,
     )
 
 

@@ -85,6 +85,14 @@ def test_papers_settings():
         config = config_of(system, "voc2012")
         assert (config.train.steps, config.train.batch_size) == (steps, batch)
         assert (config.model.backbone.output_stride, config.optimizer.learning_rate) == (32, 1e-3)
+    for dataset, training, testing in (
+        ("ade20k", (512,), (512,)),
+        ("coco_stuff10k", (512,), (512,)),
+        ("lip", (520, 520), (473, 473)),
+        ("cityscapes", (), ()),
+    ):
+        config = config_of("mcibi", dataset)
+        assert (config.data.base_size, config.eval.size) == (training, testing)
     config = config_of("mcibi", "ade20k")
     assert config.train.steps == 130 * 20_210 // 16 and config.optimizer.schedule == "poly"
 
@@ -142,6 +150,15 @@ def test_fcn_that_mcibi_is_compared_with_has_the_parameters_of_its_parts():
     assert count["context"] == conv(3, 2048, 512) + conv(3, 512, 512) and "memory" not in count
     assert count["classifier"] == 512 * 150 + 150
     assert count["auxiliary"] == conv(3, 1024, 512) + 512 * 150 + 150  # on res4, in training alone
+
+
+def test_testing_shares_the_base_size_unless_it_has_its_own():
+    """An override in training reaches testing, one in testing stays there."""
+    config = config_of("fcn", "voc2012")
+    config.data.base_size = (256,)
+    assert config.eval.size == config.to_dict()["eval"]["size"] == (256,)
+    config.eval.size = ()
+    assert (config.data.base_size, config.eval.size) == ((256,), ())
 
 
 def test_unknown_data_set():

@@ -63,6 +63,8 @@ PROTOCOLS = {
     "one scale": {},
     "scales and mirror images": {"scales": (0.5, 1.0, 1.25), "flip": True},
     "windows of resized images": {"size": (48, 40), "window": (32, 24), "stride": 0.5, "flip": True},
+    # Images that share a shape have two of them at that size.
+    "windows of a shorter side": {"size": (72,), "scales": (0.5,), "window": (24, 32)},
 }
 
 
@@ -146,6 +148,22 @@ def test_the_predictor_is_the_protocol(source, trained):
     np.testing.assert_allclose(actual[0], testing_numpy.probabilities(scores, image), atol=1e-4)
 
 
+def test_padded_images_of_one_shorter_side_are_as_alone(source, trained):
+    """Upright and lying images in one batch keep their aspects, and their probabilities are those of the plain loop."""
+    model, variables, scores = trained
+    lying, upright = (next(s["image"] for s in source if s["label"].shape == size) for size in ((40, 52), (33, 64)))
+    images = [lying, np.rot90(upright)]
+    samples = [transforms.crop({"image": image}, 0, 0, (64, 64)) for image in images]
+    sizes = np.array([image.shape[:2] for image in images], np.int32)
+    protocol = inference.Protocol(size=(24,))
+    assert [inference.canvas_of(image.shape[:2], protocol) for image in images] == [(32, 32), (64, 32)]
+    run = jax.jit(lambda v, x, s: inference.predict_probabilities(model, v, x, None, s, protocol, (64, 32)))
+    actual = run(variables, np.stack([sample["image"] for sample in samples]), sizes)
+    for image, p in zip(images, actual, strict=True):
+        expected = testing_numpy.probabilities(scores, image, size=(24,))
+        np.testing.assert_allclose(p[: image.shape[0], : image.shape[1]], expected, atol=1e-4)
+
+
 def test_a_mirror_image_exchanges_left_and_right(source, trained):
     """The third class's probabilities in the mirror image are the second's."""
     model, variables, scores = trained
@@ -160,7 +178,7 @@ def test_a_mirror_image_exchanges_left_and_right(source, trained):
 
 
 def test_super_pixels_in_windows():
-    """Windows that are no multiple of the strides, on padded images: what lies beyond a window is in no region."""
+    """Windows that are no multiple of the strides, on padded and resized images: what lies beyond a window is in no region."""
     config = defaults.get_config()
     config.model.backbone.width = 4
     config.model.context.update({"name": "msci", "levels": ("res4", "res5"), "channels": 4, "stages": 1, "regions": 30})
@@ -170,7 +188,7 @@ def test_super_pixels_in_windows():
     variables = jax.jit(model.init)(jax.random.PRNGKey(0), image, regions)
     results = []
     for shapes in inference.SHAPES:
-        config.eval.update({"shapes": shapes, "window": (37, 41), "flip": True})
+        config.eval.update({"shapes": shapes, "size": (40,), "window": (37, 41), "flip": True})
         results.append(inference.create_predictor(model, config.eval)(variables, image, regions))
     np.testing.assert_allclose(*results, atol=1e-5)
 
@@ -197,6 +215,9 @@ def test_a_crf_sees_no_padding(source, trained):
         ({"scales": (1.0, float("inf"))}, "config.eval.scales"),
         ({"window": (321,)}, r"config.eval.window is \(321,\), but must be a height and a width, or \(\)"),
         ({"size": (0, 3)}, "config.eval.size"),
+        ({"size": (-512,)}, r"config.eval.size is \(-512,\), but must be a whole number above 0"),
+        ({"size": (512.0,)}, "config.eval.size"),
+        ({"size": (1, 2, 3)}, "config.eval.size"),
         ({"stride": 0.0}, "config.eval.stride is 0.0, but must be above 0 and at most 1"),
         ({"score": "both"}, "config.eval.score is 'both', but it can be original, resized"),
         ({"crf": {"colour_sigma": 0.0}}, "config.eval.crf.colour_sigma is 0.0, but must be a number, at least 0.1"),

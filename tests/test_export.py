@@ -85,6 +85,10 @@ def test_the_archive_runs_without_the_package(tmp_path):
         [sys.executable, "-I", "-c", STRANGER], cwd=path.parent, env=os.environ, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    # A photograph of 40×70, and the size of as many pixels that keeps its aspect.
+    assert done.stderr.endswith(
+        "note: the photograph is squashed to 32×48; an archive of --size=30,52 keeps its aspect\n"
+    )
 
     names, palette = (data.metadata(defaults.get_config().data)[key] for key in ("class_names", "palette"))
     assert about["class_names"] == list(names) and about["palette"] == [list(c) for c in palette]

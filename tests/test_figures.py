@@ -189,8 +189,19 @@ def intermediates(context, scales=None):
     model = create_model(config.model, 3)
     image = jnp.zeros((32, 32, 3), jnp.uint8)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image[None]))
-    _, found, _ = jax.eval_shape(pictures._looker(model), variables, image, None)
+    _, found, _ = jax.eval_shape(pictures._looker(model, ()), variables, image, None)
     return jax.tree.map(lambda x: np.random.default_rng(0).normal(size=x.shape), found)["context"]
+
+
+def test_pictures_see_the_base_size():
+    """As an evaluation does: a shorter side of 64 pixels, and labels at the image's own size."""
+    config = defaults.get_config()
+    config.model.backbone.width = 4
+    model = create_model(config.model, 3)
+    image = jnp.zeros((32, 48, 3), jnp.uint8)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image[None]))
+    output, _, labels = jax.eval_shape(pictures._looker(model, (64,)), variables, image, jnp.zeros((32, 48), jnp.int32))
+    assert output.logits.shape == (1, 8, 12, 3) and labels.shape == (32, 48)
 
 
 def test_sweeps_of_renet(sample):

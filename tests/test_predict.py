@@ -172,6 +172,22 @@ def test_larger_than_the_network_sees(run, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o/x.png")), bilinear(p, 48, 64).argmax(-1))
 
 
+def test_at_the_base_size(run, tmp_path):
+    """A photograph is resized as in testing, and its probabilities are at its own size; what would become too large is named."""
+    folder, probabilities = run
+    image = picture()  # 24×32
+    Image.fromarray(image).save(tmp_path / "x.png")
+    arguments = [f"--workdir={folder}", f"--input={tmp_path}/x.png", f"--output={tmp_path}/o", "--config.eval.size=48"]
+    status, _, err = call(*arguments, "--config.eval.max_pixels=3000")
+    assert status == 1 and "at config.eval.size=48 it has 48×64 pixels, more than config.eval.max_pixels" in err
+    call(*arguments, "--probabilities")
+    found = np.load(tmp_path / "o/x_probabilities.npz")["probabilities"]
+    assert found.shape[:2] == (24, 32)
+    seen = np.kron(image, np.ones((2, 2, 1), np.uint8))  # but for a smooth transition between its blocks of 8 pixels
+    expected, own = bilinear(probabilities(seen), 24, 32), probabilities(image)
+    assert np.abs(found - expected).mean() < 0.3 * np.abs(found - own).mean()
+
+
 WRONG = {
     "--input is missing": [],
     "config.eval.max_pixels is 0, but must be at least 1": ["--input=IMAGE", "--config.eval.max_pixels=0"],

@@ -101,6 +101,17 @@ def test_a_vgg16_from_before_its_layouts_is_what_it_was(run, kernel):
         workdir.check(run, changed(model__backbone__name="vgg16", model__backbone__layout="largefov"))
 
 
+@pytest.mark.parametrize("size", [[], [512, 512]])
+def test_a_run_older_than_base_sizes_is_tested_as_before(run, size):
+    saved = json.loads((run / "config.json").read_text())
+    del saved["data"]["base_size"], saved["data"]["rotate_share"]
+    saved["eval"]["size"] = size
+    (run / "config.json").write_text(json.dumps(saved))
+    config = workdir.read_config(run, defaults.get_config())
+    assert (config.data.base_size, config.data.rotate_share, config.eval.size) == ((), 1.0, tuple(size))
+    workdir.check(run, config)
+
+
 @pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "null", "\x00\xff"])
 def test_a_damaged_config_is_named(run, text):
     (run / "config.json").write_bytes(text.encode("latin-1"))

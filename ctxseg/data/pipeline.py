@@ -5,6 +5,7 @@ Everything is a function of an index: the same seed gives the same batches, and 
 
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import cv2
 import grain
@@ -13,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from ctxseg.data import superpixels
-from ctxseg.data.transforms import PADDING, resize
+from ctxseg.data.transforms import PADDING, base_size_of, resize
 from ctxseg.errors import UserError
 
 
@@ -95,21 +96,22 @@ class Source:
 
 
 class Resized:
-    """The samples of another source at one size, labels and all."""
+    """The samples of another source at their base size, labels and all."""
 
-    def __init__(self, source, size: tuple[int, int]):
-        """`size`: height and width."""
-        self._source, self._size = source, tuple(size)
+    def __init__(self, source, base: tuple[int, ...]):
+        """`base`: see `transforms.base_size_of`."""
+        self._source, self._base = source, tuple(base)
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict:
-        return resize(self._source[index], self._size)
+        sample = self._source[index]
+        return resize(sample, base_size_of(sample["label"].shape, self._base))
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of every sample."""
-        return self._size
+        """(height, width) of a sample."""
+        return base_size_of(self._source.size(index), self._base)
 
 
 class _Images:
@@ -181,6 +183,7 @@ def eval_batches(
     process_count: int = 1,
     threads: int = 2,
     shape_of: Callable[[tuple[int, int]], tuple[int, int]] = tuple,
+    canvas_of: Callable[[tuple[int, int]], Any] = lambda size: None,
 ) -> Iterator[dict]:
     """Every sample once, whole, in batches of one shape; otherwise in the order of `source`.
 
@@ -194,11 +197,12 @@ def eval_batches(
         process_count: processes that share each batch.
         threads: that read and decode; 0: the caller's.
         shape_of: (height, width) of an image → of the batch that it is in; at least as large. Default: its own.
+        canvas_of: likewise → what else the images of a batch have in common, see `inference.canvas_of`.
 
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W], `regions` int32 [B, H, W] if samples
         have them, `size` int32 [B, 2], height and width of each image in the arrays' upper left, `count` int and `name` list[str]:
-        the real images among the B = batch_size / process_count, which come first.
+        the real images among the B = batch_size / process_count, which come first; and `canvas`, what `canvas_of` gives for them.
 
     Raises:
         UserError: `process_count` does not divide `batch_size`; when iterating, a damaged record.
@@ -207,19 +211,20 @@ def eval_batches(
     cv2.setNumThreads(0)
     by_shape = {}
     for index in range(len(source)):
-        by_shape.setdefault(tuple(shape_of(source.size(index))), []).append(index)
+        size = source.size(index)
+        by_shape.setdefault((tuple(shape_of(size)), canvas_of(size)), []).append(index)
     plan = [
-        (shape, same[start:][:batch_size])
-        for shape, same in by_shape.items()
+        (shape, canvas, same[start:][:batch_size])
+        for (shape, canvas), same in by_shape.items()
         for start in range(0, len(same), batch_size)
     ]
     first = process_index * local_size
 
     def load(planned):
-        shape, indices = planned
+        shape, canvas, indices = planned
         mine = indices[first : first + local_size]
         samples = [source[index] for index in mine or indices[:1]]  # with none, one for its shape
-        batch = {"count": len(mine), "name": [sample["name"] for sample in samples[: len(mine)]]}
+        batch = {"count": len(mine), "name": [sample["name"] for sample in samples[: len(mine)]], "canvas": canvas}
         for key, array in _arrays(samples[0]).items():
             batch[key] = np.empty((local_size, *shape, *array.shape[2:]), array.dtype)
             batch[key][...] = PADDING[key]

@@ -22,6 +22,34 @@ LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
 RGB_TO_YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 
 
+def check_base_size(size: Sequence[int], field: str) -> None:
+    """UserError, of `config.{field}`, for a base size that `base_size_of` cannot take."""
+    if len(size) > 2 or any(type(n) is not int or n < 1 for n in size):
+        raise UserError(
+            f"config.{field} is {tuple(size)}, but must be a whole number above 0 (the shorter side), two (height, width), or ()"
+        )
+
+
+def base_size_of(size: tuple[int, int], base: Sequence[int]) -> tuple[int, int]:
+    """The size that an image has before it is scaled.
+
+    Args:
+        size: height and width of the image.
+        base: () for the image's own size; (shorter side,), the aspect kept; or (height, width) of all images.
+
+    Returns:
+        Height and width.
+    """
+    if len(base) != 1:
+        return tuple(base) or tuple(size)
+    return tuple(rounded_ratio(n * base[0], min(size)) for n in size)
+
+
+def rounded_ratio(a, b):
+    """a / b to the nearest whole number, halves up: of whole numbers, or arrays of them, without a rounding in between."""
+    return (2 * a + b) // (2 * b)
+
+
 def mirrored_classes(names: Sequence[str]) -> tuple[int, ...]:
     """What each class is in a mirror image: `left-arm` is `right-arm` there, by the words in the names; most are what they are.
 
@@ -173,11 +201,13 @@ class Augmentation:
 
     Attributes:
         crop: (height, width) of the result, anywhere in the scaled image; a smaller image lies anywhere in the crop.
+        base_size: that images are resized to before all else, see `base_size_of`.
         padding: what surrounds a smaller image, see `crop`.
         flip: mirror one sample in two.
         mirrored_classes: what each class is in a mirror image; (): itself.
-        scale_range: (low, high) of the uniform factor of size.
+        scale_range: (low, high) of the uniform factor of the base size.
         rotate: at most so many degrees either way, uniform.
+        rotate_share: of the samples that are rotated, the others not at all.
         brightness: factor uniform in 1 ± this; so for the next two.
         contrast: likewise.
         saturation: likewise.
@@ -197,15 +227,18 @@ class Augmentation:
     saturation: float = 0.0
     hue: float = 0.0
     padding: str = "ignore"
+    base_size: tuple[int, ...] = ()
+    rotate_share: float = 1.0
 
     def __post_init__(self):
         if len(self.crop) != 2 or min(self.crop) < 1:
             raise UserError(f"config.data.crop is {self.crop}, but must be (height, width), at least 1")
+        check_base_size(self.base_size, "data.base_size")
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise UserError(f"config.data.scale_range is {self.scale_range}, but must be (low, high), 0 < low <= high")
         if self.padding not in ("ignore", "reflect"):
             raise UserError(f"config.data.padding is {self.padding!r}, but it can be ignore, reflect")
-        limits = {"rotate": 180, "brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5}
+        limits = {"rotate": 180, "rotate_share": 1, "brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5}
         for field, limit in limits.items():
             if not 0 <= getattr(self, field) <= limit:
                 raise UserError(f"config.data.{field} is {getattr(self, field)}, but must lie in 0..{limit}")
@@ -216,10 +249,11 @@ class Augmentation:
         degrees = self.rotate * rng.uniform(-1, 1)
         place = rng.random(2)
         jitter = rng.uniform(-1, 1, 4) * (self.brightness, self.contrast, self.saturation, self.hue)
+        degrees *= rng.random() < self.rotate_share
 
         image, mirrored = sample["image"], self.flip and mirrored
         height, width = image.shape[:2]
-        size = [max(1, round(n * scale)) for n in (height, width)]
+        size = [max(1, round(n * scale)) for n in base_size_of((height, width), self.base_size)]
         slack = np.array(size) - self.crop
         first, last = np.minimum(slack, 0), np.maximum(slack, 0)
         top, left = (first + place * (last - first + 1)).astype(int).tolist()

@@ -149,6 +149,20 @@ def test_faults_reach_the_caller_as_they_are():
             next(pipeline.eval_batches(Damaged([(4, 4)] * 5), 2, threads=threads))
 
 
+def test_resized_to_a_base_size():
+    source = pipeline.Resized(Samples([(4, 6), (9, 3)]), (2,))
+    assert [source.size(i) for i in range(2)] == [(2, 3), (6, 2)]
+    for i, sample in enumerate(source[i] for i in range(2)):
+        assert sample["label"].shape == sample["regions"].shape == sample["image"].shape[:2] == source.size(i)
+
+
+def test_evaluation_groups_what_has_a_canvas_in_common():
+    batches = pipeline.eval_batches(
+        Samples([(4, 6), (4, 5), (4, 6)]), 2, shape_of=lambda _: (8, 8), canvas_of=lambda s: s[1]
+    )
+    assert [(batch["name"], batch["canvas"]) for batch in batches] == [(["s0", "s2"], 6), (["s1"], 5)]
+
+
 @pytest.mark.parametrize("threads", [0, 2])
 def test_evaluation_groups_sizes_and_pads_ragged_batches(threads):
     sizes = [(4, 6), (4, 6), (5, 3), (4, 6), (4, 6), (5, 3), (4, 6)]

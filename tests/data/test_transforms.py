@@ -140,6 +140,10 @@ def one_after_the_other(augment, sample, rng):
     sample = sample | {"image": transforms.adjust_colour(sample["image"], *(jitter + (1, 1, 1, 0)))}
     if mirrored and augment.flip:
         sample = transforms.flip(sample)
+    if rng.random() >= augment.rotate_share:
+        degrees = 0
+    # Of 90×120, by hand: a shorter side, or the whole image, whose aspect changes.
+    sample = transforms.resize(sample, {(): (90, 120), (72,): (72, 96), (100, 90): (100, 90)}[augment.base_size])
     sample = transforms.resize(sample, [round(n * scale) for n in sample["label"].shape])
     sample = transforms.rotate(sample, degrees) if degrees else sample
     slack = np.array(sample["label"].shape) - augment.crop
@@ -157,6 +161,8 @@ def one_after_the_other(augment, sample, rng):
         ({"scale_range": (0.5, 2.0), "contrast": 0.4}, False),
         ({"scale_range": (0.3, 0.7), "padding": "reflect"}, False),
         ({"scale_range": (0.5, 2.0), "rotate": 30.0}, False),
+        ({"base_size": (72,), "scale_range": (0.5, 2.0)}, False),
+        ({"base_size": (100, 90), "scale_range": (0.75, 1.25), "rotate": 30.0, "rotate_share": 0.6}, False),
     ],
 )
 def test_only_what_the_crop_needs_is_computed_and_the_same(settings, exact):
@@ -219,9 +225,36 @@ def test_augmentation_draws_each_setting():
     assert 30 < sum(mirrored) < 70
 
 
+def test_base_sizes_by_hand():
+    """A shorter side keeps the aspect, to the nearest pixel, halves up; either side may be the shorter one."""
+    assert transforms.base_size_of((375, 500), (512,)) == (512, 683)  # 682.67
+    assert transforms.base_size_of((500, 375), (512,)) == (683, 512)
+    assert transforms.base_size_of((2, 5), (1,)) == (1, 3)
+    assert transforms.base_size_of((375, 500), (473, 473)) == (473, 473)
+    assert transforms.base_size_of((375, 500), ()) == (375, 500)
+
+
+def test_so_many_are_rotated():
+    """Where it turned, nothing is padded but corners; the other images are as without rotation, and so are all other draws."""
+    sample = blobs(0, 40, 40)
+    turn = transforms.Augmentation(crop=(40, 40), flip=True, rotate=45.0, rotate_share=0.6)
+    plain = transforms.Augmentation(crop=(40, 40), flip=True)
+    rotated = 0
+    for seed in range(200):
+        label, expected = (augment(sample, np.random.default_rng(seed))["label"] for augment in (turn, plain))
+        rotated += (label == 255).any()
+        assert (label == 255).any() or (label == expected).mean() > 0.9
+    assert 95 < rotated < 140
+
+
 @pytest.mark.parametrize(
     "field, value",
     [
+        ("base_size", (0,)),
+        ("base_size", (-1, 5)),
+        ("base_size", (512.0,)),
+        ("base_size", (1, 2, 3)),
+        ("rotate_share", 1.1),
         ("crop", (0, 10)),
         ("scale_range", (0.0, 1.0)),
         ("scale_range", (2.0, 1.0)),

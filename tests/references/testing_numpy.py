@@ -38,6 +38,8 @@ def starts(length, window, share):
 def probabilities(scores, image, scales=(1.0,), flip=False, size=(), window=(), stride=2 / 3):
     """Mean over scales and mirror images of the class probabilities at the image's size: image [h,w,3] → [h,w,K]."""
     height, width = image.shape[:2]
+    if len(size) == 1:  # the shorter side's
+        size = [int(n * size[0] / min(height, width) + 0.5) for n in (height, width)]
     total, count = 0.0, 0
     for scale in scales:
         base = size or (height, width)
