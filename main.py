@@ -71,7 +71,19 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
 
 
 def parse(argv: list[str]):
-    """The flags, `workdir` with its default. Raises UserError for anything that cannot be right."""
+    """The flags, as `read_flags`. Raises UserError also for an override that nothing reads."""
+    values = read_flags(argv)
+    from ctxseg import reading  # here, so that a misspelt flag is answered at once
+
+    unread = reading.unread(values.config, values.mode)
+    for name in _overridden(argv):
+        if name in unread:
+            raise UserError(reading.message(name, unread[name]))
+    return values
+
+
+def read_flags(argv: list[str]):
+    """The flags, `workdir` with its default, `config` without what nothing reads. Raises UserError for anything that cannot be right."""
     base = base_config(argv)
     _check_names(argv, base)
     argv, defaulted = _without_none(argv)
@@ -101,7 +113,19 @@ def parse(argv: list[str]):
     if not values.workdir:
         run = f"runs/{values.config.system}-{values.config.data.name}"
         values.workdir = "runs" if values.mode == "complexity" else run
+    values.config = _without_unread(values.config, values.mode)
     return values
+
+
+def _without_unread(config, mode):
+    """A copy with the defaults of what nothing reads, whatever a config file says; but for what another mode may read of the run."""
+    from ctxseg import reading, workdir
+
+    config = config.copy_and_resolve_references()
+    default = _fields(defaults.get_config())
+    unread = [name for name in reading.unread(config, mode) if not name.startswith(workdir.FREE)]
+    config.update_from_flattened_dict({name: default[name] for name in unread})
+    return config
 
 
 def base_config(argv: list[str]) -> ConfigDict:
@@ -186,7 +210,7 @@ def run_sweep(argv: list[str]) -> int:
         raise UserError(f"--row={values.row} cannot be: the rows are 0 to {len(table.rows) - 1}")
 
     def resolve(arguments):
-        return parse([argv[0], *arguments]).config
+        return read_flags([argv[0], *arguments]).config
 
     return sweep.sweep(
         table,
@@ -271,11 +295,16 @@ def _nearest(name, names) -> str:
 
 def _check_names(argv, base):
     """UserError for the first override that names no field of the config it changes."""
-    names = [f"config.{name}" for name in _fields(base)]
-    for argument in argv:
-        override = re.match(r"--?(?:no)?(config\.[^=]*)", argument)
-        if override and override[1] not in names:
-            raise UserError(_nearest(override[1], names))
+    names = list(_fields(base))
+    for name in _overridden(argv):
+        if name not in names:
+            raise UserError(_nearest(f"config.{name}", [f"config.{name}" for name in names]))
+
+
+def _overridden(argv):
+    """The names of the fields that `argv` overrides."""
+    found = [re.match(r"--?(?:no)?config\.([^=]*)", argument) for argument in argv]
+    return [override[1] for override in found if override]
 
 
 def _bad_value(message, base):
@@ -373,12 +402,18 @@ def _indices(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-def _usual(system: str, dataset: str) -> dict | None:
-    """The config of a system on a data set without overrides, a nested dict; None if there is no such file any more."""
+def _usual(folder) -> dict | None:
+    """The config of a run without overrides, a nested dict, with what nothing reads as the run has it; None without its file."""
+    from ctxseg import reading, workdir
+
     try:
-        return base_config(["", f"--config=configs/{system}.py:{dataset}"]).to_dict()
+        run = workdir.read_config(folder, defaults.get_config())
+        usual = base_config(["", f"--config=configs/{run.system}.py:{run.data.name}"]).copy_and_resolve_references()
     except UserError:
         return None
+    given = _fields(run)
+    usual.update_from_flattened_dict({name: given[name] for name in reading.unread(run)})
+    return usual.to_dict()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Run:
         return {k: v for k, v in flatten(self.config).items() if k in usual and usual[k] != v}
 
 
-def write_report(folders, usual: Callable[[str, str], dict | None] | None = None, path=None) -> Path:
+def write_report(folders, usual: Callable[[Path], dict | None] | None = None, path=None) -> Path:
     """Writes a page on what is there of config.json, metrics.jsonl, results.json and samples.npz of one or several runs.
 
     What is missing (a run that is not evaluated yet) is said in its place on the page. Differences are to the first run.
@@ -74,8 +74,8 @@ def write_report(folders, usual: Callable[[str, str], dict | None] | None = None
     Args:
         folders: of the runs. samples.npz has `names` (strings) and, for each i, uint8 `image_i` `[h,w,3]`, `label_i` and
             `prediction_i` `[h,w]`.
-        usual: (system, data set) → the config without overrides, a nested mapping, or None if there is none. With it, the page lists
-            what differs, and the command that makes each run.
+        usual: folder → the run's config without overrides, a nested mapping, or None if there is none. With it, the page lists what
+            differs, and the command that makes each run.
         path: of the page; default report.html in the run's folder; of several, comparison.html beside the first's folder.
 
     Returns:
@@ -132,7 +132,7 @@ def _read(folder, index, count, usual):
         name=system if count == 1 else folder.resolve().name,
         colour=figures.run_style(index)[0],
         config=config,
-        usual=(usual and usual(system, data)) or {},
+        usual=(usual and usual(folder)) or {},
         results=results,
         metrics=read_metrics(folder),
         samples=_read_samples(folder / "samples.npz"),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ctxseg import bootstrap, complexity, data, evaluate, logs, tables, train, workdir
+from ctxseg import bootstrap, complexity, data, evaluate, logs, reading, tables, train, workdir
 from ctxseg.errors import UserError
 from ctxseg.runs import Run, commands, execute, read_scores, say, unique
 from ctxseg.tables import Row, Table
@@ -51,27 +51,31 @@ def grid(system: str, dataset: str, sweeps: Sequence[str]) -> Table:
 def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: Callable) -> dict[tuple, Run]:
     """All runs of a table. What several rows or columns have in common is one run.
 
+    An override must be read by one of the runs that it is for: one in `common` by a run of any row, a column's by one of the column, a
+    row's by one of the row. From the others it is left out.
+
     Args:
         table: the rows.
         seeds: of each row: 0 … seeds−1. What a network costs does not depend on it: one.
         folder: of the sweep.
         common: arguments of every run, "--config.a.b=value"; they override rows and columns.
-        resolve: arguments → config; UserError if they cannot be.
+        resolve: arguments → config, without what nothing reads; UserError if they cannot be.
 
     Returns:
         {(row, column, seed, fold): run}, in the order of the table, all rows of a seed before the next one.
 
     Raises:
-        UserError: a row that cannot be run; two that are the same; or a seed that is set otherwise than by `seeds`.
+        UserError: a row that cannot be run; two that are the same; an override that nothing reads; or a seed that is set otherwise than
+            by `seeds`.
     """
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}, but must be at least 1")
-    given = {re.match(r"--?(?:no)?config\.([^=]+)", argument)[1] for argument in common}
+    given = set(map(_field, common))
     if "seed" in given or any(
         "seed" in of for of in (*(e.overrides for e in (*table.rows, *table.columns)), *table.folds)
     ):
         raise UserError("config.seed is what --seeds counts: leave it out")
-    runs, known = {}, {}
+    runs, known, used, idle = {}, {}, set(), {}
     for seed, (f, fold) in itertools.product(range(seeds if table.mode == "train" else 1), enumerate(table.folds)):
         for (r, row), (c, column) in itertools.product(enumerate(table.rows), enumerate(table.columns)):
             if row.system is None:
@@ -80,14 +84,22 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
             if table.mode == "train":
                 overrides["seed"] = seed
             dataset = column.dataset or row.dataset or table.dataset
-            arguments = [f"--config=configs/{row.system}.py:{dataset}", *common]
+            start = [f"--config=configs/{row.system}.py:{dataset}"] + [f"--mode={table.mode}"] * (table.mode != "train")
             # Not both: a tuple that is given twice is joined.
-            arguments += [f"--config.{field}={value}" for field, value in overrides.items() if field not in given]
-            arguments += [f"--mode={table.mode}"] * (table.mode != "train")
+            changes = [*common, *(f"--config.{k}={v}" for k, v in overrides.items() if k not in given)]
             try:
-                config = resolve(arguments)
+                config = resolve([*start, *changes])
+                unread = reading.unread(config, table.mode)
+                arguments = [*start, *(change for change in changes if _field(change) not in unread)]
+                if len(arguments) < len(start) + len(changes):
+                    config = resolve(arguments)
             except UserError as e:
                 raise UserError(f"{table.name}, row {r} ({row.name}): {e}") from e
+            places = {field: f", column {c} ({column.title})" for field in column.overrides}
+            places |= {field: f", row {r} ({row.name})" for field in row.overrides}
+            places |= {field: f", fold {f}" for field in fold} | dict.fromkeys(given, "")
+            used |= {(place, field) for field, place in places.items() if field not in unread}
+            idle |= {(place, field): unread[field] for field, place in places.items() if field in unread}
             same = json.dumps(workdir.flatten(config), sort_keys=True)
             if same not in known:
                 of_column = f", {column.title}" if len(table.columns) > 1 else ""
@@ -101,8 +113,16 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
                     table.mode,
                 )
             runs[r, c, seed, f] = known[same]
+    for (place, field), why in idle.items():
+        if (place, field) not in used:
+            raise UserError(f"{table.name}{place}: {reading.message(field, why)}")
     _check_distinct(table, runs, given)
     return runs
+
+
+def _field(argument):
+    """The field of "--config.a.b=value"."""
+    return re.match(r"--?(?:no)?config\.([^=]+)", argument)[1]
 
 
 def _check_distinct(table, runs, given):
@@ -113,13 +133,13 @@ def _check_distinct(table, runs, given):
         of_folds.setdefault((r, c, seed), {}).setdefault(run.folder, []).append(f)
     for same in (folds for of in of_folds.values() for folds in of.values() if len(folds) > 1):
         raise UserError(
-            f"{table.name}: folds {same[0]} and {same[1]} are the same run: what parts them is overridden, or not read"
+            f"{table.name}: folds {same[0]} and {same[1]} are the same run: they set the same values, or what parts them is overridden"
         )
     for a, b in itertools.combinations(of_rows, 2):
         if of_rows[a] == of_rows[b]:
             first, second = table.rows[a], table.rows[b]
             parting = [f for f in given if first.overrides.get(f) != second.overrides.get(f)]
-            why = f"--config.{parting[0]} overrides what parts them" if parting else "nothing reads what parts them"
+            why = f"--config.{parting[0]} overrides what parts them" if parting else "they set the same values"
             raise UserError(f"{table.name}: rows {a} ({first.name}) and {b} ({second.name}) are the same run: {why}")
 
 

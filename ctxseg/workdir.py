@@ -5,6 +5,7 @@ import os
 
 from ml_collections import ConfigDict
 
+from ctxseg import reading
 from ctxseg.errors import UserError
 from ctxseg.logs import write_json
 
@@ -113,12 +114,12 @@ def _as_of_now(saved):
 def check_same(path: str, config: ConfigDict) -> None:
     """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters."""
     saved = flatten(_read(path))
-    wanted = flatten(config)
+    wanted, unread = flatten(config), reading.unread(config)
     differ = [
         f"config.{k} is {wanted.get(k)} here and {saved.get(k)} there"
         for k in sorted(saved.keys() | wanted.keys())
-        # A field that is missing there is younger than the run.
-        if k in saved and saved[k] != wanted.get(k) and not k.startswith(FREE)
+        # A field that is missing there is younger than the run; one that nothing reads may be anything.
+        if k in saved and saved[k] != wanted.get(k) and not k.startswith(FREE) and k not in unread
     ]
     if differ:
         more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""

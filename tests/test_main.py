@@ -185,7 +185,6 @@ BAD_VALUES = {
     "model.context.subdivisions=(3, 0)": "config.model.context.subdivisions is 0, but must be at least 1",
     "model.context.subdivisions=a": r"config.model.context.subdivisions is \('a',\), but must be one or more int",
     "model.context.stages=0": "config.model.context.stages is 0, but must be at least 1",
-    "data.superpixels=-1": "config.data.superpixels is -1, but must be 0",
     "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam', but there is .*backbone/stem",
     "optimizer.rates=classifier/scores=10,backbone/stam=2": "config.optimizer.rates has 'backbone/stam', but there is .*",
     "optimizer.rates=ten": "config.optimizer.rates has 'ten', but an entry must be NAME=FACTOR with a factor of 0 or more",
@@ -244,6 +243,8 @@ def test_show_trains_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="^config.data.crop is .0, 32., but must be"):
         call(FCN, "--mode=show", "--config.data.crop=(0, 32)")
+    with pytest.raises(UserError, match="^config.data.superpixels is -1, but must be 0"):
+        call("--config=configs/msci.py", "--mode=show", "--config.data.superpixels=-1")
 
 
 # What follows trains.

@@ -128,8 +128,8 @@ def other(workdir, tmp_path):
 
 
 def test_several_runs_side_by_side(workdir, other):
-    usual = {"fcn": CONFIG | {"system": "fcn"}, "zigzag": CONFIG}
-    path = report.write_report([workdir, other], lambda system, data: usual[system], workdir / "both.html")
+    usual = {workdir: CONFIG, other: CONFIG | {"system": "fcn"}}
+    path = report.write_report([workdir, other], usual.get, workdir / "both.html")
     page = Page(path)
     assert "(+12.2)" in page.text and "(-1.1)" in page.text and "(±0.0)" in page.text
     assert "other <run> has no such sample" in page.text and page.text.count("Nothing logged yet: other <run>") == 1

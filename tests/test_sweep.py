@@ -41,7 +41,7 @@ def root(monkeypatch):
 
 
 def resolve(arguments):
-    return main.parse(["main.py", *arguments]).config
+    return main.read_flags(["main.py", *arguments]).config
 
 
 def plan(table, folder, seeds=1, common=()):
@@ -104,9 +104,9 @@ def test_grid():
 
 
 def test_plan_shares_what_rows_and_columns_have_in_common():
-    columns = [Column("a", overrides={"loss.scales": 0.0}), Column("b", overrides={"loss.scales": 1.0})]
+    columns = [Column("a", overrides={"data.rotate": 0.0}), Column("b", overrides={"data.rotate": 5.0})]
     rows = [
-        Row("base", "fcn", {"loss.scales": 1.0}),
+        Row("base", "fcn", {"data.rotate": 5.0}),
         Row("other", "fcn"),
         Row("not here", None, {}, (3.0,)),
     ]
@@ -313,7 +313,7 @@ def test_figures_of_other_configs_are_not_taken(tmp_path, stand_in):
         sweep.sweep(THREE, folder, ["--config.optimizer.learning_rate=0.5"], resolve, stand_in, rows="1")
     for common, whether in (
         (["--config.eval.samples=2"], True),
-        (["--config.eval.crf.bilateral_sigma=5"], False),
+        (["--config.eval.crf.iterations=1"], False),
         (["--config.eval.batch_size=1"], False),
     ):
         assert bool(read_scores(plan(THREE, folder, common=common)[0, 0, 0, 0])) == whether, common

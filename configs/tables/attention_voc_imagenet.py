@@ -32,16 +32,15 @@ def merges(
         name: of the table.
         source: where it is printed.
         dataset: that the rows are trained on.
-        baseline: figure of DeepLab-LargeFOV, which has nothing to supervise besides.
+        baseline: figure of DeepLab-LargeFOV, which has nothing to supervise besides: one run for both columns.
         paper: {"MERGE over SCALES": (without, with extra supervision)}.
         msc: figure of DeepLab-MSc-LargeFOV, or None.
         note: see `Table`.
         score: see `Column`.
     """
-    once = {"loss.scales": 1.0}  # the same run in both columns
-    rows = [Row("DeepLab-LargeFOV", "largefov", once, (baseline, baseline))]
+    rows = [Row("DeepLab-LargeFOV", "largefov", {}, (baseline, baseline))]
     if msc:
-        rows.append(Row("DeepLab-MSc-LargeFOV", "largefov", once | {"model.context.name": "msc"}, (msc, msc)))
+        rows.append(Row("DeepLab-MSc-LargeFOV", "largefov", {"model.context.name": "msc"}, (msc, msc)))
     for title, figures in paper.items():
         merge, _, scales = title.partition(" over ")
         scales = tuple(float(scale) for scale in scales.split(","))

@@ -3,7 +3,7 @@
 g[i,c] = Σ_s w^s[i] · f^s[i,c],      w^s[i] = exp(h^s[i]) / Σ_t exp(h^t[i])                                (1, 2)
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -37,6 +37,13 @@ class MultiScale(nn.Module):
     head_kernel: Literal[1, 3, 5, 7] = 3
     head_filters: int = 512
     dtype: Any = jnp.float32
+
+    READ_WHEN: ClassVar[dict] = {
+        "head_input": ("merge", ("attention",)),
+        "head_layers": ("merge", ("attention",)),
+        "head_kernel": ("merge", ("attention",)),
+        "head_filters": ("merge", ("attention",), "head_layers", (2,)),
+    }
 
     def setup(self):
         nn.share_scope(self, self.segmenter)

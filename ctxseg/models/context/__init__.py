@@ -1,7 +1,8 @@
 """Context within the image: {name: feature map} → one map for the classifier. SPEC §2 to §7.
 
 Every module is called as `module(features, regions=None, train=False)` and returns the map, `[B,h,w,C]`, and a dict of
-auxiliary logits {name: float32 `[B,h',w',K]`} that only the loss reads, mostly empty. `levels` names the maps it reads.
+auxiliary logits {name: float32 `[B,h',w',K]`} that only the loss reads, mostly empty; what gives some has the field `num_classes`. `levels`
+names the maps it reads. `READ_WHEN`, if it has one, says which fields it reads only under some values of others (`ctxseg/reading.py`).
 """
 
 from ctxseg.models.context.ann import ANN

@@ -1,7 +1,7 @@
 """Encoder-decoder: a top-down pass over the backbone's maps, in the way of RefineNet (Lin et al., CVPR 2017)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 
@@ -28,6 +28,8 @@ class EncoderDecoder(nn.Module):
     dilations: tuple[int, ...] = (12, 24, 36)
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
+
+    READ_WHEN: ClassVar[dict] = {"dilations": ("aspp", (True,))}
 
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):

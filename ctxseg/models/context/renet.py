@@ -10,7 +10,7 @@ scan's batch, and both directions ride in one scan.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -160,6 +160,8 @@ class ReNet(nn.Module):
     l2_scale: float = 1000.0
     dtype: Any = jnp.float32
     normalisation: Callable = Norm
+
+    READ_WHEN: ClassVar[dict] = {"l2_scale": ("entering", ("l2",))}
 
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
