@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctxseg import checkpoints, crf, data, devices, inference, logs, metrics, workdir
-from ctxseg.data import pipeline
+from ctxseg.data import pipeline, superpixels
 from ctxseg.errors import UserError
 
 
@@ -110,7 +110,7 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
 
 def _scored_source(config, builder):
     """The samples of `config.eval.split` at the size that they are scored at."""
-    source = split_source(builder, config.eval.split, config.data.superpixels)
+    source = tested_source(config, builder)
     return pipeline.Resized(source, config.eval.size) if config.eval.score == "resized" and config.eval.size else source
 
 
@@ -183,7 +183,7 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> None:
     workdir.check_same(os.path.join(folder, "config.json"), config)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     builder = load_tested(config)
-    split_source(builder, config.eval.split, config.data.superpixels)
+    tested_source(config, builder)
     protocol = inference.create_protocol(config.eval, builder.info.metadata["class_names"])
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     eval_step = create_eval_step(model, protocol)
@@ -205,11 +205,21 @@ def load_tested(config):
     return builder
 
 
-def split_source(builder, split: str, segments: int = 0, field: str = "config.eval.split"):
+def tested_source(config, builder):
+    """The samples of `config.eval.split`, with the super-pixels that its scales take."""
+    return split_source(builder, config.eval.split, views=views(config))
+
+
+def views(config):
+    """`superpixels.views` of `config.data.superpixels` at the scales of `config.eval`."""
+    return superpixels.views(config.data.superpixels, config.eval.superpixels, config.eval.scales, config.eval.size)
+
+
+def split_source(builder, split: str, segments: int = 0, field: str = "config.eval.split", views=()):
     """The random-access source of a split, or of several as `a+b`, see `pipeline.source`. UserError, of `field`, if there is none."""
     if not set(split.split("+")) <= set(builder.info.splits):
         raise UserError(f"{field} is {split!r}, but {builder.name} has {', '.join(builder.info.splits)}")
-    return pipeline.source(builder, split, segments)
+    return pipeline.source(builder, split, segments, views)
 
 
 # A grid of ours around DeepLab's values of the bilateral kernel: σ_αxy, σ_β and its weight.

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from ctxseg import checkpoints, data, inference, workdir
-from ctxseg.data import superpixels
+from ctxseg import checkpoints, data, evaluate, inference, workdir
+from ctxseg.data import superpixels, transforms
 from ctxseg.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -87,9 +87,9 @@ def main(path, photo, output):
     inputs = [np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))]
     if about["superpixels"]:
         sys.path.insert(0, path)  # superpixels.py is in the archive
-        from superpixels import slic
+        from superpixels import compute, stack
 
-        inputs.append(slic(inputs[0], about["superpixels"]).astype(np.int32))
+        inputs.append(stack([compute(inputs[0], view) for view in about["superpixels"]]))
     labels, _ = segment(*(array[None] for array in inputs))
     result = Image.fromarray(np.asarray(labels[0], np.uint8))
     result.putpalette(sum(about["palette"], []))
@@ -137,7 +137,8 @@ def export(
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     weights = flax.traverse_util.flatten_dict(state.variables, sep="/")
     protocol = inference.create_protocol(config.eval, metadata["class_names"])
-    exported = lower(model, weights, size, protocol, bool(config.data.superpixels))
+    views = evaluate.views(config)
+    exported = lower(model, weights, size, protocol, len(views))
     about = {
         "system": config.system,
         "data": config.data.name,
@@ -147,7 +148,7 @@ def export(
         "palette": [list(c) for c in metadata["palette"]],
         "labels": "a label is a position in class_names and in palette (RGB), from 0",
         "size": list(size),
-        "superpixels": config.data.superpixels,
+        "superpixels": [list(view) for view in views],
     } | _signature(exported)
     _write(path, exported, weights, about)
     return path
@@ -160,7 +161,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return text and tuple(int(n) for n in text.split(","))
 
 
-def lower(model, weights: dict, size: tuple[int, int], protocol, regions: bool = False) -> jax_export.Exported:
+def lower(model, weights: dict, size: tuple[int, int], protocol, views: int = 0) -> jax_export.Exported:
     """The segmenter for all `PLATFORMS` and any batch size, as a function of its weights.
 
     Args:
@@ -168,11 +169,11 @@ def lower(model, weights: dict, size: tuple[int, int], protocol, regions: bool =
         weights: {'params/…': array}, its flattened variables; only shapes and dtypes are read.
         size: height and width of the images.
         protocol: an `inference.Protocol`: scales, mirror images and windows.
-        regions: whether it takes regions.
+        views: how many views of super-pixels it takes, see `superpixels.views`.
 
     Returns:
-        (weights, images uint8 `[b,H,W,3]`, and, if `regions`, regions int32 `[b,H,W]`) → (labels int32 `[b,H,W]`, probabilities
-        float32 `[b,H,W,K]`).
+        (weights, images uint8 `[b,H,W,3]`, and, of `views`, regions int32 `[b,H,W]` or `[b,H,W,views]`) → (labels int32 `[b,H,W]`,
+        probabilities float32 `[b,H,W,K]`).
     """
 
     def segment(weights, images, regions=None):
@@ -185,8 +186,8 @@ def lower(model, weights: dict, size: tuple[int, int], protocol, regions: bool =
         {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()},
         jax.ShapeDtypeStruct((b, *size, 3), jnp.uint8),
     ]
-    if regions:
-        arguments.append(jax.ShapeDtypeStruct((b, *size), jnp.int32))
+    if views:
+        arguments.append(jax.ShapeDtypeStruct((b, *size) if views == 1 else (b, *size, views), jnp.int32))
     with _without_folders():
         return jax_export.export(jax.jit(segment), platforms=PLATFORMS)(*arguments)
 
@@ -206,7 +207,7 @@ def _without_folders():
 def _signature(exported):
     """What classes.json says of the artifact itself."""
     (_, *inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    meanings = {"images": "RGB, 0 to 255", "regions": "ids of super-pixels, from 0: `slic` in superpixels.py"}
+    meanings = {"images": "RGB, 0 to 255", "regions": "ids of super-pixels, from 0: superpixels.py"}
     arguments = [{"name": "weights", "meaning": "the arrays of weights.npz, {name: array}"}]
     arguments += [
         {"name": name, "meaning": meaning} | _array(aval)
@@ -227,7 +228,13 @@ def _array(aval):
 
 
 def _write(path, exported, weights, about):
-    slic = f"import numpy as np\nfrom skimage import segmentation\n\n\n{inspect.getsource(superpixels.slic)}"
+    functions = (
+        transforms.base_size_of, transforms.rounded_ratio, superpixels.slic, superpixels.compute, superpixels.stack
+    )  # fmt: skip
+    imports = (
+        "from collections.abc import Sequence\n\nimport numpy as np\nfrom skimage import segmentation, transform\n"
+    )
+    source = "\n\n".join([imports, *map(inspect.getsource, functions)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
@@ -239,7 +246,7 @@ def _write(path, exported, weights, about):
                 archive.writestr("classes.json", json.dumps(about, indent=2) + "\n")
                 archive.writestr("run.py", RUN)
                 if about["superpixels"]:
-                    archive.writestr("superpixels.py", slic)
+                    archive.writestr("superpixels.py", source)
             os.replace(incomplete, path)
     except OSError as e:
         raise UserError(f"--output={path} cannot be written: {e.strerror}") from e

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctxseg import crf
+from ctxseg.data import superpixels
 from ctxseg.data.transforms import base_size_of, check_base_size, crop, mirrored_classes, rounded_ratio
 from ctxseg.errors import UserError
 from ctxseg.models import extent
@@ -69,6 +70,10 @@ def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
         raise UserError(
             f"config.eval.stride is {config.stride}, but must be above 0 and at most 1, a share of the window"
         )
+    if config.superpixels not in superpixels.TESTED:
+        raise UserError(
+            f"config.eval.superpixels is {config.superpixels!r}, but it can be {', '.join(superpixels.TESTED)}"
+        )
     if config.shapes not in SHAPES:
         raise UserError(f"config.eval.shapes is {config.shapes!r}, but it can be {', '.join(SHAPES)}")
     if config.score not in ("original", "resized"):
@@ -112,7 +117,7 @@ def predict_probabilities(model, variables, images, regions, sizes, protocol: Pr
         model: a segmenter.
         variables: its variables.
         images: uint8 `[B,H,W,3]`.
-        regions: int32 `[B,H,W]`, super-pixels (-1: none), or None.
+        regions: int32 `[B,H,W]`, super-pixels (-1: none), or `[B,H,W,S]`, those of each scale; or None.
         sizes: int32 `[B,2]`, height and width of each image in `images`, the rest of which is padding (H and W multiples of 32); None
             without padding.
         protocol: scales, mirror images and windows.
@@ -125,16 +130,19 @@ def predict_probabilities(model, variables, images, regions, sizes, protocol: Pr
     if sizes is not None:
         with extent.padded(sizes, shape):
             mask = extent.inside(shape)
+    if regions is not None and regions.ndim == 3:
+        regions = regions[..., None]
     if protocol.flip:
         images = jnp.concatenate([images, flip(images, sizes)])
-        regions = None if regions is None else jnp.concatenate([regions, flip(regions[..., None], sizes)[..., 0]])
+        regions = None if regions is None else jnp.concatenate([regions, flip(regions, sizes)])
         sizes = None if sizes is None else jnp.concatenate([sizes, sizes])
     total = 0.0
-    for scale in protocol.scales:
+    for i, scale in enumerate(protocol.scales):
         x, own = _scaled(images, sizes, scale, protocol.size, canvas)
         ids = None
         if regions is not None:
-            ids = _scaled(regions[..., None], sizes, scale, protocol.size, canvas, "nearest")[0][..., 0]
+            of_scale = regions[..., i % regions.shape[-1], None]
+            ids = _scaled(of_scale, sizes, scale, protocol.size, canvas, "nearest")[0][..., 0]
         if protocol.window:
             y = _windows(model, variables, x, ids, own, protocol.window, protocol.stride)
             total += resize(y, shape, lengths=None if own is None else (own.T, sizes.T))
@@ -257,7 +265,7 @@ def _windows(model, variables, x, regions, sizes, window, stride):
 
 
 def create_predictor(model, config, class_names: Sequence[str] = ()):
-    """For one device: (variables, images uint8 `[B,H,W,3]`, regions int32 `[B,H,W]` or None) → float32 `[B,H,W,K]`, NumPy arrays.
+    """For one device: (variables, images uint8 `[B,H,W,3]`, regions as `predict_probabilities`) → float32 `[B,H,W,K]`, NumPy arrays.
 
     Args:
         model: a segmenter.

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ctxseg import checkpoints, data, figures, inference, logs, workdir
+from ctxseg import checkpoints, data, evaluate, figures, inference, logs, workdir
 from ctxseg.data import superpixels, transforms
 from ctxseg.errors import UserError
 from ctxseg.logs import write_bytes
@@ -101,7 +101,7 @@ def predict(
             )
         regions = None
         if config.data.superpixels:
-            regions = superpixels.slic(image, config.data.superpixels).astype(np.int32)[None]
+            regions = superpixels.stack([superpixels.compute(image, view) for view in evaluate.views(config)])[None]
         p = predictor(state.variables, image[None], regions)[0]
         wanted = {e for e in endings if overwrite or not _at(stem, e).exists()}
         try:

@@ -10,11 +10,12 @@ from collections.abc import Set
 from functools import partial
 
 from ctxseg import complexity
-from ctxseg.models import BACKBONES, CONTEXTS, MEMORIES, MERGES, MultiScale
+from ctxseg.models import BACKBONES, CONNECTIONS, CONTEXTS, MEMORIES, MERGES, MultiScale
 
 # The sections that modules have: the field that chooses one, and the modules.
 SECTIONS = {
     "model.backbone": ("name", BACKBONES),
+    "model.connections": ("name", CONNECTIONS),
     "model.context": ("name", CONTEXTS),
     "model.memory": ("name", MEMORIES),
     "model.scales": ("merge", {merge: None if merge == "none" else MultiScale for merge in MERGES}),
@@ -28,7 +29,11 @@ def conditions(config, mode: str, unread: Set[str]):
     # A context with scores of its own knows of how many classes.
     scores = memory != "none" or context not in CONTEXTS or "num_classes" in fields(CONTEXTS[context])
     step, poly = optimizer.schedule == "step", optimizer.schedule == "poly"
-    superpixels = "model.context.regions" not in unread or mode == "prepare"
+    superpixels = mode == "prepare" or any(
+        f"model.{part}.regions" not in unread and config.model[part].region_shape != "grid"
+        for part in ("context", "connections")
+    )
+    heads = bool(config.model.auxiliary.levels)
     return (
         (["optimizer.nesterov"], optimizer.momentum > 0, "config.optimizer.momentum above 0"),
         (["optimizer.poly_power"], poly, "config.optimizer.schedule=poly"),
@@ -39,9 +44,20 @@ def conditions(config, mode: str, unread: Set[str]):
             "config.optimizer.schedule=step, and boundaries",
         ),
         (["loss.auxiliary"], scores, "more scores than the classifier's: config.model.context.name=ocr, or a memory"),
+        (["loss.heads", "model.auxiliary.channels", "model.auxiliary.dropout"], heads, "config.model.auxiliary.levels"),
+        (["model.memory.consistency_norm"], config.loss.memory > 0, "config.loss.memory above 0"),
         (["loss.memory"], memory != "none", "a memory: config.model.memory.name"),
         (["loss.scales"], merge != "none", "several scales: config.model.scales.merge"),
-        (["data.superpixels"], superpixels, "config.model.context.name=msci with superpixels=True"),
+        (
+            ["data.superpixels"],
+            superpixels,
+            "config.model.context.name=msci, or connections, with superpixels=True and no grid",
+        ),
+        (
+            ["eval.superpixels"],
+            superpixels and tuple(config.eval.scales) != (1.0,),
+            "super-pixels, and config.eval.scales other than 1",
+        ),
         (["eval.score"], bool(config.eval.size), "config.eval.size"),
         (["eval.stride"], bool(config.eval.window), "config.eval.window"),
         (

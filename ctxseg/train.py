@@ -198,7 +198,7 @@ def train(config, folder: str) -> None:
         workdir.check(folder, config)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
     tested = evaluate.load_tested(config)
-    evaluate.split_source(tested, config.eval.split, config.data.superpixels)  # which the end needs
+    evaluate.tested_source(config, tested)  # which the end needs
     class_names = builder.info.metadata["class_names"]
     source = evaluate.split_source(builder, config.train.split, config.data.superpixels, "config.train.split")
     new_batches = partial(

@@ -38,12 +38,16 @@ CASES = {
         "zigzag", "model.context.exchange=True", "model.context.stages=3", "msci has it, and zigzag with exchange=True, fusion=True",
     ),
     "a switch's": ("encoder_decoder", "model.context.aspp=True", "model.context.dilations=(2,)",
-                   "aspp, deeplabv3plus have it, and encoder_decoder with aspp=True"),
+                   "aspp, deeplabv3plus have it, and zigzag with region_context=aspp, and encoder_decoder with aspp=True"),
     "a backbone's": ("fcn", "model.backbone.name=resnet34", "model.backbone.stem=conv3",
                      "resnet18, resnet34, resnet50, resnet101, resnet152 have it"),
     "a memory's": ("fcn", "model.memory.name=mcibi", "model.memory.fusion=add", "mcibi has it"),
     "a memory's beginning's": ("mcibi", "model.memory.first=clustering", "model.memory.clustering_batches=3",
-                               "mcibi with first=clustering has it"),
+                               "mcibi with first=random or clustering has it"),
+    "the memory's entries'": ("mcibi", "loss.memory=1.0", "model.memory.consistency_norm=entries", "it wants config.loss.memory"),
+    "the connections'": ("fcn", "model.connections.name=msci", "model.connections.stages=1", "msci has it"),
+    "an auxiliary head's": ("fcn", "model.auxiliary.levels=('res4',)", "loss.heads=0.2", "it wants config.model.auxiliary.levels"),
+    "super-pixels at scales": ("msci", "eval.scales=(0.5, 1.0)", "eval.superpixels=scale", "it wants super-pixels, and"),
     "scales": ("fcn", "model.scales.merge=max", "model.scales.scales=(1.0,)", "attention, average, max have it"),
     "a head's": ("fcn", "model.scales.merge=attention", "model.scales.head_kernel=1", "attention has it"),
     "a head's layer's": ("attention", "model.scales.head_layers=2", "model.scales.head_filters=8",
@@ -55,7 +59,7 @@ CASES = {
     "a loss of scores": ("fcn", "model.context.name=ocr", "loss.auxiliary=0.4", "it wants more scores than the classifier's"),
     "a loss of the memory": ("fcn", "model.memory.name=mcibi", "loss.memory=0.0", "it wants a memory: config.model.memory.name"),
     "a loss of scales": ("fcn", "model.scales.merge=average", "loss.scales=0.0", "it wants several scales"),
-    "super-pixels": ("fcn", "model.context.name=msci", "data.superpixels=9", "it wants config.model.context.name=msci with"),
+    "super-pixels": ("fcn", "model.context.name=msci", "data.superpixels=9", "it wants config.model.context.name=msci, or connections"),
     "a window's": ("fcn", "eval.window=(32, 32)", "eval.stride=0.5", "it wants config.eval.window"),
     "a size's": ("fcn", "eval.size=(32, 32)", "eval.score=resized", "it wants config.eval.size"),
     "a CRF's": ("fcn", "eval.crf.iterations=2", "eval.crf.colour_sigma=3.0", "it wants config.eval.crf.iterations"),
@@ -66,6 +70,8 @@ AGAINST = {
     "model.context.exchange=True": "model.context.exchange=False",
     "model.scales.head_layers=2": "model.scales.head_layers=1",
     "optimizer.schedule=poly": "optimizer.schedule=constant",
+    "model.memory.first=clustering": "model.memory.first=mean",
+    "loss.memory=1.0": "loss.memory=0.0",
     "optimizer.momentum=0.9": "optimizer.momentum=0",
 }
 
@@ -175,6 +181,9 @@ BOUND = {"parent", "name", "conv", "normalisation", "dropout_layer", "num_classe
 CLASSES = {module for _, modules in reading.SECTIONS.values() for module in modules.values() if module is not None}
 
 
+OF_PHASES = (set(), {"phases", "reset_states"})  # of which the connections have one
+
+
 def test_every_field_has_a_module_that_reads_it():
     """And every field of a module is one of the config, but for what the modules of a section have in common."""
     config = defaults.get_config().model
@@ -182,7 +191,9 @@ def test_every_field_has_a_module_that_reads_it():
         known = set().union(*map(reading.fields, modules.values())) - BOUND
         section = set(config[path.removeprefix("model.")]) - {chooser}
         assert section <= known, path
-        assert known - section <= {"merge", "segmenter", "stage_sizes", "block"}, path
+        assert (
+            known - section <= {"merge", "segmenter", "stage_sizes", "block"} | OF_PHASES[path == "model.connections"]
+        ), path
 
 
 def test_conditions_name_fields_and_values_that_there_are():
@@ -204,9 +215,15 @@ def test_conditions_name_fields_and_values_that_there_are():
 SMALL = {
     "zigzag": (
         {"levels": ("a", "b", "c"), "channels": 2, "stages": 2, "subdivisions": (2,), "norm": "none", "context_norm": "none"},
-        {"stages": 1, "subdivisions": (3,), "region_pool": "sum", "combine": "sum", "fuse_kernel": 1},
+        {
+            "stages": 1, "subdivisions": (3,), "region_pool": "sum", "combine": "sum", "fuse_kernel": 1, "dilations": (2,),
+            "fuse_order": "norm_relu_conv", "readout": "up", "bring": "average",
+        },
     ),
-    "msci": ({"levels": ("a", "b"), "channels": 2, "stages": 1}, {"region_pool": "mean", "regions": 7}),
+    "msci": (
+        {"levels": ("a", "b", "c"), "channels": 2, "stages": 1},
+        {"region_pool": "mean", "regions": 7, "region_shape": "grid", "reset_states": True},
+    ),
     "encoder_decoder": ({"levels": ("a", "b"), "channels": 2}, {"dilations": (2,)}),
     "renet": ({"levels": ("a",), "units": (2,)}, {"l2_scale": 3.0}),
     "scales": ({}, {"head_input": "logits", "head_layers": 1, "head_kernel": 1, "head_filters": 8}),

@@ -23,7 +23,9 @@ def get_table(dataset: str | None = None) -> Table:
             usual = (12, 24, 36) if stride == 8 else (6, 12, 18)
             overrides["model.context.dilations"] = (2, 4, 6) if small else usual
         if connected:
-            return Row(f"{name}, on the connections", "msci", overrides | {"model.connections.name": "msci"})
+            return Row(
+                f"{name}, on the connections", "msci", overrides | {"model.connections.name": "msci"}, (None, None)
+            )
         return Row(name, "msci", overrides, paper)
 
     rows = [row(name, False) for name in ROWS]

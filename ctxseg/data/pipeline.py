@@ -4,7 +4,7 @@ Everything is a function of an index: the same seed gives the same batches, and 
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -20,19 +20,19 @@ from ctxseg.errors import UserError
 
 class Source:
     """The decoded samples of one split, by index: `image` uint8 [H, W, 3], `label` uint8 [H, W], `name` str, and with super-pixels
-    `regions` int32 [H, W].
+    `regions` int32 [H, W], or [H, W, S] of several views.
 
     Indexing raises UserError if a record is damaged.
     """
 
-    def __init__(self, builder, split: str, segments: int = 0):
-        """`builder` is prepared and has the split; `segments` is the number of super-pixels, 0: none."""
+    def __init__(self, builder, split: str, views: Sequence[superpixels.View] = ()):
+        """`builder` is prepared and has the split; `views` are of the super-pixels, (): none."""
         # OpenCV decodes without the copies that TFDS makes, and regardless of a photograph's EXIF orientation.
         raw = tfds.decode.SkipDecoding()
         self._records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
         self._place = f"{builder.name} {split}"
         self._folder = builder.data_dir
-        self._regions = superpixels.source(builder, split, _Images(self), segments) if segments else None
+        self._regions = [superpixels.source(builder, split, _Images(self), view) for view in views]
 
     def __len__(self) -> int:
         return len(self._records)
@@ -45,10 +45,10 @@ class Source:
         if image.shape[:2] != label.shape:
             raise UserError(f"{self._place}: {name} has an image {image.shape[:2]} and a label {label.shape}")
         sample = {"image": image, "label": label, "name": name}
-        if self._regions is not None:
-            sample["regions"] = self._decode(
-                self._read(self._regions, index, "super-pixels"), cv2.IMREAD_UNCHANGED, f"super-pixels of {name}"
-            ).astype(np.int32)
+        if self._regions:
+            encoded = [self._read(regions, index, "super-pixels") for regions in self._regions]
+            decoded = [self._decode(one, cv2.IMREAD_UNCHANGED, f"super-pixels of {name}") for one in encoded]
+            sample["regions"] = superpixels.stack(decoded)
         return sample
 
     def size(self, index: int) -> tuple[int, int]:
@@ -127,9 +127,9 @@ class _Images:
         return self._source.image(index)
 
 
-def source(builder, split: str, segments: int = 0) -> Source:
-    """Random access to the samples of a split of a prepared builder, with `segments` super-pixels each (0: without)."""
-    return Source(builder, split, segments)
+def source(builder, split: str, segments: int = 0, views: Sequence[superpixels.View] = ()) -> Source:
+    """Random access to the samples of a split of a prepared builder, with `segments` super-pixels each (0: without), or with `views`."""
+    return Source(builder, split, views or superpixels.views(segments, "image", (1.0,)))
 
 
 def train_iterator(

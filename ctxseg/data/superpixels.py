@@ -5,18 +5,21 @@ MSCI's regions (SPEC §4). Its paper takes them from structured edges; SLIC stan
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import grain
 import numpy as np
 import skimage
 from array_record.python.array_record_module import ArrayRecordWriter
-from skimage import segmentation
+from skimage import segmentation, transform
 
 from ctxseg.data.builders.records import PNG_OF_IDS
 from ctxseg.data.parallel import each
 from ctxseg.data.store import check_written, lock, reason, writing
+from ctxseg.data.transforms import base_size_of
 from ctxseg.errors import UserError
 
 LARGEST = 65535  # regions, as 16-bit PNGs hold
@@ -45,14 +48,75 @@ def slic(image: np.ndarray, segments: int) -> np.ndarray:
     return np.minimum(regions.reshape(image.shape[:2]), segments - 1).astype(np.uint16)
 
 
+class View(NamedTuple):
+    """How the super-pixels of an image are computed.
+
+    Attributes:
+        segments: regions, at most.
+        scale: of the image that SLIC is given, a factor of its base size.
+        base: see `transforms.base_size_of`.
+    """
+
+    segments: int
+    scale: float = 1.0
+    base: tuple[int, ...] = ()
+
+
+TESTED = ("image", "scale", "scale_by_area")
+
+
+def views(segments: int, kind: str, scales: Sequence[float], base: Sequence[int] = ()) -> tuple[View, ...]:
+    """The super-pixels that testing at several scales takes.
+
+    Args:
+        segments: of an image; 0: none.
+        kind: `image`: of the image itself, resized with it. `scale`: of the image at each scale, as many. `scale_by_area`: likewise, but
+            s² times as many at scale s, so that regions are as large as at scale 1; never more than `segments`, which the network was
+            made for.
+        scales: factors of the base size.
+        base: see `transforms.base_size_of`.
+
+    Returns:
+        One for all scales, or one a scale.
+    """
+    if not segments:
+        return ()
+    if kind == "image" or tuple(scales) == (1.0,):
+        return (View(segments),)
+    share = {"scale": lambda s: 1, "scale_by_area": lambda s: min(s * s, 1)}[kind]
+    return tuple(View(max(round(segments * share(s)), 1), float(s), tuple(base)) for s in scales)
+
+
+def compute(image: np.ndarray, view: Sequence) -> np.ndarray:
+    """`slic` of an image at a `View`'s size, brought back to its own by nearest neighbour: uint8 [H, W, 3] → uint16 [H, W].
+
+    To a smaller size and back, nearest neighbours lose nothing: at the scale, a network is given what SLIC found there.
+    """
+    segments, scale, base = view
+    own = image.shape[:2]
+    size = tuple(max(round(n * scale), 1) for n in base_size_of(own, base))
+    if size == own:
+        return slic(image, segments)
+    resized = transform.resize(image, size, order=1, anti_aliasing=False, preserve_range=True)
+    regions = slic(resized.round().astype(np.uint8), segments)
+    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(own, size, strict=True))
+    return regions[rows][:, columns]
+
+
+def stack(regions: Sequence[np.ndarray]) -> np.ndarray:
+    """What networks are given of the regions of an image's views: int32 [H, W] of one, [H, W, S] of several."""
+    arrays = [np.asarray(r, np.int32) for r in regions]
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
+
+
 def check(segments: int) -> None:
     """UserError if `config.data.superpixels` cannot be `segments`."""
     if not 0 <= segments <= LARGEST:
         raise UserError(f"config.data.superpixels is {segments}, but must be 0 (none) to {LARGEST}")
 
 
-def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRecordDataSource:
-    """Encoded super-pixels of a split by index, computed first if need be: 16-bit PNGs of `slic`, in the order of `images`.
+def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecordDataSource:
+    """Encoded super-pixels of a split by index, computed first if need be: 16-bit PNGs of `compute`, in the order of `images`.
 
     They are kept in the folder of the prepared data set, in files of `SHARD` images, or of more where these were too many, each
     complete or not at all: what was interrupted continues at the first that is missing. Of several processes, one computes them,
@@ -62,13 +126,15 @@ def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRec
         builder: prepared.
         split: of it.
         images: the split's images by index, uint8 [H, W, 3].
-        segments: 1 to `LARGEST`, see `slic`.
+        view: of 1 to `LARGEST` segments.
 
     Raises:
         UserError: such a number cannot be, the folder cannot be written or is full, or a file in it is damaged.
     """
-    check(segments)
-    folder = Path(builder.data_dir) / f"superpixels-{segments}-slic-{skimage.__version__}"
+    check(view.segments)
+    resized = "" if view.scale == 1 and not view.base else f"-at-{view.scale:g}"
+    resized += f"-of-{'x'.join(map(str, view.base))}" if view.base else ""
+    folder = Path(builder.data_dir) / f"superpixels-{view.segments}{resized}-slic-{skimage.__version__}"
     shards = _shards(folder, split, len(images))
     try:
         if not all(path.exists() for path in shards):
@@ -77,7 +143,7 @@ def source(builder, split: str, images, segments: int) -> grain.sources.ArrayRec
                 shards = _shards(folder, split, len(images))  # another process may have written them meanwhile
                 missing = {path: indices for path, indices in shards.items() if not path.exists()}
                 if missing:
-                    _write(missing, images, segments, f"super-pixels {builder.name} {split}")
+                    _write(missing, images, view, f"super-pixels{resized} {builder.name} {split}")
     except OSError as error:
         raise UserError(f"cannot write super-pixels in config.data.data_dir: {reason(error)}") from error
     try:
@@ -107,11 +173,11 @@ def _shards(folder, split, count):
     return shards
 
 
-def _write(shards, images, segments, label):
+def _write(shards, images, view, label):
     """Computes `shards`, {path: indices of images}."""
 
     def encoded(index):
-        return cv2.imencode(".png", slic(images[index], segments), PNG_OF_IDS)[1].tobytes()
+        return cv2.imencode(".png", compute(images[index], view), PNG_OF_IDS)[1].tobytes()
 
     indices = [index for shard in shards.values() for index in shard]
     # Threads, not processes: scikit-image's SLIC lets go of Python's lock.
