@@ -264,7 +264,7 @@ def _without_none(argv):
 
 def _quoted(argument, base):
     """`argument` with quotes around the words of a tuple, without which ml_collections does not part them: a=1,b=2 → ('a=1', 'b=2')."""
-    found = re.fullmatch(r"(--?config\.([^=]+))=([^\s'\"()\[\]]+,[^\s'\"()\[\]]*)", argument)
+    found = re.fullmatch(r"(--?config\.([^=]+))=[(\[]?([^\s'\"()\[\]]+,[^\s'\"()\[\]]*)[)\]]?", argument)
     if not found:
         return argument
     *sections, name = found[2].split(".")
@@ -274,7 +274,7 @@ def _quoted(argument, base):
         ast.literal_eval(found[3])
     except (ValueError, SyntaxError):
         if base.get_type(name) is tuple:
-            return f"{found[1]}={tuple(found[3].split(','))}"
+            return f"{found[1]}={tuple(filter(None, found[3].split(',')))}"
     return argument
 
 

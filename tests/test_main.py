@@ -63,6 +63,21 @@ def test_overrides():
     assert parse(FCN).config.to_dict() == fcn.get_config().to_dict()  # a second parse knows nothing of the first
 
 
+def test_words_of_a_tuple_need_no_quotes():
+    for text in (
+        "classifier/scores=10,backbone=0.1",
+        "(classifier/scores=10,backbone=0.1)",
+        "('classifier/scores=10', 'backbone=0.1')",
+    ):
+        assert parse(FCN, f"--config.optimizer.rates={text}").config.optimizer.rates == (
+            "classifier/scores=10",
+            "backbone=0.1",
+        )
+    assert parse(FCN, "--config.model.frozen=backbone/stem,").config.model.frozen == ("backbone/stem",)
+    assert parse(FCN, "--config.optimizer.rates=backbone=0").config.optimizer.rates == ("backbone=0",)
+    assert parse(FCN, "--config.data.crop=(64,96)", "--config.data.manual_dir=a,b").config.data.manual_dir == "a,b"
+
+
 BAD_COMMAND_LINES = {
     "misspelt field": ([FCN, "--config.train.stepz=3"], "no --config.train.stepz: did you mean --config.train.steps?"),
     "misspelt section": ([FCN, "--config.optimiser.momentum=0"], "did you mean --config.optimizer.momentum?"),
