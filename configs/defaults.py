@@ -178,7 +178,8 @@ def get_config() -> ConfigDict:
     config.eval.batch_size = 8  # images of one size a step, over all devices
     config.eval.samples = 8  # images shown in the report
     config.eval.scales = (1.0,)  # factors of an image's height and width, over which probabilities are averaged
-    config.eval.superpixels = "image"  # at other scales than 1: image (resized with it), scale (of the resized image), scale_by_area (s² as many)
+    # At other scales than 1. image: the image's, resized with it; scale: of the resized image; scale_by_area: likewise, s² times as many.
+    config.eval.superpixels = "image"
     config.eval.flip = False  # the mirror image counts as much as the image
     config.eval.size = data.get_oneway_ref("base_size")  # likewise, in testing; unless it is given, as in training
     config.eval.score = "original"  # where size is given: at the labels' own size, or resized as the image is

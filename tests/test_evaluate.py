@@ -11,7 +11,8 @@ from configs import defaults
 from ctxseg import devices, evaluate, inference, metrics, schedules
 from ctxseg.data import transforms
 from ctxseg.errors import UserError
-from ctxseg.models import create_model
+from ctxseg.models import SegmenterOutput, create_model
+from ctxseg.models.layers import resize
 from ctxseg.state import create_state
 from ctxseg.train import create_train_step
 from tests.references import testing_numpy
@@ -230,3 +231,24 @@ def test_bad_protocols(change, message):
         config.update(change)
     with pytest.raises(UserError, match=f"^{message}"):
         inference.create_protocol(config)
+
+
+def test_every_scale_has_the_super_pixels_that_are_its_own():
+    """And the mirror image has them mirrored: a network whose classes are the regions."""
+
+    class Regions:
+        num_classes = 6
+
+        def apply(self, variables, x, regions, train):
+            return SegmenterOutput(30.0 * jax.nn.one_hot(regions, 6))
+
+    rng = np.random.default_rng(0)
+    images = np.zeros((1, 4, 6, 3), np.uint8)
+    regions = rng.integers(0, 6, (1, 4, 6, 2)).astype(np.int32)
+    regions[..., 1] = np.kron(rng.integers(0, 6, (1, 2, 3)), np.ones((2, 2), np.int32))
+    for flip in (False, True):
+        protocol = inference.Protocol(scales=(1.0, 0.5), flip=flip, shapes="exact")
+        actual = inference.predict_probabilities(Regions(), {}, images, regions, None, protocol)
+        small = jax.nn.softmax(resize(30.0 * jax.nn.one_hot(regions[:, ::2, ::2, 1], 6), (4, 6)))
+        expected = (jax.nn.softmax(30.0 * jax.nn.one_hot(regions[..., 0], 6)) + small) / 2
+        np.testing.assert_allclose(actual, expected, atol=1e-6)

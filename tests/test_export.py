@@ -92,7 +92,7 @@ def test_the_archive_runs_without_the_package(tmp_path):
 
     names, palette = (data.metadata(defaults.get_config().data)[key] for key in ("class_names", "palette"))
     assert about["class_names"] == list(names) and about["palette"] == [list(c) for c in palette]
-    assert (about["size"], about["step"], about["superpixels"]) == (list(SIZE), 7, 12)
+    assert (about["size"], about["step"], about["superpixels"]) == (list(SIZE), 7, [[12, 1.0, []]])
     assert about["protocol"] == "scale 1, flipped, whole image" and {"cpu", "cuda", "tpu"} <= set(about["platforms"])
     assert {a["name"]: a.get("shape") for a in about["arguments"] + about["results"]} == {
         "weights": None,

@@ -5,16 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage
 from skimage import data as photographs
+from skimage import transform
 from skimage.measure import label as components
 
 from ctxseg import data
 from ctxseg.data import pipeline, superpixels
 from ctxseg.data.transforms import Augmentation
 from ctxseg.errors import UserError
+from ctxseg.models.layers import resize
 
 
 @pytest.mark.parametrize("segments", [1, 7, 60])
@@ -51,6 +54,32 @@ def test_stored_with_the_data_set(street, tmp_path):
     assert not calls  # read, not computed again
     (batch,) = pipeline.eval_batches(source, 4, threads=0)
     assert batch["regions"].shape == (4, 32, 32) and (batch["regions"][3] == -1).all()
+
+
+def test_of_an_image_at_a_scale(street, tmp_path):
+    """What SLIC finds on the resized image is what a network is given at that scale, and how many there are is as said."""
+    image = photographs.chelsea()[50:130, 100:221]
+    size = (40, 60)  # half of 80×121, rounded to even
+    at_scale = resize(
+        jnp.asarray(superpixels.compute(image, (30, 0.5, ())), jnp.int32)[None, ..., None], size, "nearest"
+    )
+    half = transform.resize(image, size, order=1, anti_aliasing=False, preserve_range=True)
+    np.testing.assert_allclose(half, resize(jnp.asarray(image, jnp.float32)[None], size)[0], atol=1e-3)
+    np.testing.assert_array_equal(at_scale[0, ..., 0], superpixels.slic(half.round().astype(np.uint8), 30))
+    assert superpixels.views(100, "image", (0.5, 1.2)) == ((100, 1.0, ()),)
+    assert superpixels.views(100, "scale", (0.5, 1.2), (64,)) == ((100, 0.5, (64,)), (100, 1.2, (64,)))
+    assert superpixels.views(100, "scale_by_area", (0.5, 1.2)) == ((25, 0.5, ()), (100, 1.2, ()))
+    assert superpixels.views(100, "scale", (1.0,)) == superpixels.views(100, "image", (1.0,)) == ((100, 1.0, ()),)
+    assert superpixels.views(0, "scale", (0.5,)) == ()
+
+    builder = data.load("camvid", tmp_path, street)
+    views = superpixels.views(9, "scale_by_area", (1.0, 0.5))
+    source = pipeline.source(builder, "val", views=views)
+    expected = [superpixels.compute(source[1]["image"], view) for view in views]
+    np.testing.assert_array_equal(source[1]["regions"], np.stack(expected, axis=-1))
+    np.testing.assert_array_equal(expected[0], superpixels.slic(source[1]["image"], 9))
+    (batch,) = pipeline.eval_batches(source, 4, threads=0)
+    assert batch["regions"].shape == (4, 32, 32, 2) and (batch["regions"][3] == -1).all()
 
 
 def test_augmented_with_the_labels():

@@ -292,7 +292,7 @@ class MSCI(nn.Module):
             zeros.append((jnp.zeros_like(coarse), jnp.zeros_like(fine)))
         states = list(zeros)
         for _ in range(len(maps) - 1 if phases is None else min(phases, len(maps) - 1)):
-            if self.reset_states:
+            if self.cell_states and self.reset_states:
                 states = list(zeros)
             merged = []
             for i in range(len(maps) - 1):
