@@ -98,7 +98,7 @@ def momentum(step, total, initial=0.9, power=0.9):
 def candidates(pixels, labels, c):
     """R_c of eq. 8, [n,C]: the pixels of class c in R upsampled to the labels, images first, then rows, then columns.
 
-    pixels [B,h,w,C], labels [B,H,W]. At first sight with first='random' any one row is admissible; n = 0 if c is absent.
+    pixels [B,h,w,C], labels [B,H,W]; n = 0 if c is absent.
     """
     labels = np.asarray(labels)
     R = bilinear(pixels, labels.shape[1:])
@@ -143,17 +143,15 @@ def transform(R_c, entry, cosine=True):
     return result
 
 
-def update(bank, seen, pixels, labels, momentum, cosine=True, first="mean"):
+def update(bank, seen, pixels, labels, momentum, cosine=True):
     """One update of the memory (eqs. 6, 8-10) → (bank [K,C], seen [K]); the arguments stay as they are.
 
     bank [K,C], seen bool [K], pixels [B,h,w,C], labels [B,H,W] (255 ignored), momentum the number m_t. For each class c,
     over the pixels of the whole batch, R upsampled to the labels:
         absent from the batch    M[c] and seen[c] stay
         at first sight           M[c] ← mean of its pixels; whatever M[c] held is not read, and m_t has no part.
-                                 first='random': M[c] ← NaN here, for any row of `candidates(pixels, labels, c)` is right
         otherwise                M[c] ← (1 - m_t) M[c] + m_t R'[c]
     """
-    assert first in ("mean", "random"), first
     bank = np.array(bank, np.float64)
     seen = np.array(seen, bool)
     labels = np.asarray(labels)
@@ -165,10 +163,8 @@ def update(bank, seen, pixels, labels, momentum, cosine=True, first="mean"):
             continue
         if seen[c]:
             bank[c] = (1 - momentum) * bank[c] + momentum * transform(R_c, bank[c], cosine)
-        elif first == "mean":
-            bank[c] = R_c.mean(axis=0)
         else:
-            bank[c] = np.nan
+            bank[c] = R_c.mean(axis=0)
         seen[c] = True
     return bank, seen
 
