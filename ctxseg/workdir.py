@@ -5,7 +5,6 @@ import os
 
 from ml_collections import ConfigDict
 
-from ctxseg import reading
 from ctxseg.errors import UserError
 from ctxseg.logs import write_json
 
@@ -113,6 +112,8 @@ def _as_of_now(saved):
 
 def check_same(path: str, config: ConfigDict) -> None:
     """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters."""
+    from ctxseg import reading  # here, as it imports every network, and a config.json can be read without
+
     saved = flatten(_read(path))
     wanted, unread = flatten(config), reading.unread(config)
     differ = [
