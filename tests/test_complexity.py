@@ -241,7 +241,7 @@ def test_a_run_continues_whatever_the_complexity_is_asked_of(tmp_path):
 
 
 BAD_VALUES = {
-    "contexts=dcaa": "config.complexity.contexts has 'dcaa', but it can be renet, .*dca",
+    "contexts=dcaa": "config.complexity.contexts has 'dcaa', but it can be fcn, renet, .*dca",
     "contexts=none": "config.complexity.contexts has 'none', but it can be ",
     "input=1,0,16,32": r"config.complexity.input is \(1, 0, 16, 32\), but must be images, height, width and channels",
     "input=1,16,32": r"config.complexity.input is \(1, 16, 32\), but must be like \(1, 128, 128, 2048\)",

@@ -71,14 +71,18 @@ PROTOCOLS = {
 
 @pytest.fixture(scope="module", params=PROTOCOLS)
 def expected(request, source, trained):
-    """A protocol, and each image's labels by the plain loop."""
+    """A protocol, and by the plain loop each image's labels, and which of them are decided by float32's rounding."""
     fields = PROTOCOLS[request.param]
-    return fields, {s["name"]: testing_numpy.probabilities(trained[2], s["image"], **fields).argmax(-1) for s in source}
+    probabilities = {s["name"]: testing_numpy.probabilities(trained[2], s["image"], **fields) for s in source}
+    gaps = {name: np.diff(np.sort(p, axis=-1)[..., -2:])[..., 0] for name, p in probabilities.items()}
+    tied = {name: gap < 1e-6 for name, gap in gaps.items()}
+    assert sum(t.sum() for t in tied.values()) <= 3
+    return fields, {name: p.argmax(-1) for name, p in probabilities.items()}, tied
 
 
 @pytest.mark.parametrize("shapes", inference.SHAPES)
 def test_protocol(shapes, expected, source, trained, monkeypatch):
-    fields, predictions = expected
+    fields, predictions, tied = expected
     builder = types.SimpleNamespace(
         name="stub",
         info=types.SimpleNamespace(
@@ -97,15 +101,17 @@ def test_protocol(shapes, expected, source, trained, monkeypatch):
     counted = [s["label"] != 255 for s in source]
     truth = np.concatenate([s["label"][c] for s, c in zip(source, counted, strict=True)])
     predicted = np.concatenate([predictions[s["name"]][c] for s, c in zip(source, counted, strict=True)])
-    np.testing.assert_array_equal(confusion, confusion_matrix(truth, predicted, labels=[0, 1, 2]))
+    ties = sum(t.sum() for t in tied.values())  # each of which may move one pixel to another column
+    assert np.abs(confusion - confusion_matrix(truth, predicted, labels=[0, 1, 2])).sum() <= 2 * ties
     assert scores == metrics.scores(confusion, NAMES, builder.info.metadata["groups"])
     assert len(np.unique(predicted)) == 3
     assert sorted(found.image_names) == sorted(s["name"] for s in source) and found.seconds_per_image > 0
     for name, of_image in zip(found.image_names, found.image_counts, strict=True):
         label = next(s["label"] for s in source if s["name"] == name)
-        for k, (both, true, guessed) in enumerate(of_image):
+        for k, counts in enumerate(of_image):
             guess = (predictions[name] == k) & (label != 255)
-            assert (both, true, guessed) == ((guess & (label == k)).sum(), (label == k).sum(), guess.sum())
+            wanted = np.array([(guess & (label == k)).sum(), (label == k).sum(), guess.sum()])
+            assert np.abs(counts - wanted).max() <= tied[name].sum()
     if not fields:
         assert 0.35 < scores["mIoU"] < 1  # trained, and not to perfection
     assert seen[-1] == len(source) and len(shown) == 3
@@ -113,7 +119,7 @@ def test_protocol(shapes, expected, source, trained, monkeypatch):
         sample = next(s for s in source if s["name"] == name)
         np.testing.assert_array_equal(image, sample["image"])
         np.testing.assert_array_equal(label, sample["label"])
-        np.testing.assert_array_equal(prediction, predictions[name])
+        np.testing.assert_array_equal(prediction[~tied[name]], predictions[name][~tied[name]])
 
 
 def test_scored_at_the_resized_size(source, trained, monkeypatch):

@@ -152,7 +152,7 @@ def test_an_archive_is_replaced_only_if_told(run, tmp_path):
     with zipfile.ZipFile(folder / "export.zip") as archive:
         assert sorted(archive.namelist()) == ["classes.json", "model.jax", "run.py", "weights.npz"]
         about = json.loads(archive.read("classes.json"))
-        assert about["size"] == [128, 128] and about["superpixels"] == 0
+        assert about["size"] == [128, 128] and about["superpixels"] == []
         (tmp_path / "run.py").write_bytes(archive.read("run.py"))
     with pytest.raises(UserError, match="a.zip/b.zip cannot be written: (Not a directory|File exists)"):
         export.export(config, folder, path / "b.zip")

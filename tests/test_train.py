@@ -42,7 +42,9 @@ def test_step_does_not_depend_on_the_number_of_devices(tmp_path):
     for other in others:
         assert set(other) == set(one)
         for name in one:
-            np.testing.assert_allclose(other[name], one[name], rtol=1e-4, atol=1e-6, err_msg=name)
+            # Sums in another order round otherwise, by parts in a million of the largest that they add.
+            scale = max(np.abs(one[name].astype(np.float64)).max(initial=0), 0.1)
+            np.testing.assert_allclose(other[name], one[name], rtol=1e-4, atol=1e-5 * scale, err_msg=name)
     truth, found = one["['label']"], one["['evaluation']['labels']"]
     counts = truth != 255
     expected = confusion_matrix(truth[counts], found[counts], labels=[0, 1, 2])
@@ -67,13 +69,17 @@ def camvid(tmp_path_factory):
     return root
 
 
-def start(camvid, workdir, **kwargs):
+# The second run of a program need not compile it again.
+COMPILED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+
+
+def start(camvid, workdir):
     return python(
         "main.py", "--config=configs/fcn.py:camvid", f"--workdir={workdir}",
         f"--config.data.manual_dir={camvid}", f"--config.data.data_dir={camvid.parent / 'prepared'}",
         "--config.model.backbone.width=4", "--config.data.crop=(16, 24)", "--config.train.batch_size=2",
-        "--config.train.steps=400", "--config.train.checkpoint_every=50", "--config.train.log_every=10",
-        "--config.eval.batch_size=2", **kwargs,
+        "--config.train.steps=120", "--config.train.checkpoint_every=20", "--config.train.log_every=10",
+        "--config.eval.batch_size=2", env=os.environ | COMPILED | {"JAX_COMPILATION_CACHE_DIR": str(camvid.parent / "compiled")},
     )  # fmt: skip
 
 
@@ -109,7 +115,7 @@ def test_memory_is_filled_before_the_first_step_and_never_again(camvid, tmp_path
 def final_state(workdir):
     with ocp.CheckpointManager(workdir / "checkpoints", item_names=("state", "data")) as manager:
         restored = manager.restore(
-            400, args=ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore())
+            120, args=ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore())
         )
     return restored["state"], restored["data"]
 
@@ -123,7 +129,7 @@ def test_killed_and_restarted_is_bit_identical(camvid, tmp_path):
 
     run = start(camvid, killed)
     deadline = time.monotonic() + 240
-    while not (killed / "checkpoints" / "100").exists():
+    while not (killed / "checkpoints" / "40").exists():
         assert run.poll() is None and time.monotonic() < deadline, run.communicate()[0]
         time.sleep(0.002)
     os.kill(run.pid, signal.SIGKILL)
@@ -144,7 +150,7 @@ def test_killed_and_restarted_is_bit_identical(camvid, tmp_path):
 
     logs = [[json.loads(line) for line in (w / "metrics.jsonl").read_text().splitlines()] for w in (killed, whole)]
     for entries in logs:
-        assert [e["step"] for e in entries if e["kind"] == "train"] == list(range(10, 401, 10))
+        assert [e["step"] for e in entries if e["kind"] == "train"] == list(range(10, 121, 10))
     assert [e["loss"] for e in logs[0] if e["kind"] == "train"] == [e["loss"] for e in logs[1] if e["kind"] == "train"]
     results = [json.loads((w / "results.json").read_text()) for w in (killed, whole)]
     assert results[0]["mIoU"] == results[1]["mIoU"]

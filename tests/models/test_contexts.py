@@ -126,7 +126,7 @@ def test_size_in_the_paper(name):
     assert row["multiply_adds"] / 1e9 == pytest.approx(multiply_adds, rel=CLOSE[name])
 
 
-@pytest.mark.parametrize("name", REGION_CONTEXTS)
+@pytest.mark.parametrize("name", [name for name, module in REGION_CONTEXTS.items() if module])
 def test_stands_in_for_rce(name):
     """Table 2: every one gives each level's map its context, at that map's size and channels."""
     features = {"a": normal(1, 6, 8, 3), "b": normal(1, 3, 4, 5)}
