@@ -1,20 +1,26 @@
 """python main.py --config=configs/SYSTEM.py[:DATASET] [--mode=MODE] [--workdir=DIR] [--config.a.b=value …]"""
 
+if __name__ == "__main__":
+    from ctxseg import interrupts
+
+    interrupts.install()  # before all that takes time
+
 import ast
-import difflib
+import errno
 import glob
 import inspect
 import os
 import re
 import runpy
-import signal
 import sys
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import defaults
+from ctxseg import interrupts
 from ctxseg.errors import UserError
+from ctxseg.nearest import nearest
 
 MODES = (
     "train",
@@ -29,6 +35,22 @@ MODES = (
     "complexity",
     "sweep",
 )
+# The modes that read a flag; all modes read the others.
+READ_BY = {
+    "images": ("pictures",),
+    "input": ("predict",),
+    "output": ("predict", "export"),
+    "probabilities": ("predict",),
+    "checkpoint": ("evaluate", "predict", "export", "crf"),
+    "size": ("export",),
+    "overwrite": ("predict", "export"),
+    "seeds": ("sweep",),
+    "rows": ("sweep",),
+    "row": ("sweep",),
+    "sweep": ("sweep",),
+    "jobs": ("sweep",),
+    "dry_run": ("sweep",),
+}
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -71,10 +93,13 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
 
 
 def parse(argv: list[str]):
-    """The flags, as `read_flags`. Raises UserError also for an override that nothing reads."""
-    values = read_flags(argv)
-    from ctxseg import reading  # here, so that a misspelt flag is answered at once
+    """The flags, as `read_flags`, after a line that says what starts. Raises UserError also for an override that nothing reads."""
+    values = _check_flags(argv)
+    folder = "" if values.mode in ("prepare", "show") else f", {values.workdir}"
+    _say(f"{values.mode}: {values.config.system} on {values.config.data.name}{folder}: starting")
+    from ctxseg import reading  # here, as it takes seconds
 
+    values.config = _without_unread(values.config, values.mode)
     unread = reading.unread(values.config, values.mode)
     for name in _overridden(argv):
         if name in unread:
@@ -84,6 +109,13 @@ def parse(argv: list[str]):
 
 def read_flags(argv: list[str]):
     """The flags, `workdir` with its default, `config` without what nothing reads. Raises UserError for anything that cannot be right."""
+    values = _check_flags(argv)
+    values.config = _without_unread(values.config, values.mode)
+    return values
+
+
+def _check_flags(argv):
+    """The flags, with all that the config says. UserError for what can be seen to be wrong without the packages that take seconds."""
     base = base_config(argv)
     _check_names(argv, base)
     argv, defaulted = _without_none(argv)
@@ -92,13 +124,14 @@ def read_flags(argv: list[str]):
     try:
         rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as e:
-        raise UserError(_nearest(e.flagname, list(values))) from e
+        raise UserError(_unknown(e.flagname, [*values, *_field_flags(base)])) from e
     except flags.IllegalFlagValueError as e:
         raise UserError(_bad_value(_one_line(e), base)) from e
     except flags.Error as e:
         raise UserError(_one_line(e)) from e
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: settings are given as --config.a.b=value")
+    _check_mode(values)
     for name in defaulted:
         _set_none(values.config, name)
     _check_tuples(values.config, base)
@@ -113,8 +146,15 @@ def read_flags(argv: list[str]):
     if not values.workdir:
         run = f"runs/{values.config.system}-{values.config.data.name}"
         values.workdir = "runs" if values.mode == "complexity" else run
-    values.config = _without_unread(values.config, values.mode)
     return values
+
+
+def _check_mode(values):
+    """UserError for a flag that is given to a mode which does not read it."""
+    for name, modes in READ_BY.items():
+        if values[name].present and values.mode not in modes:
+            readers = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
+            raise UserError(f"--{name} is not read by --mode={values.mode}, but by {readers}")
 
 
 def _without_unread(config, mode):
@@ -167,8 +207,13 @@ def _from_file(path, dataset, *functions):
 def _check_file(path):
     if not os.path.isfile(path):
         files = glob.glob("configs/[!_]*.py") + glob.glob("configs/tables/[!_]*.py")
-        near = difflib.get_close_matches(path, files, n=1, cutoff=0.0)
-        raise UserError(f"--config: {path} is not a file" + (f": did you mean {near[0]}?" if near else ""))
+        near = nearest(_stem(path), map(_stem, files))
+        same = [file for file in files if _stem(file) == near]
+        raise UserError(f"--config: {path} is not a file" + (f": did you mean {same[0]}?" if same else ""))
+
+
+def _stem(path):
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def run_sweep(argv: list[str]) -> int:
@@ -188,15 +233,20 @@ def run_sweep(argv: list[str]) -> int:
     try:
         rest = [a for a in values(own)[1:] if a != _value(argv, "config")]
     except flags.UnrecognizedFlagError as e:
-        raise UserError(_nearest(e.flagname, list(values))) from e
+        names = _field_flags(defaults.get_config())
+        raise UserError(_unknown(e.flagname, [*values, "config", *names])) from e
     except flags.Error as e:
         raise UserError(_one_line(e)) from e
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: settings are given as --config.a.b=value")
+    _check_mode(values)
     if values.row is not None and values.rows:
         raise UserError("--row and --rows are both given: give one of them")
     _check_file(path)
+    _say(f"sweep: {path}{dataset and ':'}{dataset}: starting")
     from ctxseg import sweep, tables
+
+    interrupts.unwind()
 
     table = _from_file(path, dataset, "get_table", "get_config")
     if isinstance(table, ConfigDict):
@@ -252,6 +302,10 @@ def _value(argv, flag):
     return found[0] if found else ""
 
 
+def _say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
 def _one_line(e) -> str:
     return " ".join(str(e).split())
 
@@ -288,17 +342,24 @@ def _set_none(config, name):
     config[last] = None
 
 
-def _nearest(name, names) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    return f"there is no --{name}: did you mean --{near[0]}?"
+def _unknown(name, names) -> str:
+    inside = [n.removeprefix(f"{name}.").partition(".")[0] for n in names if n.startswith(f"{name}.")]
+    if inside and "name" not in inside:
+        return f"there is no --{name}: it is a section, of {', '.join(dict.fromkeys(inside))}"
+    near = nearest(name, names)
+    return f"there is no --{name}" + (f": did you mean --{near}?" if near else "")
+
+
+def _field_flags(config):
+    return [f"config.{name}" for name in _fields(config)]
 
 
 def _check_names(argv, base):
     """UserError for the first override that names no field of the config it changes."""
-    names = list(_fields(base))
+    names = _field_flags(base)
     for name in _overridden(argv):
-        if name not in names:
-            raise UserError(_nearest(f"config.{name}", [f"config.{name}" for name in names]))
+        if f"config.{name}" not in names:
+            raise UserError(_unknown(f"config.{name}", names))
 
 
 def _overridden(argv):
@@ -360,11 +421,15 @@ def main(argv: list[str]) -> None:
     # Imported here, so that a misspelt flag is answered at once.
     from ctxseg import complexity, evaluate, export, pictures, predict, prepare, report, show, train, workdir
 
+    interrupts.unwind()
     logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint without a score
-    if mode == "train":
-        train.train(config, folder)
-    elif mode == "evaluate":
-        evaluate.evaluate(config, folder, checkpoint)
+    if mode in ("train", "evaluate"):
+        with workdir.hold(folder, make=mode == "train"):
+            scores = train.train(config, folder) if mode == "train" else evaluate.evaluate(config, folder, checkpoint)
+            try:
+                print(report.write_report(folders, _usual))
+            finally:
+                evaluate.print_scores(scores)
     elif mode == "crf":
         evaluate.search_crf(config, folder, checkpoint)
     elif mode == "predict":
@@ -388,12 +453,10 @@ def main(argv: list[str]) -> None:
         print(
             export.export(config, folder, values.output, export.parse_size(values.size), values.overwrite, checkpoint)
         )
-    if mode == "report" and _value(argv, "config") and os.path.isdir(folders[0]):
-        workdir.check_same(os.path.join(folders[0], "config.json"), config)
-    if mode in ("train", "evaluate", "report"):
-        page = report.write_report(folders, _usual)
-        if mode == "report":
-            print(page)
+    elif mode == "report":
+        if _value(argv, "config") and os.path.isdir(folders[0]):
+            workdir.check_same(os.path.join(folders[0], "config.json"), config)
+        print(report.write_report(folders, _usual))
 
 
 def _indices(text: str) -> tuple[int, ...]:
@@ -416,15 +479,30 @@ def _usual(folder) -> dict | None:
     return usual.to_dict()
 
 
+# A full disk, or a quota that is used up.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _said(e) -> str:
+    """What ended the program, in a line; raises what is a fault of the program itself."""
+    if isinstance(e, UserError):
+        return f"error: {e}"
+    if interrupts.asked or isinstance(e, KeyboardInterrupt):  # which may have become another error on its way
+        return interrupts.LINE
+    if isinstance(e, OSError) and e.errno in FULL:
+        where = f"{e.filename}: " if e.filename else ""
+        return f"error: {where}{e.strerror}: make room, and the same command continues"
+    raise e
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half done is put away, as after Ctrl-C
     try:
         main(sys.argv)
         sys.stdout.flush()
+        interrupts.ignore()
     except BrokenPipeError:  # `| head` has seen enough; results are written before they are printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (UserError, KeyboardInterrupt) as e:
+    except (Exception, KeyboardInterrupt) as e:
         if "--debug" in sys.argv:
             raise
-        print(f"error: {str(e) or 'interrupted; the same command completes what it left'}", file=sys.stderr)
-        sys.exit(2)
+        interrupts.leave(_said(e))

@@ -1,5 +1,6 @@
 """Checkpoints of the train state and the data position, by Orbax: asynchronous, atomic, the last n and the best kept."""
 
+import contextlib
 import os
 from functools import partial
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from ctxseg import data, schedules
+from ctxseg import data, logs, schedules
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.state import create_state
@@ -43,12 +44,17 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_):
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._saving(), contextlib.ExitStack() as stack:
+            stack.callback(self._manager.close)
+            self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, None without any."""
         return self._manager.latest_step()
+
+    def all_steps(self) -> list[int]:
+        """Steps of all complete checkpoints."""
+        return list(self._manager.all_steps())
 
     def best_step(self) -> int | None:
         """Step of the checkpoint of the best mIoU, None without one that was evaluated."""
@@ -58,9 +64,26 @@ class Checkpoints:
         """Starts saving `state` (a pytree of arrays) and the data position `data` (JSON) as of `step` updates.
 
         `metrics` with `mIoU` makes the checkpoint a candidate for the best.
+
+        Raises:
+            UserError: it cannot be written, or the one before it could not, for instance to a full disk.
         """
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
-        self._manager.save(step, args=args, metrics=metrics and {"mIoU": float(metrics["mIoU"] or 0.0)}, force=True)
+        with self._saving():
+            self._manager.save(step, args=args, metrics=metrics and {"mIoU": float(metrics["mIoU"] or 0.0)}, force=True)
+
+    @contextlib.contextmanager
+    def _saving(self):
+        """Makes a UserError of whatever Orbax and TensorStore raise when they cannot write."""
+        try:
+            yield
+        except Exception as e:
+            full = any(word in str(e) for word in ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded"))
+            why = "the disk is full" if full else " ".join(str(e).split())[:200] or type(e).__name__
+            raise UserError(
+                f"a checkpoint cannot be written to {self._manager.directory}: {why}; when that is mended, the same command "
+                "continues from the checkpoint before it"
+            ) from e
 
     def restore(self, state, step: int | None = None):
         """The state and data position of `step` (default: the newest).
@@ -112,11 +135,19 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))
     with Checkpoints(os.path.join(folder, "checkpoints")) as saved:
         if checkpoint == "best":
-            checkpoint = saved.best_step()
+            checkpoint = _best(folder, saved)
             if checkpoint is None:
-                raise UserError(f"{folder} has no best checkpoint: none was evaluated (config.train.eval_every)")
+                raise UserError(f"{folder} has no best checkpoint: none was evaluated")
         state, _ = saved.restore(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), checkpoint)
     return model, state
+
+
+def _best(folder, saved):
+    """Step of the best checkpoint that metrics.jsonl has a score of: the last one, too, which is saved before it is evaluated."""
+    steps = saved.all_steps()
+    entries = [e for e in logs.read_metrics(folder) if e["kind"] == "eval" and e["step"] in steps]
+    scores = {entry["step"]: entry.get("mIoU") or 0.0 for entry in entries}
+    return max(scores, key=scores.get) if scores else saved.best_step()
 
 
 def _shapes(tree):

@@ -122,13 +122,13 @@ def _arrays(batch):
 
 
 def finish(config, folder: str, builder, evaluation, state, start: float) -> dict:
-    """Evaluates `state`; writes results.json, images.npz and samples.npz; prints the results and returns the scores.
+    """Evaluates `state`; writes samples.npz, images.npz and results.json; returns the scores.
 
     Args:
         evaluation: (variables, progress) → `Evaluation`: `evaluate_split`, with the other arguments bound.
         start: when the command began, in seconds since the epoch.
     """
-    with logs.Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate") as progress:
+    with logs.Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate", compiles=True) as progress:
         found = evaluation(devices.replicate(state.variables), progress.update)
     scores, shown = found.scores, found.samples
     if devices.process()[0]:
@@ -154,11 +154,17 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
     arrays = {"names": np.array([name for name, *_ in shown])}
     for i, (_, image, label, prediction) in enumerate(shown):
         arrays |= {f"image_{i}": image, f"label_{i}": label, f"prediction_{i}": prediction.astype(np.uint8)}
-    np.savez_compressed(os.path.join(folder, "samples.npz"), **arrays)
-    np.savez_compressed(
-        os.path.join(folder, "images.npz"), names=np.array(found.image_names), counts=found.image_counts
-    )
+    logs.write_arrays(os.path.join(folder, "samples.npz"), arrays)
+    counts = {"names": np.array(found.image_names), "counts": found.image_counts}
+    logs.write_arrays(os.path.join(folder, "images.npz"), counts)
     logs.write_json(os.path.join(folder, "results.json"), results)
+    return scores
+
+
+def print_scores(scores: dict) -> None:
+    """Prints what `finish` returns, the line of the result last; of several hosts, the first does."""
+    if devices.process()[0]:
+        return
     for group, iou in scores["group_iou"].items():
         print(f"{group:12} mIoU {_number(iou)}")
     print(
@@ -166,15 +172,14 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
         f"  mean accuracy {_number(scores['mean_accuracy'])}",
         flush=True,
     )
-    return scores
 
 
 def _number(x) -> str:
     return "-" if x is None else f"{x:.4f}"
 
 
-def evaluate(config, folder: str, checkpoint: int | str | None = None) -> None:
-    """`--mode=evaluate`: a checkpoint of the run in `folder` (see `checkpoints.restore_run`), on `config.eval.split`.
+def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
+    """`--mode=evaluate`: scores of a checkpoint of the run in `folder` (see `checkpoints.restore_run`) on `config.eval.split`.
 
     Raises:
         UserError: no run or checkpoint there, or one of another model.
@@ -187,7 +192,7 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> None:
     protocol = inference.create_protocol(config.eval, builder.info.metadata["class_names"])
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     eval_step = create_eval_step(model, protocol)
-    finish(config, folder, builder, partial(evaluate_split, config, builder, eval_step), state, start)
+    return finish(config, folder, builder, partial(evaluate_split, config, builder, eval_step), state, start)
 
 
 def load_tested(config):

@@ -1,5 +1,6 @@
 """What a run writes down as it goes: metrics.jsonl, TensorBoard events, JSON files, and its progress on stderr."""
 
+import io
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -126,6 +128,13 @@ def write_bytes(path, content: bytes) -> None:
         raise
 
 
+def write_arrays(path, arrays: dict) -> None:
+    """Writes {name: NumPy array} as a compressed .npz, as `write_bytes`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
 def _plain(value):
     """`value` as JSON has it: array scalars as numbers, NaN and infinity as None, tuples as lists."""
     if hasattr(value, "items"):
@@ -151,14 +160,15 @@ class Progress:
 
     train  120/400  loss 1.234  12.3 img/s  1:10 left
 
-    A context manager. The time of the first report, which holds the compilation, counts only until the second.
+    A context manager. The time until the first report, which holds the compilation, counts no longer after it: what is left is said
+    from the second on.
     """
 
     SECONDS_BETWEEN_LINES = 10.0
 
-    def __init__(self, total: int, start: int = 0, label: str = ""):
-        """`total` steps, or images, of which `start` are done; `label` says of what."""
-        self._total, self._step, self._label = total, start, label
+    def __init__(self, total: int, start: int = 0, label: str = "", compiles: bool = False):
+        """`total` steps, or images, of which `start` are done; `label` says of what. `compiles`: the first begins with a compilation."""
+        self._total, self._step, self._label, self._compiles = total, start, label, compiles
         self._values = {}
 
     def __enter__(self):
@@ -174,8 +184,10 @@ class Progress:
                 leave=None,
                 dynamic_ncols=True,
                 bar_format="{desc}  {n_fmt}/{total_fmt} |{bar}| {postfix[0]}",
-                postfix=[""],
+                postfix=["compiling" if self._compiles else ""],
             )
+        elif self._compiles and self._step < self._total:
+            self._print("compiling")
         return self
 
     def update(self, step: int, values: dict | None = None) -> None:
@@ -184,7 +196,7 @@ class Progress:
         self._values |= values or {}
         now = time.monotonic()
         rate = (step - self._clock[1]) / max(now - self._clock[0], 1e-9)
-        left = f"{duration((self._total - step) / rate)} left" if rate > 0 else ""
+        left = f"{duration((self._total - step) / rate)} left" if rate > 0 and self._reports else ""
         self._show(rate, left, now)
         self._reports += 1
         if self._reports == 1:

@@ -112,7 +112,7 @@ def predict(
 
     failed = []
     try:
-        with logs.Progress(len(todo), 0, "predict") as progress:
+        with logs.Progress(len(todo), 0, "predict", compiles=True) as progress:
             for done, (path, stem) in enumerate(todo, 1):
                 if wrong := label(path, stem):
                     failed.append(f"{path}: {wrong}")

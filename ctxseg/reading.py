@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Set
 from functools import partial
 
-from ctxseg import complexity
+from ctxseg import complexity, workdir
 from ctxseg.models import BACKBONES, CONNECTIONS, CONTEXTS, MEMORIES, MERGES, MultiScale
+from ctxseg.models.auxiliary import AuxiliaryHeads
 
 # The sections that modules have: the field that chooses one, and the modules.
 SECTIONS = {
@@ -103,6 +104,17 @@ def unread(config, mode: str = "train") -> dict[str, str]:
     for names, read, wanted in conditions(config, mode, found.keys()):
         found |= {} if read else dict.fromkeys(names, f"it wants {wanted}")
     return found
+
+
+def effective(config) -> dict:
+    """{'a.b': value} of all fields that a training of `config` reads: where a field is None, the default of the module that reads it."""
+    values, dropped = workdir.flatten(config), unread(config)
+    modules = {path: of[values[f"{path}.{chooser}"]] for path, (chooser, of) in SECTIONS.items()}
+    for path, module in (modules | {"model.auxiliary": AuxiliaryHeads}).items():
+        for name, default in (fields(module) | getattr(module, "keywords", {})).items():
+            if values.get(f"{path}.{name}", ...) is None and default is not dataclasses.MISSING:
+                values[f"{path}.{name}"] = list(default) if isinstance(default, tuple) else default
+    return {name: value for name, value in values.items() if name not in dropped}
 
 
 def message(field: str, why: str) -> str:

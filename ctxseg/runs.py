@@ -212,7 +212,9 @@ def _make(run, command, compiled, cores, trained, stopping):
                 [*command, *run.arguments],
                 stdout=log,
                 stderr=log,
-                env={"JAX_COMPILATION_CACHE_DIR": os.path.abspath(compiled)} | os.environ,
+                env={"JAX_COMPILATION_CACHE_DIR": os.path.abspath(compiled)}
+                | os.environ
+                | {workdir.LOCK: str(lock.fileno())},
                 pass_fds=[lock.fileno()],
                 start_new_session=True,  # Ctrl-C is passed on below, once
             )

@@ -3,19 +3,21 @@
 import jax
 import jax.numpy as jnp
 
-from ctxseg import data, schedules
+from ctxseg import data, reading, schedules
 from ctxseg.models import create_model
 from ctxseg.train import check_numbers, create_augmentation
-from ctxseg.workdir import flatten
 
 
 def show(config) -> None:
-    """Prints every field of the config, and the model's parts with their parameters. Prepares no data and trains nothing."""
-    for name, value in flatten(config).items():
-        print(f"config.{name} = {value}")
+    """Prints every field that is read, with the value that takes effect, and the model's parts with their parameters.
+
+    Prepares no data and trains nothing.
+    """
     check_numbers(config)
     create_augmentation(config.data)  # for its checks
     model = create_model(config.model, len(data.metadata(config.data)["class_names"]))
+    for name, value in reading.effective(config).items():
+        print(f"config.{name} = {value}")
     images, regions = jnp.zeros((1, *config.data.crop, 3), jnp.uint8), jnp.zeros((1, *config.data.crop), jnp.int32)
     output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images, regions), jax.random.PRNGKey(0))
     schedules.frozen_mask(variables["params"], tuple(config.model.frozen))  # for its check

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from functools import partial
 import jax
 import optax
 
-from ctxseg import checkpoints, data, devices, evaluate, inference, logs, losses, schedules, workdir
+from ctxseg import checkpoints, data, devices, evaluate, inference, interrupts, logs, losses, schedules, workdir
 from ctxseg.data import pipeline, superpixels, transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model, memory
@@ -185,8 +186,8 @@ def create_augmentation(config, class_names: Sequence[str] = ()) -> transforms.A
     )
 
 
-def train(config, folder: str) -> None:
-    """`--mode=train`: trains the run in `folder` from its newest checkpoint on, and evaluates it at the end.
+def train(config, folder: str) -> dict:
+    """`--mode=train`: trains the run in `folder` from its newest checkpoint on, evaluates it at the end and returns the scores.
 
     Raises:
         UserError: bad input, a loss that is not finite any more, or an interruption (SIGINT, SIGTERM). Nothing that was saved is lost.
@@ -213,6 +214,7 @@ def train(config, folder: str) -> None:
     batches = new_batches()
     model = create_model(config.model, len(class_names), axis_name=devices.AXIS)
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    print("train  compiling the initial state", file=sys.stderr, flush=True)
     state = create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
     eval_step = evaluate.create_eval_step(model, inference.create_protocol(config.eval, class_names))
     if primary:  # not before: a config with a fault in it must not keep the folder from the one without
@@ -246,6 +248,7 @@ def train(config, folder: str) -> None:
     evaluated = log and any(e["kind"] == "eval" and e["step"] == config.train.steps for e in logs.read_metrics(folder))
     if log and not evaluated:  # the same command on a finished run evaluates again
         log.write(config.train.steps, "eval", scores)
+    return scores
 
 
 def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
@@ -253,10 +256,11 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
     rate = schedules.learning_rate(config.optimizer, config.train.steps)
     state = devices.replicate(state)
     pending, good, last = [], first, time.time()
-    with logs.Progress(config.train.steps, first, "train") as progress, _Interrupt() as interrupt:
+    with logs.Progress(config.train.steps, first, "train", compiles=True) as progress, _Interrupt() as interrupt:
         for i in range(first + 1, config.train.steps + 1):
             state, step_metrics = step(state, devices.shard(next(batches)))
             pending.append((i, step_metrics))
+            interrupt.defer()
             final = i == config.train.steps
             stopping = interrupt.asked and not final
             evaluating = _every(config.train.eval_every, i) and not final
@@ -311,12 +315,17 @@ def _mean_loss(pending, folder, good) -> float:
 
 
 class _Interrupt:
-    """Turns the first SIGINT or SIGTERM into a request to save and stop after the step; the second acts as usual."""
+    """Turns the first SIGINT or SIGTERM after `defer` into a request to save and stop after the step; the second acts as usual."""
 
     def __enter__(self):
-        self.asked = False
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.asked, self._before = False, {}
         return self
+
+    def defer(self) -> None:
+        """Called when the first step is compiled: until then there is nothing to save. Later calls do nothing."""
+        if not self._before:
+            interrupts.patient = True
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def _ask(self, *_):
         self.asked = True
@@ -328,3 +337,4 @@ class _Interrupt:
 
     def __exit__(self, *_):
         self._restore()
+        interrupts.patient = False

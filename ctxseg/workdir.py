@@ -1,12 +1,19 @@
-"""A run's folder: whose it is, and what its config file says."""
+"""A run's folder: whose it is, who is at work in it, and what its config file says."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from ctxseg import interrupts
 from ctxseg.errors import UserError
 from ctxseg.logs import write_json
+
+LOCK = "CTXSEG_LOCK"  # environment variable: the number of the open file by which a sweep holds the folder of its run
 
 # Fields that may change between a run and its continuation: none of them touches what is learned.
 FREE = (
@@ -30,6 +37,65 @@ def flatten(config, prefix: str = "") -> dict:
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+@contextlib.contextmanager
+def hold(workdir: str, make: bool):
+    """Holds the folder of a run for this process while it writes there; `make`: makes it if there is none.
+
+    If nothing is written into it, neither what was made nor the lock stays behind.
+
+    Raises:
+        UserError: another process holds it, or it cannot be used.
+    """
+    folder = Path(os.path.abspath(workdir))
+    if not make and not folder.is_dir():
+        yield  # nothing to hold: whoever reads it says so
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder / ".lock")
+    except BlockingIOError:
+        raise UserError(f"another process is at work in {workdir}: wait for it, or choose another --workdir") from None
+    except OSError as e:
+        raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
+
+    def tidy():
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            for path in made:
+                path.rmdir()
+
+    interrupts.cleanups.append(tidy)
+    try:
+        yield
+    finally:
+        interrupts.cleanups.remove(tidy)
+        with contextlib.suppress(OSError):
+            tidy()
+        os.close(lock)
+
+
+def _lock(path):
+    """An open file that holds `path`. BlockingIOError if another process does, but for the sweep that started this one."""
+    inherited = os.environ.get(LOCK, "")
+    with contextlib.suppress(OSError):
+        if inherited.isdigit() and os.path.samestat(os.fstat(int(inherited)), path.stat()):
+            return os.dup(int(inherited))
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                os.close(lock)
+                raise
+            return lock  # a file system without locks: two processes at once are the user's to avoid
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        os.close(lock)  # of a file that its holder has removed
 
 
 def check(workdir: str, config: ConfigDict) -> None:
@@ -123,6 +189,9 @@ def check_same(path: str, config: ConfigDict) -> None:
         if k in saved and saved[k] != wanted.get(k) and not k.startswith(FREE) and k not in unread
     ]
     if differ:
+        from ctxseg import train  # as above
+
+        train.check_fields(config, ("", ""))  # a value that no run can have is what is wrong, not the folder
         more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""
         raise UserError(
             f"{os.path.dirname(path)} holds the run of another config: {'; '.join(differ[:3])}{more}; choose another --workdir"

@@ -82,7 +82,7 @@ BAD_COMMAND_LINES = {
     "misspelt field": ([FCN, "--config.train.stepz=3"], "no --config.train.stepz: did you mean --config.train.steps?"),
     "misspelt section": ([FCN, "--config.optimiser.momentum=0"], "did you mean --config.optimizer.momentum?"),
     "misspelt switch": ([FCN, "--noconfig.data.flop"], "no --config.data.flop: did you mean --config.data.flip?"),
-    "a section": ([FCN, "--config.train=3"], "there is no --config.train: did you mean --config.train."),
+    "a section": ([FCN, "--config.train=3"], "there is no --config.train: it is a section, of "),
     "misspelt flag": ([FCN, "--wrkdir=x"], "there is no --wrkdir: did you mean --workdir?"),
     "mode": ([FCN, "--mode=trian"], "flag --mode=trian: value should be one of <train|evaluate|predict|"),
     "not a flag": ([FCN, "evaluate"], "'evaluate' is not a flag: settings are given as --config.a.b=value"),
@@ -149,7 +149,10 @@ def test_exit_status_and_streams(tiny, tmp_path):
     four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = process(f"{FCN}:camvid", *tiny, "--config.train.batch_size=6", f"--workdir={tmp_path}/run", **four)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: config.train.batch_size is 6, which 4 devices cannot share evenly: try 8\n"
+    assert done.stderr.splitlines() == [
+        f"train: fcn on camvid, {tmp_path}/run: starting",
+        "error: config.train.batch_size is 6, which 4 devices cannot share evenly: try 8",
+    ]
     assert not (tmp_path / "run").exists()
 
 
@@ -281,6 +284,11 @@ def copied(finished, tmp_path):
     return Path(shutil.copytree(finished[0], tmp_path / "run"))
 
 
+def printed(folder, finished):
+    """The lines that the finished run would have printed, were it in `folder`."""
+    return finished[1].replace(str(finished[0]), str(folder)).splitlines()
+
+
 def read_metrics(folder, kind):
     return [entry for entry in logs.read_metrics(folder) if entry["kind"] == kind]
 
@@ -296,7 +304,7 @@ def newest(folder):
 
 def test_a_run_leaves_what_is_promised(finished, street):
     folder, out = finished
-    assert re.fullmatch(RESULTS, out.splitlines()[-1])
+    assert out.splitlines()[-2] == f"{folder}/report.html" and re.fullmatch(RESULTS, out.splitlines()[-1])
     assert {"config.json", "metrics.jsonl", "results.json", "checkpoints", "tensorboard", "report.html"} <= set(
         os.listdir(folder)
     )
@@ -321,7 +329,7 @@ def test_a_run_leaves_what_is_promised(finished, street):
 
 def test_the_same_command_again_evaluates(copied, finished, tiny, compiled):
     out = call(f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={copied}")
-    assert out.splitlines() == [f"{copied}: finished; evaluating", *finished[1].splitlines()]
+    assert out.splitlines() == [f"{copied}: finished; evaluating", *printed(copied, finished)]
     assert (copied / "metrics.jsonl").read_text() == (finished[0] / "metrics.jsonl").read_text()
 
 
@@ -331,7 +339,7 @@ def test_evaluate_and_report(copied, finished, tiny, compiled):
     # Another batch size, ragged at the end: the same scores.
     changes = replace(tiny, "--config.eval.batch_size=3")
     out = call(f"{FCN}:camvid", *changes, "--mode=evaluate", f"--workdir={copied}")
-    assert out == finished[1]
+    assert out.splitlines() == printed(copied, finished)
     results = [json.loads((folder / "results.json").read_text()) for folder in (copied, finished[0])]
     assert results[0]["per_class_iou"] == results[1]["per_class_iou"]
     (copied / "report.html").unlink()
@@ -342,7 +350,7 @@ def test_evaluate_and_report(copied, finished, tiny, compiled):
 def test_a_run_knows_its_config(copied, finished, compiled):
     """Whatever reads a run needs no --config; overrides still count, and are checked."""
     command = ["--mode=evaluate", f"--workdir={copied}"]
-    assert call(*command, "--config.eval.batch_size=3") == finished[1]
+    assert call(*command, "--config.eval.batch_size=3").splitlines() == printed(copied, finished)
     with pytest.raises(UserError, match="there is no --config.eval.flp: did you mean --config.eval.flip?"):
         call(*command, "--config.eval.flp")
     config = json.loads((copied / "config.json").read_text())
@@ -462,6 +470,10 @@ def test_a_second_signal_acts_as_usual(number):
     before = signal.signal(number, usual)
     try:
         with train._Interrupt() as interrupt:
+            with pytest.raises(InterruptedError):  # nothing to save yet
+                os.kill(os.getpid(), number)
+            interrupt.defer()
+            interrupt.defer()
             assert not interrupt.asked
             os.kill(os.getpid(), number)
             assert interrupt.asked
@@ -489,7 +501,7 @@ def test_a_terminated_run_goes_on(finished, tiny, compiled, tmp_path, monkeypatc
     assert newest(folder)[0] == 2
 
     out = call(*command)
-    assert out.splitlines() == [f"{folder}: continuing from step 2", *finished[1].splitlines()]
+    assert out.splitlines() == [f"{folder}: continuing from step 2", *printed(folder, finished)]
     (step, params), (_, expected) = newest(folder), newest(finished[0])
     assert step == 4
     for name in expected:
