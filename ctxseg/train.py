@@ -165,7 +165,17 @@ def check_network(config, class_names: Sequence[str]) -> None:
     """Makes the initial state in the abstract, which takes seconds. UserError for parts that do not fit together."""
     model = create_model(config.model, len(class_names))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
-    jax.eval_shape(lambda: create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std))
+    state = jax.eval_shape(
+        lambda: create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
+    )
+    if config.train.batch_size == 1:  # of which batch norm may have nothing to normalise by
+
+        def forward(variables):
+            shape, rngs = (1, *config.data.crop), {"dropout": jax.random.PRNGKey(0)}
+            images, regions = jax.numpy.zeros((*shape, 3), "uint8"), jax.numpy.zeros(shape, "int32")
+            return model.apply(variables, images, regions, train=True, rngs=rngs, mutable=["batch_stats"])
+
+        jax.eval_shape(forward, state.variables)
 
 
 def create_augmentation(config, class_names: Sequence[str] = ()) -> transforms.Augmentation:
@@ -211,6 +221,8 @@ def train(config, folder: str) -> dict:
         *devices.process(),
         config.data.threads,
     )
+    if config.train.batch_size == 1:
+        check_network(config, class_names)
     batches = new_batches()
     model = create_model(config.model, len(class_names), axis_name=devices.AXIS)
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))

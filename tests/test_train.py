@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from configs import fcn
+from configs import deeplabv3, fcn, pspnet
 from ctxseg import evaluate, train
+from ctxseg.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,6 +112,33 @@ def test_memory_is_filled_before_the_first_step_and_never_again(camvid, tmp_path
         train.train(config, str(tmp_path))
     bank = 1.0 if batches else 0.0
     assert calls == [batches] * bool(batches) + [(0, bank), (1, bank)]
+
+
+def network(module, batch_size, **context):
+    """What is wrong with a small network of a system for such a batch."""
+    config = module.get_config()
+    config.data.crop, config.train.batch_size = (32, 32), batch_size
+    config.model.backbone.width = 2
+    config.model.context.update({"channels": 2} | context)
+    try:
+        train.check_network(config, ["a", "b"])
+    except UserError as error:
+        return str(error)
+
+
+def test_a_mean_of_one_image_is_not_normalised_by_its_batch():
+    found = network(pspnet, 1)
+    assert re.match(
+        "config.train.batch_size is 1, but context/pool1/norm .*: let it be 2 or more, or .*context.norm none$", found
+    )
+    assert "context/mean/norm normalises" in network(deeplabv3, 1)
+    assert (
+        network(pspnet, 2)
+        is network(pspnet, 1, norm="none")
+        is network(pspnet, 1, bins=(2,))
+        is network(fcn, 1)
+        is None
+    )
 
 
 def final_state(workdir):

@@ -172,7 +172,9 @@ def train_iterator(
 
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(augment)
     # After the random transform, so that its seed is the sample's place in the global order.
-    dataset = dataset[process_index::process_count].batch(local_size)
+    dataset = dataset[process_index::process_count]
+    # Grain counts the batches of an endless data set as length / size, rounded, which for size 1 is more than a length may be.
+    dataset = dataset.batch(local_size) if local_size > 1 else dataset.map(_batch_of_one)
     return iter(dataset.to_iter_dataset(_read_options(threads)))
 
 
@@ -239,6 +241,10 @@ def eval_batches(
 
 def _arrays(sample):
     return {key: sample[key] for key in PADDING if key in sample}
+
+
+def _batch_of_one(arrays):
+    return {key: array[None] for key, array in arrays.items()}
 
 
 def _local_size(batch_size, process_count):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.convolution import convolve, materialize
 
@@ -73,7 +74,10 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """`train`: normalise by the statistics of this batch, and update the running ones if `batch_stats` is mutable."""
+        """`train`: normalise by the statistics of this batch, and update the running ones if `batch_stats` is mutable.
+
+        UserError for a batch of one position: by its own mean it is 0, whatever it was.
+        """
         if self.kind == "none":
             return x
         channels = (x.shape[-1],)
@@ -84,6 +88,12 @@ class Norm(nn.Module):
         if not train or is_frozen(self.path, self.frozen):
             return _normalize(x, mean.value, lax.rsqrt(var.value + EPSILON), scale, bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name  # `init` runs outside `pmap`
+        if not self.is_initializing() and x.shape[:3] == (1, 1, 1) and (not axis_name or lax.axis_size(axis_name) == 1):
+            raise UserError(
+                f"config.train.batch_size is 1, but {'/'.join(self.path)} normalises a map of one position by its batch, which makes all "
+                "values 0: let it be 2 or more"
+                + (", or config.model.context.norm none" if "context" in self.path else "")
+            )
         y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
             # The biased variance, as in flax and TensorFlow; PyTorch's running one is n/(n − 1) times it, n positions of a batch.

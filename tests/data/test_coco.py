@@ -199,7 +199,14 @@ BAD = {
         damage({"segmentation": runs(1200)}),
         NAME + r"an object is \[30, 40\] \(height, width\), but its image",
     ),
-    "compact": (damage({"segmentation": {"size": [6, 8], "counts": "oooo"}}), NAME),
+    "compact": (
+        damage({"segmentation": {"size": [6, 8], "counts": "oooo"}}),
+        NAME + r"the run lengths of an object are not",
+    ),
+    "compact, too short": (
+        damage({"segmentation": {"size": [6, 8], "counts": "237"}}),
+        NAME + r"the run lengths .* do not add up",
+    ),
 }
 
 
@@ -226,3 +233,9 @@ def test_an_object_without_area_is_not_there():
 def test_compact_run_lengths():
     picture = coco.Picture(3, 4, [(PERSON, True, {"size": [3, 4], "counts": "237"})])  # 2, 3 and 7
     np.testing.assert_array_equal(coco.paint(picture, {PERSON: 5}), [[0, 5, 0, 0], [0, 5, 0, 0], [5, 0, 0, 0]])
+    # Long runs, and shorter ones than two before, of more than one character: pycocotools packs, we count.
+    mask = np.asfortranarray(np.random.default_rng(0).random((50, 70)) < 0.01)
+    mask[:, 30:50] = True
+    packed = coco.mask.encode(mask.view(np.uint8))["counts"].decode()
+    edges = np.flatnonzero(np.diff(np.r_[False, mask.ravel("F")]))
+    assert coco._unpacked(packed) == np.diff([0, *edges, mask.size]).tolist()

@@ -52,6 +52,13 @@ def png(array):
     return cv2.imencode(".png", array if array.ndim == 2 else array[..., ::-1])[1].tobytes()
 
 
+def test_batches_of_one_image():
+    one, three = (pipeline.train_iterator(Samples([(4, 4)] * 12), whole, size, 0, threads=0) for size in (1, 3))
+    images = [next(one)["image"] for _ in range(3)]
+    assert images[0].shape == (1, 4, 4, 3)
+    np.testing.assert_array_equal(np.concatenate(images), next(three)["image"])
+
+
 def test_images_are_decoded_as_rgb_whatever_the_file_has():
     """An RGB PNG by the one decoder, all else by the other; a damaged one is named."""
     rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)

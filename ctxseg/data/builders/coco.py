@@ -135,10 +135,9 @@ def _run_lengths(picture, segmentation):
         if segmentation.get("size") != size:
             raise ValueError(f"an object is {segmentation.get('size')} (height, width), but its image {size}")
         if isinstance(counts, str):
+            _check_counts(_unpacked(counts), size)
             return {"size": size, "counts": counts.encode()}
-        # The decoder writes as far as the counts go.
-        if not _numbers(counts) or any(count < 0 for count in counts) or sum(counts) != size[0] * size[1]:
-            raise ValueError("the run lengths of an object do not add up to its image")
+        _check_counts(counts, size)
         return mask.frPyObjects(segmentation, *size)
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError("an object has neither polygons nor run lengths")
@@ -150,6 +149,31 @@ def _run_lengths(picture, segmentation):
     return (
         mask.merge(mask.frPyObjects(polygons, *size)) if polygons else mask.encode(np.zeros(size, np.uint8, order="F"))
     )
+
+
+def _check_counts(counts, size):
+    """ValueError for run lengths that are not those of the image: the decoder writes as far as they go, and leaves the rest as it finds it."""
+    if not _numbers(counts) or any(count < 0 for count in counts) or sum(counts) != size[0] * size[1]:
+        raise ValueError("the run lengths of an object do not add up to its image")
+
+
+def _unpacked(text):
+    """The run lengths in COCO's compressed form: 5 bits a character from '0', the lowest first, the sixth bit if more follow; from the
+    fourth number on, the difference to the one before the last. ValueError for other characters, or if it ends within a number."""
+    counts, value, shift = [], 0, 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError("the run lengths of an object are not in COCO's compressed form")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)  # the sign
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value, shift = 0, 0
+    if shift:
+        raise ValueError("the run lengths of an object are not in COCO's compressed form")
+    return counts
 
 
 def _numbers(values):
