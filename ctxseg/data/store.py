@@ -7,6 +7,7 @@ says which `manual_dir` it is of, and when it was last prepared from there.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 import types
+from functools import partial
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -23,7 +25,7 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader
 from google.protobuf.json_format import ParseError
 
-from ctxseg.data import download
+from ctxseg.data import contents, download
 from ctxseg.errors import UserError
 from ctxseg.logs import write_json
 
@@ -67,7 +69,7 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
         if manual_dir:
             manual_dir = Path(manual_dir).expanduser()
             _check_manual_dir(builder_cls, manual_dir)
-        fingerprint = builder_cls.fingerprint(manual_dir)
+        fingerprint = builder_cls.fingerprint(manual_dir, _digests(builder_cls, data_dir, manual_dir))
     except OSError as error:
         raise UserError(f"config.data.manual_dir: cannot read {reason(error)}") from error
     try:
@@ -85,6 +87,12 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
             f"cannot prepare {builder_cls.name} in config.data.data_dir={data_dir}: {reason(error)}"
         ) from error
     return _builder(builder_cls, data_dir, fingerprint)
+
+
+def _digests(builder_cls, data_dir, manual_dir):
+    """`contents.digests` that keeps what it has read of `manual_dir` beside the builds."""
+    known = hashlib.sha256(os.path.abspath(manual_dir or "").encode(errors="surrogateescape")).hexdigest()[:12]
+    return partial(contents.digests, cache=data_dir / builder_cls.name / f"files-{known}.json")
 
 
 def _build(builder_cls, folder, target, manual_dir):

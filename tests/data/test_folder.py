@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ctxseg import data
-from ctxseg.data import pipeline
+from ctxseg.data import contents, pipeline
 from ctxseg.data.builders import folder, folder_labels
 from ctxseg.data.builders.pairs import names_in, require
 from ctxseg.errors import UserError
@@ -466,6 +466,27 @@ def test_corrected_labels_are_noticed_and_copies_are_not(tmp_path):
     assert folder.Folder.fingerprint(shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copy)) == before
     Image.fromarray(2 - LABEL % 3).save(root / "labels/1.bmp")
     assert folder.Folder.fingerprint(root) != before
+
+
+def test_a_file_changed_in_place_is_read_again_and_others_are_not(tmp_path, monkeypatch):
+    """Of the same size and modification time, and in an image as in a label; what has settled is read once."""
+    root, read, digest = write(tmp_path / "mine", count=2), [], contents._digest
+    monkeypatch.setattr(contents, "_digest", lambda path: read.append(path) or digest(path))
+    image = (root / "images/1.jpg").rename(root / "images/1.bmp")
+    Image.fromarray(np.zeros((2, 4, 3), np.uint8)).save(image)
+    first = load(root, tmp_path)
+    before = image.stat()
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load(root, tmp_path).data_dir != first.data_dir  # too young for their times to tell anything: all are read
+    assert len(read) == 8
+    monkeypatch.setattr(contents, "SETTLED", -(10**18))  # as if years had gone by
+    next((tmp_path / "prepared/folder").glob("files-*.json")).write_text("[")  # damaged, it is no help
+    second = load(root, tmp_path)
+    assert len(read) == 12 and load(root, tmp_path).data_dir == second.data_dir and len(read) == 12
+    image.write_bytes(image.read_bytes()[:-1] + b"y")
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load(root, tmp_path).data_dir != second.data_dir and read[12:] == [str(image)]
 
 
 def test_a_corrected_folder_is_one_data_set(tmp_path, capsys):

@@ -8,13 +8,14 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask
 
+from ctxseg.data import contents
 from ctxseg.data.builders.pairs import Pair, Part, require
 from ctxseg.data.download import Archive, Source
 from ctxseg.errors import UserError
@@ -63,15 +64,18 @@ class Picture(NamedTuple):
     objects: list  # of (category id, whether it is a crowd, segmentation: polygons x, y, x, y, … or run lengths)
 
 
-def fingerprint(builder_cls, manual_dir: Path) -> str:
-    """A digest of the names and sizes of both splits' images and annotations. UserError: a file or folder is missing."""
-    digest = hashlib.sha256()
+def fingerprint(builder_cls, manual_dir: Path, digests: Callable = contents.digests) -> str:
+    """A digest of the names and contents of both splits' images and annotations. UserError: a file or folder is missing."""
+    splits = {}  # {split: [(name, path)]}
     for folder in SPLITS.values():
         annotations, images = _places(builder_cls, manual_dir, folder)
-        digest.update(f"{folder} {annotations.stat().st_size}\n".encode())
-        with os.scandir(images) as entries:  # of 123,287 files: a path and two looks at each would take seconds
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                digest.update(f"{entry.name} {entry.stat().st_size}\n".encode())
+        listed = [(name, f"{images}/{name}") for name in sorted(os.listdir(images))]
+        splits[folder] = [("annotations", str(annotations)), *listed]
+    found, digest = digests([path for files in splits.values() for _, path in files]), hashlib.sha256()
+    for folder, files in splits.items():
+        digest.update(f"{folder}\n".encode())
+        for name, path in files:
+            digest.update(f"{name} {found[path]}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:12]
 
 
@@ -152,7 +156,7 @@ def _run_lengths(picture, segmentation):
 
 
 def _check_counts(counts, size):
-    """ValueError for run lengths that are not those of the image: the decoder writes as far as they go, and leaves the rest as it finds it."""
+    """ValueError for run lengths that do not just fill the image: the decoder writes as far as they go, and leaves the rest as it is."""
     if not _numbers(counts) or any(count < 0 for count in counts) or sum(counts) != size[0] * size[1]:
         raise ValueError("the run lengths of an object do not add up to its image")
 

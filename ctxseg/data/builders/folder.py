@@ -12,15 +12,18 @@ it; or neither, and about every fifth image, chosen by its name, is for validati
 has labels; what is in no split is left out. `Training`, `valid`, `Validation` and the like are understood too, see `SPLIT_NAMES`.
 """
 
+import hashlib
 import os
 import re
 import sys
 import zlib
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from ctxseg.data import contents
 from ctxseg.data.builders.checks import find_faults, orientation
 from ctxseg.data.builders.folder_labels import UNKNOWN_IDS, LabelReader, read_classes, read_lines
 from ctxseg.data.builders.pairs import Pair, fingerprint_pairs, raise_faults, require
@@ -48,18 +51,14 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = "a folder with images/, labels/ and classes.txt"
 
     @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the files' names and sizes, of the labels' bytes, and of the classes. UserError: one is missing."""
+    def fingerprint(cls, manual_dir: Path, digests: Callable = contents.digests) -> str:
+        """A digest of the files' names and contents, and of the classes. UserError: one is missing."""
         _check_order(manual_dir)
         require(cls, manual_dir, "images", "labels", "classes.txt")
         classes = read_classes(manual_dir / "classes.txt")
         splits, _ = list_pairs(manual_dir)
-        listed = fingerprint_pairs(manual_dir, splits)
-        # A corrected label may have the size of the old one. Not times: a copy of the folder has others.
-        labels = 0
-        for pair in _all(splits):
-            labels = zlib.crc32(pair.label.read_bytes(), labels)
-        return f"{zlib.crc32(f'{listed} {labels} {classes}'.encode()):08x}"
+        listed = fingerprint_pairs(manual_dir, splits, digests=digests)
+        return hashlib.sha256(f"{listed} {classes}".encode()).hexdigest()[:12]
 
     def _info(self):
         # Classes are known once there is data; TFDS keeps them with it.

@@ -5,10 +5,12 @@ What `manual_dir` is made of: nyu_depth_v2_labeled.mat, splits.mat and, of the 8
 Images are 640×480 as shipped, white frame included.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from ctxseg.data import contents
 from ctxseg.data.builders import mat
 from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
 from ctxseg.data.builders.pairs import Pair, Part, fingerprint_pairs, require
@@ -103,6 +105,6 @@ class NYUDv2(PairsBuilder):
     read_image = staticmethod(read_image)
 
     @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
+    def fingerprint(cls, manual_dir: Path, digests: Callable = contents.digests) -> str:
         """As every builder's; the mapping of classes is a file too."""
-        return fingerprint_pairs(manual_dir, list_pairs(manual_dir), manual_dir / MAPPING)
+        return fingerprint_pairs(manual_dir, list_pairs(manual_dir), manual_dir / MAPPING, digests=digests)

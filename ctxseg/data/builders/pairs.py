@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ctxseg.data import contents
 from ctxseg.errors import UserError
 
 FAULTS_NAMED = 5  # in an error message; if there are more, one, and stderr has all
@@ -92,46 +92,38 @@ def require(builder_cls, manual_dir: Path, *paths: str) -> None:
             raise UserError(f"config.data.manual_dir: {manual_dir / path} is missing; {hint}") from None
 
 
-def fingerprint_pairs(root: Path, splits: Mapping[str, Sequence[Pair]], *others: Path) -> str:
-    """A digest of the splits' file names, relative to `root`, and sizes; and of the names of pairs that share a file.
+def fingerprint_pairs(
+    root: Path, splits: Mapping[str, Sequence[Pair]], *others: Path, digests: Callable = contents.digests
+) -> str:
+    """A digest of the splits' file names, relative to `root`, and contents; and of the names of pairs that share a file.
 
     Args:
         root: the folder that all files are in.
         splits: {split: pairs}.
         *others: files that labels depend on too.
+        digests: paths → {path: digest, or None if it is no file}.
 
     Raises:
         UserError: files that are not there.
     """
-    digest, missing, sizes = hashlib.sha256(), [], {}
     start = len(str(root / "x")) - 1  # paths below root as text: for 10⁵ files, `Path`'s arithmetic takes seconds
+    files = {
+        split: [(pair, of) for pair in pairs for of in (pair.image, pair.label)] for split, pairs in splits.items()
+    }
+    paths = [str(file_of(of)) for listed in files.values() for _, of in listed] + [str(path) for path in others]
+    found, digest = digests(paths), hashlib.sha256()
+    raise_faults("config.data.manual_dir", [f"{p} is missing" for p, d in found.items() if d is None], len(found))
 
     def update(path, rest=""):
-        path = str(path)
-        if path not in sizes:
-            sizes[path] = _file_size(path)
-            if sizes[path] is None:
-                missing.append(f"{path} is missing")
-        digest.update(f"{path[start:]} {sizes[path]}{rest}\n".encode())
+        digest.update(f"{str(path)[start:]} {found[str(path)]}{rest}\n".encode(errors="surrogateescape"))
 
-    for split, pairs in sorted(splits.items()):
+    for split, listed in sorted(files.items()):
         digest.update(f"{split}\n".encode())
-        for pair in pairs:
-            for of in (pair.image, pair.label):
-                update(file_of(of), f" {pair.name}" if isinstance(of, Part) else "")
+        for pair, of in listed:
+            update(file_of(of), f" {pair.name}" if isinstance(of, Part) else "")
     for path in others:
         update(path)
-    raise_faults("config.data.manual_dir", missing, len(sizes))
     return digest.hexdigest()[:12]
-
-
-def _file_size(path):
-    """In bytes; None if it is no file."""
-    try:
-        status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def raise_faults(dataset: str, faults: Sequence[str], total: int, remedy: str = "") -> None:

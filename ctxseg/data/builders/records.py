@@ -10,7 +10,8 @@ and whose `info.metadata` has `class_names`, `palette`, `groups` and `fingerprin
 (`io.BytesIO`) or paths: TFDS then needs no TensorFlow. Beside TFDS's own members it has
 
     MANUAL_DOWNLOAD_INSTRUCTIONS   what `manual_dir` must hold, to follow "wants"; None if the data set is generated
-    fingerprint(manual_dir)        classmethod: a short string that changes whenever the prepared data would
+    fingerprint(manual_dir, digests)   classmethod: a short string that changes whenever the prepared data would, and that a copy of
+                                       the folder has too; `digests` gives those of files' contents, see `contents.digests`
 
 Where the data set has files, a builder is a `PairsBuilder`: it lists `Pair`s by split and has a function that reads a label:
 `read_label(pair.label)` → uint8 [H, W], class ids and 255. `labels.label_image` makes one for 8-bit images of ids; other
@@ -27,7 +28,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ctxseg.data import download
+from ctxseg.data import contents, download
 from ctxseg.data.builders.checks import check_splits
 from ctxseg.data.builders.pairs import Pair, Part, fingerprint_pairs
 from ctxseg.data.parallel import each
@@ -130,9 +131,9 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     read_image = None
 
     @classmethod
-    def fingerprint(cls, manual_dir: Path) -> str:
-        """A digest of the listed files' names and sizes. UserError: a folder, list or file is missing."""
-        return fingerprint_pairs(manual_dir, cls.list_pairs(manual_dir))
+    def fingerprint(cls, manual_dir: Path, digests: Callable = contents.digests) -> str:
+        """A digest of the listed files' names and contents. UserError: a folder, list or file is missing."""
+        return fingerprint_pairs(manual_dir, cls.list_pairs(manual_dir), digests=digests)
 
     def _info(self):
         return dataset_info(

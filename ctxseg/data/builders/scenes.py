@@ -21,7 +21,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = None
 
     @classmethod
-    def fingerprint(cls, manual_dir: Path | None) -> str:
+    def fingerprint(cls, manual_dir: Path | None, digests=None) -> str:
         """A digest of what the scenes depend on: the generator's text, its seed and the release of scikit-image."""
         digest = hashlib.sha256(Path(scenes.__file__).read_bytes())
         digest.update(f"{SEED} {scenes.SPLITS} {metadata.version('scikit-image')}".encode())
