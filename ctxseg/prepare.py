@@ -153,16 +153,28 @@ def table(summary: dict) -> str:
 
 
 def warnings(summary: dict) -> list[str]:
-    """A line for each split that lacks classes, or has no labels at all."""
-    lines = []
+    """A line for each split that lacks classes, or has no labels at all; and one of the classes that every split lacks."""
+    lines, missing = [], {}
     for split, values in summary["splits"].items():
-        missing = [name for name, c in values["classes"].items() if c["pixels"] == 0]
-        if len(missing) == len(values["classes"]):
+        missing[split] = [name for name, c in values["classes"].items() if c["pixels"] == 0]
+        if len(missing[split]) == len(values["classes"]):
             lines.append(f"{summary['data']} {split} has no labelled pixel")
-        elif missing:
-            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-            lines.append(f"{summary['data']} {split} has no pixel of {', '.join(missing[:NAMED])}{more}")
+            missing.pop(split)
+    everywhere = set.intersection(*map(set, missing.values())) if missing else set()
+    for split, names in missing.items():
+        if here := [name for name in names if name not in everywhere]:
+            lines.append(f"{summary['data']} {split} has no pixel of {_some(here)}")
+    if everywhere:
+        lines.append(
+            f"{summary['data']} has no pixel of {_some([n for n in next(iter(missing.values())) if n in everywhere])} in any split: is it a "
+            "heading, or a class that these images do not show? Is another id or colour in its place, or has resizing lost it?"
+        )
     return lines
+
+
+def _some(names):
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _read(path, builder):

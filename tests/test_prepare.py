@@ -65,13 +65,26 @@ def test_the_summary_counts(tmp_path, capsys):
     assert train["classes"][names[2]] == {"share": pytest.approx(80 / 384), "pixels": 80, "images": 2}
     assert train["classes"][names[5]] == {"share": pytest.approx(24 / 384), "pixels": 24, "images": 1}
     assert val["ignored"] == 1 and val["classes"][names[0]] == {"share": None, "pixels": 0, "images": 0}
-    assert "warning: camvid train has no pixel of Building, Road" in printed.err
+    assert (
+        "warning: camvid has no pixel of Building, Road" in printed.err
+        and " in any split: is it a heading, or" in printed.err
+    )
     assert "warning: camvid val has no labelled pixel" in printed.err
     lines = printed.out.splitlines()
     assert lines[0].split() == ["camvid", "train", "val"] and lines[1].split() == ["images", "3", "2"]
     assert lines[2].split() == ["height", "4..10..10", "8"]
     assert lines[6].split() == ["Sky", "72.9", "%", "2", "img", "-", "0", "img"]
     assert min(Image.open(Path(folder) / "summary.png").size) > 300
+
+
+def test_a_class_that_no_split_has_is_warned_of_once():
+    pixels = {"train": (1, 0, 0), "val": (1, 2, 0)}
+    splits = {
+        split: {"classes": {name: {"pixels": n} for name, n in zip("abc", of, strict=True)}}
+        for split, of in pixels.items()
+    }
+    first, second = prepare.warnings({"data": "folder", "splits": splits})
+    assert first == "folder train has no pixel of b" and second.startswith("folder has no pixel of c in any split: ")
 
 
 def test_a_second_time_reads_the_summary(street, tmp_path, monkeypatch, capsys):

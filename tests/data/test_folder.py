@@ -194,7 +194,7 @@ def test_void_among_many_classes_is_usual(tmp_path, capsys):
 
 
 def test_nothing_to_learn(tmp_path):
-    root = write(tmp_path / "mine", count=3, classes="ignore\nroad\n")
+    root = write(tmp_path / "mine", count=3, classes="ignore\nroad\ntree\n")
     for i in range(3):
         Image.fromarray(np.full((2, 4), i == 2, np.uint8)).save(root / f"labels/{i}.png")
     lists(root, train="0\n1\n", val="2\n")
@@ -214,7 +214,19 @@ CLASSES = {  # classes.txt, [(name, colour)]; without colours, these are not com
     b"0 road 1 2 3\n1 ignore 4 5 6\n2 sky 7 8 9\n": [("road", (1, 2, 3)), ("sky", (7, 8, 9))],
     b"1 euro\n2 euro\n": [("1 euro", None), ("2 euro", None)],
     b"road 1 2 3\nsky 7 8 9\nignore\n": [("road", (1, 2, 3)), ("sky", (7, 8, 9))],
-    "0,stra\u00dfe\n".encode(): [("stra\u00dfe", None)],
+    "0,stra\u00dfe\n1,b".encode(): [("stra\u00dfe", None), ("b", None)],
+    b"Pixel Value, Class\n 0, background\n 1, road\n": [("background", None), ("road", None)],
+    b"class,pixel_value\nbackground,0\nroad,1\n": [("background", None), ("road", None)],
+    b"# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,128:a,b:c\n": [
+        ("background", (0, 0, 0)),
+        ("road", (128, 64, 128)),
+    ],
+    b"label:color_rgb:parts:actions\na:::\nb:::\n": [("a", None), ("b", None)],
+    b"name;r;g;b\na;1;2;3\nb;4;5;6\n": [("a", (1, 2, 3)), ("b", (4, 5, 6))],
+    b"name r g b\na 1 2 3\nb 4 5 6\n": [("a", (1, 2, 3)), ("b", (4, 5, 6))],
+    b"red\ngreen\nblue\n": [("red", None), ("green", None), ("blue", None)],
+    b"lane\n2 lanes\n": [("lane", None), ("2 lanes", None)],
+    b"void\n1: road\n": [("void", None), ("road", None)],
 }
 
 
@@ -224,6 +236,18 @@ def test_classes(text, tmp_path):
     classes = folder_labels.read_classes(tmp_path / "classes.txt")
     found = [(n, c if classes.colours else None) for n, c in zip(classes.names, classes.palette, strict=True)]
     assert found == CLASSES[text]
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [("_classes.csv", "Pixel Value, Class\n 0, a\n 1, b\n 2, c\n"), ("labelmap.txt", "a:::\nb:::\nc:::\n")],
+)
+def test_classes_as_other_tools_name_them(name, text, tmp_path):
+    root = write(tmp_path / "mine", count=2)
+    (root / "classes.txt").rename(root / name).write_text(text)
+    builder = load(root, tmp_path)
+    assert builder.info.metadata["class_names"] == ["a", "b", "c"]
+    np.testing.assert_array_equal(pipeline.source(builder, "val")[0]["label"], LABEL)
 
 
 def photos(root, *names, shape=(2, 4, 3), suffix=".png", **options):
@@ -264,11 +288,22 @@ WRONG = {
     ],
     "classes.txt line 2: 'road' is there twice": lambda r: (r / "classes.txt").write_text("road\nroad\n"),
     "classes.txt line 1: .*300.* is no colour": lambda r: (r / "classes.txt").write_text("road 1 2 300\n"),
-    "classes.txt line 1: 'name,r,g,b' has no colour: give it one, .*, or remove it if it is a heading$": lambda r: (
-        (r / "classes.txt").write_text("name,r,g,b\nroad,1,2,3\nsky,4,5,6\nignore\n")
+    "classes.txt line 1: 'Wort, Farbe' has no colour: give it one, .*, or remove it if it is a heading$": lambda r: (
+        (r / "classes.txt").write_text("Wort, Farbe\nroad,1,2,3\nsky,4,5,6\nignore\n")
     ),
     "3 of 4 faulty: .* line 1: .* is no colour: .* line 2: .* is no colour: .* line 4: 'a' is there twice": lambda r: (
         (r / "classes.txt").write_text("a 1 2 300\nb 1 256 3\nc 1 2 3\na 4 5 6\n")
+    ),
+    "classes.txt line 1: 'Class' looks like a heading: remove it, or": lambda r: (r / "classes.txt").write_text("Class\na\nb\n"),
+    "classes.txt line 1: 'Wert, Wort' has no id, as the others have: remove it": lambda r: (r / "classes.txt").write_text(
+        "Wert, Wort\n0, a\n1, b\n"
+    ),
+    "classes.txt line 2: id 1 where 0 is due, .*: sort the lines, and write 'ignore' for": lambda r: (r / "classes.txt").write_text(
+        "Pixel Value, Class\n1, a\n2, b\n"
+    ),
+    "classes.txt line 2: id 2 where 1 is due": lambda r: (r / "classes.txt").write_text("a,0\nb,2\n"),
+    "classes.txt has one class, 'crack', so there is nothing to tell it apart from: .* 'background'": lambda r: (
+        (r / "classes.txt").write_text("crack 255 255 255\nignore 0 0 0\n")
     ),
     "classes.txt has 0 classes": lambda r: (r / "classes.txt").write_text("\n"),
     "train.txt line 1: there is no image '77'": lambda r: [(r / f"{s}.txt").write_text("77\n") for s in ("train", "val")],

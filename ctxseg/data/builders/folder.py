@@ -2,7 +2,8 @@
 
     images/…      photographs, any suffix
     labels/…      one for each image, under the same path but for the suffix, and perhaps a `_mask` that all have before it
-    classes.txt   a class a line, by id from 0: a name, and for RGB masks (and for pictures) its colour: `road 128 64 128`
+    classes.txt   a class a line, by id from 0: a name, and for RGB masks (and for pictures) its colour: `road 128 64 128`;
+                  or CVAT's labelmap.txt, or Roboflow's _classes.csv
 
 Labels are images of ids or colours (see `folder_labels`). A line `ignore`, or `ignore R G B`, is an id, or a colour, that is no class: it
 counts nowhere. So is id 255, always. A line that begins with `#` says nothing.
@@ -54,8 +55,8 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     def fingerprint(cls, manual_dir: Path, digests: Callable = contents.digests) -> str:
         """A digest of the files' names and contents, and of the classes. UserError: one is missing."""
         _check_order(manual_dir)
-        require(cls, manual_dir, "images", "labels", "classes.txt")
-        classes = read_classes(manual_dir / "classes.txt")
+        require(cls, manual_dir, "images", "labels", _classes_file(manual_dir).name)
+        classes = read_classes(_classes_file(manual_dir))
         splits, _ = list_pairs(manual_dir)
         listed = fingerprint_pairs(manual_dir, splits, digests=digests)
         return hashlib.sha256(f"{listed} {classes}".encode()).hexdigest()[:12]
@@ -66,7 +67,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         manual_dir = Path(dl_manager.manual_dir)
-        classes = read_classes(manual_dir / "classes.txt")
+        classes = read_classes(_classes_file(manual_dir))
         self.info.metadata.update(class_names=classes.names, palette=[list(c) for c in classes.palette])
         splits, notes = list_pairs(manual_dir)
         read = LabelReader(classes)
@@ -79,7 +80,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         if not any(pair.label in read.labelled for pair in splits["train"]):
             raise UserError(
                 f"{splits['train'][0].label}: every pixel of this and all other training labels is ignored: "
-                f"nothing can be learnt; 255 counts nowhere, nor do the lines 'ignore' of {manual_dir / 'classes.txt'}"
+                f"nothing can be learnt; 255 counts nowhere, nor do the lines 'ignore' of {_classes_file(manual_dir)}"
             )
         for note in notes + _turned(splits):
             print(f"warning: {note}", file=sys.stderr)
@@ -87,6 +88,12 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split, pairs, read):
         yield from pair_examples(f"{self.name} {split}", pairs, read)
+
+
+def _classes_file(manual_dir):
+    """classes.txt, or what another tool wrote in its place; classes.txt if there is none."""
+    names = ("classes.txt", "labelmap.txt", "_classes.csv")
+    return next((manual_dir / name for name in names if (manual_dir / name).exists()), manual_dir / names[0])
 
 
 def _check_order(manual_dir):

@@ -52,9 +52,14 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_classes(path: Path) -> Classes:
-    """Reads classes.txt. UserError, all faults at once: no class, one twice, a colour that is none, missing, or two classes', no UTF-8."""
+    """Reads classes.txt, or CVAT's labelmap.txt and Roboflow's _classes.csv, which may stand in its place.
+
+    Raises:
+        UserError: all faults at once: fewer than two classes, one twice, a colour that is none, missing, or two classes', a heading that is
+            not understood, ids that are not those of the lines, no UTF-8.
+    """
     names, palette, ids, colours, faults, without = [], [], {}, {}, [], []
-    entries = _without_ids([_entry(*line) for line in read_lines(path) if line[1][0] != "#"])
+    entries = _without_ids(path, [_entry(*line) for line in _without_heading(path, read_lines(path))])
     for number, name, colour in entries:
         if colour and max(colour) > 255:
             faults.append(f"{path} line {number}: {colour} is no colour: red, green and blue are 0 to 255")
@@ -77,22 +82,79 @@ def read_classes(path: Path) -> Classes:
         faults += [f"{path} line {number}: {name!r} has no colour: {right}" for number, name in without]
     raise_faults("classes.txt", faults, len(entries))
     if not 1 <= len(names) < IGNORE:
-        raise UserError(f"{path} has {len(names)} classes: it wants one a line, 1 to 254 in all")
+        raise UserError(f"{path} has {len(names)} classes: it wants one a line, 2 to 254 in all")
+    if len(names) == 1:
+        raise UserError(
+            f"{path} has one class, {names[0]!r}, so there is nothing to tell it apart from: what is not {names[0]!r} must be a class too, "
+            "as 'background', in a line of its own"
+        )
     return Classes(names, palette, ids | {IGNORE: IGNORE}, colours)
 
 
+# What headings are made of: CVAT's "label:color_rgb:parts:actions", Roboflow's "Pixel Value, Class", "name,r,g,b" of many.
+ONE_COLUMN = {"class", "classes", "class name", "label", "labels", "name", "names", "category"}
+COLUMNS = ONE_COLUMN | {
+    *("id", "index", "value", "pixel", "pixel value", "class id", "class index", "label id", "parts", "actions"),
+    *("color", "colour", "rgb", "color rgb", "colour rgb", "r", "g", "b", "red", "green", "blue"),
+}
+
+
+def _without_heading(path, lines):
+    """`lines` without comments, and without a first one that names columns. UserError if it may be a class as well."""
+    lines = [line for line in lines if line[1][0] != "#"]
+    number, text = lines[0] if lines else (0, "")
+    words = re.sub(r"[_\"-]+", " ", text.lower())
+    columns = [" ".join(column.split()) for column in re.split(r"[,:;\t]", words)]
+    if len(columns) == 1 and columns[0] in ONE_COLUMN:
+        raise UserError(f"{path} line {number}: {text!r} looks like a heading: remove it, or call that class otherwise")
+    if len(columns) == 1:
+        columns = words.split()
+    return lines[1:] if len(columns) > 1 and COLUMNS.issuperset(columns) else lines
+
+
 def _entry(number, line):
-    """(number, name, colour or None) of a line: `road`, `road 128 64 128`, `road,128,64,128` or `road: 128, 64, 128`."""
-    found = re.fullmatch(r"(.*[^\s,:])[\s,:]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", line)
+    """(number, name, colour or None) of a line: `road`, `road 128 64 128`, `road,128,64,128`, `road: 128, 64, 128`, `road:128,64,128::`."""
+    found = re.fullmatch(r"(.*[^\s,;:]):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*", line)  # CVAT's
+    if found and found[2] is None:
+        return number, found[1], None
+    found = found or re.fullmatch(r"(.*[^\s,;:])[\s,;:]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)", line)
     return (number, found[1], tuple(map(int, found.groups()[1:]))) if found else (number, line, None)
 
 
-def _without_ids(entries):
-    """The same without the ids before the names, `0: road` or `0 road`, if they are those that the lines have anyway."""
-    found = [re.fullmatch(r"(\d+)[\s,:.)]+(\S.*)", name) for _, name, _ in entries]
-    if not all(found) or [int(match[1]) for match in found] != list(range(len(found))):
-        return entries
-    return [(number, match[2], colour) for (number, _, colour), match in zip(entries, found, strict=True)]
+ID_FIRST = re.compile(r"(?P<id>\d+)(?P<mark>[\s,;:.)]+)(?P<name>\S.*)")
+ID_LAST = re.compile(r"(?P<name>.*[^\s,;:])(?P<mark>\s*[,;:\t]\s*)(?P<id>\d+)")  # not behind a space: `type 1`
+
+
+def _without_ids(path, entries):
+    """`entries` without the ids in their names, `0: road` or `road,0`. UserError if these are others than the lines', from 0 in order."""
+    for form in (ID_FIRST, ID_LAST):
+        found = [form.fullmatch(name) for _, name, _ in entries]
+        if len(found) > 1 and all(found[1:]):  # the first may be a heading
+            return _checked_ids(path, entries, found)
+    return entries
+
+
+def _checked_ids(path, entries, found):
+    first, name = entries[0][:2]
+    ids = [int(match["id"]) for match in found if match]
+    stripped = [match["name"] if match else name for match in found]
+    by_space = any(match["mark"].isspace() for match in found if match)
+    if not found[0]:
+        if by_space and ids != list(range(len(ids))):  # `lane`, `2 lanes`
+            return entries
+        if ids != list(range(1, len(found))):
+            raise UserError(
+                f"{path} line {first}: {name!r} has no id, as the others have: remove it if it is a heading"
+            )
+    elif ids != list(range(len(found))):
+        if by_space and len(set(stripped)) < len(stripped):  # `1 euro`, `2 euro`
+            return entries
+        wrong = next(i for i, given in enumerate(ids) if given != i)
+        raise UserError(
+            f"{path} line {entries[wrong][0]}: id {ids[wrong]} where {wrong} is due, for a line's id is its place, from 0: sort the lines, "
+            "and write 'ignore' for an id that is no class; or let names not begin or end in numbers"
+        )
+    return [(number, name, colour) for (number, _, colour), name in zip(entries, stripped, strict=True)]
 
 
 class LabelReader:
