@@ -61,7 +61,7 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_string(
         "workdir",
         None,
-        "folder of the run; default runs/SYSTEM-DATASET; complexity: runs; pictures, report: one or more, A,B,C",
+        "folder of the run; default runs/SYSTEM-DATASET, of own data -FOLDER; complexity: runs; pictures, report: one or more, A,B,C",
         flag_values=values,
     )
     flags.DEFINE_string("images", "0,1,2", "pictures: indices into config.eval.split", flag_values=values)
@@ -144,7 +144,8 @@ def _check_flags(argv):
         )
     values.workdir = values.workdir or run
     if not values.workdir:
-        run = f"runs/{values.config.system}-{values.config.data.name}"
+        data = values.config.data
+        run = f"runs/{values.config.system}-{_data_name(data.name, data.manual_dir, data.data_dir)}"
         values.workdir = "runs" if values.mode == "complexity" else run
     return values
 
@@ -166,6 +167,17 @@ def _without_unread(config, mode):
     unread = [name for name in reading.unread(config, mode) if not name.startswith(workdir.FREE)]
     config.update_from_flattened_dict({name: default[name] for name in unread})
     return config
+
+
+def _data_name(name: str, folder: str | None, data_dir: str | None = None) -> str:
+    """What the default work directory says of the data: their name, or of own ones the folder's; without one, of what is prepared."""
+    if name != "folder":
+        return name
+    if not folder and data_dir:
+        from ctxseg.data import DATASETS, store
+
+        folder = store.only_folder(DATASETS[name], data_dir)
+    return os.path.basename(os.path.abspath(os.path.expanduser(folder))).replace(",", "_") if folder else name
 
 
 def base_config(argv: list[str]) -> ConfigDict:
@@ -264,7 +276,7 @@ def run_sweep(argv: list[str]) -> int:
 
     return sweep.sweep(
         table,
-        values.workdir or f"runs/{table.name}-{table.dataset}",
+        values.workdir or f"runs/{table.name}-{_data_name(table.dataset, _value(common, 'config.data.manual_dir'))}",
         common,
         resolve,
         [sys.executable, os.path.abspath(__file__)],

@@ -174,7 +174,9 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.split = "val"
-    config.eval.data = ""  # another, prepared data set of the same classes to test on; "": the one trained on
+    config.eval.data = (
+        ""  # a prepared data set of the same classes to test on, or other data of data.name; "": those trained on
+    )
     config.eval.batch_size = 8  # images of one size a step, over all devices
     config.eval.samples = 8  # images shown in the report
     config.eval.scales = (1.0,)  # factors of an image's height and width, over which probabilities are averaged

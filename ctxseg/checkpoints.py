@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from ctxseg import data, logs, schedules
+from ctxseg import logs, provenance, schedules
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.state import create_state
@@ -129,7 +129,7 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     Raises:
         UserError: no such checkpoint, or one of another model.
     """
-    model = create_model(config.model, len(data.metadata(config.data)["class_names"]))
+    model = create_model(config.model, len(provenance.metadata(config, folder)["class_names"]))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     # Shapes are all that restoring reads, so no initial weights are computed.
     shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))

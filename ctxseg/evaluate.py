@@ -3,6 +3,7 @@
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctxseg import checkpoints, crf, data, devices, inference, logs, metrics, workdir
+from ctxseg import checkpoints, crf, data, devices, inference, logs, metrics, provenance, workdir
 from ctxseg.data import pipeline, superpixels
 from ctxseg.errors import UserError
 
@@ -134,10 +135,12 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
     if devices.process()[0]:
         return scores
     metadata = builder.info.metadata
+    dataset = _described(config, builder)
     results = scores | {
         "step": int(state.step),
         "system": config.system,
         "data": config.eval.data or config.data.name,
+        "dataset": {key: dataset[key] for key in ("name", "folder", "fingerprint")},
         "split": config.eval.split,
         "protocol": str(inference.create_protocol(config.eval)),
         "eval": config.eval.to_dict(),
@@ -158,6 +161,9 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
     counts = {"names": np.array(found.image_names), "counts": found.image_counts}
     logs.write_arrays(os.path.join(folder, "images.npz"), counts)
     logs.write_json(os.path.join(folder, "results.json"), results)
+    trained = workdir.read_dataset(folder)
+    if trained and not provenance.same(trained, dataset):
+        print(f"{folder}: trained on {provenance.words(trained)}, evaluated on {provenance.words(dataset)}")
     return scores
 
 
@@ -187,7 +193,7 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
     start = time.time()
     workdir.check_same(os.path.join(folder, "config.json"), config)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
-    builder = load_tested(config)
+    builder = _load_of_run(config, folder)
     tested_source(config, builder)
     protocol = inference.create_protocol(config.eval, builder.info.metadata["class_names"])
     model, state = checkpoints.restore_run(config, folder, checkpoint)
@@ -195,19 +201,36 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
     return finish(config, folder, builder, partial(evaluate_split, config, builder, eval_step), state, start)
 
 
-def load_tested(config):
+def load_tested(config, class_names: Sequence[str] | None = None):
     """The data set that `config.eval` asks for: a prepared builder.
 
+    Args:
+        config: of a run.
+        class_names: that it was trained with; None: those of `config.data`.
+
     Raises:
-        UserError: as `data.load`, or its classes are not those of `config.data.name`.
+        UserError: as `data.load`, or its classes are not those of the run.
     """
     name = config.eval.data or config.data.name
     builder = data.load(name, config.data.data_dir, config.data.manual_dir if name == config.data.name else None)
-    if name != config.data.name:
-        classes = [list(data.metadata(config.data)["class_names"]), list(builder.info.metadata["class_names"])]
-        if classes[0] != classes[1]:
+    if config.eval.data:
+        trained = data.metadata(config.data)["class_names"] if class_names is None else class_names
+        if list(trained) != list(builder.info.metadata["class_names"]):
             raise UserError(f"config.eval.data is {name}, whose classes are not those of {config.data.name}")
     return builder
+
+
+def _load_of_run(config, folder):
+    """`load_tested` for the run in `folder`. UserError if it is not the data of the run, unless `config.eval.data` asks for others."""
+    builder = load_tested(config, provenance.metadata(config, folder)["class_names"] if config.eval.data else None)
+    if not config.eval.data:
+        remedy = f"--config.eval.data={builder.name} evaluates on it, if the classes are the same"
+        provenance.check(folder, _described(config, builder), remedy)
+    return builder
+
+
+def _described(config, builder):
+    return provenance.describe(builder, config.data.manual_dir if builder.name == config.data.name else None)
 
 
 def tested_source(config, builder):
@@ -247,7 +270,7 @@ def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list
         UserError: see `evaluate`.
     """
     workdir.check_same(os.path.join(folder, "config.json"), config)
-    builder = load_tested(config)
+    builder = _load_of_run(config, folder)
     source = _scored_source(config, builder)
     fixed = dict(config.eval.crf) | {"iterations": config.eval.crf.iterations or 10}
     candidates = [{"iterations": 0}] + [fixed | chosen for chosen in crf.grid(**CRF_GRID)]

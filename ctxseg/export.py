@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from ctxseg import checkpoints, data, evaluate, inference, workdir
+from ctxseg import checkpoints, evaluate, inference, provenance, workdir
 from ctxseg.data import superpixels, transforms
 from ctxseg.errors import UserError
 
@@ -133,7 +133,7 @@ def export(
     size = tuple(config.data.crop) if size is None else tuple(size)
     if not all(SMALLEST <= n <= LARGEST for n in size):
         raise UserError(f"--size={size[0]},{size[1]} cannot be: height and width are {SMALLEST} to {LARGEST} each")
-    metadata = data.metadata(config.data)
+    metadata = provenance.metadata(config, folder)
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     weights = flax.traverse_util.flatten_dict(state.variables, sep="/")
     protocol = inference.create_protocol(config.eval, metadata["class_names"])

@@ -19,7 +19,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 
-from ctxseg import checkpoints, data, evaluate, figures, inference
+from ctxseg import checkpoints, data, evaluate, figures, inference, provenance
 from ctxseg.errors import UserError
 from ctxseg.models.context.msci import MSCI, adjacency
 from ctxseg.models.context.renet import ReNet, ReNetLayer
@@ -87,6 +87,9 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
             f"--workdir: two runs are called {max(names, key=names.count)}: side by side, folders need names of their own"
         )
     builder = data.load(data_config.name, data_config.data_dir, data_config.manual_dir)
+    dataset = provenance.describe(builder, data_config.manual_dir)
+    for folder in folders:
+        provenance.check(str(folder), dataset, "pictures are of the data that a run is of")
     runs = [_open(Path(f), config, builder, split) for f, config in zip(folders, configs, strict=True)]
     wrong = [i for i in images if not 0 <= i < len(runs[0].source)]
     if wrong:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ctxseg import checkpoints, data, evaluate, figures, inference, logs, workdir
+from ctxseg import checkpoints, evaluate, figures, inference, logs, provenance, workdir
 from ctxseg.data import superpixels, transforms
 from ctxseg.errors import UserError
 from ctxseg.logs import write_bytes
@@ -82,7 +82,7 @@ def predict(
     if not todo:
         return 0
     model, state = checkpoints.restore_run(config, folder, checkpoint)
-    metadata = data.metadata(config.data)
+    metadata = provenance.metadata(config, folder)
     predictor = inference.create_predictor(model, config.eval, metadata["class_names"])
 
     def label(path, stem):

@@ -165,9 +165,10 @@ def warnings(summary: dict) -> list[str]:
         if here := [name for name in names if name not in everywhere]:
             lines.append(f"{summary['data']} {split} has no pixel of {_some(here)}")
     if everywhere:
+        names = _some([name for name in values["classes"] if name in everywhere])
         lines.append(
-            f"{summary['data']} has no pixel of {_some([n for n in next(iter(missing.values())) if n in everywhere])} in any split: is it a "
-            "heading, or a class that these images do not show? Is another id or colour in its place, or has resizing lost it?"
+            f"{summary['data']} has no pixel of {names} in any split: is it a heading, or a class that these images do not show? "
+            "Is another id or colour in its place, or has resizing lost it?"
         )
     return lines
 

@@ -421,7 +421,7 @@ def _errors(label, prediction, alt):
 
 def _settings(runs):
     """What differs from the configs' files and between the runs, and the command that makes each; the whole configs folded away."""
-    flat = [flatten(run.config) for run in runs]
+    flat = [flatten({k: v for k, v in run.config.items() if k != "dataset"}) for run in runs]
     fields = sorted({k for run in runs for k in run.overrides} | _different(flat))
     table = ""
     if fields:

@@ -11,7 +11,9 @@ from functools import partial
 import jax
 import optax
 
-from ctxseg import checkpoints, data, devices, evaluate, inference, interrupts, logs, losses, schedules, workdir
+from ctxseg import (
+    checkpoints, data, devices, evaluate, inference, interrupts, logs, losses, provenance, schedules, workdir
+)  # fmt: skip
 from ctxseg.data import pipeline, superpixels, transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model, memory
@@ -208,7 +210,10 @@ def train(config, folder: str) -> dict:
     if primary:
         workdir.check(folder, config)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
-    tested = evaluate.load_tested(config)
+    dataset = provenance.describe(builder, config.data.manual_dir)
+    if primary:
+        provenance.check(folder, dataset, "choose another --workdir")
+    tested = evaluate.load_tested(config, dataset["class_names"])
     evaluate.tested_source(config, tested)  # which the end needs
     class_names = builder.info.metadata["class_names"]
     source = evaluate.split_source(builder, config.train.split, config.data.superpixels, "config.train.split")
@@ -230,7 +235,7 @@ def train(config, folder: str) -> dict:
     state = create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
     eval_step = evaluate.create_eval_step(model, inference.create_protocol(config.eval, class_names))
     if primary:  # not before: a config with a fault in it must not keep the folder from the one without
-        workdir.claim(folder, config)
+        workdir.claim(folder, config, dataset)
 
     with checkpoints.Checkpoints(os.path.join(folder, "checkpoints"), config.train.keep) as saved:
         first = 0

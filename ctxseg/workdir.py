@@ -113,10 +113,13 @@ def check(workdir: str, config: ConfigDict) -> None:
         check_same(path, config)
 
 
-def claim(workdir: str, config: ConfigDict) -> None:
-    """Writes `config` down as that of the run in `workdir`, which is found possible by `check`."""
+def claim(workdir: str, config: ConfigDict, dataset: dict | None = None) -> None:
+    """Writes `config` down as that of the run in `workdir`, which is found possible by `check`, and what data it is of.
+
+    `dataset` is what `provenance.describe` gives; it stands beside the config's sections.
+    """
     try:
-        write_json(os.path.join(workdir, "config.json"), config.to_dict())
+        write_json(os.path.join(workdir, "config.json"), config.to_dict() | ({"dataset": dataset} if dataset else {}))
     except OSError as e:
         raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
 
@@ -130,6 +133,22 @@ def read_config(folder: str, config: ConfigDict) -> ConfigDict:
     path = os.path.join(folder, "config.json")
     _update(config, _read(path), path)
     return config
+
+
+def read_dataset(folder: str) -> dict | None:
+    """What data the run in `folder` is of, see `provenance.describe`; None if it is older than that is kept.
+
+    Raises:
+        UserError: its config.json cannot be read, or is damaged there.
+    """
+    path = os.path.join(folder, "config.json")
+    found = _read(path).get("dataset")
+    strings, lists = ("name", "fingerprint"), ("class_names", "palette")
+    whole = isinstance(found, dict) and found.keys() >= {*strings, *lists, "folder", "groups"}
+    whole = whole and all(isinstance(found[k], str) for k in strings) and all(isinstance(found[k], list) for k in lists)
+    if found is not None and not whole:
+        raise UserError(f"{path} is damaged: dataset does not say what data the run is of")
+    return found
 
 
 def _update(config, saved, path, prefix=""):
@@ -180,7 +199,7 @@ def check_same(path: str, config: ConfigDict) -> None:
     """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters."""
     from ctxseg import reading  # here, as it imports every network, and a config.json can be read without
 
-    saved = flatten(_read(path))
+    saved = flatten({section: value for section, value in _read(path).items() if section != "dataset"})
     wanted, unread = flatten(config), reading.unread(config)
     differ = [
         f"config.{k} is {wanted.get(k)} here and {saved.get(k)} there"

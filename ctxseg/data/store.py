@@ -170,6 +170,18 @@ def _builder(builder_cls, data_dir, fingerprint):
         raise UserError(f"config.data.data_dir: {place} is damaged: delete it to prepare it again") from error
 
 
+def folder_of(builder) -> str | None:
+    """The `manual_dir` that a prepared builder was last prepared from; None if it has none, or does not say."""
+    return (_source(Path(builder.data_dir)) or {}).get("manual_dir")
+
+
+def only_folder(builder_cls, data_dir) -> str | None:
+    """The `manual_dir` of what is prepared, where `prepare` would use it without one; None if nothing is, or it does not say."""
+    data_dir = Path(data_dir).expanduser()
+    only = _only_build(builder_cls, data_dir)
+    return only and (_source(data_dir / builder_cls.name / only / str(builder_cls.VERSION)) or {}).get("manual_dir")
+
+
 def unprepared(builder_cls):
     """A builder to ask for its metadata: it has no data and writes none."""
     return _builder(builder_cls, tempfile.gettempdir(), "unprepared")

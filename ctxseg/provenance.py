@@ -1,0 +1,90 @@
+"""What data a run is of: kept in its config.json under `dataset`, so that it is not continued or tested on others unseen."""
+
+import json
+import os
+import sys
+
+from ctxseg import data, workdir
+from ctxseg.data import store
+from ctxseg.errors import UserError
+
+
+def describe(builder, manual_dir=None) -> dict:
+    """What data a prepared builder has.
+
+    Args:
+        builder: of a data set.
+        manual_dir: the folder that it was asked for with, or None.
+
+    Returns:
+        `name`; `folder`, where its files are, None if it is generated; `fingerprint`, of what they hold, the same wherever they are;
+        `class_names`, `palette` and `groups`, see `builders.records`.
+    """
+    folder = manual_dir and os.path.abspath(os.path.expanduser(manual_dir))
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
+        folder = None
+    metadata = builder.info.metadata
+    return {
+        "name": builder.name,
+        "folder": folder or store.folder_of(builder),
+        "fingerprint": metadata["fingerprint"],
+        "class_names": list(metadata["class_names"]),
+        "palette": [list(colour) for colour in metadata["palette"]],
+        "groups": {group: list(names) for group, names in metadata["groups"].items()},
+    }
+
+
+def check(folder: str, here: dict, remedy: str) -> None:
+    """Holds the data at hand to those of the run in `folder`, if there is one.
+
+    A run of a time when this was not kept passes, with a line on stderr.
+
+    Args:
+        folder: of the run.
+        here: what `describe` gives.
+        remedy: what an error ends with.
+
+    Raises:
+        UserError: they are others.
+    """
+    if not os.path.exists(os.path.join(folder, "config.json")):
+        return
+    there = workdir.read_dataset(folder)
+    if there is None:
+        line = f"{folder} does not say what data it was trained on, as it is older than that: taken to be {words(here)}"
+        print(f"note: {line}", file=sys.stderr, flush=True)
+    elif not same(there, here):
+        differ = ["which has changed since"] if there["folder"] == here["folder"] else []
+        differ += ["of other classes"] if there["class_names"] != here["class_names"] else []
+        differ = ", ".join([words(here), *differ])
+        raise UserError(f"{folder} was trained on {words(there)}, and this is {differ}: {remedy}")
+
+
+def same(one: dict, other: dict) -> bool:
+    """Whether two descriptions are of the same data, wherever they are."""
+    return (one["name"], one["fingerprint"]) == (other["name"], other["fingerprint"])
+
+
+def words(dataset: dict) -> str:
+    """'folder in /home/me/mine (3f2a…)'."""
+    place = f" in {dataset['folder']}" if dataset["folder"] else ""
+    return f"{dataset['name']}{place} ({dataset['fingerprint']})"
+
+
+def metadata(config, folder: str) -> dict:
+    """`class_names`, `palette` and `groups` of the run in `folder`, from that folder alone; of an older run, from its results or its data.
+
+    Args:
+        config: of the run; `data` is read, of a run that does not say.
+
+    Raises:
+        UserError: a run that does not say, and as `data.metadata`.
+    """
+    if found := workdir.read_dataset(folder):
+        return found
+    try:
+        with open(os.path.join(folder, "results.json"), encoding="utf-8") as file:
+            results = json.load(file)
+        return {key: results[key] for key in ("class_names", "palette", "groups")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return data.metadata(config.data)
