@@ -12,8 +12,18 @@ import jax
 import optax
 
 from ctxseg import (
-    checkpoints, data, devices, evaluate, inference, interrupts, logs, losses, provenance, schedules, workdir
-)  # fmt: skip
+    checkpoints,
+    data,
+    devices,
+    evaluate,
+    inference,
+    interrupts,
+    logs,
+    losses,
+    provenance,
+    schedules,
+    workdir,
+)
 from ctxseg.data import pipeline, superpixels, transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model, memory
