@@ -8,6 +8,7 @@ A zip of
 - `classes.json`: names and colours of the classes, and what the arguments are;
 - `run.py`: a script that labels a photograph and needs the archive, jax, flatbuffers, numpy and pillow. It resizes the photograph to that
   size, and says so if that changes its aspect;
+- `images.py`: how that script reads an image file, see `data.images`;
 - `superpixels.py`: how regions come from an image, of systems that take them (scikit-image).
 """
 
@@ -27,7 +28,7 @@ import numpy as np
 from jax import export as jax_export
 
 from ctxseg import checkpoints, evaluate, inference, provenance, workdir
-from ctxseg.data import superpixels, transforms
+from ctxseg.data import images, superpixels, transforms
 from ctxseg.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -48,7 +49,7 @@ from functools import partial
 import jax
 import numpy as np
 from jax import export
-from PIL import Image, ImageOps
+from PIL import Image
 
 
 def load(path):
@@ -64,18 +65,13 @@ def load(path):
     return partial(jax.jit(exported.call), weights), about
 
 
-def rgb(image):
-    if image.mode.startswith("I"):  # of 16 bits, the upper 8
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
-
-
 def main(path, photo, output):
     segment, about = load(path)
+    sys.path.insert(0, path)  # images.py and superpixels.py are in the archive
+    from images import read
+
     try:
-        image = rgb(ImageOps.exif_transpose(Image.open(photo)))
+        image = Image.fromarray(read(photo)[0])
     except Exception as e:
         sys.exit(f"error: {photo} cannot be read as an image: {e}")
     height, width = about["size"]
@@ -86,7 +82,6 @@ def main(path, photo, output):
         print(f"note: {note}", file=sys.stderr)
     inputs = [np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))]
     if about["superpixels"]:
-        sys.path.insert(0, path)  # superpixels.py is in the archive
         from superpixels import compute, stack
 
         inputs.append(stack([compute(inputs[0], view) for view in about["superpixels"]]))
@@ -245,6 +240,7 @@ def _write(path, exported, weights, about):
                     np.savez(f, **jax.device_get(weights))
                 archive.writestr("classes.json", json.dumps(about, indent=2) + "\n")
                 archive.writestr("run.py", RUN)
+                archive.writestr("images.py", inspect.getsource(images))
                 if about["superpixels"]:
                     archive.writestr("superpixels.py", source)
             os.replace(incomplete, path)

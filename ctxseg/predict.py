@@ -1,7 +1,7 @@
 """`--mode=predict`: anybody's images in, label maps and overlays out."""
 
 import collections
-import contextlib
+import fnmatch
 import glob
 import io
 import os
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ctxseg import checkpoints, evaluate, figures, inference, logs, provenance, workdir
-from ctxseg.data import superpixels, transforms
+from ctxseg.data import files, images, superpixels, transforms
 from ctxseg.errors import UserError
 from ctxseg.logs import write_bytes
 
@@ -29,18 +29,7 @@ SUFFIXES = (
     ".tiff",
     ".webp",
 )  # of what a folder is searched for
-# What turns an image upright, by its EXIF orientation.
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-SIDEWAYS = [UPRIGHT[number] for number in (5, 6, 7, 8)]
-LARGEST = 250_000_000  # pixels of an image that is read at all
+CHANNELS = 128  # that OpenCV resizes at once
 
 
 def predict(
@@ -52,8 +41,8 @@ def predict(
     - NAME_overlay.jpg: the labels' colours over the image, at its size, or at `eval.max_pixels` if it is larger;
     - NAME_probabilities.npz, if asked: `probabilities`, float16 `[h,w,K]`, at that size.
 
-    Each is labelled as `config.eval` tests images, at their base size `eval.size` too. What cannot be read is named on stderr, and the
-    rest is done. An image is never replaced by its own label map.
+    Images are read as `data.images` says. Each is labelled as `config.eval` tests images, at their base size `eval.size` too. What cannot
+    be read or labelled is named on stderr, and the rest is done. An image is never replaced by its own label map.
 
     Args:
         config: of the run.
@@ -65,7 +54,7 @@ def predict(
         checkpoint: see `checkpoints.restore_run`.
 
     Returns:
-        How many images could not be read.
+        How many images could not be labelled.
 
     Raises:
         UserError: no images, no such checkpoint, `config` is not the run's, or `output` cannot be written.
@@ -90,7 +79,7 @@ def predict(
         if any(_same(path, _at(stem, ending)) for ending in endings):
             return "its results would replace it: choose another --output"
         try:
-            image, size = read_image(path, config.eval.max_pixels)
+            image, size = images.read(path, config.eval.max_pixels)
         except Exception as e:  # Pillow raises all sorts on damaged files
             return _reason(e)
         height, width = transforms.base_size_of(image.shape[:2], config.eval.size)
@@ -99,15 +88,19 @@ def predict(
                 f"at config.eval.size={config.eval.size[0]} it has {height}×{width} pixels, more than config.eval.max_pixels: "
                 "cut it up, or change one of them"
             )
-        regions = None
-        if config.data.superpixels:
-            regions = superpixels.stack([superpixels.compute(image, view) for view in evaluate.views(config)])[None]
-        p = predictor(state.variables, image[None], regions)[0]
         wanted = {e for e in endings if overwrite or not _at(stem, e).exists()}
         try:
+            regions = None
+            if config.data.superpixels:
+                regions = superpixels.stack([superpixels.compute(image, view) for view in evaluate.views(config)])[None]
+            p = predictor(state.variables, image[None], regions)[0]
             _write(stem, image, p, size, metadata["palette"], wanted)
+        except UserError:
+            raise
         except OSError as e:
             raise UserError(f"--output={output} cannot be written: {e.strerror}") from e
+        except Exception as e:  # too little memory for this one, say
+            return f"{type(e).__name__}: {_reason(e)}"
         return None
 
     failed = []
@@ -127,7 +120,8 @@ def predict(
 def find(where: str, output: Path) -> list[tuple[Path, Path]]:
     """The images that `where` means, in order, and what their results are named after: paths below `where` without their suffix.
 
-    A folder is searched for images by their suffix, all the way down, but for `output`. UserError if there are none.
+    A folder is searched for images by their suffix, all the way down, as `files.below` does, but for `output`. UserError if there are
+    none, or a folder cannot be read.
     """
     path = Path(where)
     if path.is_dir():
@@ -136,27 +130,49 @@ def find(where: str, output: Path) -> list[tuple[Path, Path]]:
                 f"--output={output} is the folder of --input: results would be taken for images; choose another"
             )
         root, results = path, Path(os.path.realpath(output))
-        images = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
-        paths = [p for p in images if results not in Path(os.path.realpath(p)).parents]
+        found = (p for p in _below(path, where) if p.suffix.lower() in SUFFIXES and p.is_file())
+        paths = [p for p in found if results not in Path(os.path.realpath(p)).parents]
         what = f"no image ({', '.join(SUFFIXES)}) in the folder"
     elif path.is_file():
         root, paths, what = path.parent, [path], ""
     else:
-        paths = [Path(p) for p in sorted(glob.glob(where, recursive=True)) if os.path.isfile(p)]
         root = Path(where[: re.search(r"[*?[]|$", where).start()] + "x").parent  # what comes before the first wildcard
+        pattern = path.relative_to(root).parts
+        if "**" in pattern:  # of which Python's glob goes around cycles of links
+            below = _below(root, where) if root.is_dir() else ()
+            paths = [p for p in below if _matches(p.relative_to(root).parts, pattern) and p.is_file()]
+        else:
+            paths = [Path(p) for p in sorted(glob.glob(where)) if os.path.isfile(p)]
         what = "no file, folder or glob that matches anything"
     if not paths:
         raise UserError(f"--input={where}: {what}")
     return [(p, p.relative_to(root)) for p in paths]
 
 
+def _below(folder, where):
+    try:
+        return list(files.below(folder))
+    except OSError as e:
+        raise UserError(f"--input={where}: {e.filename} cannot be read: {e.strerror}") from e
+
+
+def _matches(parts, pattern):
+    """Whether the parts of a path are those of a glob, ** in it being any number of folders."""
+    if not pattern or not parts:
+        return not parts and set(pattern) <= {"**"}
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
 def _jobs(found, output):
-    """(image, output path without ending); of images that differ in their suffix alone, the name keeps it."""
+    """(image, output path without ending); where two would have the same, names keep their suffix."""
     stems = [name.with_suffix("") for _, name in found]
-    counts = collections.Counter(stems)
-    return [
-        (path, output / (stem if counts[stem] == 1 else name)) for (path, name), stem in zip(found, stems, strict=True)
-    ]
+    names = [name for _, name in found]
+    while shared := {stem for stem, count in collections.Counter(stems).items() if count > 1}:
+        # Again, as x.jpg keeping its suffix is what x.jpg.tif is without.
+        stems = [name if stem in shared else stem for stem, name in zip(stems, names, strict=True)]
+    return [(path, output / stem) for (path, _), stem in zip(found, stems, strict=True)]
 
 
 def _at(stem, ending):
@@ -165,66 +181,6 @@ def _at(stem, ending):
 
 def _same(path, other):
     return os.path.realpath(path) == os.path.realpath(other)
-
-
-def read_image(path, max_pixels: int):
-    """An image file as RGB, upright.
-
-    EXIF orientation is applied; of several frames the first counts; of 16 bits, the upper 8; what is transparent is laid over white.
-    More than `max_pixels` are averaged down to that.
-
-    Returns:
-        uint8 `[h,w,3]`, and the file's height and width, upright.
-
-    Raises:
-        OSError, ValueError, …: not an image, damaged, or of more than `LARGEST` pixels.
-    """
-    with _any_size(), Image.open(path) as file:
-        width, height = file.size
-        if width * height > LARGEST:
-            raise ValueError(f"{width}×{height} is more than {LARGEST // 1_000_000} megapixels: make it smaller")
-        factor = max((width * height / max_pixels) ** 0.5, 1.0)
-        target = (max(round(width / factor), 1), max(round(height / factor), 1))
-        if file.format in ("JPEG", "MPO") and factor > 1:
-            file.draft("RGB", target)  # decodes no more than it has to
-        orientation = file.getexif().get(0x0112)
-        # Smaller before anything else, so that there is one large copy at the most.
-        if file.size != target and file.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
-            image = _rgb(file.resize(target, Image.Resampling.BOX))
-        else:
-            image = _rgb(file)
-            image = image if image.size == target else image.resize(target, Image.Resampling.BOX)
-        turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-        if turn is not None:
-            image = image.transpose(turn)
-    return np.asarray(image), (width, height) if turn in SIDEWAYS else (height, width)
-
-
-def _rgb(file):
-    if file.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
-    if file.mode in ("I", "F"):  # no range of its own: 8 or 16 bits by its largest value, or all that there is
-        values = np.nan_to_num(np.asarray(file, np.float32), posinf=0, neginf=0)
-        if file.mode == "F":
-            values = (values - values.min()) * (255 / max(np.ptp(values), 1e-12))
-        elif values.max(initial=0) > 255:
-            values = values / 257
-        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if file.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in file.info:
-        rgba = file.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return file.convert("RGB")
-
-
-@contextlib.contextmanager
-def _any_size():
-    """Pillow refuses, or warns of, images that are much smaller than what is possible here; `LARGEST` is what counts."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 def _reason(e) -> str:
@@ -250,7 +206,9 @@ def labels_at(probabilities, size: tuple[int, int], at_once: int = 16_000_000) -
         share = (at - low)[:, None, None].astype(np.float32)
         strip = probabilities[low] * (1 - share) + probabilities[np.minimum(low + 1, h - 1)] * share
         # OpenCV's bilinear interpolation has its centres at +½ too; the strip's rows are in place already.
-        wide = cv2.resize(strip, (size[1], len(at)), interpolation=cv2.INTER_LINEAR).reshape(len(at), size[1], classes)
+        parts = (np.ascontiguousarray(strip[..., k : k + CHANNELS]) for k in range(0, classes, CHANNELS))
+        wide = [cv2.resize(part, (size[1], len(at)), interpolation=cv2.INTER_LINEAR) for part in parts]
+        wide = np.concatenate([part.reshape(len(at), size[1], -1) for part in wide], axis=-1)
         labels[start : start + rows] = wide.argmax(-1)
     return labels
 

@@ -23,6 +23,7 @@ from ctxseg.state import create_state
 SIZE = (32, 48)
 # What a stranger runs: the script of the archive, on arrays in batches of several sizes and on a photograph.
 STRANGER = """
+import contextlib
 import sys
 
 sys.modules["ctxseg"] = None  # importing it raises
@@ -38,6 +39,16 @@ for n in (1, 3):
     results[f"labels{n}"], results[f"probabilities{n}"] = segment(inputs["images"][:n], inputs["regions"][:n])
 np.savez("results.npz", **results)
 run["main"]("segmenter.zip", "photo.png", "labels.png")
+
+
+def seen(images):
+    return images[..., 0] // 86, None
+
+
+run["main"].__globals__["load"] = lambda path: (seen, about | {"size": [40, 70], "superpixels": []})
+with contextlib.redirect_stdout(None):
+    for name in ("int32", "float"):
+        run["main"]("segmenter.zip", name + ".tif", name + ".png")
 assert not any(name.startswith("ctxseg.") for name in sys.modules)
 """
 
@@ -76,6 +87,9 @@ def test_the_archive_runs_without_the_package(tmp_path):
     photo = rng.integers(0, 256, (40, 70, 3), np.uint8)
     np.savez(path.parent / "inputs.npz", images=images, regions=regions)
     Image.fromarray(photo).save(path.parent / "photo.png")
+    grey = photo[..., 0]
+    Image.fromarray(grey.astype(np.int32)).save(path.parent / "int32.tif")
+    Image.fromarray(grey.astype(np.float32) / 255).save(path.parent / "float.tif")
     with zipfile.ZipFile(path) as archive:
         archive.extract("run.py", path.parent)
         about = json.loads(archive.read("classes.json"))
@@ -118,6 +132,8 @@ def test_the_archive_runs_without_the_package(tmp_path):
         assert results[f"labels{n}"].dtype == np.int32
     assert len(np.unique(results["labels3"])) > 1 and expected.std(axis=(0, 1, 2)).max() > 0.01
 
+    for name in ("int32", "float"):
+        np.testing.assert_array_equal(np.asarray(Image.open(path.parent / f"{name}.png")), grey // 86)
     labels = Image.open(path.parent / "labels.png")
     assert (
         labels.mode == "P"
@@ -150,7 +166,7 @@ def test_an_archive_is_replaced_only_if_told(run, tmp_path):
     assert os.listdir(tmp_path) == ["a.zip"]
     assert export.export(config, folder) == folder / "export.zip"
     with zipfile.ZipFile(folder / "export.zip") as archive:
-        assert sorted(archive.namelist()) == ["classes.json", "model.jax", "run.py", "weights.npz"]
+        assert sorted(archive.namelist()) == ["classes.json", "images.py", "model.jax", "run.py", "weights.npz"]
         about = json.loads(archive.read("classes.json"))
         assert about["size"] == [128, 128] and about["superpixels"] == []
         (tmp_path / "run.py").write_bytes(archive.read("run.py"))

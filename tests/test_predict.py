@@ -114,6 +114,7 @@ def test_globs_and_checkpoints(run, tmp_path):
     os.symlink(folder, copied)
     status, out, _ = call(f"--workdir={copied}", f"--input={tmp_path}/x0.png", "--checkpoint=3")
     assert status == 0 and (copied / "predictions" / "x0.png").exists()
+    os.unlink(copied)
     assert len(predict.find(str(tmp_path), tmp_path / "o")) == 3
 
 
@@ -157,6 +158,50 @@ def test_odd_things_in_a_folder(run, tmp_path):
     assert status == 1 and out.startswith("2 of 3") and "a.png: 30000×30000 is more than 250 megapixels" in err
     for name in "de":
         assert Image.open(tmp_path / "o" / f"{name}.png").size == (32, 24)
+
+
+def test_hidden_and_linked_images(tmp_path):
+    """Hidden files and folders are none; linked folders are searched, but not those that they are in."""
+    for name in ("real.png", "elsewhere/a.png", "in/._real.png", "in/.thumbnails/t.png", "in/deep/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture()).save(tmp_path / name)
+    links = {"linked": "elsewhere", "twice": "elsewhere", "deep/again": "in", "deep/up": "."}
+    for name, target in links.items():
+        (tmp_path / "in" / name).symlink_to(tmp_path / target)
+    (tmp_path / "in2").mkdir()
+    (tmp_path / "in2/only").symlink_to(tmp_path / "elsewhere")
+
+    def found(where):
+        return {str(name) for _, name in predict.find(str(tmp_path / where), tmp_path / "o")}
+
+    up = {"deep/up/real.png", "deep/up/elsewhere/a.png", "deep/up/in2/only/a.png"}
+    assert found("in") == {"deep/b.png", "linked/a.png", "twice/a.png"} | up
+    assert found("in2") == {"only/a.png"}
+    assert found("in/**/b.png") == {"deep/b.png"}
+    assert found("in/._*.png") == {"._real.png"}  # asked for
+
+
+def test_every_image_has_results_of_its_own(tmp_path):
+    names = ["x.jpg", "x.png", "x.jpg.tif", "x.jpg.tif.png", "y.png", "a/x.png"]
+    jobs = predict._jobs([(predict.Path(n), predict.Path(n)) for n in names], tmp_path)
+    assert [str(stem.relative_to(tmp_path)) for _, stem in jobs] == [*names[:4], "y", "a/x"]
+
+
+def test_a_fault_of_one_image_is_its_own(run, tmp_path, monkeypatch):
+    for i in range(2):
+        Image.fromarray(picture(i)).save(tmp_path / f"{i}.png")
+    write, calls = predict._write, []
+
+    def fail_first(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise MemoryError("Unable to allocate")
+        write(*arguments)
+
+    monkeypatch.setattr(predict, "_write", fail_first)
+    status, out, err = call(f"--workdir={run[0]}", f"--input={tmp_path}", f"--output={tmp_path}/o")
+    assert status == 1 and out.startswith("1 of 2") and "0.png: MemoryError: Unable to allocate" in err
+    assert (tmp_path / "o/1.png").exists()
 
 
 def test_larger_than_the_network_sees(run, tmp_path):
@@ -215,57 +260,6 @@ def test_bad_command_lines(message, run, tmp_path):
         call(f"--workdir={run[0]}", *arguments)
 
 
-def test_every_kind_of_pixel(tmp_path):
-    """Grey, 16 bits, alpha, palette, CMYK: the RGB that is meant."""
-    image = picture()
-    colour, grey = Image.fromarray(image), Image.fromarray(image[..., 0])
-    shade = np.repeat(image[..., :1], 3, axis=2)
-    alpha = np.zeros((24, 32), np.uint8)
-    alpha[:, 16:] = 255
-    white = np.where(alpha[..., None] > 0, image, 255)
-    cases = {
-        "grey.png": (grey, shade),
-        "two.png": (Image.merge("LA", (grey, Image.fromarray(alpha))), np.where(alpha[..., None] > 0, shade, 255)),
-        "sixteen.png": (Image.fromarray(image[..., 0].astype(np.uint16) * 257), shade),
-        "alpha.png": (Image.merge("RGBA", (*colour.split(), Image.fromarray(alpha))), white),
-        "palette.png": (colour.quantize(12), image),
-        "cmyk.tif": (colour.convert("CMYK"), image),
-        "bits.png": (Image.fromarray(image[..., 0] > 127), np.repeat((image[..., :1] > 127) * 255, 3, axis=2)),
-    }
-    for name, (file, expected) in cases.items():
-        file.save(tmp_path / name)
-        actual, size = predict.read_image(tmp_path / name, 10**6)
-        assert actual.dtype == np.uint8 and size == (24, 32), name
-        np.testing.assert_allclose(actual, expected, atol=1, err_msg=name)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation, tmp_path):
-    """The eight ways that EXIF 2.3 (tag 274) names, undone by NumPy."""
-    image = picture(size=(24, 16))
-    stored = {
-        1: image, 2: image[:, ::-1], 3: image[::-1, ::-1], 4: image[::-1],
-        5: image.swapaxes(0, 1), 6: np.rot90(image), 7: np.rot90(image.swapaxes(0, 1), 2), 8: np.rot90(image, -1),
-    }[orientation]  # fmt: skip
-    exif = Image.Exif()
-    exif[274] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "x.png", exif=exif)
-    actual, size = predict.read_image(tmp_path / "x.png", 10**6)
-    np.testing.assert_array_equal(actual, image)
-    assert size == (24, 16)
-
-
-def test_large_images_are_seen_smaller(tmp_path, monkeypatch):
-    image = picture(size=(48, 80))
-    Image.fromarray(image).save(tmp_path / "x.png")
-    small, size = predict.read_image(tmp_path / "x.png", 48 * 80 // 4)
-    np.testing.assert_array_equal(small, image[::2, ::2])  # blocks of 8: means of 2×2 are their values
-    assert size == (48, 80)
-    monkeypatch.setattr(predict, "LARGEST", 3000)
-    with pytest.raises(ValueError, match="80×48 is more than"):
-        predict.read_image(tmp_path / "x.png", 10**6)
-
-
 def test_labels_at_another_size():
     """In strips, the same as interpolating the probabilities at once."""
     p = np.random.default_rng(0).random((6, 9, 4)).astype(np.float32)
@@ -273,6 +267,12 @@ def test_labels_at_another_size():
     for at_once in (1, 31 * 4 * 5, 10**6):
         np.testing.assert_array_equal(predict.labels_at(p, (17, 31), at_once), expected)
     assert predict.labels_at(p, (6, 9)).tolist() == p.argmax(-1).tolist()
+
+
+def test_labels_of_many_classes():
+    """More than OpenCV resizes at once."""
+    p = np.random.default_rng(0).random((3, 5, 300)).astype(np.float32)
+    np.testing.assert_array_equal(predict.labels_at(p, (7, 11)), bilinear(p, 7, 11).argmax(-1).astype(np.uint8))
 
 
 def test_interrupted_while_writing(tmp_path, monkeypatch):

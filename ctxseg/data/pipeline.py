@@ -3,6 +3,7 @@
 Everything is a function of an index: the same seed gives the same batches, and where an iterator is takes one number.
 """
 
+import io
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import imagecodecs
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ctxseg.data import superpixels
+from ctxseg.data import images, superpixels
 from ctxseg.data.transforms import PADDING, base_size_of, resize
 from ctxseg.errors import UserError
 
@@ -27,7 +28,7 @@ class Source:
 
     def __init__(self, builder, split: str, views: Sequence[superpixels.View] = ()):
         """`builder` is prepared and has the split; `views` are of the super-pixels, (): none."""
-        # OpenCV decodes without the copies that TFDS makes, and regardless of a photograph's EXIF orientation.
+        # OpenCV decodes without the copies that TFDS makes.
         raw = tfds.decode.SkipDecoding()
         self._records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
         self._place = f"{builder.name} {split}"
@@ -68,8 +69,15 @@ class Source:
                 image = None
             if image is not None and image.dtype == np.uint8 and image.shape[2:] == (3,):
                 return image
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # which also knows what else a file may have
-        return self._decode(record["image"], flags, f"image {record['name'].decode()}")
+        what = f"image {record['name'].decode()}"
+        try:
+            with images.open_image(io.BytesIO(record["image"])) as file:
+                plain = images.plain(file)
+            if not plain:  # as earlier versions kept files
+                return images.read(io.BytesIO(record["image"]), turn=False)[0]
+        except Exception as error:  # damaged bytes make Pillow raise all sorts
+            raise self._damaged(what) from error
+        return self._decode(record["image"], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, what)
 
     def _record(self, index):
         if not 0 <= index < len(self):
@@ -88,8 +96,11 @@ class Source:
         except cv2.error:
             array = None
         if array is None:
-            raise UserError(f"{self._place}: {what} cannot be decoded; {self._remedy()}")
+            raise self._damaged(what)
         return array
+
+    def _damaged(self, what):
+        return UserError(f"{self._place}: {what} cannot be decoded; {self._remedy()}")
 
     def _remedy(self):
         return f"delete {self._folder} to prepare it again"

@@ -221,7 +221,8 @@ def test_unusual_files_decode_as_meant(tree, tmp_path):
     source = pipeline.source(data.load("camvid", tmp_path / "cache", tree), "train")
     np.testing.assert_array_equal(source[0]["label"], CLASSES)
     np.testing.assert_array_equal(source[1]["image"], np.repeat(picture("a")[..., :1], 3, axis=2))
-    assert source[2]["image"].shape == (3, 4, 3)
+    assert source[2]["image"].shape == (4, 3, 3)  # upright, and so are its labels
+    np.testing.assert_array_equal(source[2]["label"], np.rot90(CLASSES, -1))
     np.testing.assert_allclose(source[2]["image"][1, 1], (250, 10, 10), atol=6)
 
 

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from ctxseg.data import images
 from ctxseg.data.builders.pairs import Pair, Part, file_of, raise_faults
 from ctxseg.data.parallel import each
 from ctxseg.errors import UserError
@@ -83,24 +83,17 @@ def _fault(pair, read_label, read_image):
 
 
 def _image_size(path):
-    with Image.open(path) as file:
-        file.load()  # of a damaged JPEG or PNG, OpenCV may make up the rest
-        if file.format in ("JPEG", "MPO", "PNG"):
+    with images.open_image(path) as file:
+        if images.plain(file):
+            file.load()  # of a damaged JPEG or PNG, OpenCV may make up the rest
             return file.size
-    try:
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # as training decodes it
-        image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ValueError("OpenCV cannot decode it: save it as PNG or JPEG")
-    return image.shape[1::-1]
+    return images.read(path, turn=False)[0].shape[1::-1]
 
 
 def orientation(path: Path) -> tuple[int, tuple[int, int]]:
     """How an image file is to be turned to be upright, as EXIF has it (1: not at all), and its (width, height) as it is stored."""
-    with Image.open(path) as file:
-        return Image.Image.getexif(file).get(0x0112, 1), file.size  # a PNG's own method decodes it all
+    with images.open_image(path) as file:
+        return images.orientation(file), file.size
 
 
 def _array_size(read):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from ctxseg.data import images
 from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
 from ctxseg.data.builders.pairs import raise_faults
 from ctxseg.errors import UserError
@@ -184,7 +184,7 @@ class LabelReader:
         return label
 
     def _read(self, path):
-        with Image.open(path) as file:
+        with images.open_image(path) as file:
             mode, values, palette = file.mode, np.asarray(file), file.getpalette()
         if mode in ("RGB", "RGBA"):
             values = values[..., :3]

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from ctxseg.data import images
 
 IGNORE = 255
 
@@ -21,7 +22,7 @@ def label_image(dataset: str, ids: Mapping[int, int]) -> Callable[[Path], np.nda
     """
 
     def read(path):
-        with Image.open(path) as file:
+        with images.open_image(path) as file:
             if file.mode not in ("L", "P"):  # P: ids with a palette to show them in colour
                 raise ValueError(f"label has pixels of kind {file.mode}, but must have one channel of 8 bits")
             return map_ids(dataset, np.asarray(file), ids)

@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ctxseg.data import contents, download
+from ctxseg.data import contents, download, images
 from ctxseg.data.builders.checks import check_splits
 from ctxseg.data.builders.pairs import Pair, Part, fingerprint_pairs
 from ctxseg.data.parallel import each
@@ -92,7 +92,9 @@ def pair_examples(
     read_label: Callable[[Path | Part], np.ndarray],
     read_image: Callable[[Part], np.ndarray] | None = None,
 ) -> Iterator[tuple[int, dict]]:
-    """What `_generate_examples` yields of pairs that `check_splits` found good: images as they are, labels as PNGs of class ids.
+    """What `_generate_examples` yields of pairs that `check_splits` found good: labels as PNGs of class ids, images as they are.
+
+    But images that are not `images.plain` become PNGs of what `images.read` gives; so do those that EXIF turns, and their labels with them.
 
     Args:
         label: for the progress bar, as 'camvid train'.
@@ -102,10 +104,22 @@ def pair_examples(
     """
 
     def example(pair):
-        image = encode_png(read_image(pair.image)) if read_image else io.BytesIO(pair.image.read_bytes())
-        return {"image": image, "label": encode_png(read_label(pair.label)), "name": pair.name}
+        image, turn = (encode_png(read_image(pair.image)), 1) if read_image else _encoded(pair.image)
+        label = np.ascontiguousarray(images.upright(read_label(pair.label), turn))
+        return {"image": image, "label": encode_png(label), "name": pair.name}
 
     return enumerate(each(example, pairs, f"write {label}"))
+
+
+def _encoded(path):
+    """An image file as it is kept, and the EXIF orientation that it had."""
+    with images.open_image(path) as file:
+        if file.format == "PNG":
+            file.load()  # its EXIF may be behind its pixels
+        turn, plain = images.orientation(file), images.plain(file)
+    if plain and turn == 1:
+        return io.BytesIO(path.read_bytes()), 1
+    return encode_png(images.read(path)[0]), turn
 
 
 class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
