@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ctxseg import data
-from ctxseg.data import contents, pipeline
+from ctxseg.data import contents, images, pipeline
 from ctxseg.data.builders import folder, folder_labels
 from ctxseg.data.builders.pairs import names_in, require
 from ctxseg.errors import UserError
@@ -332,10 +332,6 @@ WRONG = {
     "train.txt is not UTF-8: save it": lambda r: [(r / f"{s}.txt").write_bytes(b"\xff") for s in ("train", "val")],
     "/images has one image, but both .*: add another, or name": lambda r: [shutil.rmtree(r), write(r, count=1)],
     "/images has a folder for train, but none for val .*: name it val or valid": lambda r: [shutil.rmtree(r), write(r, where="train/{}")],
-    "/images/x.tif: OpenCV cannot decode it: save it as PNG or JPEG": lambda r: [
-        Image.fromarray(LABEL).save(r / "labels/x.png"),
-        Image.fromarray(np.zeros((2, 4), np.float32)).save(r / "images/x.tif"),
-    ],
     "/labels/0.png: label is 2x4, .* is 4x2 with EXIF orientation 6: .* upright .*: save the image upright": lambda r: [
         photos(r, "0", suffix=".jpg", exif=exif(6)),
         Image.fromarray(LABEL.T).save(r / "labels/0.png"),
@@ -492,7 +488,93 @@ def test_images_that_exif_turns(tmp_path, capsys):
         Image.fromarray(np.zeros(shape, np.uint8)).save(root / f"labels/{name}.png")
     load(root, tmp_path)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "EXIF" in line]
-    assert line.startswith("warning: ") and " and 1 more have an EXIF orientation, which is not applied" in line
+    assert (
+        line.startswith("warning: ")
+        and " and 1 more have an EXIF orientation: labels must be of the image as it is stored" in line
+    )
+
+
+def test_images_that_exif_turns_are_kept_upright(tmp_path):
+    """With their labels, which are of the pixels as stored."""
+    root, image = write(tmp_path / "mine", count=2), np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    for i in range(2):
+        Image.fromarray(image).save(root / f"images/{i}.png", exif=exif(6))
+        (root / f"images/{i}.jpg").unlink()
+    (sample,) = pipeline.source(load(root, tmp_path), "val")
+    np.testing.assert_array_equal(sample["image"], np.rot90(image, -1))
+    np.testing.assert_array_equal(sample["label"], np.rot90(LABEL, -1))
+
+
+def test_images_are_what_predictions_see(tmp_path):
+    """What is transparent is not what lies below it; numbers of 32 bits are read."""
+    root = write(tmp_path / "mine", count=2)
+    alpha = np.zeros((2, 4, 4), np.uint8)
+    alpha[:, 2:] = (9, 99, 199, 255)
+    (root / "images/1.jpg").unlink()
+    for suffix, file, expected in (
+        (".png", Image.fromarray(alpha), np.where(alpha[..., 3:] > 0, alpha[..., :3], 255)),
+        (".tif", Image.fromarray(np.full((2, 4), 0.2, np.float32)), np.full((2, 4, 3), 51)),
+    ):
+        file.save(root / f"images/1{suffix}")
+        samples = [s for split in ("train", "val") for s in pipeline.source(load(root, tmp_path), split)]
+        (image,) = [s["image"] for s in samples if s["name"] == "1"]
+        np.testing.assert_array_equal(image, expected)
+        np.testing.assert_array_equal(image, images.read(root / f"images/1{suffix}")[0])
+        (root / f"images/1{suffix}").unlink()
+
+
+def test_exif_that_is_damaged(tmp_path):
+    """It is no fault of a good image; text is no orientation, so that a label of the upright image is named by its size."""
+    root = write(tmp_path / "mine", count=2)
+    photos(root, "0", exif=b"Exif\0\0garbage")
+    (root / "images/0.jpg").unlink()
+    load(root, tmp_path)
+    text = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\x006\0\0\0" + bytes(4)
+    photos(root, "1", suffix=".jpg", exif=text)
+    Image.fromarray(LABEL.T).save(root / "labels/1.png")
+    with pytest.raises(UserError, match="/labels/1.png: label is 2x4, but its image is 4x2$"):
+        load(root, tmp_path)
+
+
+def test_large_images(tmp_path, monkeypatch):
+    """More than Pillow's limit are prepared; more than are read at all are named, images and labels."""
+    root = write(tmp_path / "mine", count=2)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    load(root, tmp_path)
+    Image.fromarray(LABEL[::-1]).save(root / "labels/1.png")
+    monkeypatch.setattr(images, "LARGEST", 7)
+    with pytest.raises(
+        UserError, match="/images/0.jpg: 4×2 is more than 0 megapixels: make it smaller; .*/labels/0.png: 4×2"
+    ):
+        load(root, tmp_path)
+
+
+@pytest.mark.parametrize("where", ["{}", "train/{}"])
+def test_names_that_are_no_utf_8(where, tmp_path):
+    root = write(tmp_path / "mine", count=2, where=where)
+    if "/" in where:
+        write(root, count=1, where="val/{}")
+    name = os.fsdecode(b"stra\xdfe")
+    for kind, suffix in (("images", ".jpg"), ("labels", ".png")):
+        (root / kind / f"{where.format(0)}{suffix}").rename(root / kind / f"{where.format(name)}{suffix}")
+    found = names(load(root, tmp_path))
+    assert where.format(r"stra\xdfe") in found["train"] + found["val"]
+
+
+def test_names_in_two_spellings_of_unicode(tmp_path):
+    root = write(tmp_path / "mine", count=3)
+    (root / "images/0.jpg").rename(root / "images/caf\u00e9.jpg")
+    (root / "labels/0.png").rename(root / "labels/cafe\u0301.png")
+    lists(root, train="cafe\u0301\n1\n", val="2\n")
+    assert names(load(root, tmp_path)) == {"train": ["caf\u00e9", "1"], "val": ["2"]}
+
+
+def test_links_that_lead_back(tmp_path):
+    root = write(tmp_path / "mine", count=2)
+    for kind in ("images", "labels"):
+        (root / kind / "again").symlink_to(root / kind)
+    (root / "images/._0.jpg").write_bytes(b"\0\5\x16\7")
+    assert sorted(sum(names(load(root, tmp_path)).values(), [])) == ["0", "1"]
 
 
 def test_corrected_labels_are_noticed_and_copies_are_not(tmp_path):

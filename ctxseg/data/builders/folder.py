@@ -5,6 +5,9 @@
     classes.txt   a class a line, by id from 0: a name, and for RGB masks (and for pictures) its colour: `road 128 64 128`;
                   or CVAT's labelmap.txt, or Roboflow's _classes.csv
 
+Images are read as `data.images` says; labels are of their pixels as stored, and are turned with a photograph that EXIF turns.
+Hidden files are none; links are followed.
+
 Labels are images of ids or colours (see `folder_labels`). A line `ignore`, or `ignore R G B`, is an id, or a colour, that is no class: it
 counts nowhere. So is id 255, always. A line that begins with `#` says nothing.
 
@@ -17,6 +20,7 @@ import hashlib
 import os
 import re
 import sys
+import unicodedata
 import zlib
 from collections.abc import Callable
 from itertools import combinations
@@ -24,7 +28,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from ctxseg.data import contents
+from ctxseg.data import contents, files
 from ctxseg.data.builders.checks import find_faults, orientation
 from ctxseg.data.builders.folder_labels import UNKNOWN_IDS, LabelReader, read_classes, read_lines
 from ctxseg.data.builders.pairs import Pair, fingerprint_pairs, raise_faults, require
@@ -124,7 +128,9 @@ def _turned(splits):
     if not found:
         return []
     more = f" and {len(found) - 1} more have" if len(found) > 1 else " has"
-    return [f"{found[0]}{more} an EXIF orientation, which is not applied: labels must be of the image as it is stored"]
+    return [
+        f"{found[0]}{more} an EXIF orientation: labels must be of the image as it is stored, and are turned with it"
+    ]
 
 
 def list_pairs(manual_dir: Path) -> tuple[dict[str, list[Pair]], list[str]]:
@@ -167,28 +173,32 @@ def list_pairs(manual_dir: Path) -> tuple[dict[str, list[Pair]], list[str]]:
     lossy = sorted(str(labels[stem]) for stem in used if labels[stem].suffix.lower() not in LOSSLESS)
     if lossy:
         raise UserError(f"{lossy[0]}: labels cannot be {Path(lossy[0]).suffix}, which changes values: save them as PNG")
-    pairs = {split: [Pair(s, images[s], labels[s]) for s in stems] for split, stems in splits.items()}
+    pairs = {split: [Pair(_text(s), images[s], labels[s]) for s in stems] for split, stems in splits.items()}
     return pairs, notes
 
 
 def _by_stem(root):
-    """{path below `root` without suffix: file}. UserError if two files share one; OSError if a folder cannot be read."""
-
-    def fail(error):  # os.walk passes over it
-        raise error
-
+    """{path below `root` without suffix, in NFC: file}. UserError if two files share one; OSError if a folder cannot be read."""
     found = {}
-    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
-            if path.suffix.lower() in SUFFIXES:
-                stem = path.relative_to(root).with_suffix("").as_posix()
-                if stem in found:
-                    raise UserError(
-                        f"config.data.manual_dir: {found[stem]} and {path} have the same name but for the suffix"
-                    )
-                found[stem] = path
+    for path in files.below(root):
+        if path.suffix.lower() in SUFFIXES:
+            stem = _nfc(path.relative_to(root).with_suffix("").as_posix())
+            if stem in found:
+                raise UserError(
+                    f"config.data.manual_dir: {found[stem]} and {path} have the same name but for the suffix"
+                )
+            found[stem] = path
     return found
+
+
+def _nfc(name):
+    """A name with é as one character, as some systems write it, and not as the two that others do."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _text(name):
+    """A name whose bytes may be no UTF-8, as text that is."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _without_ending(labels, images):
@@ -246,6 +256,7 @@ def _read_list(path, known, faults):
     if not lines:
         faults.append(f"{path} lists no images")
     for number, name in lines:
+        name = _nfc(name)
         stem = str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name
         if stem not in known:
             faults.append(f"{path} line {number}: there is no image {name!r} below {path.parent / 'images'}")
@@ -299,7 +310,7 @@ def _by_name(manual_dir, stems):
             f"config.data.manual_dir: {manual_dir / 'images'} has one image, but both train and val want one: add another, "
             "or name this one in train.txt and in val.txt"
         )
-    hashes = {stem: zlib.crc32(stem.encode()) for stem in stems}
+    hashes = {stem: zlib.crc32(os.fsencode(stem)) for stem in stems}
     val = {stem for stem in stems if hashes[stem] % 5 == 0}
     if len(val) in (0, len(stems)):
         val = {min(stems, key=hashes.get)}
