@@ -434,14 +434,17 @@ def main(argv: list[str]) -> None:
     from ctxseg import complexity, evaluate, export, pictures, predict, prepare, report, show, train, workdir
 
     interrupts.unwind()
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of every checkpoint without a score
+    logging.set_verbosity(
+        logging.FATAL
+    )  # Orbax warns of every checkpoint without a score, and what it logs as an error it raises, too
     if mode in ("train", "evaluate"):
         with workdir.hold(folder, make=mode == "train"):
             scores = train.train(config, folder) if mode == "train" else evaluate.evaluate(config, folder, checkpoint)
+            page = None
             try:
-                print(report.write_report(folders, _usual))
-            finally:
-                evaluate.print_scores(scores)
+                page = report.write_report(folders, _usual)
+            finally:  # the scores in any case
+                evaluate.print_scores(scores, page)
     elif mode == "crf":
         evaluate.search_crf(config, folder, checkpoint)
     elif mode == "predict":

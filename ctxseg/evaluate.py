@@ -167,12 +167,14 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
     return scores
 
 
-def print_scores(scores: dict) -> None:
-    """Prints what `finish` returns, the line of the result last; of several hosts, the first does."""
+def print_scores(scores: dict, page=None) -> None:
+    """Prints what `finish` returns, before the last line the path of the report, if there is one. Of several hosts, the first does."""
     if devices.process()[0]:
         return
     for group, iou in scores["group_iou"].items():
         print(f"{group:12} mIoU {_number(iou)}")
+    if page:
+        print(page)
     print(
         f"mIoU {_number(scores['mIoU'])}  pixel accuracy {_number(scores['pixel_accuracy'])}"
         f"  mean accuracy {_number(scores['mean_accuracy'])}",

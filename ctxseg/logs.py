@@ -42,8 +42,12 @@ class MetricsLog:
                 null, which JSON has; TensorBoard gets neither.
         """
         step, values = int(step), _plain(values)
-        with open(self._path, "a") as f:
-            f.write(json.dumps({"step": step, "kind": kind} | values, allow_nan=False) + "\n")
+        try:
+            with open(self._path, "a") as f:
+                f.write(json.dumps({"step": step, "kind": kind} | values, allow_nan=False) + "\n")
+        except OSError as e:
+            e.filename = str(self._path)  # which a full disk does not say
+            raise
         if self._events is None:
             self._events = self._open_events()
         scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(kind, values)]
@@ -123,8 +127,9 @@ def write_bytes(path, content: bytes) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except OSError as e:
         temporary.unlink(missing_ok=True)
+        e.filename = e.filename or str(path)  # which a full disk does not say
         raise
 
 

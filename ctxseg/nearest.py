@@ -44,7 +44,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     A section that has a `name` goes by that as well ("config.model.backbone"). None if none is near: a wrong suggestion is worse.
     """
     *sections, last = (SYNONYMS.get(word, word) for word in name.replace("-", "_").lower().split("."))
-    best, found = (0.0,), None
+    best, found = (False,), None
     for candidate in names:
         *above, word = candidate.split(".")
         inside = max((_like(a, b) for a in sections[-1:] for b in above), default=0.0)
@@ -52,7 +52,8 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
         if word == "name":  # of many things: which one, the section says
             likeness = max(likeness if inside >= NEAR else 0.0, _like(last, above[-1]))
         if likeness >= (NEAR if inside >= NEAR or not sections or not above else FAR):
-            order = likeness == 1, 2 * likeness + inside + _like(".".join(sections), ".".join(above)), "train" in above
+            agree = inside if inside >= NEAR else 0.0
+            order = likeness == 1, likeness + agree, "train" in above, _like(".".join(sections), ".".join(above))
             if order > best:
                 best, found = order, candidate
     return found

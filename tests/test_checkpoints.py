@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import defaults
-from ctxseg import schedules
+from ctxseg import checkpoints, logs, schedules
 from ctxseg.checkpoints import Checkpoints
 from ctxseg.errors import UserError
 from ctxseg.state import TrainState
@@ -114,3 +114,36 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(tmp_path):
     os.rename(tmp_path / "2", tmp_path.parent / "damaged")
     with Checkpoints(tmp_path) as saved:
         assert_equal(saved.restore(random_state())[0], random_state(1))
+
+
+def test_the_last_checkpoint_can_be_the_best(tmp_path):
+    """It is saved before it is evaluated, so its score is in metrics.jsonl alone."""
+    log = logs.MetricsLog(tmp_path)
+    with Checkpoints(str(tmp_path / "checkpoints")) as saved:
+        assert checkpoints._best(tmp_path, saved) is None
+        for step, metrics in ((1, {"mIoU": 0.5}), (2, None)):
+            saved.save(step, random_state(step), {}, metrics)
+        log.write(1, "eval", {"mIoU": 0.5})
+        log.write(2, "train", {"loss": 1.0})
+        assert checkpoints._best(tmp_path, saved) == 1
+        log.write(2, "eval", {"mIoU": 0.75})
+        log.write(3, "eval", {"mIoU": 0.9})  # of which there is no checkpoint
+        assert checkpoints._best(tmp_path, saved) == 2
+
+
+def test_a_full_disk_is_said_in_a_line(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device\n[…]")
+
+    message = (
+        "^a checkpoint cannot be written to .*/checkpoints: the disk is full; when that is mended, the same command"
+    )
+    with pytest.raises(UserError, match=message) as error:
+        with Checkpoints(str(tmp_path / "checkpoints")) as saved:
+            saved.save(1, random_state(1), {})
+            monkeypatch.setattr(saved._manager, "save", fail)
+            saved.save(2, random_state(2), {})
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=message), Checkpoints(str(tmp_path / "checkpoints")) as saved:
+        assert saved.latest_step() == 1
+        monkeypatch.setattr(saved._manager, "wait_until_finished", fail)

@@ -1,6 +1,7 @@
 """The command line, from flags to results: what it does, and what it says to bad input."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -18,7 +19,7 @@ import pytest
 
 import main
 from configs import fcn
-from ctxseg import devices, logs, train
+from ctxseg import devices, logs, train, workdir
 from ctxseg.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +106,65 @@ BAD_COMMAND_LINES = {
     "no numbers": ([FCN, "--config.data.crop=('a', 'b')"], "crop is ('a', 'b'), but must be like (128, 128)"),
     "no whole numbers": ([FCN, "--config.data.crop=(64, 0.5)"], "config.data.crop is (64, 0.5), but must be like"),
 }  # fmt: skip
+
+
+# What was given, and which flag is suggested; None: none.
+SUGGESTIONS = {
+    "config.optimizer.lr": "config.optimizer.learning_rate",
+    "lr": "config.optimizer.learning_rate",
+    "train.steps": "config.train.steps",
+    "config.train.max_steps": "config.train.steps",
+    "config.data.batch_size": "config.train.batch_size",
+    "config.model.learning_rate": "config.optimizer.learning_rate",
+    "config.model.backbone": "config.model.backbone.name",
+    "config.backbone.name": "config.model.backbone.name",
+    "ckpt": "checkpoint",
+    "config.loss.class_weights": None,
+    "config.model.pretrained": None,
+    "config.optimizer.name": None,
+    "config.data.path": None,
+    "gpu": None,
+}
+
+
+@pytest.mark.parametrize("given", SUGGESTIONS)
+def test_what_is_near_is_suggested_and_nothing_else(given):
+    near = SUGGESTIONS[given]
+    for mode in ("train", "sweep") if not given.startswith("config.") else ("train",):
+        with pytest.raises(UserError) as error:
+            call(FCN, f"--mode={mode}", f"--{given}=1")
+        assert str(error.value) == f"there is no --{given}" + (f": did you mean --{near}?" if near else "")
+
+
+def test_no_file_is_suggested_for_one_that_is_not_near():
+    with pytest.raises(UserError, match="configs/unrelated.py is not a file$"):
+        parse("--config=configs/unrelated.py")
+
+
+def test_flags_are_for_the_modes_that_read_them():
+    """Each flag is refused by every mode but its own; what a mode reads of them, `main` looks at."""
+    given = {
+        "images": "1", "input": "x", "output": "x", "probabilities": "true", "checkpoint": "best", "size": "8,8",
+        "overwrite": "true", "seeds": "2", "rows": "0", "row": "0", "sweep": "seed=1", "jobs": "1", "dry_run": "true",
+    }  # fmt: skip
+    common = {"mode", "workdir", "debug", "help", "config"}
+    assert given.keys() == set(main.define_flags(["main.py"], main.base_config(["main.py", FCN]))) - common
+    read = {
+        "pictures": {"images"}, "predict": {"input", "output", "probabilities", "checkpoint", "overwrite"},
+        "export": {"output", "checkpoint", "size", "overwrite"}, "evaluate": {"checkpoint"}, "crf": {"checkpoint"},
+        "sweep": {"seeds", "rows", "row", "sweep", "jobs", "dry_run"},
+    }  # fmt: skip
+    for mode in main.MODES:
+        for name in given.keys() - read.get(mode, set()):
+            with pytest.raises(UserError, match=f"^--{name} is not read by --mode={mode}, but by "):
+                (main.run_sweep if mode == "sweep" else main.read_flags)(
+                    ["main.py", FCN, f"--mode={mode}", f"--{name}={given[name]}"]
+                )
+        if mode != "sweep":
+            extra = {"predict": {"input"}}.get(mode, set())
+            for name in read.get(mode, set()):
+                flags = [f"--{n}={given[n]}" for n in {name} | extra]
+                assert main.read_flags(["main.py", FCN, f"--mode={mode}", *flags]).mode == mode
 
 
 @pytest.mark.parametrize("fault", BAD_COMMAND_LINES)
@@ -225,7 +285,7 @@ def test_bad_values_are_found_before_the_training(change, tiny, compiled, tmp_pa
     with pytest.raises(UserError, match=f"^{BAD_VALUES[change]}") as error:
         call("--config=configs/zigzag.py:camvid", *replace(tiny, f"--config.{change}"), f"--workdir={tmp_path}/run")
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "run" / "config.json").exists(), "the folder must stay free for the corrected command"
+    assert not (tmp_path / "run").exists(), "the folder must stay free for the corrected command"
 
 
 def test_frozen_layers_are_said_to_be_random(tiny, tmp_path, monkeypatch, capsys):
@@ -257,8 +317,13 @@ def test_bad_data_folders(tiny, tmp_path):
 
 def test_show_trains_nothing(tmp_path):
     out = call(FCN, "--mode=show", "--config.model.backbone.width=4", f"--workdir={tmp_path}/run")
-    assert "config.model.backbone.width = 4\n" in out and "logits (1, 16, 16, 11) for an image (1, 128, 128, 3)" in out
+    assert "config.model.backbone.width = 4\n" in out and "config.model.backbone.stem" not in out
+    assert "logits (1, 16, 16, 11) for an image (1, 128, 128, 3)" in out
     assert not (tmp_path / "run").exists()
+    out = call("--config=configs/zigzag.py", "--mode=show")
+    for field, value in {"combine": "product", "region_context": "rce", "subdivisions": "[3, 5, 7]"}.items():
+        assert f"config.model.context.{field} = {value}\n" in out, "the module's own default"
+    assert "config.model.context.dilations" not in out and "complexity" not in out
     with pytest.raises(UserError, match="^config.data.crop is .0, 32., but must be"):
         call(FCN, "--mode=show", "--config.data.crop=(0, 32)")
     with pytest.raises(UserError, match="^config.data.superpixels is -1, but must be 0"):
@@ -376,6 +441,31 @@ def test_a_folder_of_another_run_is_refused(finished, tiny, compiled):
             "config.seed is 1 here and 0 there; choose another --workdir"
         )
     assert files == {path: path.read_bytes() for path in folder.glob("*.json*")}
+
+
+def test_a_misspelt_choice_is_named_before_another_run_is(finished, tiny, compiled):
+    for mode in ("train", "evaluate"):
+        changes = replace(tiny, "--config.model.context.name=zigzug", "--config.seed=1")
+        with pytest.raises(UserError, match="^config.model.context.name is 'zigzug', but it can be "):
+            call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={finished[0]}")
+
+
+def test_one_process_at_a_time(copied, tiny, compiled):
+    command = [f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={copied}"]
+    with workdir.hold(str(copied), make=False):
+        for mode in ("train", "evaluate"):
+            with pytest.raises(UserError, match=f"^another process is at work in {copied}: wait for it, or choose"):
+                call(*command, f"--mode={mode}")
+        assert call(*command, "--mode=report") == f"{copied}/report.html\n"
+
+
+def test_a_full_disk_is_one_line():
+    full = OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl")
+    assert main._said(full) == (
+        "error: run/metrics.jsonl: No space left on device: make room, and the same command continues"
+    )
+    with pytest.raises(OSError, match="Is a directory"):  # a fault of the program shows where it is
+        main._said(OSError(errno.EISDIR, "Is a directory"))
 
 
 def test_a_checkpoint_of_another_model_is_refused(copied, tiny, compiled):

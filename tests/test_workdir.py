@@ -1,3 +1,4 @@
+import fcntl
 import json
 
 import pytest
@@ -132,3 +133,35 @@ def test_folders_that_cannot_be_used(tmp_path):
         workdir.check_same(file / "config.json", config)
     with pytest.raises(UserError, match="nowhere/config.json is missing: --workdir is not the folder of a run"):
         workdir.check_same(tmp_path / "nowhere" / "config.json", config)
+
+
+def test_a_folder_is_held_by_one_process(tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "a"
+    with workdir.hold(str(folder), make=True):
+        with pytest.raises(UserError, match=f"^another process is at work in {folder}: wait for it, or choose"):
+            with workdir.hold(str(folder), make=True):
+                pass
+    assert not (tmp_path / "runs").exists(), "nothing was written"
+    with workdir.hold(str(folder), make=False):
+        assert not folder.exists()
+
+    with workdir.hold(str(folder), make=True):
+        (folder / "config.json").touch()
+    assert (folder / "config.json").exists()
+    with open(folder / ".lock", "w") as lock:  # as a sweep's, which the process of its run inherits
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setenv(workdir.LOCK, str(lock.fileno()))
+        with workdir.hold(str(folder), make=True):
+            pass
+        monkeypatch.delenv(workdir.LOCK)
+        with pytest.raises(UserError, match="^another process"), workdir.hold(str(folder), make=True):
+            pass
+    with workdir.hold(str(folder), make=True):
+        pass
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="^--workdir=.*/file/run cannot be used: Not a directory$"):
+        with workdir.hold(f"{tmp_path}/file/run", make=True):
+            pass
