@@ -304,6 +304,7 @@ def test_bad_data_folders(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, message in {
         "nowhere": "nowhere does not exist; camvid wants",
+        "emty": "emty does not exist; did you mean .*/empty?",
         "empty": "empty is empty; camvid",
     }.items():
         for mode in ("train", "prepare"):

@@ -5,6 +5,7 @@ says which `manual_dir` it is of, and when it was last prepared from there.
 """
 
 import contextlib
+import difflib
 import errno
 import fcntl
 import hashlib
@@ -28,6 +29,7 @@ from google.protobuf.json_format import ParseError
 from ctxseg.data import contents, download
 from ctxseg.errors import UserError
 from ctxseg.logs import write_json
+from ctxseg.nearest import NEAR
 
 SHARD = 1000  # records of a file
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
@@ -272,7 +274,10 @@ def _download(builder_cls, data_dir, wished):
 def _check_manual_dir(builder_cls, manual_dir):
     wanted = f"{builder_cls.name} wants {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
     if not manual_dir.exists():
-        raise UserError(f"config.data.manual_dir: {manual_dir} does not exist; {wanted}")
+        beside = [path.name for path in manual_dir.parent.glob("*/")]
+        near = difflib.get_close_matches(manual_dir.name, beside, 1, NEAR)
+        hint = f"did you mean {manual_dir.parent / near[0]}?" if near else wanted
+        raise UserError(f"config.data.manual_dir: {manual_dir} does not exist; {hint}")
     if not manual_dir.is_dir():
         raise UserError(f"config.data.manual_dir: {manual_dir} is not a folder; {wanted}")
     names = sorted(path.name for path in manual_dir.iterdir())
