@@ -136,12 +136,14 @@ def read_config(folder: str, config: ConfigDict) -> ConfigDict:
 
 
 def read_dataset(folder: str) -> dict | None:
-    """What data the run in `folder` is of, see `provenance.describe`; None if it is older than that is kept.
+    """What data the run in `folder` is of, see `provenance.describe`; None if it is older than that is kept, or there is none.
 
     Raises:
         UserError: its config.json cannot be read, or is damaged there.
     """
     path = os.path.join(folder, "config.json")
+    if not os.path.exists(path):
+        return None
     found = _read(path).get("dataset")
     strings, lists = ("name", "fingerprint"), ("class_names", "palette")
     whole = isinstance(found, dict) and found.keys() >= {*strings, *lists, "folder", "groups"}
