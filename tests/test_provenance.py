@@ -64,11 +64,11 @@ def test_a_run_says_what_its_data_are(place):
 
 
 def test_other_data_are_refused_and_moved_ones_are_not(place, run, tmp_path):
-    (place, settings), scores = place, call("--mode=evaluate", f"--workdir={run}")
+    (place, settings), scores = place, call("--mode=evaluate", f"--workdir={run}").splitlines()[-1]
     moved = shutil.copytree(place / "mine", tmp_path / "moved")
     for mode in ("train", "evaluate"):
         command = [FCN, *settings, f"--mode={mode}", f"--workdir={run}"]
-        assert call(*command, f"--config.data.manual_dir={moved}").splitlines()[-1] == scores.strip()
+        assert call(*command, f"--config.data.manual_dir={moved}").splitlines()[-1] == scores
         with pytest.raises(UserError) as error:
             call(*command, f"--config.data.manual_dir={place}/other")
         remedy = "choose another --workdir" if mode == "train" else "--config.eval.data=folder evaluates on it, if .*"
