@@ -235,3 +235,12 @@ def test_switches_change_what_they_name():
     no_fusion = parameter_names(stages=3, fusion=False)
     assert no_fusion == {k: v for k, v in no_exchange.items() if not k.startswith("fuse_out")}
     assert not any("fuse" in name for name in no_fusion)
+
+
+def test_strided_convolutions_end_beside_a_size_that_halving_misses():
+    """34 rows become 18 by Caffe's poolings, and 17 by a convolution."""
+    module = ZigZag(channels=CHANNELS, stages=1, bring="strided", readout="up", region_context="none")
+    features = inputs([(6, 34), (4, 18)])
+    (y, _), variables = jax.eval_shape(module.init_with_output, jax.random.PRNGKey(0), features)
+    assert y.shape == (*features["res2"].shape[:3], CHANNELS)
+    assert [name for name in variables["params"]["stage1"] if name.startswith("bring")] == ["bring1to2_1"]

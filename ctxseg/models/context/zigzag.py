@@ -96,11 +96,11 @@ class Stage(nn.Module):
         return 2 * nn.sigmoid(r) if self.context_norm == "gate" else r
 
     def bring_down(self, r, size, name):
-        """R at the resolution `size` of a coarser level."""
+        """R at the resolution `size` of a coarser level, which halving may miss by one (Caffe's poolings): the rest is interpolated."""
         if self.bring == "average":
             return area_resize(r, size)
         step = 1
-        while self.bring == "strided" and r.shape[1:3] != size:
+        while self.bring == "strided" and any(n > m for n, m in zip(r.shape[1:3], size, strict=True)):
             halved = self.conv(r.shape[-1], 3, stride=2, norm=self.norm, relu=False, name=f"{name}_{step}")
             r, step = halved(r if step == 1 else relu(r), self.train), step + 1
         return resize(r, size)
