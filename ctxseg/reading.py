@@ -46,7 +46,12 @@ def conditions(config, mode: str, unread: Set[str]):
         ),
         (["loss.auxiliary"], scores, "more scores than the classifier's: config.model.context.name=ocr, or a memory"),
         (["loss.heads", "model.auxiliary.channels", "model.auxiliary.dropout"], heads, "config.model.auxiliary.levels"),
-        (["model.memory.consistency_norm"], config.loss.memory > 0, "config.loss.memory above 0"),
+        (  # the classifier normalises in its hidden convolution alone
+            ["model.memory.consistency_norm"],
+            config.loss.memory > 0 and config.model.classifier.hidden > 0,
+            "config.loss.memory and config.model.classifier.hidden above 0",
+        ),
+        (["data.rotate_share"], config.data.rotate > 0, "config.data.rotate above 0"),
         (["loss.memory"], memory != "none", "a memory: config.model.memory.name"),
         (["loss.scales"], merge != "none", "several scales: config.model.scales.merge"),
         (

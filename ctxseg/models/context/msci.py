@@ -224,7 +224,7 @@ class MSCI(nn.Module):
     dtype: Any = jnp.float32
 
     READ_WHEN: ClassVar[dict] = {
-        "reset_states": ("cell_states", (True,)),
+        "reset_states": ("cell_states", (True,), "phases", ("all",)),
         "region_shape": ("superpixels", (True,)),
         "region_pool": ("superpixels", (True,)),
         "regions": ("superpixels", (True,)),
