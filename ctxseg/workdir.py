@@ -22,7 +22,7 @@ FREE = (
     "eval.", "complexity.",
 )  # fmt: skip
 
-# Fields that are no more: the value at which a run is as without them, and what says the same now.
+# Fields of the training that are no more: the value at which a run continues as without them, and what says the same now.
 GONE = {
     "optimizer.new_layer_factor": (1.0, "train it anew with config.optimizer.rates"),
 }
@@ -111,6 +111,14 @@ def check(workdir: str, config: ConfigDict) -> None:
         raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
     if os.path.exists(path):
         check_same(path, config)
+        saved = _load(path)
+        for field, (neutral, remedy) in GONE.items():
+            section, _, name = field.rpartition(".")
+            value = saved[section].get(name, neutral)
+            if value != neutral:
+                raise UserError(
+                    f"{path} has config.{field}={value}, which training does not know any more: {remedy}; the run can still be evaluated"
+                )
 
 
 def claim(workdir: str, config: ConfigDict, dataset: dict | None = None) -> None:
@@ -166,8 +174,8 @@ def _update(config, saved, path, prefix=""):
             raise UserError(f"{path} is damaged: {prefix}{key} cannot be {json.dumps(value)}") from e
 
 
-def _read(path):
-    """The object that config.json holds, without the fields of `GONE`. UserError if one of them has changed what was learned."""
+def _load(path):
+    """The object that config.json holds."""
     try:
         with open(path) as f:
             saved = json.load(f)
@@ -179,18 +187,30 @@ def _read(path):
         raise UserError(f"{path} cannot be read: {e.strerror}") from e
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}): choose another --workdir, or remove this one") from e
-    for field, (neutral, remedy) in GONE.items():
+    return saved
+
+
+def _read(path):
+    """What config.json says, in the words of now, without the fields of `GONE`. UserError if it is of a network that is no more."""
+    saved = _load(path)
+    for field in GONE:
         section, _, name = field.rpartition(".")
-        value = saved[section].pop(name, neutral) if isinstance(saved.get(section), dict) else neutral
-        if value != neutral:
-            raise UserError(f"{path} has config.{field}={value}, a field that there is no more: {remedy}")
-    return _as_of_now(saved)
+        if isinstance(saved.get(section), dict):
+            saved[section].pop(name, None)
+    return _as_of_now(saved, path)
 
 
-def _as_of_now(saved):
+def _as_of_now(saved, path):
     """`saved` with what older runs say in other words."""
     model = saved.get("model")
     backbone = model.get("backbone") if isinstance(model, dict) else None
+    if isinstance(backbone, dict) and "auxiliary" not in model and backbone.get("name") in ("resnet18", "resnet34"):
+        # Its weights would load, and its labels would be others. Runs since then have the section `auxiliary`.
+        if backbone.get("output_stride") != 32:
+            raise UserError(
+                f"{path} is of a {backbone['name']} whose second convolutions had another dilation (config.model.backbone.output_stride="
+                f"{backbone.get('output_stride')}), which was a fault: train it anew"
+            )
     if isinstance(backbone, dict) and backbone.get("name") == "vgg16" and "layout" not in backbone:
         # Before there were layouts, every VGG-16 had the poolings of the H-ReNet paper, and a 1×1 conv7 unless it was told otherwise.
         backbone |= {"layout": "hrenet", "conv7_kernel": backbone.get("conv7_kernel") or 1}

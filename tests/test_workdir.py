@@ -77,15 +77,30 @@ def test_a_run_from_before_rates_by_name_goes_on_if_it_had_one_rate(run):
     for factor in (1.0, 10.0):
         saved["optimizer"]["new_layer_factor"] = factor
         (run / "config.json").write_text(json.dumps(saved))
+        assert workdir.read_config(run, defaults.get_config()) == fcn.get_config()  # which is enough to evaluate it
         if factor == 1:
             workdir.check(run, fcn.get_config())
-            assert workdir.read_config(run, defaults.get_config()) == fcn.get_config()
             continue
-        for read in (workdir.check, workdir.read_config):
-            with pytest.raises(
-                UserError, match="config.json has config.optimizer.new_layer_factor=10.0, .*optimizer.rates$"
-            ):
-                read(run, fcn.get_config())
+        with pytest.raises(
+            UserError, match="config.json has config.optimizer.new_layer_factor=10.0, .*optimizer.rates"
+        ):
+            workdir.check(run, fcn.get_config())
+
+
+@pytest.mark.parametrize("stride, refused", [(32, False), (8, True)])
+def test_a_dilated_resnet18_from_before_is_refused(run, stride, refused):
+    """Its weights fit, but the second convolutions of dilated stages had another dilation."""
+    saved = json.loads((run / "config.json").read_text())
+    saved["model"]["backbone"] |= {"name": "resnet18", "output_stride": stride}
+    for auxiliary in (saved["model"]["auxiliary"], None):
+        saved["model"].pop("auxiliary", None)
+        saved["model"] |= {"auxiliary": auxiliary} if auxiliary else {}
+        (run / "config.json").write_text(json.dumps(saved))
+        if refused and not auxiliary:
+            with pytest.raises(UserError, match="output_stride=8.*train it anew"):
+                workdir.read_config(run, fcn.get_config())
+        else:
+            assert workdir.read_config(run, fcn.get_config()).model.backbone.output_stride == stride
 
 
 @pytest.mark.parametrize("kernel", [None, 1, 3])
