@@ -114,7 +114,7 @@ def check(workdir: str, config: ConfigDict) -> None:
         saved = _load(path)
         for field, (neutral, remedy) in GONE.items():
             section, _, name = field.rpartition(".")
-            value = saved[section].get(name, neutral)
+            value = saved[section].get(name, neutral) if isinstance(saved.get(section), dict) else neutral
             if value != neutral:
                 raise UserError(
                     f"{path} has config.{field}={value}, which training does not know any more: {remedy}; the run can still be evaluated"

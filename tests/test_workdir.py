@@ -85,6 +85,9 @@ def test_a_run_from_before_rates_by_name_goes_on_if_it_had_one_rate(run):
             UserError, match="config.json has config.optimizer.new_layer_factor=10.0, .*optimizer.rates"
         ):
             workdir.check(run, fcn.get_config())
+    del saved["optimizer"]
+    (run / "config.json").write_text(json.dumps(saved))
+    workdir.check(run, fcn.get_config())  # what it does not say is as it is now
 
 
 @pytest.mark.parametrize("stride, refused", [(32, False), (8, True)])

@@ -86,7 +86,7 @@ def grid_regions(shape: tuple[int, int, int], count: int):
     return extent.clear(ids[..., None], -1)[..., 0]
 
 
-def window_mean(x):
+def mean_around(x):
     """The mean of the positions around each, 3×3 of them and fewer at the border: `[B,h,w,C]` → the same shape."""
 
     def sums(x):
@@ -142,7 +142,7 @@ class Direction(nn.Module):
             gates = gates + spread(self.sum(r) + self.around(m), target_cells).astype(gates.dtype)
         else:
             r = resize(source, target.shape[1:3])
-            gates = gates + self.sum(r) + self.around(window_mean(r))
+            gates = gates + self.sum(r) + self.around(mean_around(r))
         i, f, o, g = jnp.split(gates, 4, axis=-1)
         kept = nn.sigmoid(f) * c if self.cell_states else 0
         c = kept + nn.sigmoid(i) * jnp.tanh(g)
