@@ -89,10 +89,11 @@ class Norm(nn.Module):
             return _normalize(x, mean.value, lax.rsqrt(var.value + EPSILON), scale, bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name  # `init` runs outside `pmap`
         if not self.is_initializing() and x.shape[:3] == (1, 1, 1) and (not axis_name or lax.axis_size(axis_name) == 1):
+            sections = [section for section in ("context", "connections") if section in self.path]
             raise UserError(
                 f"config.train.batch_size is 1, but {'/'.join(self.path)} normalises a map of one position by its batch, which makes all "
                 "values 0: let it be 2 or more"
-                + (", or config.model.context.norm none" if "context" in self.path else "")
+                + "".join(f", or config.model.{section}.norm none" for section in sections)
             )
         y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():

@@ -143,6 +143,36 @@ def test_connections_come_before_another_context():
     assert "project4" not in context and len(variables["params"]["connections"]) == 7
 
 
+# Of connections and a context on a backbone: their fields, the image's sides (None: 32, without regions), and what is wrong.
+FAULTS = [
+    ({"levels": ("res2", "res9")}, {}, 32, r"connections\.levels has 'res9', but there is pixels, res2, res3, res4, res5"),
+    ({"levels": ("res2", "res5")}, {}, 32, r"connections\.levels: msci upsamples by 2"),
+    ({}, {"levels": ("res4", "res5")}, 32, r"context\.levels has 'res5', but there is res2, res3, res4(?!,)"),
+    ({}, {}, None, r"connections\.superpixels needs super-pixels: set config\.data\.superpixels"),
+    ({}, {}, 8, r"connections\.norm none(?!,)"),  # batch norm of one position
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("connections, context, side, message", FAULTS)
+def test_what_is_wrong_with_the_connections_is_said_of_them(connections, context, side, message):
+    """And not of the context that reads their maps."""
+    config = defaults.get_config().model
+    config.backbone.update({"width": 4, "output_stride": 32})
+    config.frozen = ("backbone",)  # whose batch norm would refuse a single position before the connections'
+    config.connections.update({"name": "msci", "channels": 2, "stages": 1, "regions": COUNT} | connections)
+    config.context.update({"name": "encoder_decoder", "channels": 3} | context)
+    model = create_model(config, 3)
+    size = (1, side or 32, side or 32)
+    regions = None if side is None else jnp.zeros(size, int)
+
+    def step(rng):
+        variables = model.init(rng, jnp.zeros((*size, 3)), regions)
+        return model.apply(variables, jnp.zeros((*size, 3)), regions, train=True, mutable=["batch_stats"])
+
+    with pytest.raises(UserError, match=rf"^(config\.train\.batch_size is 1.*)?config\.model\.{message}"):
+        jax.eval_shape(step, jax.random.PRNGKey(0))
+
+
 def test_no_matrix_of_cells_by_regions():
     """Nothing that the forward pass makes is as large as cells × regions."""
     regions, size = 500, 64

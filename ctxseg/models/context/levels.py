@@ -1,20 +1,21 @@
-"""Which of the backbone's maps a context module reads."""
+"""Which of the backbone's maps, or of those that connections make of them, a context module reads."""
 
 from ctxseg.errors import UserError
 
 
-def select(features: dict, levels: tuple[str, ...], count: int) -> tuple:
+def select(features: dict, levels: tuple[str, ...], count: int, section: str = "context") -> tuple:
     """The maps of `features` that `levels` names, finest first; if it names none, the last `count` that there are.
 
     Args:
         features: {name: map `[B,h,w,C]`}, finest first.
         levels: the field of the context module.
         count: how many maps the module reads by default.
+        section: of `config.model` that has the field.
 
     Raises:
         UserError: no map of that name.
     """
     for name in levels:
         if name not in features:
-            raise UserError(f"config.model.context.levels has {name!r}, but the backbone gives {', '.join(features)}")
+            raise UserError(f"config.model.{section}.levels has {name!r}, but there is {', '.join(features)}")
     return tuple(features[name] for name in levels or list(features)[-count:])

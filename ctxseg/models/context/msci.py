@@ -31,7 +31,7 @@ def cell_regions(regions, size: tuple[int, int]):
     """The region at the centre of each cell's receptive field: `regions` `[B,H,W]` → int32 `[B,*size]`.
 
     Stacks of padded 3×3 convolutions and poolings of stride 2 centre cell i of a map of stride s, a power of two, on pixel i·s. (The
-    2×2 poolings of `vgg16` centre it (s − 1)/2 pixels further, which is not taken into account.)
+    2×2 poolings of `vgg16` with `layout=hrenet` centre it (s − 1)/2 pixels further, which is not taken into account.)
     """
     for axis, n in enumerate(size, 1):
         length = regions.shape[axis]
@@ -53,7 +53,6 @@ def adjacency(regions, count: int):
         r = jnp.where((r >= 0) & (r < count), r, count)
         touch = jnp.eye(count, dtype=jnp.float32)
         for a, b in ((r[:-1], r[1:]), (r[:, :-1], r[:, 1:])):
-            a, b = a.reshape(-1), b.reshape(-1)
             touch = touch.at[a, b].set(1, mode="drop").at[b, a].set(1, mode="drop")
         return touch
 
@@ -104,8 +103,8 @@ class Direction(nn.Module):
 
     Attributes:
         channels: C.
-        superpixels: R and M of regions. Else, "the context of a local regular window" (§6.1): R is the other level's map at the same
-            place, interpolated, and M its mean over 3×3 positions.
+        superpixels: R and M of regions. Else, "context from a local regular window" (§6, "Ablation Study of MSCI"): R is the other
+            level's map at the same place, interpolated, and M its mean over 3×3 positions.
         cell_states: whether c is kept from stage to stage; else it is 0 before each.
         region_pool: `sum` or `mean`, over a region's cells and over the regions around.
         dtype: of the computation.
@@ -251,10 +250,11 @@ class MSCI(nn.Module):
         Raises:
             UserError: no regions, but super-pixels; or a level that is not as large as the next finer one, or half of it.
         """
+        section = "connections" if self.name == "connections" else "context"  # of the config
         names = self.levels or tuple(features)[-4:]
         maps = [
             self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(f, train)
-            for i, f in enumerate(select(features, self.levels, 4))
+            for i, f in enumerate(select(features, self.levels, 4, section))
         ]
         cells = [None] * len(maps)
         touch = None
@@ -264,7 +264,7 @@ class MSCI(nn.Module):
                 regions = grid_regions(image.shape[:3], self.regions)
             if regions is None:
                 raise UserError(
-                    "config.model.context.superpixels needs super-pixels: set config.data.superpixels, 1000 for photographs"
+                    f"config.model.{section}.superpixels needs super-pixels: set config.data.superpixels, 1000 for photographs"
                 )
             cells = [cell_regions(regions, f.shape[1:3]) for f in maps]
             touch = adjacency(regions, self.regions)
@@ -274,7 +274,7 @@ class MSCI(nn.Module):
             halved = tuple(-(-n // 2) for n in fine.shape[1:3])
             if coarse.shape[1:3] not in (fine.shape[1:3], halved):
                 raise UserError(
-                    f"config.model.context.levels: msci upsamples by 2, so a map of {fine.shape[1:3]} cannot be followed by one "
+                    f"config.model.{section}.levels: msci upsamples by 2, so a map of {fine.shape[1:3]} cannot be followed by one "
                     f"of {coarse.shape[1:3]}"
                 )
             pair = Pair(
