@@ -1,8 +1,9 @@
 """Which fields of a config are read. An override of one that nothing reads is an error; what a config file says of it is dropped.
 
 What a module reads, the module says: the fields of its dataclass, and in its class attribute `READ_WHEN` those that it reads only
-under some values of others, {field: (other, its values)}; of several others, (other, its values, another, its values). `conditions`
-has what belongs to no module. All other fields are always read, if only by the modes that they are for.
+under some values of others, {field: (other, its values)}; of several others, (other, its values, another, its values); a list of these
+where any one of them will do. The values are a tuple, or a `range` without end. `conditions` has what belongs to no module. All other
+fields are always read, if only by the modes that they are for.
 """
 
 import dataclasses
@@ -132,12 +133,15 @@ def fields(module) -> dict:
     return {} if module is None else {field.name: field.default for field in dataclasses.fields(_class(module))}
 
 
-def when(module, field: str) -> dict:
-    """{other field: its values} under all of which a module reads `field`, and the others in turn; {}: always."""
-    condition = getattr(_class(module), "READ_WHEN", {}).get(field, ())
-    found = dict(zip(condition[::2], condition[1::2], strict=True))
-    for other in tuple(found):
-        found |= when(module, other)
+def when(module, field: str) -> list[dict]:
+    """Each {other field: its values} under all of which a module reads `field`, and the others in turn; [{}]: always."""
+    conditions = getattr(_class(module), "READ_WHEN", {}).get(field, ())
+    found = []
+    for condition in conditions if isinstance(conditions, list) else [conditions]:
+        ways = [dict(zip(condition[::2], condition[1::2], strict=True))]
+        for other in condition[::2]:
+            ways = [way | of_other for way in ways for of_other in when(module, other)]
+        found += ways
     return found
 
 
@@ -158,16 +162,24 @@ def _reads(module, field, section):
     """Whether a module reads `field` when its section is so."""
     has = fields(module)
     given = {name: has.get(name) if value is None else value for name, value in section.items()}
-    return field in has and all(given[other] in values for other, values in when(module, field).items())
+    return field in has and any(
+        all(given[other] in values for other, values in way.items()) for way in when(module, field)
+    )
 
 
 def _readers(modules, chooser, field):
     """Which of `modules` have a field, and under which condition."""
     always, sometimes = [], []
     for name, module in modules.items():
-        condition = when(module, field)
-        if field in fields(module) and name in condition.pop(chooser, [name]):
-            wanted = ", ".join(f"{other}={' or '.join(map(str, values))}" for other, values in condition.items())
+        ways = [way for way in when(module, field) if name in way.pop(chooser, [name])]
+        if field in fields(module) and ways:
+            wanted = ", or with ".join(
+                ", ".join(f"{other}={_values(values)}" for other, values in way.items()) for way in ways
+            )
             (sometimes if wanted else always).append(f"{name} with {wanted}" if wanted else name)
     have = f"{', '.join(always or sometimes)} {'has' if len(always or sometimes) == 1 else 'have'} it"
     return ", and ".join([have, *sometimes]) if always else have
+
+
+def _values(values):
+    return f"{values[0]} or more" if isinstance(values, range) else " or ".join(map(str, values))

@@ -1,7 +1,9 @@
 """Overrides that nothing reads: each is an error, wherever it is given; and what the modules say of their fields is so."""
 
 import dataclasses
+import itertools
 import re
+import sys
 import typing
 from functools import cache, partial
 
@@ -37,6 +39,11 @@ CASES = {
     "that of two values": (
         "zigzag", "model.context.exchange=True", "model.context.stages=3", "msci has it, and zigzag with exchange=True, fusion=True",
     ),
+    "that of one or another": (
+        "zigzag", "model.context.exchange=True", "model.context.bring=average",
+        "zigzag with readout=up, fusion=True, or with stages=2 or more, exchange=True, fusion=True has it",
+    ),
+    "that of one pass": ("zigzag", "model.context.fusion=True", "model.context.exchange=True", "zigzag with fusion=True has it"),
     "a switch's": ("encoder_decoder", "model.context.aspp=True", "model.context.dilations=(2,)",
                    "aspp, deeplabv3plus have it, and zigzag with region_context=aspp, and encoder_decoder with aspp=True"),
     "a backbone's": ("fcn", "model.backbone.name=resnet34", "model.backbone.stem=conv3",
@@ -70,6 +77,7 @@ CASES = {
 AGAINST = {
     "model.context.region_context=rce": "model.context.region_context=gcn",
     "model.context.exchange=True": "model.context.exchange=False",
+    "model.context.fusion=True": "model.context.fusion=False",
     "model.scales.head_layers=2": "model.scales.head_layers=1",
     "optimizer.schedule=poly": "optimizer.schedule=constant",
     "model.memory.first=clustering": "model.memory.first=mean",
@@ -204,13 +212,17 @@ def test_conditions_name_fields_and_values_that_there_are():
         hints, own = typing.get_type_hints(cls), {f.name for f in dataclasses.fields(cls)}
         for field in getattr(cls, "READ_WHEN", {}):
             assert field in own, (cls, field)
-            for other, values in reading.when(module, field).items():
-                kind = hints[other]
-                possible = (True, False) if kind is bool else typing.get_args(kind)
-                assert other in own and values and set(values) < set(possible), (cls, field, other)
+            for other, values in (pair for way in reading.when(module, field) for pair in way.items()):
+                assert other in own and set(values[:99]) < possible(hints[other]), (cls, field, other)
+                assert values and (isinstance(values, tuple) or (values[0] > 1 and values.stop == sys.maxsize))
     config = defaults.get_config()
     names = [name for names, _, _ in reading.conditions(config, "train", set()) for name in names]
     assert len(set(names)) == len(names) and set(names) <= set(main._fields(config))
+
+
+def possible(kind):
+    """What a field of a type may be; of a number, the first few."""
+    return {bool: {True, False}, int: set(range(1, 200))}.get(kind) or set(typing.get_args(kind))
 
 
 # A module, small, and of each field in its `READ_WHEN` another value than this.
@@ -219,7 +231,7 @@ SMALL = {
         {"levels": ("a", "b", "c"), "channels": 2, "stages": 2, "subdivisions": (2,), "norm": "none", "context_norm": "none"},
         {
             "stages": 1, "subdivisions": (3,), "region_pool": "sum", "combine": "sum", "fuse_kernel": 1, "dilations": (2,),
-            "fuse_order": "norm_relu_conv", "readout": "up", "bring": "average",
+            "fuse_order": "norm_relu_conv", "readout": "up", "bring": "average", "exchange": False,
         },
     ),
     "msci": (
@@ -234,7 +246,8 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_conditions_are_those_of_the_code(name):
-    """A module's operations depend on a field where it is said to be read, and not where one of its conditions fails."""
+    """A module's operations depend on a field where it is said to be read, and nowhere else: under all combinations of its conditions,
+    each met and failed."""
     given, others = SMALL[name]
     module = CONTEXTS.get(name, MultiScale)
     assert others.keys() == module.READ_WHEN.keys()
@@ -255,12 +268,18 @@ def test_the_conditions_are_those_of_the_code(name):
         traced = jax.make_jaxpr(network.init_with_output)(jax.random.key(0), *inputs)
         return re.sub("0x[0-9a-f]+", "", str(traced)), str(traced.consts)
 
+    hints = typing.get_type_hints(module)
     for field, other in others.items():
-        condition, change = reading.when(module, field), {(field, other)}
-        met = {(of, values[0]) for of, values in condition.items()}
-        assert operations(met) != operations(met | change), field
-        for of, values in condition.items():
-            kind = typing.get_type_hints(module)[of]
-            failed = next(v for v in ((False, True) if kind is bool else typing.get_args(kind)) if v not in values)
-            against = {pair for pair in met if pair[0] != of} | {(of, failed)}
-            assert operations(against) == operations(against | change), (field, of)
+        ways, change = reading.when(module, field), {(field, other)}
+        tried = {}  # of each field that it depends on, a value that meets a condition, and one that fails it
+        for of, values in (pair for way in ways for pair in way.items()):
+            failing = min(possible(hints[of]) - set(values[:99]), key=str)
+            tried.setdefault(of, set()).update({values[0], failing})
+        found = set()
+        for chosen in itertools.product(*tried.values()):
+            section = dict(zip(tried, chosen, strict=True))
+            read = any(all(section[of] in values for of, values in way.items()) for way in ways)
+            pairs = set(section.items())
+            assert (operations(pairs) != operations(pairs | change)) == read, (field, section)
+            found.add(read)
+        assert found == {True, False}, field

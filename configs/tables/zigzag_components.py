@@ -5,7 +5,9 @@ from ctxseg.tables import Row, Table
 
 def get_table(dataset: str = "voc2012") -> Table:
     def row(name, paper, *parts):
-        switches = {f"model.context.{part}": part in parts for part in ("exchange", "fusion", "dense")}
+        # Without fusion there is one pass, whatever `exchange` says.
+        read = ("exchange", "fusion", "dense") if "fusion" in parts else ("fusion", "dense")
+        switches = {f"model.context.{part}": part in parts for part in read}
         if not parts:  # the encoder-decoder: neither region context nor gate
             switches |= {"model.context.region_context": "none", "model.context.context_norm": "none"}
         return Row(name, "zigzag", switches, (paper,))

@@ -9,6 +9,7 @@
 Every symbol has its own weights at every stage, level and direction ("we omit the notations d, u and t", §3).
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Literal
@@ -189,9 +190,11 @@ class ZigZag(nn.Module):
         "subdivisions": ("region_context", ("rce",)),
         "region_pool": ("region_context", ("rce",)),
         "dilations": ("region_context", ("aspp",)),
-        "stages": ("exchange", (True,), "fusion", (True,)),
+        "exchange": ("fusion", (True,)),
+        "stages": ("exchange", (True,)),
         "combine": ("dense", (True,)),
-        "bring": ("fusion", (True,)),
+        # A last bottom-up pass of which level 1 alone is read brings nothing down.
+        "bring": [("readout", ("up",)), ("stages", range(2, sys.maxsize))],
         "fuse_kernel": ("fusion", (True,)),
         "fuse_order": ("fusion", (True,)),
         "readout": ("fusion", (True,)),
