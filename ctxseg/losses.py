@@ -33,7 +33,7 @@ def total(output, labels, config, seen=None, axis_name: str | None = None):
     """The training loss: cross entropy of the scores, and of what else the segmenter gives, each with its weight.
 
     - `scale/S` (Attention to Scale, §3.3): a scale's own scores against labels at their resolution, `config.scales`.
-    - `memory` (MCIBI, §3.4): mean_k CE(H2(M[k]), k) over the classes that the memory has seen, `config.memory`.
+    - `memory` (MCIBI, §3.5): mean_k CE(H2(M[k]), k) over the classes that the memory has seen, `config.memory`.
     - `head/LEVEL`: an auxiliary head's scores (PSPNet, §4), `config.heads`.
     - any other auxiliary scores, `config.auxiliary`.
 

@@ -54,7 +54,7 @@ class Segmenter(nn.Module):
         context: (maps, regions, train) → map `[B,h,w,C]`, {name: auxiliary logits}; its `levels` names the maps that it reads.
         num_classes: K.
         connections: its `intertwine`, (maps, regions, train, phases) → {name: map}, exchanges the maps' context before `context` reads
-            them (MSCI, §6.2: other contexts on top of its bidirectional connections); None leaves the stage out.
+            them (MSCI, Table 2: other contexts on top of its bidirectional connections); None leaves the stage out.
         memory: (the context's last level, the context's map or None, train) → what the classifier reads, auxiliary logits, the pixels it
             learns from and its bank `[K,C]`; None leaves the stage out.
         auxiliary: (the backbone's maps, train) → {name: auxiliary logits}; None without such heads.

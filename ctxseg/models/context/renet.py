@@ -98,7 +98,7 @@ class ReNetLayer(nn.Module):
             x = x.swapaxes(1, 2)
         b, length, lines, inputs = x.shape
         d = self.units
-        # All parameters are uniform at first (001, §4.2), but where an IRNN starts from the identity and no biases.
+        # All parameters are uniform at first (H-ReNet, §4.2), but where an IRNN starts from the identity and no biases.
         recurrent_init, bias_init = _uniform, _uniform
         if self.cell == "irnn":
             recurrent_init, bias_init = _identities, nn.initializers.zeros
@@ -130,7 +130,7 @@ class ReNetLayer(nn.Module):
 
 
 def l2_normalise(x, scale: float):
-    """Every image's map over its Euclidean norm, times `scale`: `[B,h,w,C]` → the same shape (001, multi-layer feature combination)."""
+    """Every image's map over its Euclidean norm, times `scale`: `[B,h,w,C]` → the same shape (H-ReNet, §4.2)."""
     norm = jnp.sqrt(jnp.sum(jnp.square(extent.clear(x).astype(jnp.float32)), axis=(1, 2, 3), keepdims=True))
     return (x / jnp.maximum(norm, 1e-12) * scale).astype(x.dtype)
 
