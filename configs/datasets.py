@@ -172,7 +172,8 @@ def coco_stuff10k(config):
 
 
 def dilated_resnet50(config):
-    """The backbone and the classifier of what the MCIBI paper compares with (Tables 1 and 5): ResNet-50, stride 8, stem of the published weights.
+    """The backbone and the classifier of what the MCIBI paper compares with (Tables 1 and 5): ResNet-50, stride 8, the stem
+    of the published weights.
 
     The auxiliary head on res4 is the published runs', of MCIBI and of what it is compared with.
     """

@@ -3,25 +3,29 @@
 import jax
 import jax.numpy as jnp
 
-from ctxseg import data, reading, schedules
+from ctxseg import data, reading, schedules, train
 from ctxseg.models import create_model
-from ctxseg.train import check_numbers, create_augmentation
 
 
 def show(config) -> None:
     """Prints every field that is read, with the value that takes effect, and the model's parts with their parameters.
 
     Prepares no data and trains nothing.
+
+    Raises:
+        UserError: what a training would refuse at its start, but for what it takes the data to know.
     """
-    check_numbers(config)
-    create_augmentation(config.data)  # for its checks
-    model = create_model(config.model, len(data.metadata(config.data)["class_names"]))
+    class_names = data.metadata(config.data)["class_names"]
+    train.check_fields(config, class_names)
+    if config.train.batch_size == 1:
+        train.check_network(config, class_names)
+    model = create_model(config.model, len(class_names))
     for name, value in reading.effective(config).items():
         print(f"config.{name} = {value}")
     images, regions = jnp.zeros((1, *config.data.crop, 3), jnp.uint8), jnp.zeros((1, *config.data.crop), jnp.int32)
     output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images, regions), jax.random.PRNGKey(0))
-    schedules.frozen_mask(variables["params"], tuple(config.model.frozen))  # for its check
-    schedules.rate_factors(variables["params"], schedules.parse_rates(config.optimizer.rates))  # the same
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    jax.eval_shape(optimizer.init, variables["params"])  # for its checks of parameters' names
     print()
     for part, tree in variables["params"].items():
         for name, leaves in tree.items() if part != "classifier" else [("", tree)]:

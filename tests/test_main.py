@@ -331,6 +331,26 @@ def test_show_trains_nothing(tmp_path):
         call("--config=configs/msci.py", "--mode=show", "--config.data.superpixels=-1")
 
 
+# What training refuses at its start, of each part of it.
+REFUSED = {
+    "data.hue=0.7": "config.data.hue is 0.7, but must lie in 0..0.5",
+    "eval.scales=(1.0, 0.0)": r"config.eval.scales is \(1.0, 0.0\), but must be one or more factors above 0",
+    "eval.window=(32,)": r"config.eval.window is \(32,\), but must be a height and a width",
+    "eval.shapes=padded": "config.eval.shapes is 'padded', but it can be buckets, exact",
+    "eval.crf.iterations=-1": "config.eval.crf.iterations is -1, but must be ",
+    "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam', but there is .*backbone/stem",
+    "optimizer.rates=backbone/stam=2": "config.optimizer.rates has 'backbone/stam', but there is .*",
+    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5, but must be",
+    "train.batch_size=1": "config.train.batch_size is 1, but context/pool1/norm normalises a map of one position",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_show_refuses_what_training_would(change):
+    with pytest.raises(UserError, match=f"^{REFUSED[change]}"):
+        call("--config=configs/pspnet.py", "--mode=show", "--config.model.backbone.width=4", f"--config.{change}")
+
+
 # What follows trains.
 
 
