@@ -78,7 +78,7 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
     runs, known, used, idle = {}, {}, set(), {}
     for seed, (f, fold) in itertools.product(range(seeds if table.mode == "train" else 1), enumerate(table.folds)):
         for (r, row), (c, column) in itertools.product(enumerate(table.rows), enumerate(table.columns)):
-            if row.system is None:
+            if row.system is None or not column.runs:
                 continue
             overrides = dict(column.overrides) | dict(row.overrides) | dict(fold)
             if table.mode == "train":

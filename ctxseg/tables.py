@@ -27,12 +27,14 @@ class Column(NamedTuple):
         score: one of `SCORES`, or `IoU of CLASS`, a class of the data set.
         overrides: {field: value} of the config, where columns are runs of their own; a row's come after them.
         dataset: where columns are of different data sets; None for the row's.
+        runs: whether there are figures of ours; not of a split whose labels a test server keeps.
     """
 
     title: str = "mIoU"
     score: str = "mIoU"
     overrides: Mapping[str, Any] = {}
     dataset: str | None = None
+    runs: bool = True
 
 
 class Row(NamedTuple):
@@ -40,7 +42,8 @@ class Row(NamedTuple):
 
     Attributes:
         name: as the table shows it.
-        system: its config file's name; None for what there is no code or no truth for: only the paper's figures are shown.
+        system: its config file's name; None where there is no code, where a test server keeps the labels, or where the paper starts from
+            weights that others of its rows do not: only the paper's figures are shown, and the table's note says what comes nearest.
         overrides: {field: value} of the system's config.
         paper: the paper's figure in each column: a number, a text, or None.
         dataset: where rows are of different data sets; None for the table's.
@@ -225,6 +228,8 @@ def number(value, sign="", like=None):
 
 def setting(made: dict) -> str:
     """What the figures are of."""
+    if not made["seeds"]:
+        return "the paper's figures alone"
     dataset = "the paper's data sets" if made["dataset"] == "papers" else made["dataset"]
     return f"here on {dataset}, {made['seeds']} seed{'s' * (made['seeds'] != 1)}"
 

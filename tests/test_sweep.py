@@ -2,8 +2,10 @@
 
 import csv
 import importlib
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -220,13 +222,55 @@ def test_the_papers_tables_of_classes():
     assert persons().rows[-1].paper == (70.14, 72.72) and persons("scenes").columns[0].score == "IoU of long wall"
 
 
+# Of the papers' tables, what shows their figures alone: rows and columns, or all.
+PAPERS_ALONE = {
+    "attention_voc_coco": ...,  # from COCO
+    "attention_voc_test": ...,  # test images, and from COCO
+    "hrenet_voc_test": ...,  # the same
+    "msci_state_of_the_art": {"VOC 2012 test"},
+    "zigzag_state_of_the_art": {"VOC 2012 test"},
+    "zigzag_instances": ...,  # no detectors yet
+    "mcibi_backbones": {f"DeepLabV3 + MCIBI, {name}" for name in ("ResNeSt-101", "HRNetV2-W48", "ViT-L/16")} | {"Cityscapes"},
+}  # fmt: skip
+COMMAND = r"--config=\S+(?: --config\.\S+)*"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_cannot_be_had_here_is_the_papers_figure_alone(name):
+    """Rows and columns from COCO or of a test server, on any data; and a note says what comes nearest, which can be run."""
+    get_table, alone = importlib.import_module(f"configs.tables.{name}").get_table, PAPERS_ALONE.get(name, set())
+    table = get_table()
+    runs = {(r, c) for r, c, *_ in plan(table, "x")}
+    for (r, row), (c, column) in itertools.product(enumerate(table.rows), enumerate(table.columns)):
+        names = {row.name, column.title}
+        assert ((r, c) not in runs) == (alone is ... or bool(names & alone)), names
+        assert alone is ... or names & alone or not re.search(r"\btest\b|COCO\b(?!-Stuff)", f"{names}"), names
+    if alone is ...:
+        assert not plan(get_table("scenes"), "x")
+        assert f"{table.source}**; the paper's figures alone\n" in tables.markdown(sweep.tabulate(table, {}, {}))
+    assert bool(alone) == bool(re.search("figures? alone", table.note))
+    nearest = [command.split() for command in re.findall(COMMAND, table.note)]
+    assert bool(nearest) == (bool(alone) and name != "zigzag_instances")
+    for first, *rest in nearest:
+        path, dataset = first.removeprefix("--config=").split(":")
+        if path.startswith("configs/tables/"):
+            other = importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_table(dataset)
+            assert len({r for r, *_ in plan(other, "x")}) == len(other.rows) and not rest
+        else:
+            main.parse(["main.py", first, *rest])
+
+
 def test_random_scaling_is_of_the_row_attention_plus_alone():
     """Attention to Scale, §4.2: "randomly scaling input images (from 0.6 to 1.4)"."""
-    for name in ("attention_voc_test", "attention_voc_imagenet", "attention_design"):
+    note = importlib.import_module("configs.tables.attention_voc_test").get_table().note
+    _, crf, plus = (command.split() for command in re.findall(COMMAND, note))
+    crf, plus = (main.parse(["main.py", *arguments]).config for arguments in (crf, plus))
+    assert (crf.data.scale_range, plus.data.scale_range) == ((1.0, 1.0), (0.6, 1.4))
+    assert crf.eval.crf.iterations == plus.eval.crf.iterations == 10 and plus.model.scales.merge == "attention"
+    for name in ("attention_voc_imagenet", "attention_design"):
         table = importlib.import_module(f"configs.tables.{name}").get_table()
         for (r, *_), run in plan(table, "x").items():
-            plus = table.rows[r].name.startswith("Attention+")
-            assert run.config.data.scale_range == ((0.6, 1.4) if plus else (1.0, 1.0)), table.rows[r].name
+            assert run.config.data.scale_range == (1.0, 1.0), table.rows[r].name
             if run.config.model.scales.merge != "none":
                 assert len(run.config.model.scales.scales) in (2, 3, 4) and run.config.data.name == table.dataset
     assert table.dataset == "pascal_person_part"

@@ -23,7 +23,6 @@ def merges(
     baseline: float,
     paper: dict,
     msc: float | None,
-    note: str = "",
     score: str = "mIoU",
 ) -> Table:
     """The table that the paper has of each of its data sets.
@@ -35,7 +34,6 @@ def merges(
         baseline: figure of DeepLab-LargeFOV, which has nothing to supervise besides: one run for both columns.
         paper: {"MERGE over SCALES": (without, with extra supervision)}.
         msc: figure of DeepLab-MSc-LargeFOV, or None.
-        note: see `Table`.
         score: see `Column`.
     """
     rows = [Row("DeepLab-LargeFOV", "largefov", {}, (baseline, baseline))]
@@ -49,4 +47,4 @@ def merges(
         Column("without extra supervision", score, overrides={"loss.scales": 0.0}),
         Column("with extra supervision", score, overrides={"loss.scales": 1.0}),
     ]
-    return Table(name, source, dataset, rows, columns, note=note)
+    return Table(name, source, dataset, rows, columns)
