@@ -2,9 +2,11 @@
 
 python benchmarks/costs.py [hrenet] [dca] [attention] [--rounds=5]
 
-- `hrenet`: H-ReNet against its baseline FCN, testing one image of 375×500 (paper, Table 6: 0.24 s against 0.21 s, 1.14).
-- `dca`: MCIBI's dataset-level context aggregation against ASPP, forward, on a map [1,128,128,2048] (paper, Table 3: 0.47 by time).
-- `attention`: a training step of DeepLab-LargeFOV with attention over scales {1, 0.5} against one without, on one 321×321 crop.
+- `hrenet`: H-ReNet, on three levels, against its baseline FCN, testing one image of 375×500 (paper, Table 6: 0.24 s against 0.21 s, 1.14).
+- `dca`: MCIBI's dataset-level context aggregation, without H1, against ASPP, forward, on a map [1,128,128,2048] (paper, Table 3: 0.47 by
+  time).
+- `attention`: a training step of DeepLab-LargeFOV with attention over scales {1, 0.5} and extra supervision against one without, on one
+  321×321 crop.
 
 The ratio is the median of the ratios of adjacent pairs.
 """
