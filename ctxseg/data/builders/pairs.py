@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctxseg.data import contents
-from ctxseg.errors import UserError
+from ctxseg.errors import UserError, printable
 
 FAULTS_NAMED = 5  # in an error message; if there are more, one, and stderr has all
 
@@ -138,7 +138,7 @@ def raise_faults(dataset: str, faults: Sequence[str], total: int, remedy: str = 
     if len(faults) == 1:
         raise UserError(faults[0] + remedy)
     if len(faults) > FAULTS_NAMED:
-        print(f"all {len(faults)} faults:", *_alike(faults), sep="\n  ", file=sys.stderr, flush=True)
+        print(f"all {len(faults)} faults:", *map(printable, _alike(faults)), sep="\n  ", file=sys.stderr, flush=True)
         named = f"{faults[0]}; and {len(faults) - 1} more, above"
     else:
         named = "; ".join(faults)
