@@ -4,10 +4,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ctxseg.data import images
 
 IGNORE = 255
+
+
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # formats that change values; of WebP and JPEG 2000, most files
+
+
+def open_label(path: Path) -> Image.Image:
+    """`images.open_image` of a label. ValueError: what the file holds is not what was saved, or is not read whole."""
+    file = images.open_image(path)
+    stored = file.format
+    if stored == "TIFF" and "jpeg" in str(file.info.get("compression")):
+        stored = "JPEG"
+    form = str(file.tile[0].args) if file.tile else ""
+    if stored in LOSSY:
+        wrong = f"label is stored as {stored}, which changes values: save it as PNG"
+    elif ";16" in form and not file.mode.startswith("I"):  # of which Pillow reads the upper 8
+        wrong = "label has 16 bits in each of several channels: save it with 8, or ids in one channel"
+    else:
+        return file
+    file.close()
+    raise ValueError(wrong)
 
 
 def label_image(dataset: str, ids: Mapping[int, int]) -> Callable[[Path], np.ndarray]:
@@ -22,7 +43,7 @@ def label_image(dataset: str, ids: Mapping[int, int]) -> Callable[[Path], np.nda
     """
 
     def read(path):
-        with images.open_image(path) as file:
+        with open_label(path) as file:
             if file.mode not in ("L", "P"):  # P: ids with a palette to show them in colour
                 raise ValueError(f"label has pixels of kind {file.mode}, but must have one channel of 8 bits")
             return map_ids(dataset, np.asarray(file), ids)
