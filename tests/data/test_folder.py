@@ -226,6 +226,8 @@ CLASSES = {  # classes.txt, [(name, colour)]; without colours, these are not com
     b"name r g b\na 1 2 3\nb 4 5 6\n": [("a", (1, 2, 3)), ("b", (4, 5, 6))],
     b"red\ngreen\nblue\n": [("red", None), ("green", None), ("blue", None)],
     b"lane\n2 lanes\n": [("lane", None), ("2 lanes", None)],
+    b'"name","r","g","b"\n"sea, blue","1","2","3"\nsky,4,5,6\n': [("sea, blue", (1, 2, 3)), ("sky", (4, 5, 6))],
+    b"road #804080\nsky: #0000fF\n": [("road", (128, 64, 128)), ("sky", (0, 0, 255))],
     b"void\n1: road\n": [("void", None), ("road", None)],
 }
 

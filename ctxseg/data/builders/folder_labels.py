@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctxseg.data import images
-from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
+from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids, open_label
 from ctxseg.data.builders.pairs import raise_faults
 from ctxseg.errors import UserError
 
@@ -67,14 +66,20 @@ def read_classes(path: Path) -> Classes:
             faults.append(f"{path} line {number}: {name!r} is there twice")
         if colour in colours:
             faults.append(f"{path} line {number}: {name!r} has the colour of another class, {colour}")
-        target = IGNORE if name.lower() == "ignore" else len(names)
+        if not any(c.isalnum() for c in name):
+            faults.append(f"{path} line {number}: {name!r} is no class: a name has letters or digits")
+        no_colour = not colour and NUMBERS.fullmatch(name)
+        if no_colour:
+            faults.append(f"{path} line {number}: {name!r} ends in no colour: red, green and blue are 0 to 255")
+        ignored = name.lower() == "ignore"
+        target = IGNORE if ignored else len(names)
         ids[len(ids)] = target
         if colour:
             colours[colour] = target
-        if target != IGNORE:
+        if not ignored:
             names.append(name)
             palette.append(colour or bit_palette(1, len(ids))[0])
-            if not colour:
+            if not colour and not no_colour:
                 without.append((number, name))
     # 'ignore' needs none: it may be an id alone, and a colour that no line has is an error where a label has it.
     if colours:
@@ -104,7 +109,7 @@ def _without_heading(path, lines):
     lines = [line for line in lines if line[1][0] != "#"]
     number, text = lines[0] if lines else (0, "")
     words = re.sub(r"[_\"-]+", " ", text.lower())
-    columns = [" ".join(column.split()) for column in re.split(r"[,:;\t]", words)]
+    columns = [" ".join(column.split()) for column in re.split(r"[,:;\t]", words) if column.strip()]
     if len(columns) == 1 and columns[0] in ONE_COLUMN:
         raise UserError(f"{path} line {number}: {text!r} looks like a heading: remove it, or call that class otherwise")
     if len(columns) == 1:
@@ -113,14 +118,27 @@ def _without_heading(path, lines):
 
 
 def _entry(number, line):
-    """(number, name, colour or None) of a line: `road`, `road 128 64 128`, `road,128,64,128`, `road: 128, 64, 128`, `road:128,64,128::`."""
+    """(number, name, colour or None) of a line.
+
+    `road`, `road 128 64 128`, `road,128,64,128`, `road: 128, 64, 128`, `road:128,64,128::`, `road #804080`, `"road","128","64","128"`.
+    """
+    line = re.sub(r'"([^"]*)"', r"\1", line)
+    found = re.fullmatch(r"(.*[^\s,;:])[\s,;:]+#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", line)
+    if found:
+        return number, found[1], tuple(int(x, 16) for x in found.groups()[1:])
     found = re.fullmatch(r"(.*[^\s,;:]):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*", line)  # CVAT's
     if found and found[2] is None:
         return number, found[1], None
     found = found or re.fullmatch(r"(.*[^\s,;:])[\s,;:]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)", line)
-    return (number, found[1], tuple(map(int, found.groups()[1:]))) if found else (number, line, None)
+    return (number, found[1], tuple(map(_int, found.groups()[1:]))) if found else (number, line, None)
 
 
+def _int(digits):
+    """A number, of which more digits than any id or colour has do not matter: Python refuses thousands."""
+    return int(digits[:9])
+
+
+NUMBERS = re.compile(r".*[^\s,;:](?:[\s,;:]+[-+]?\d*\.?\d+){3}")  # three at the end, as of a colour
 ID_FIRST = re.compile(r"(?P<id>\d+)(?P<mark>[\s,;:.)]+)(?P<name>\S.*)")
 ID_LAST = re.compile(r"(?P<name>.*[^\s,;:])(?P<mark>\s*[,;:\t]\s*)(?P<id>\d+)")  # not behind a space: `type 1`
 
@@ -136,7 +154,7 @@ def _without_ids(path, entries):
 
 def _checked_ids(path, entries, found):
     first, name = entries[0][:2]
-    ids = [int(match["id"]) for match in found if match]
+    ids = [_int(match["id"]) for match in found if match]
     stripped = [match["name"] if match else name for match in found]
     by_space = any(match["mark"].isspace() for match in found if match)
     if not found[0]:
@@ -184,7 +202,7 @@ class LabelReader:
         return label
 
     def _read(self, path):
-        with images.open_image(path) as file:
+        with open_label(path) as file:
             mode, values, palette = file.mode, np.asarray(file), file.getpalette()
         if mode in ("RGB", "RGBA"):
             values = values[..., :3]
