@@ -219,7 +219,9 @@ def _lists(manual_dir):
     found = {}
     for path in sorted(manual_dir.iterdir()):
         split = SPLIT_OF.get(path.stem.lower())
-        if split and path.suffix.lower() == ".txt" and path.is_file():
+        if split and path.suffix.lower() == ".txt":
+            if not path.is_file():  # a folder, or a link to nothing: without it, splits would be others, unsaid
+                raise UserError(f"config.data.manual_dir: {path} is not a file: make it a list of images, or remove it")
             found.setdefault(split, []).append(path)
     for split, paths in found.items():
         if len(paths) > 1:
@@ -256,8 +258,8 @@ def _read_list(path, known, faults):
     if not lines:
         faults.append(f"{path} lists no images")
     for number, name in lines:
-        name = _nfc(name)
-        stem = str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name
+        listed = Path(_nfc(name))
+        stem = str(listed.with_suffix("") if listed.suffix.lower() in SUFFIXES else listed)
         if stem not in known:
             faults.append(f"{path} line {number}: there is no image {name!r} below {path.parent / 'images'}")
         elif stem in names:
