@@ -9,6 +9,7 @@ import ast
 import errno
 import glob
 import inspect
+import io
 import os
 import re
 import runpy
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from configs import defaults
 from ctxseg import interrupts
 from ctxseg.errors import UserError
+from ctxseg.fields import is_like
 from ctxseg.nearest import nearest
 
 MODES = (
@@ -207,13 +209,30 @@ def _from_file(path, dataset, *functions):
             if function in module:
                 if dataset and not inspect.signature(module[function]).parameters:
                     raise UserError(f"--config={path}:{dataset} cannot be: its {function}() takes no data set")
-                return module[function](*[dataset] if dataset else [])
+                given = module[function](*[dataset] if dataset else [])
+                if function == "get_config":
+                    _check_whole(given, path)
+                return given
     except UserError:
         raise
-    except Exception as e:  # whatever is wrong in the file
+    except (Exception, SystemExit) as e:  # whatever is wrong in the file
         raise UserError(f"--config: {path}: {type(e).__name__}: {_one_line(e)}") from e
     of = " a table, for --mode=sweep" if "get_table" in module else " not the config of a system"
     raise UserError(f"--config: {path} has no {functions[0]}: it is{of}")
+
+
+def _check_whole(config, path):
+    """UserError for what a get_config gives, if it has other sections or fields than the defaults."""
+    right = "begin with configs.defaults.get_config(), or with another config's"
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config: {path}: get_config gives a {type(config).__name__}, but must give a ConfigDict: {right}"
+        )
+    names, known = _fields(config), _fields(defaults.get_config())
+    if missing := [name for name in known if name not in names]:
+        raise UserError(f"--config: {path}: get_config gives no config.{missing[0]}: {right}")
+    if more := [name for name in names if name not in known]:
+        raise UserError(f"--config: {path}: {_unknown(f'config.{more[0]}', _field_flags(defaults.get_config()))}")
 
 
 def _check_file(path):
@@ -292,9 +311,11 @@ def parse_checkpoint(text: str | None):
 
     Raises UserError if it is none of these.
     """
-    if text is None or text == "best" or text.isdigit():
-        return None, int(text) if text and text.isdigit() else text
-    found = re.fullmatch(r"(?:(.*)/)?checkpoints/(\d+)/?", text)
+    if text is None or text == "best":
+        return None, text
+    if re.fullmatch(r"\d{1,18}", text):
+        return None, int(text)
+    found = re.fullmatch(r"(?:(.*)/)?checkpoints/(\d{1,18})/?", text)
     if not found:
         raise UserError(
             f"--checkpoint={text} cannot be: it wants a step, best, or a path that ends in checkpoints/STEP"
@@ -393,19 +414,12 @@ def _bad_value(message, base):
     return f"{given} cannot be: it wants {KINDS.get(section.get_type(name), 'a ' + section.get_type(name).__name__)}"
 
 
-# Tuples whose entries have a meaning by their place; others may become longer or shorter.
-FIXED = ("data.crop", "data.scale_range", "complexity.input")
-
-
 def _check_tuples(config, base):
     """UserError for a tuple whose entries have become of another kind, or more or fewer where that cannot be."""
     given = _fields(config)
     for name, default in _fields(base).items():
-        if isinstance(default, tuple) and default:
-            kinds = (int, float) if isinstance(default[0], float) else (type(default[0]),)
-            resized = name in FIXED and len(given[name]) != len(default)
-            if resized or not all(type(v) in kinds for v in given[name]):
-                raise UserError(f"config.{name} is {given[name]}, but must be like {default}")
+        if isinstance(default, tuple) and default and not is_like(given[name], default, name):
+            raise UserError(f"config.{name} is {given[name]}, but must be like {default}")
 
 
 def _fields(section, prefix=""):
@@ -417,6 +431,8 @@ def _fields(section, prefix=""):
 
 
 def main(argv: list[str]) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no UTF-8
     if "--help" in argv:
         print(__doc__, define_flags(argv).get_help(), sep="\n")
         return

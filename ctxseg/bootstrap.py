@@ -64,9 +64,11 @@ def read(folder) -> tuple[list[str], np.ndarray] | None:
             names, counts = [str(name) for name in arrays["names"]], arrays["counts"]
         if counts.dtype.kind != "i" or counts.shape[:1] + counts.shape[2:] != (len(names), 3):
             raise ValueError("names and counts do not match")
+        if counts.size and counts.min() < 0:
+            raise ValueError("a count is below 0")
         order = np.argsort(
             names, kind="stable"
         )  # images of one size are evaluated together: another protocol, another order
         return [names[i] for i in order], counts[order]
-    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error) as e:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f"{path} is damaged ({e}): evaluate again (--mode=evaluate)") from e

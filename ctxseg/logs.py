@@ -87,23 +87,57 @@ def read_metrics(workdir) -> list[dict]:
     A half-written last line is left out.
 
     Raises:
-        UserError: another line is damaged.
+        UserError: another line is damaged, or the file cannot be read.
     """
     path = Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
-    entries, lines = [], path.read_bytes().splitlines()
+    try:
+        entries, lines = [], path.read_bytes().splitlines()
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from e
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             if number == len(lines):
                 break
             entry = None
-        if not isinstance(entry, dict) or type(entry.get("step")) is not int or type(entry.get("kind")) is not str:
+        if not isinstance(entry, dict) or not _is_entry(**entry):
             raise UserError(f"{path} line {number} is damaged: delete that line")
         entries.append(entry)
     return entries
+
+
+def _is_entry(step=None, kind=None, **values):
+    """Whether a line of metrics.jsonl is what `MetricsLog.write` writes: numbers, and of classes or groups objects of numbers."""
+    numbers = []
+    for name, value in values.items():
+        if name.endswith("_iou") and value is not None:
+            if not isinstance(value, dict):
+                return False
+            numbers += value.values()
+        else:
+            numbers.append(value)
+    whole = type(step) is int and is_number(step, 0) and type(kind) is str
+    return whole and all(number is None or is_number(number) for number in numbers)
+
+
+def parse_json(text: str | bytes):
+    """What JSON says. ValueError if it is none, as NaN is not, or is nested deeper than Python reads."""
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as e:
+        raise ValueError("it is nested too deeply") from e
+
+
+def is_number(value, least: float = -math.inf) -> bool:
+    """Whether a value of JSON is a finite number, not below `least`, that a float holds."""
+    return type(value) in (int, float) and least <= value and abs(value) <= sys.float_info.max
 
 
 def write_json(path, value) -> None:
@@ -112,8 +146,8 @@ def write_json(path, value) -> None:
 
 
 def write_text(path, text: str) -> None:
-    """Replaces the file at `path` in one step, by UTF-8."""
-    write_bytes(path, text.encode())
+    """Replaces the file at `path` in one step, by UTF-8; of names that are none, the bytes are escaped."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path, content: bytes) -> None:

@@ -5,7 +5,6 @@ Images go through the network once, as large as they are, whatever protocol the 
 
 import dataclasses
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 
-from ctxseg import checkpoints, data, evaluate, figures, inference, provenance
+from ctxseg import checkpoints, data, evaluate, figures, inference, provenance, results
 from ctxseg.errors import UserError
 from ctxseg.models.context.msci import MSCI, adjacency
 from ctxseg.models.context.renet import ReNet, ReNetLayer
@@ -107,11 +106,11 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
 
 def _open(folder, config, builder, split):
     """The run in `folder`, its newest checkpoint restored."""
-    results = _read_results(folder)
+    scored = _read_results(folder)
     metadata = builder.info.metadata
     source = evaluate.split_source(builder, split, config.data.superpixels)
     model, state = checkpoints.restore_run(config, str(folder))
-    return Run(folder, results, metadata, source, model, state.variables, _looker(model, tuple(config.eval.size)))
+    return Run(folder, scored, metadata, source, model, state.variables, _looker(model, tuple(config.eval.size)))
 
 
 def _looker(model, base):
@@ -336,12 +335,9 @@ def _png(picture):
 def _read_results(folder):
     """results.json with a confusion matrix. UserError if it has none."""
     path = folder / "results.json"
-    try:
-        results = json.loads(path.read_text())
-        if "confusion" not in results:
-            raise ValueError
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: evaluate the run first (--mode=evaluate)") from None
-    except (OSError, ValueError, TypeError) as e:
-        raise UserError(f"{path} holds no confusion matrix: evaluate the run again (--mode=evaluate)") from e
-    return results
+    if not path.exists():
+        raise UserError(f"{path} is missing: evaluate the run first (--mode=evaluate)")
+    found = results.read(folder)
+    if not found.get("confusion"):
+        raise UserError(f"{path} holds no confusion matrix: evaluate the run again (--mode=evaluate)")
+    return found

@@ -4,7 +4,6 @@ Beside the records it keeps `summary.json` and `summary.png`: images, sizes, and
 """
 
 import io
-import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from ctxseg.data import pipeline, superpixels
 from ctxseg.data.parallel import each
 from ctxseg.data.store import reason
 from ctxseg.errors import UserError
-from ctxseg.logs import write_bytes, write_json
+from ctxseg.logs import parse_json, write_bytes, write_json
 
 ROWS = 30  # classes up to which all are printed; of more, the commonest and the rarest
 NAMED = 10  # classes in a warning; the others are counted
@@ -180,7 +179,7 @@ def _some(names):
 
 def _read(path, builder):
     """The summary in a file; ValueError if it is none of this data set."""
-    summary = json.loads(path.read_bytes())
+    summary = parse_json(path.read_bytes())
     try:
         whole = summary["splits"].keys() == builder.info.splits.keys()
         table(summary)

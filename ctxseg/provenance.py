@@ -1,10 +1,10 @@
 """What data a run is of: kept in its config.json under `dataset`, so that it is not continued or tested on others unseen."""
 
-import json
 import os
 import sys
+from pathlib import Path
 
-from ctxseg import data, workdir
+from ctxseg import data, results, workdir
 from ctxseg.data import store
 from ctxseg.errors import UserError
 
@@ -83,8 +83,7 @@ def metadata(config, folder: str) -> dict:
     if found := workdir.read_dataset(folder):
         return found
     try:
-        with open(os.path.join(folder, "results.json"), encoding="utf-8") as file:
-            results = json.load(file)
-        return {key: results[key] for key in ("class_names", "palette", "groups")}
-    except (OSError, ValueError, KeyError, TypeError):
+        scored = results.read(Path(folder))
+        return {key: scored[key] for key in ("class_names", "palette", "groups")}
+    except (UserError, KeyError):
         return data.metadata(config.data)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ctxseg import bootstrap, figures, page
+from ctxseg import bootstrap, figures, page, results
 from ctxseg.errors import UserError
 from ctxseg.logs import duration, read_metrics, write_text
 from ctxseg.workdir import flatten
@@ -117,7 +117,7 @@ def _read(folder, index, count, usual):
     """A `Run`. UserError if the folder is none's, or one of its files does not hold what it should."""
     if not folder.is_dir():
         raise UserError(f"--workdir={folder} is not a folder")
-    config, results = (_read_json(folder / name) for name in ("config.json", "results.json"))
+    config = results.read_object(folder / "config.json")
     if not config:
         raise UserError(f"{folder / 'config.json'} is missing: --workdir is not the folder of a run")
     try:
@@ -126,65 +126,17 @@ def _read(folder, index, count, usual):
             raise TypeError
     except (KeyError, TypeError) as e:
         raise UserError(f"{folder / 'config.json'} is damaged: it has no system, or no data.name") from e
-    _check_results(results, folder)
     return Run(
         anchor=f"run{index}",
         name=system if count == 1 else folder.resolve().name,
         colour=figures.run_style(index)[0],
         config=config,
         usual=(usual and usual(folder)) or {},
-        results=results,
+        results=results.read(folder),
         metrics=read_metrics(folder),
         samples=_read_samples(folder / "samples.npz"),
         images=bootstrap.read(folder),
     )
-
-
-def _read_json(path):
-    """The object in the file, {} if there is no file."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError("it holds no object")
-    except ValueError as e:
-        raise UserError(f"{path} is damaged ({e}): remove it") from e
-    return value
-
-
-def _check_results(results, folder):
-    """UserError for the first entry of results.json that is not what it should be."""
-
-    def number(x):
-        return type(x) in (int, float)
-
-    names, palette, matrix = (results.get(key, []) for key in ("class_names", "palette", "confusion"))
-    rights = {
-        key: results.get(key) is None or number(results[key]) for key in ("mIoU", "pixel_accuracy", "mean_accuracy")
-    }
-    rights |= {key: number(results.get(key, 0)) for key in ("step", "seconds", "parameters")}
-    for key in ("per_class_iou", "group_iou"):
-        of = results.get(key, {})
-        rights[key] = isinstance(of, dict) and all(score is None or number(score) for score in of.values())
-    rights["class_names"] = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    rights["groups"] = isinstance(results.get("groups", {}), dict)
-    rights["palette"] = (
-        isinstance(palette, list)
-        and len(palette) in (0, len(names or []))
-        and all(
-            isinstance(c, list) and len(c) == 3 and all(type(v) is int and 0 <= v < 256 for v in c) for c in palette
-        )
-    )
-    rights["confusion"] = (
-        isinstance(matrix, list)
-        and len(matrix) in (0, len(names or []))
-        and all(isinstance(row, list) and len(row) == len(names) for row in matrix)
-        and all(type(n) is int and n >= 0 for row in matrix for n in row)
-    )
-    wrong = [key for key, right in rights.items() if not right]
-    if wrong:
-        raise UserError(f"{folder / 'results.json'} is damaged: {wrong[0]}; evaluate again (--mode=evaluate)")
 
 
 def _read_samples(path):
@@ -194,10 +146,13 @@ def _read_samples(path):
         with np.load(path) as arrays:
             kinds = ("image", "label", "prediction")
             samples = {str(name): [arrays[f"{k}_{i}"] for k in kinds] for i, name in enumerate(arrays["names"])}
-        if any(array.ndim != (3 if i == 0 else 2) for sample in samples.values() for i, array in enumerate(sample)):
-            raise ValueError("a picture has not the axes that it should")
+        for image, *labels in samples.values():
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise ValueError("an image is not of pixels in three channels of 8 bits")
+            if any(label.dtype.kind not in "iu" or label.shape != image.shape[:2] for label in labels):
+                raise ValueError("a label map is not of whole numbers, or not of the size of its image")
         return samples
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f"{path} is damaged ({e}): evaluate again") from e
 
 
@@ -275,23 +230,22 @@ def _iou_table(runs):
 
 def _intervals(evaluated):
     """How sure the differences in mIoU to the first run are, as far as the choice of images goes."""
-    first, lines = evaluated[0], []
+    first, lines, note = evaluated[0], [], ""
     for run in evaluated[1:]:
         if first.images is None or run.images is None:
             continue
         if (first.images[0], first.images[1].shape) != (run.images[0], run.images[1].shape):
             lines.append(f"<li>{page.text(run.name)} was tested on other images than {page.text(first.name)}.</li>")
             continue
+        note = (
+            "<p class=note>95 % intervals of the difference in mIoU, had the split had other images: a paired bootstrap over its "
+            f"{len(first.images[0])} images. What another seed would give is not in them.</p>"
+        )
         found = bootstrap.difference(first.images[1][None], run.images[1][None])
         mean, low, high = (f"{100 * x:+.1f}" for x in found)
         sure = "" if found.low > 0 or found.high < 0 else ": either may be the better one"
         lines.append(f"<li>{page.text(run.name)} − {page.text(first.name)}: {mean} points, {low} to {high}{sure}.</li>")
-    if not lines:
-        return ""
-    return (
-        f"<ul>{''.join(lines)}</ul><p class=note>95 % intervals of the difference in mIoU, had the split had other images: a paired "
-        f"bootstrap over its {len(first.images[0])} images. What another seed would give is not in them.</p>"
-    )
+    return f"<ul>{''.join(lines)}</ul>{note}" if lines else ""
 
 
 def _bar(run, value, compared):

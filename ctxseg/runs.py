@@ -19,9 +19,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from ctxseg import logs, tables, workdir
+from ctxseg import logs, results, tables, workdir
 from ctxseg.errors import UserError
 
 
@@ -63,13 +64,11 @@ def read_scores(run: Run) -> dict[str, float] | None:
     """
     name = "results.json" if run.mode == "train" else "complexity.json"
     try:
-        with open(os.path.join(run.folder, name)) as f:
-            found = json.load(f)
-        return _training(run, found) if run.mode == "train" else _complexity(run, found)
-    except FileNotFoundError:
-        return None
-    except OSError as e:
-        raise UserError(f"{os.path.join(run.folder, name)} cannot be read: {e.strerror}") from e
+        if run.mode == "train":
+            found = results.read(Path(run.folder))
+            return _training(run, found) if found else None
+        found = results.read_object(Path(run.folder, name))
+        return _complexity(run, found) if found else None
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as e:
         raise UserError(f"{os.path.join(run.folder, name)} is damaged ({e}): remove it") from e
 
@@ -86,6 +85,9 @@ def _training(run, found):
         return None
     entries = [e for e in logs.read_metrics(run.folder) if e["kind"] == "train"]
     steps = [b["step"] - a["step"] for a, b in itertools.pairwise([{"step": 0}, *entries])]
+    if not all(e.get("images_per_second") for e in entries):
+        where = os.path.join(run.folder, "metrics.jsonl")
+        raise UserError(f"{where} is damaged: a line of training has no images_per_second: delete that line")
     seconds = sum(n * config.train.batch_size / e["images_per_second"] for n, e in zip(steps, entries, strict=True))
     scores = {name: found[name.replace(" ", "_")] for name in ("mIoU", "pixel accuracy", "mean accuracy")}
     scores |= {tables.IOU + name: iou for name, iou in found["per_class_iou"].items()}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ctxseg import interrupts
+from ctxseg import interrupts, results
 from ctxseg.errors import UserError
-from ctxseg.logs import write_json
+from ctxseg.fields import is_like
+from ctxseg.logs import parse_json, write_json
 
 LOCK = "CTXSEG_LOCK"  # environment variable: the number of the open file by which a sweep holds the folder of its run
 
@@ -153,12 +154,20 @@ def read_dataset(folder: str) -> dict | None:
     if not os.path.exists(path):
         return None
     found = _read(path).get("dataset")
-    strings, lists = ("name", "fingerprint"), ("class_names", "palette")
-    whole = isinstance(found, dict) and found.keys() >= {*strings, *lists, "folder", "groups"}
-    whole = whole and all(isinstance(found[k], str) for k in strings) and all(isinstance(found[k], list) for k in lists)
-    if found is not None and not whole:
+    if found is not None and not (isinstance(found, dict) and _is_dataset(found)):
         raise UserError(f"{path} is damaged: dataset does not say what data the run is of")
     return found
+
+
+def _is_dataset(found):
+    """Whether this is what `provenance.describe` gives."""
+    return (
+        all(isinstance(found.get(key), str) for key in ("name", "fingerprint"))
+        and "folder" in found
+        and isinstance(found["folder"], str | None)
+        and bool(found.get("class_names") and found.get("palette"))
+        and results.are_classes(found["class_names"], found.get("palette"), found.get("groups"))
+    )
 
 
 def _update(config, saved, path, prefix=""):
@@ -169,7 +178,10 @@ def _update(config, saved, path, prefix=""):
             if isinstance(config[key], ConfigDict):
                 _update(config[key], value, path, f"{prefix}{key}.")
             else:
-                config[key] = tuple(value) if isinstance(value, list) else value
+                value = tuple(value) if isinstance(value, list) else value
+                if isinstance(value, tuple) and not is_like(value, config[key], prefix + key):
+                    raise TypeError
+                config[key] = value
         except (TypeError, AttributeError) as e:
             raise UserError(f"{path} is damaged: {prefix}{key} cannot be {json.dumps(value)}") from e
 
@@ -177,8 +189,8 @@ def _update(config, saved, path, prefix=""):
 def _load(path):
     """The object that config.json holds."""
     try:
-        with open(path) as f:
-            saved = json.load(f)
+        with open(path, "rb") as f:
+            saved = parse_json(f.read())
         if not isinstance(saved, dict):
             raise ValueError("it holds no object")
     except FileNotFoundError:

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from google.protobuf.json_format import ParseError
 
 from ctxseg.data import contents, download
 from ctxseg.errors import UserError
-from ctxseg.logs import write_json
+from ctxseg.logs import parse_json, write_json
 from ctxseg.nearest import NEAR
 
 SHARD = 1000  # records of a file
@@ -222,7 +221,7 @@ def _builds(builder_cls, data_dir):
 def _source(build):
     """What source.json in the folder of a build says; None if it is missing, as of builds by earlier versions, or damaged."""
     try:
-        source = json.loads((build / "source.json").read_bytes())
+        source = parse_json((build / "source.json").read_bytes())
         return {"manual_dir": str(source["manual_dir"]), "time": float(source["time"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None

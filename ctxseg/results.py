@@ -1,0 +1,89 @@
+"""results.json of a run, as an evaluation writes it: read, and found damaged, the same for all that show or compare it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ctxseg.errors import UserError
+from ctxseg.logs import is_number, parse_json
+
+
+def read_object(path: Path) -> dict:
+    """The object in a JSON file, {} if there is no file. UserError: it cannot be read, or holds none."""
+    try:
+        value = parse_json(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError("it holds no object")
+    except FileNotFoundError:
+        return {}
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from e
+    except ValueError as e:
+        raise UserError(f"{path} is damaged ({e}): remove it") from e
+    return value
+
+
+def read(folder: Path) -> dict:
+    """results.json of the run in `folder`, {} if there is none. UserError: it is damaged; the first entry that is not what it should be."""
+    path = Path(folder) / "results.json"
+    results = read_object(path)
+    for key, right in _rights(results).items():
+        if not right:
+            raise UserError(f"{path} is damaged: {key}; evaluate again (--mode=evaluate)")
+    return results
+
+
+def are_classes(names: Sequence[str], palette: Sequence, groups: Mapping) -> bool:
+    """Whether these are classes: names that differ, a colour for each or none at all, and lists of some of them in groups."""
+    return _are_names(names) and _is_palette(palette, names) and _are_groups(groups, names)
+
+
+def _rights(results):
+    """{entry: whether it is what it should be, or missing}."""
+    palette, matrix = results.get("palette", []), results.get("confusion", [])
+    size = len(matrix) if isinstance(matrix, list) else 0
+    names = results.get("class_names", [str(i) for i in range(size)])
+    rights = {key: _is_score(results.get(key)) for key in ("mIoU", "pixel_accuracy", "mean_accuracy")}
+    rights |= {
+        key: type(results.get(key, 0)) is int and is_number(results.get(key, 0), 0) for key in ("step", "parameters")
+    }
+    rights["seconds"] = is_number(results.get("seconds", 0), 0)
+    rights["seconds_per_image"] = results.get("seconds_per_image") is None or is_number(results["seconds_per_image"], 0)
+    rights["eval"] = isinstance(results.get("eval", {}), dict)
+    for key in ("per_class_iou", "group_iou"):
+        of = results.get(key, {})
+        rights[key] = isinstance(of, dict) and all(map(_is_score, of.values()))
+    rights |= {key: isinstance(results.get(key, ""), str) for key in ("split", "protocol", "scored_at")}
+    rights["class_names"] = _are_names(names)
+    rights["palette"] = rights["class_names"] and _is_palette(palette, names)
+    rights["groups"] = rights["class_names"] and _are_groups(results.get("groups", {}), names)
+    rights["confusion"] = (
+        isinstance(matrix, list)
+        and size in (0, len(names or []))
+        and all(isinstance(row, list) and len(row) == size for row in matrix)
+        and all(type(n) is int and 0 <= n < 2**63 for row in matrix for n in row)
+    )
+    return rights
+
+
+def _is_score(value):
+    return value is None or (is_number(value, 0) and value <= 1)
+
+
+def _are_names(names):
+    return isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+
+
+def _is_palette(palette, names):
+    return (
+        isinstance(palette, list)
+        and len(palette) in (0, len(names))
+        and all(
+            isinstance(c, list) and len(c) == 3 and all(type(v) is int and 0 <= v < 256 for v in c) for c in palette
+        )
+    )
+
+
+def _are_groups(groups, names):
+    return isinstance(groups, dict) and all(
+        isinstance(of, list) and all(name in names for name in of) for of in groups.values()
+    )
