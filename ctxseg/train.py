@@ -133,23 +133,32 @@ def fill_memory(model, state: TrainState, batches, count: int) -> TrainState:
     return state.replace(memory={"memory": memory.sampled(found) if random else memory.centres(found)})
 
 
-# The least that these numbers may be.
-LEAST = {
-    "train.steps": 1,
-    "train.log_every": 0,
-    "train.eval_every": 0,
-    "train.checkpoint_every": 0,
-    "train.keep": 1,
-    "data.threads": 0,
+# The least that these numbers may be, and where there is one the most: steps and seeds are counted in 32 bits.
+LIMITS = {
+    "train.steps": (1, 2**31 - 1),
+    "train.log_every": (0, math.inf),
+    "train.eval_every": (0, math.inf),
+    "train.checkpoint_every": (0, math.inf),
+    "train.keep": (1, math.inf),
+    "data.threads": (0, 1000),
+    "eval.samples": (0, math.inf),
+    "eval.crf_images": (1, math.inf),
+    "eval.max_pixels": (1, math.inf),
 }
 
 
 def check_numbers(config) -> None:
     """Raises UserError for a number of the config that no run can have, batch sizes among them."""
-    for field, least in LEAST.items():
+    for field, (least, most) in LIMITS.items():
         section, name = field.split(".")
-        if config[section][name] < least:
-            raise UserError(f"config.{field} is {config[section][name]}, but must be at least {least}")
+        value = config[section][name]
+        if not least <= value <= most:
+            limit = f"at least {least}" if value < least else f"at most {most}"
+            raise UserError(f"config.{field} is {value}, but must be {limit}")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed is {config.seed}, but must be 0 or more, and less than 2³²")
+    if not 0 <= config.model.kernel_std < math.inf:
+        raise UserError(f"config.model.kernel_std is {config.model.kernel_std}, but must be 0 or more")
     superpixels.check(config.data.superpixels)
     for section in ("context", "connections"):
         module = config.model[section]
