@@ -3,6 +3,7 @@
 import contextlib
 import os
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from ctxseg import logs, provenance, schedules
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.state import create_state
+
+DAMAGED = "cannot be read; if it is damaged, delete it to go on from the checkpoint before it"
 
 
 class Checkpoints:
@@ -30,15 +33,18 @@ class Checkpoints:
             checkpoint_managers.LatestN(max(keep, 1)),
             checkpoint_managers.BestN(get_metric_fn=lambda m: m["mIoU"], n=1, keep_checkpoints_without_metrics=False),
         ]
-        self._manager = ocp.CheckpointManager(
-            os.path.abspath(directory),
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()},
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                best_fn=lambda m: m["mIoU"],
-                enable_async_checkpointing=True,
-            ),
-        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                os.path.abspath(directory),
+                item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()},
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                    best_fn=lambda m: m["mIoU"],
+                    enable_async_checkpointing=True,
+                ),
+            )
+        except ValueError as e:  # it reads the scores of all of them
+            raise UserError(f"{_damaged(directory)} {DAMAGED}") from e
 
     def __enter__(self):
         return self
@@ -109,10 +115,18 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as e:  # Orbax and TensorStore raise all sorts on damaged files
-            raise UserError(
-                f"{path} cannot be read; if it is damaged, delete it to go on from the checkpoint before it"
-            ) from e
+            raise UserError(f"{path} {DAMAGED}") from e
         return restored["state"], restored["data"]
+
+
+def _damaged(directory):
+    """The folder of a checkpoint whose score is no JSON; of all, if it is not that."""
+    for path in sorted(Path(directory).glob("*/metrics/metrics")):
+        try:
+            logs.parse_json(path.read_bytes())
+        except ValueError:
+            return path.parents[1]
+    return directory
 
 
 def restore_run(config, folder: str, checkpoint: int | str | None = None):
