@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from ctxseg.data import images
 from ctxseg.errors import UserError
 
 # What lies outside of the image: ImageNet's mean colour, which the models' normalisation takes to 0; ignore; no region.
@@ -233,6 +234,9 @@ class Augmentation:
     def __post_init__(self):
         if len(self.crop) != 2 or min(self.crop) < 1:
             raise UserError(f"config.data.crop is {self.crop}, but must be (height, width), at least 1")
+        if self.crop[0] * self.crop[1] > images.LARGEST:
+            most = images.LARGEST // 1_000_000
+            raise UserError(f"config.data.crop is {self.crop}, but must be of no more than {most} megapixels")
         check_base_size(self.base_size, "data.base_size")
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise UserError(f"config.data.scale_range is {self.scale_range}, but must be (low, high), 0 < low <= high")
