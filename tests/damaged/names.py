@@ -1,0 +1,106 @@
+"""Names of image files, and of folders."""
+
+import contextlib
+import io
+import os
+import shutil
+import unicodedata
+
+import numpy as np
+from PIL import Image
+
+import main
+from tests.damaged.bench import Input, Line, label, mine, prepared, samples
+
+
+def called(name, labelled=None):
+    """Image 0 has another name, its label the same or another; both bytes, without suffix."""
+
+    def make(root):
+        for kind, new in (("images", name), ("labels", name if labelled is None else labelled)):
+            os.rename(root / kind / "0.png", os.fsencode(root / kind) + b"/" + new + b".png")
+
+    return make
+
+
+def unlabelled(name):
+    """Another image, without a label."""
+    return lambda root: Image.new("RGB", (12, 8)).save(os.fsdecode(os.fsencode(root / "images") + b"/" + name), "PNG")
+
+
+def twice(*names):
+    def make(root):
+        for name in names:
+            Image.new("RGB", (12, 8)).save(root / "images" / name)
+
+    return make
+
+
+NFC, NFD = (unicodedata.normalize(form, "café").encode() for form in ("NFC", "NFD"))
+LONG = b"x" * 251
+CASES = {
+    "composed": (called(NFC), "café"),
+    "decomposed": (called(NFD), unicodedata.normalize("NFC", "café")),
+    "one so, one so": (called(NFC, NFD), unicodedata.normalize("NFC", "café")),
+    "both": (twice(f"{NFC.decode()}.png", f"{NFD.decode()}.png"), Line("have the same name but for the suffix")),
+    "not UTF-8": (called(b"stra\xdfe"), r"stra\xdfe"),
+    "not UTF-8, without a label": (unlabelled(b"stra\xdfe.png"), Line(r"images/stra\\udcdfe.png has no label")),
+    "spaces": (called(b"  my  image "), "  my  image "),
+    "a dash first": (called(b"--config=x"), "--config=x"),
+    "dots": (called(b"a.b.c"), "a.b.c"),
+    "glob's characters": (called(b"[1]*?{a}"), "[1]*?{a}"),
+    "percent and braces": (called(b"%s {0} $HOME"), "%s {0} $HOME"),
+    "quotes": (called(b"'\"`"), "'\"`"),
+    "markup": (called(b"<img src=x>&amp;"), "<img src=x>&amp;"),
+    "as long as may be": (called(LONG), LONG.decode()),
+    "right to left": (called("תמונה".encode()), "תמונה"),
+    "an emoji": (called("🛣".encode()), "🛣"),
+    "a line break": (called(b"a\nb"), "a\nb"),
+    "a line break, without a label": (unlabelled(b"a\nb.png"), Line(r"images/a\\nb.png has no label")),
+    "escape sequences, without a label": (unlabelled(b"\x1b[2Jb.png"), Line(r"images/\\x1b\[2Jb.png has no label")),
+    "a number sign": (called(b"#1"), "#1"),
+    "a comma": (called(b"a,b"), "a,b"),
+    "another case": (called(b"Img", b"img"), Line("Img.png has no label")),
+    "two suffixes": (called(b"0", b"0.jpg"), Line("images/0.png has no label")),
+    "the same twice": (twice("0.jpg", "0.bmp"), Line("0.* and .*0.* have the same name but for the suffix")),
+    "hidden": (called(b".0"), None),
+    "a suffix alone": (called(b""), None),
+    "train": (called(b"train"), "train"),
+    "of a Mac's archive": (unlabelled(b"._0.png"), "0"),
+    "of no image": (lambda root: (root / "images/Thumbs.db").write_bytes(b"x"), "0"),
+}  # fmt: skip
+
+
+def reader(make):
+    def read(bench, folder):
+        root = mine(folder)
+        make(root)
+        labels = {name: x for split in samples(prepared(folder, root)).values() for name, x in split.items()}
+        (name,) = set(labels) - {"1", "2", "3"} or {None}
+        if name is not None:
+            np.testing.assert_array_equal(labels[name], label(0))
+        return name
+
+    return read
+
+
+def run_called(name):
+    """What a terminal of strict UTF-8 gets of the report of a run whose folder has this name."""
+
+    def read(bench, folder):
+        run = os.fsdecode(os.fsencode(folder) + b"/" + name)
+        shutil.copytree(bench.run, run)
+        out = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict")
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+            main.main(["main.py", "--mode=report", f"--workdir={run}"])
+            out.flush()
+        (line,) = out.buffer.getvalue().decode().removeprefix(f"{folder}/").split("/report.html\n")[:-1]
+        assert "report.html" in os.listdir(run)
+        return line
+
+    return read
+
+
+RUNS = {"not UTF-8": (b"stra\xdfe", r"stra\udcdfe"), "markup": (b"<b>&amp;", "<b>&amp;")}
+INPUTS = [Input("names", what, reader(make), right) for what, (make, right) in CASES.items()]
+INPUTS += [Input("names", f"a run's folder, {what}", run_called(name), right) for what, (name, right) in RUNS.items()]

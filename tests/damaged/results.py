@@ -1,0 +1,258 @@
+"""What a run leaves: results.json, metrics.jsonl, images.npz, samples.npz; read for a report, a comparison, pictures and a sweep."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+
+from tests.damaged.bench import Input, Line, call, changed
+
+
+def report(change):
+    """The headline of a report of a run whose files are changed so, and what it says of pictures and curves: its notes."""
+
+    def read(bench, folder):
+        run = bench.copy(folder)
+        change(run)
+        call("--mode=report", f"--workdir={run}")
+        return notes(run / "report.html")
+
+    return read
+
+
+def notes(page):
+    return [
+        one or other
+        for one, other in re.findall(r"<p class=note>([^<]*)|<li>(other[^<]*)", page.read_text(encoding="utf-8"))
+    ]
+
+
+def comparison(change):
+    """The notes of a comparison of the run with a copy that is changed so."""
+
+    def read(bench, folder):
+        run = bench.copy(folder)
+        other = shutil.copytree(run, folder / "other")
+        change(other)
+        call("--mode=report", f"--workdir={run},{other}")
+        return notes(folder / "comparison.html")
+
+    return read
+
+
+def pictures(change):
+    """How many pictures are drawn."""
+
+    def read(bench, folder):
+        run = bench.copy(folder)
+        change(run)
+        call("--mode=pictures", f"--workdir={run}", "--images=0")
+        return len(list((run / "pictures").iterdir()))
+
+    return read
+
+
+def text(name, content):
+    return lambda run: (run / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def entry(path, value):
+    """results.json with another value."""
+
+    def change(run):
+        file = run / "results.json"
+        file.write_text(json.dumps(changed(json.loads(file.read_text()), path, value)))
+
+    return change
+
+
+def line(**values):
+    """metrics.jsonl with another line."""
+
+    def change(run):
+        with open(run / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": 3, "kind": "train"} | values) + "\n")
+
+    return change
+
+
+def arrays(name, **values):
+    """An .npz with other arrays."""
+
+    def change(run):
+        with np.load(run / name) as old:
+            new = dict(old) | values
+        np.savez(run / name, **{key: value for key, value in new.items() if value is not None})
+
+    return change
+
+
+def folder_instead(name):
+    return lambda run: [(run / name).unlink(), (run / name).mkdir()]
+
+
+def half(name):
+    return lambda run: (run / name).write_bytes((run / name).read_bytes()[: (run / name).stat().st_size // 2])
+
+
+RESULTS, METRICS, IMAGES, SAMPLES = "results.json", "metrics.jsonl", "images.npz", "samples.npz"
+TEXT = {  # of every file
+    "empty": lambda name: text(name, b""),
+    "half": half,
+    "a folder": folder_instead,
+    "not UTF-8": lambda name: text(name, b'{"step": "\xff"}\n{"step": 1}\n'),
+    "zeros": lambda name: text(name, bytes(100)),
+}
+WRONG = {
+    "brackets without end": text(RESULTS, "[" * 100_000),
+    "a list": text(RESULTS, "[]"),
+    "null": text(RESULTS, "null"),
+    "mIoU a word": entry("mIoU", "high"),
+    "mIoU NaN": entry("mIoU", float("nan")),
+    "mIoU infinite": entry("mIoU", float("inf")),
+    "mIoU of 10³⁰": entry("mIoU", 1e30),
+    "mIoU negative": entry("mIoU", -0.5),
+    "mIoU true": entry("mIoU", True),
+    "step half": entry("step", 1.5),
+    "step negative": entry("step", -1),
+    "seconds NaN": entry("seconds", float("nan")),
+    "seconds infinite": entry("seconds", float("inf")),
+    "parameters a word": entry("parameters", "many"),
+    "per_class_iou a list": entry("per_class_iou", [0.5]),
+    "per_class_iou null": entry("per_class_iou", None),
+    "per_class_iou of words": entry("per_class_iou.road", "x"),
+    "group_iou a list": entry("group_iou", [1]),
+    "groups a list": entry("groups", [1]),
+    "groups of numbers": entry("groups", {"a": 5}),
+    "groups of lists": entry("groups", {"a": [["road"]]}),
+    "groups of words": entry("groups", {"a": "road"}),
+    "class_names numbers": entry("class_names", [1, 2, 3]),
+    "class_names twice": entry("class_names", ["road", "road", "sky"]),
+    "palette of words": entry("palette", ["red", "green", "blue"]),
+    "palette too short": entry("palette", [[1, 2, 3]]),
+    "palette out of range": entry("palette", [[1, 2, 300]] * 3),
+    "confusion too small": entry("confusion", [[1, 2], [3, 4]]),
+    "confusion ragged": entry("confusion", [[1], [1, 2], [1, 2, 3]]),
+    "confusion of words": entry("confusion", [["a"] * 3] * 3),
+    "confusion negative": entry("confusion", [[-1] * 3] * 3),
+    "confusion of 10⁴⁰⁰": entry("confusion", [[10**400] * 3] * 3),
+    "confusion null": entry("confusion", None),
+    "split a number": entry("split", 5),
+    "protocol a list": entry("protocol", [1]),
+}
+LINES = {
+    "a list": text(METRICS, "[]\n[]\n"),
+    "brackets without end": text(METRICS, "[" * 100_000 + "\n{}\n"),
+    "a step that is a word": line(step="x"),
+    "a step that is half": line(step=1.5),
+    "a step of 10⁴⁰⁰": line(step=10**400),
+    "a negative step": line(step=-1),
+    "a kind that is a number": line(kind=5),
+    "a loss that is a word": line(loss="x"),
+    "a loss that is a list": line(loss=[1]),
+    "a rate that is an object": line(learning_rate={"a": 1}),
+    "mIoU a word": line(kind="eval", mIoU="x"),
+    "group_iou a list": line(kind="eval", group_iou=[1]),
+    "a group a word": line(kind="eval", group_iou={"a": "x"}),
+}
+COUNTS = {
+    "names alone": arrays(IMAGES, counts=None),
+    "counts that are floats": arrays(IMAGES, counts=np.zeros((1, 3, 3))),
+    "negative counts": arrays(IMAGES, counts=-np.ones((1, 3, 3), np.int32)),
+    "counts without an axis": arrays(IMAGES, counts=np.ones((1, 3), np.int32)),
+    "counts of one number": arrays(IMAGES, counts=np.int32(5)),
+    "names of one": arrays(IMAGES, names=np.array("x")),
+    "names one too many": arrays(IMAGES, names=np.array(["x", "y", "z"])),
+    "objects": arrays(IMAGES, names=np.array([{"a": 1}], object)),
+}
+OF_OTHERS = {
+    "of no image": arrays(IMAGES, names=np.array([], str), counts=np.zeros((0, 3, 3), np.int32)),
+    "of more classes": arrays(IMAGES, counts=np.ones((1, 7, 3), np.int32)),
+}
+SHOWN = {
+    "objects": arrays(SAMPLES, names=np.array([{"a": 1}], object)),
+    "names of one": arrays(SAMPLES, names=np.array("x")),
+    "a name too many": arrays(SAMPLES, names=np.array(["1", "2", "3", "4"])),
+    "no pictures": arrays(SAMPLES, image_0=None),
+    "an image of floats": arrays(SAMPLES, image_0=np.zeros((8, 12, 3))),
+    "an image of one channel": arrays(SAMPLES, image_0=np.zeros((8, 12, 1), np.uint8)),
+    "an image of no pixels": arrays(SAMPLES, image_0=np.zeros((0, 12, 3), np.uint8)),
+    "a label of floats": arrays(SAMPLES, label_0=np.full((8, 12), np.nan)),
+    "a label of words": arrays(SAMPLES, label_0=np.full((8, 12), "a")),
+    "a label of another size": arrays(SAMPLES, label_0=np.zeros((3, 3), np.uint8)),
+    "a label of another size than its image": arrays(
+        SAMPLES, label_0=np.zeros((3, 3), np.uint8), prediction_0=np.zeros((3, 3), np.uint8)
+    ),
+    "a prediction of no pixels": arrays(SAMPLES, prediction_0=np.zeros((0, 0), np.uint8)),
+}
+
+
+def of_text(name, what):
+    if name == METRICS and what in ("empty", "zeros"):
+        return ["Nothing logged yet: fcn."]
+    return [] if (name, what) == (METRICS, "half") else Line(f"run/{name}")  # the last line of a run that was killed
+
+
+FILES = (RESULTS, METRICS, IMAGES, SAMPLES)
+INPUTS = [Input(name, what, report(make(name)), of_text(name, what)) for name in FILES for what, make in TEXT.items()]
+INPUTS += [Input(RESULTS, what, report(change), Line("results.json is damaged")) for what, change in WRONG.items()]
+INPUTS += [
+    Input(METRICS, what, report(change), Line("metrics.jsonl line [15] is damaged: delete that line"))
+    for what, change in LINES.items()
+]
+OTHERS = ["In brackets: points more or less than run.", "other was tested on other images than run."]
+INPUTS += [Input(IMAGES, what, comparison(change), Line("images.npz is damaged")) for what, change in COUNTS.items()]
+INPUTS += [Input(IMAGES, what, comparison(change), OTHERS) for what, change in OF_OTHERS.items()]
+INPUTS += [Input(SAMPLES, what, report(change), Line("samples.npz is damaged")) for what, change in SHOWN.items()]
+INPUTS.append(
+    Input(SAMPLES, "a prediction of no class", report(arrays(SAMPLES, prediction_0=np.full((8, 12), 77, np.uint8))), [])
+)
+PICTURES = {
+    k: WRONG[k]
+    for k in (
+        "brackets without end",
+        "a list",
+        "confusion too small",
+        "confusion of words",
+        "confusion ragged",
+        "confusion null",
+        "confusion negative",
+        "confusion of 10⁴⁰⁰",
+    )
+}
+DAMAGED = Line("results.json (is damaged|holds no confusion matrix)")
+INPUTS += [Input(RESULTS, f"pictures, {what}", pictures(change), DAMAGED) for what, change in PICTURES.items()]
+
+
+def sweep(change):
+    """What a sweep's table has of the run, which it finds finished: mIoU in percent."""
+
+    def read(bench, folder):
+        (folder / "sweep").mkdir()
+        run = shutil.copytree(bench.run, folder / "sweep/0-fcn-0")
+        change(run)
+        call("--mode=sweep", *bench.flags, f"--workdir={folder / 'sweep'}")
+        (row,) = json.loads((folder / "sweep/table.json").read_text())["rows"]
+        return row["cells"][0]["mean"]
+
+    return read
+
+
+SWEEP = {
+    "as it is": (lambda run: entry("mIoU", 0.25)(run), 25.0),
+    "without images.npz": (lambda run: [entry("mIoU", 0.25)(run), (run / IMAGES).unlink()], 25.0),
+    "half": (half(RESULTS), Line("results.json is damaged")),
+    "mIoU a word": (WRONG["mIoU a word"], Line("results.json is damaged: mIoU")),
+    "per_class_iou of words": (WRONG["per_class_iou of words"], Line("results.json is damaged: per_class_iou")),
+    "no protocol": (entry("eval", None), Line("results.json is damaged: eval")),
+    "a protocol that is a list": (entry("eval", [1]), Line("results.json is damaged: eval")),
+    "no parameters": (entry("parameters", None), Line("results.json is damaged: parameters")),
+    "a rate of 0 images a second": (
+        line(images_per_second=0),
+        Line("metrics.jsonl is damaged: .*no images_per_second"),
+    ),
+    "a line without a rate": (line(loss=1), Line("metrics.jsonl is damaged: .*no images_per_second")),
+    "a loss that is a word": (LINES["a loss that is a word"], Line("metrics.jsonl line 5 is damaged")),
+}
+INPUTS += [Input(RESULTS, f"sweep, {what}", sweep(change), right) for what, (change, right) in SWEEP.items()]

@@ -1,0 +1,52 @@
+"""Damaged, odd and hostile inputs of every kind but images, each as a user meets it; and how many there are."""
+
+import os
+
+import pytest
+
+from tests.damaged import KINDS, bench
+from tests.data import test_images
+
+INPUTS = [item for items in KINDS.values() for item in items]
+COUNTS = {  # right, and named in a line
+    "labels": (13, 36),
+    "lists": (10, 22),
+    "names": (24, 7),
+    "classes": (13, 33),
+    "config files": (1, 23),
+    "fields": (0, 40),
+    "config.json": (1, 39),
+    "checkpoints": (18, 27),
+    "results.json": (2, 57),
+    "metrics.jsonl": (3, 15),
+    "images.npz": (2, 13),
+    "samples.npz": (1, 17),
+}
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory):
+    before = os.getcwd()
+    os.chdir(bench.ROOT)
+    yield bench.Bench(tmp_path_factory.mktemp("bench"))
+    os.chdir(before)
+
+
+@pytest.mark.parametrize("item", INPUTS, ids=[f"{item.kind}-{i}" for i, item in enumerate(INPUTS)])
+def test_an_input_is_right_or_one_line(item, common, tmp_path, capsys):
+    verdict = bench.judge(item, common, tmp_path)
+    assert verdict == ("one line" if isinstance(item.right, bench.Line) else "right")
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_how_many_there_are():
+    """What the test above finds of each, as a table; with image files, that test_images.py runs, hundreds."""
+    named = {kind: [isinstance(item.right, bench.Line) for item in items] for kind, items in KINDS.items()}
+    assert {kind: (lines.count(False), lines.count(True)) for kind, lines in named.items()} == COUNTS
+    assert len({(item.kind, item.what) for item in INPUTS}) == len(INPUTS) == sum(map(sum, COUNTS.values())) >= 100
+    images = {"images": [*test_images.CASES, *test_images.DAMAGED]}
+    verdicts = {(kind, column): n for kind, of in COUNTS.items() for column, n in zip(bench.VERDICTS, of, strict=False)}
+    verdicts |= {("images", "right"): len(test_images.CASES), ("images", "one line"): len(test_images.DAMAGED)}
+    rows = bench.table(KINDS | images, verdicts).splitlines()
+    assert rows[-2] == "| images | 139 | 121 | 18 | 0 | 0 |"
+    assert rows[-1] == "| all | 556 | 209 | 347 | 0 | 0 |"
