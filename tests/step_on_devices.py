@@ -16,8 +16,8 @@ if __name__ == "__main__":
     from configs import zigzag
     from ctxseg import devices, evaluate, inference, schedules
     from ctxseg.models import create_model
-    from ctxseg.state import create_state
     from ctxseg.train import create_train_step, fill_memory
+    from tests.drawn import drawn_state
 
     assert jax.local_device_count() == count
     config = zigzag.get_config()
@@ -27,7 +27,7 @@ if __name__ == "__main__":
     config.model.scales.update({"merge": "average", "scales": (1.0,)})  # whose own scores count in the loss
     model = create_model(config.model, 3, axis_name=devices.AXIS)
     optimizer = schedules.create_optimizer(config.optimizer, 10)
-    state = create_state(model, optimizer, (16, 16), seed=0)
+    state = drawn_state(model, optimizer, (16, 16))
 
     rng = np.random.default_rng(0)
     batch = {

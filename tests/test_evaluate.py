@@ -13,8 +13,8 @@ from ctxseg.data import transforms
 from ctxseg.errors import UserError
 from ctxseg.models import SegmenterOutput, create_model
 from ctxseg.models.layers import resize
-from ctxseg.state import create_state
 from ctxseg.train import create_train_step
+from tests.drawn import drawn_state
 from tests.references import testing_numpy
 
 NAMES = ["a", "b", "c"]
@@ -51,7 +51,7 @@ def trained(source):
     optimizer = schedules.create_optimizer(config.optimizer, 40)
     pair = [s for s in source if s["label"].shape == (40, 52)][:2]
     batch = devices.shard({k: np.stack([s[k] for s in pair]) for k in ("image", "label")})
-    state = devices.replicate(create_state(model, optimizer, (40, 52), 0))
+    state = devices.replicate(drawn_state(model, optimizer, (40, 52)))
     step = create_train_step(model, optimizer, config)
     for _ in range(40):
         state, _ = step(state, batch)

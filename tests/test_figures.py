@@ -14,7 +14,7 @@ from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.models.context.msci import adjacency
 from ctxseg.models.layers import resize
-from ctxseg.state import create_state
+from tests.drawn import drawn_state
 
 PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
 NAMES = ["sky", "tree", "road"]
@@ -241,7 +241,7 @@ def run(street, tmp_path_factory):
     config.model.memory.update({"name": "mcibi", "channels": 4})
     model = create_model(config.model, 11)
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, ())
-    state = create_state(model, optimizer, (32, 32), 0)
+    state = drawn_state(model, optimizer, (32, 32))
     with checkpoints.Checkpoints(str(folder / "checkpoints")) as saved:
         saved.save(1, state, {})
     logs.write_json(folder / "results.json", {"confusion": np.eye(11, dtype=int).tolist()})

@@ -13,6 +13,7 @@ from configs import defaults
 from ctxseg.models import CONTEXTS, convolution, create_model, layers
 from ctxseg.state import create_state
 from ctxseg.train import train_step
+from tests.drawn import drawn
 
 SMALL = {
     "channels": 4, "stages": 2, "subdivisions": (2,), "units": (3,), "regions": 9, "key_channels": 4, "bins": (1, 2),
@@ -39,20 +40,6 @@ def batch():
     image = rng.integers(0, 256, (2, 24, 28, 3)).astype(np.uint8)  # no multiple of the stride
     regions = np.kron(np.arange(9).reshape(3, 3), np.ones((8, 10), int))[:, :28]
     return {"image": image, "label": rng.integers(0, 3, (2, 24, 28), np.uint8), "regions": np.stack([regions] * 2)}
-
-
-def drawn(shapes):
-    """A state of these shapes: kernels and gains of one, a memory that has seen every class; initialisers are slow to compile."""
-    rng = np.random.default_rng(0)
-
-    def draw(path, x):
-        name = jax.tree_util.keystr(path[-1:], simple=True)
-        if name.endswith("kernel") or name == "bank":
-            return (rng.normal(size=x.shape) * np.sqrt(2 / max(np.prod(x.shape[:-1]), 1))).astype(x.dtype)
-        return (np.ones if name in ("scale", "var", "seen") or "gamma" in name else np.zeros)(x.shape, x.dtype)
-
-    state = jax.tree_util.tree_map_with_path(draw, shapes)
-    return state.replace(opt_state=jax.tree.map(np.zeros_like, state.opt_state))
 
 
 def build(context, backbone, merge, scales, memory, batch):

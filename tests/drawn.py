@@ -1,0 +1,25 @@
+"""Initial states for tests: drawn by NumPy, as initialisers are slow to compile."""
+
+import jax
+import numpy as np
+
+from ctxseg.state import create_state
+
+
+def drawn(shapes):
+    """A state of these shapes: kernels and gains of one, a memory that has seen every class."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, x):
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        if name.endswith("kernel") or name == "bank":
+            return (rng.normal(size=x.shape) * np.sqrt(2 / max(np.prod(x.shape[:-1]), 1))).astype(x.dtype)
+        return (np.ones if name in ("scale", "var", "seen") or "gamma" in name else np.zeros)(x.shape, x.dtype)
+
+    state = jax.tree_util.tree_map_with_path(draw, shapes)
+    return state.replace(opt_state=jax.tree.map(np.zeros_like, state.opt_state))
+
+
+def drawn_state(model, optimizer, crop):
+    """What `create_state` gives, with drawn parameters."""
+    return drawn(jax.eval_shape(lambda: create_state(model, optimizer, crop, 0)))
