@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from configs import defaults
 from ctxseg import interrupts, results
 from ctxseg.errors import UserError
 from ctxseg.fields import is_like
@@ -229,16 +230,37 @@ def _as_of_now(saved, path):
     return saved
 
 
+def _effective(config):
+    """`config`, flat, of what is read, None being what its module takes for it; as it is, if it names a module that there is not."""
+    from ctxseg import reading
+
+    try:
+        return reading.effective(config)
+    except KeyError:
+        return flatten(config)
+
+
 def check_same(path: str, config: ConfigDict) -> None:
-    """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters."""
+    """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters.
+
+    A field that is younger than the run, and so is missing there, counts as its default: the run was made without it.
+    """
     from ctxseg import reading  # here, as it imports every network, and a config.json can be read without
 
-    saved = flatten({section: value for section, value in _read(path).items() if section != "dataset"})
+    read = _read(path)
+    saved = flatten({section: value for section, value in read.items() if section != "dataset"})
     wanted, unread = flatten(config), reading.unread(config)
+    if younger := [k for k in wanted.keys() - saved.keys() if k not in unread]:
+        without = defaults.get_config()
+        _update(without, read, path)
+        before, now = _effective(without), _effective(config)
+        # What the run would not read is read now because another field differs.
+        saved |= flatten({k: before[k] for k in younger if k in before})
+        wanted |= flatten({k: now[k] for k in younger if k in now})
     differ = [
         f"config.{k} is {wanted.get(k)} here and {saved.get(k)} there"
         for k in sorted(saved.keys() | wanted.keys())
-        # A field that is missing there is younger than the run; one that nothing reads may be anything.
+        # One that nothing reads may be anything.
         if k in saved and saved[k] != wanted.get(k) and not k.startswith(FREE) and k not in unread
     ]
     if differ:

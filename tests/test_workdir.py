@@ -70,6 +70,38 @@ def test_a_field_that_went_is_named_and_one_that_came_is_not(run):
         workdir.check(run, fcn.get_config())
 
 
+def test_a_field_younger_than_the_run_counts_as_its_default(run):
+    saved = json.loads((run / "config.json").read_text())
+    for section, field in (("data", "padding"), ("model", "auxiliary"), ("train", "split"), ("eval", "flip")):
+        del saved[section][field]
+    for field in ("width", "layout"):
+        del saved["model"]["backbone"][field]
+    del saved["model"]["context"]["bring"]
+    (run / "config.json").write_text(json.dumps(saved))
+    same = {
+        "model__backbone__width": 24,  # what None is there
+        "eval__flip": True,  # free
+        "model__context__bring": "average",  # read by nothing here
+        "model__backbone__layout": "hrenet",
+    }
+    workdir.check(run, fcn.get_config())
+    workdir.check(run, changed(**same))
+    others = {
+        "config.data.padding is reflect here and ignore there": {"data__padding": "reflect"},
+        "config.model.auxiliary.levels is ['res4'] here and [] there": {"model__auxiliary__levels": ("res4",)},
+        "config.model.backbone.width is 8 here and 24 there": {"model__backbone__width": 8},
+        "config.train.split is train+val here and train there": {"train__split": "train+val"},
+    }
+    for message, fields in others.items():
+        with pytest.raises(UserError) as error:
+            workdir.check(run, changed(**fields))
+        assert str(error.value) == f"{run} holds the run of another config: {message}; choose another --workdir"
+    saved["model"]["context"]["name"] = "gone"  # a context that there was
+    (run / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="config.model.context.name is none here and gone there; choose"):
+        workdir.check(run, fcn.get_config())
+
+
 def test_a_run_from_before_rates_by_name_goes_on_if_it_had_one_rate(run):
     """Its `new_layer_factor` was the rate of everything but the backbone."""
     saved = json.loads((run / "config.json").read_text())
@@ -87,7 +119,8 @@ def test_a_run_from_before_rates_by_name_goes_on_if_it_had_one_rate(run):
             workdir.check(run, fcn.get_config())
     del saved["optimizer"]
     (run / "config.json").write_text(json.dumps(saved))
-    workdir.check(run, fcn.get_config())  # what it does not say is as it is now
+    with pytest.raises(UserError, match="config.optimizer.learning_rate is 0.2 here and 0.01 there; "):
+        workdir.check(run, fcn.get_config())  # what it does not say is the default
 
 
 @pytest.mark.parametrize("stride, refused", [(32, False), (8, True)])
