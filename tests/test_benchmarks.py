@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,47 @@ def test_the_table_of_systems_is_of_finished_runs_of_the_same_config(tmp_path, m
     assert found["mIoU"] == 0.5 and found["step_seconds"] == run.config.train.batch_size / 16
     with pytest.raises(UserError, match="learning_rate"):
         systems["plan"](["fcn"], "scenes", 1, tmp_path, [*overrides, "--config.optimizer.learning_rate=0.5"])
+
+
+INTERRUPTED = "error: interrupted; the same command completes what it left"
+
+
+@pytest.mark.parametrize(
+    "status, stderr, wrong",
+    [
+        (2, f"train: starting\n{INTERRUPTED}\n", None),
+        (2, "error: interrupted at step 3, saved in runs/a: the same command continues from there\n", None),
+        (0, "train  2/2  loss 2.7\n", None),
+        (None, "train: starting\n", "it did not end"),
+        (-11, "train: starting\n", "status -11: train: starting"),
+        (1, "", "status 1: nothing on stderr"),
+        (2, f"Traceback (most recent call last):\n{INTERRUPTED}\n", "but Traceback"),
+        (2, f"terminate called without an active exception\n{INTERRUPTED}\n", "but terminate called"),
+        (2, f"{INTERRUPTED}\n{INTERRUPTED}\n", "the errors are"),
+        (2, f"{INTERRUPTED}\ntrain  2/2\n", "the last line is train  2/2"),
+        (2, "error: runs/a/checkpoints/3 cannot be read\n", "the errors are"),
+        (2, "", "the last line is none"),
+        (0, f"{INTERRUPTED}\n", "status 0, but error: interrupted"),
+    ],
+)
+def test_how_a_stopped_process_may_end(status, stderr, wrong):
+    fault = runpy.run_path(str(ROOT / "benchmarks" / "stops.py"))["fault"](status, stderr)
+    assert fault is None if wrong is None else wrong in fault
+
+
+def test_what_a_stopped_process_leaves_behind_is_found(tmp_path):
+    stops = runpy.run_path(str(ROOT / "benchmarks" / "stops.py"))
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / ".results.json.1.2.tmp").write_text("{")  # which nobody takes for results
+    (tmp_path / "a").mkdir()
+    assert not stops["unreadable"](tmp_path)
+    for name in ("results.json", "a/0.png", "a/0.jpg", "images.npz", "report.html"):
+        (tmp_path / name).write_text("{")
+        assert [name in line for line in stops["unreadable"](tmp_path)] == [True]
+        (tmp_path / name).unlink()
+
+    child = [sys.executable, "-c", "input()", "main.py", f"--workdir={tmp_path}/a"]
+    with subprocess.Popen(child, stdin=subprocess.PIPE) as process:
+        assert list(stops["living"](tmp_path)) == [process.pid] and not stops["living"](tmp_path / "b")
+        process.kill()
+    assert not stops["living"](tmp_path)

@@ -1,0 +1,206 @@
+"""Stops `main.py` at moments spread over its first 40 seconds, in four modes, and counts how it ends.
+
+python benchmarks/stops.py [train evaluate predict sweep] --moments=20 --first=0.5 --last=40
+
+Each mode is one command, given again at every moment in the same folder: early moments fall into imports and compilation, late ones also
+into what continues. What has finished is removed first. By turns it gets SIGINT, SIGTERM, and, as from a terminal, SIGINT to its process
+group. A moment is right if the process had finished, with status 0, or ends with status 2 and the one line of an interruption on stderr;
+no process is left behind, and every file that has its final name can be read. Afterwards the same command has to run on to its end.
+`slowest`: seconds from a signal to status 2.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+MODES = ("train", "evaluate", "predict", "sweep")
+LIMIT = 60  # seconds from a signal, after which a process counts as one that does not end
+CRASHES = ("Traceback", "Fatal Python error", "terminate called", "Exception ignored")
+PICTURES = range(64, 164)  # widths of the images that are predicted: 100 sizes, each compiled
+# How a process is told: its name, the signal, and whether the group gets it.
+WAYS = (("SIGINT", signal.SIGINT, False), ("SIGTERM", signal.SIGTERM, False), ("Ctrl-C", signal.SIGINT, True))
+
+
+def command(mode: str, folder: Path) -> list[str]:
+    """The arguments of main.py, which last beyond 40 s on two cores that have nothing else to do."""
+    fcn, run = "--config=configs/fcn.py", f"--workdir={folder / 'run'}"
+    return {
+        "train": [fcn, "--config.train.steps=600", f"--workdir={target(mode, folder)}"],
+        "evaluate": ["--mode=evaluate", run, "--config.eval.scales=0.5,0.75,1,1.25,1.5,1.75,2", "--config.eval.flip"],
+        "predict": [
+            "--mode=predict", run, f"--input={folder / 'images'}", f"--output={target(mode, folder)}",
+            "--config.eval.shapes=exact",
+        ],
+        "sweep": [
+            fcn, "--mode=sweep", "--sweep=model.context.name=none,ppm", "--jobs=2", "--config.train.steps=400",
+            f"--workdir={target(mode, folder)}",
+        ],
+    }[mode]  # fmt: skip
+
+
+def target(mode: str, folder: Path) -> Path:
+    """Where the command of a mode writes."""
+    return folder / ("run" if mode == "evaluate" else mode)
+
+
+def moments(count: int, first: float, last: float) -> list[float]:
+    """`count` moments, evenly from `first` to `last`."""
+    return [float(t) for t in np.linspace(first, last, count)]
+
+
+def stop(arguments: list[str], log: Path, after: float, number: int, group: bool) -> tuple[int | None, float]:
+    """Starts main.py, sends it a signal `after` seconds. Returns its status, None if it does not end, and the seconds from the signal."""
+    with open(log, "w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "main.py", *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        return process.wait(after), 0.0
+    except subprocess.TimeoutExpired:
+        (os.killpg if group else os.kill)(process.pid, number)
+    began = time.monotonic()
+    try:
+        return process.wait(LIMIT), time.monotonic() - began
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None, float(LIMIT)
+
+
+def fault(status: int | None, stderr: str) -> str | None:
+    """What is wrong with how a process ended; None if it had finished, or was interrupted as it should be."""
+    lines = stderr.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    if status is None:
+        return f"it did not end within {LIMIT} s"
+    if status not in (0, 2):
+        return f"status {status}: {lines[-1] if lines else 'nothing on stderr'}"
+    if crashes := [line for line in lines if any(crash in line for crash in CRASHES)]:
+        return f"status {status}, but {crashes[0]}"
+    if status == 0:
+        return f"status 0, but {errors[0]}" if errors else None
+    if len(errors) != 1 or lines[-1] != errors[0] or not errors[0].startswith("error: interrupted"):
+        return f"status 2, but the errors are {errors}, and the last line is {lines[-1] if lines else 'none'}"
+    return None
+
+
+def unreadable(folder: Path) -> list[str]:
+    """The files below that have their final name, and are not whole."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if any(part.startswith(".") or "tmp" in part for part in path.relative_to(folder).parts):
+            continue  # what is being written says so by its name
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text())
+            elif path.suffix in (".png", ".jpg"):
+                with Image.open(path) as image:
+                    image.load()
+            elif path.suffix == ".npz":
+                with np.load(path) as arrays:
+                    for name in arrays:
+                        arrays[name]
+            elif path.suffix == ".html" and "</html>" not in path.read_text():
+                raise ValueError("it has no end")
+        except Exception as e:  # Pillow and NumPy raise all sorts on damaged files
+            found.append(f"{path} is left behind and cannot be read: {e}")
+    return found
+
+
+def living(folder: Path) -> dict[int, str]:
+    """The processes of main.py that work below the folder: {id: command}."""
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,stat=,args="], capture_output=True, text=True, check=True)
+    found = {}
+    for pid, state, args in (
+        line.split(None, 2) for line in listed.stdout.splitlines() if len(line.split(None, 2)) == 3
+    ):
+        if "main.py" in args and f"{folder}{os.sep}" in args and not state.startswith("Z"):
+            found[int(pid)] = args
+    return found
+
+
+def run_through(arguments: list[str], what: str) -> None:
+    """Runs main.py to its end; exits if it fails."""
+    done = subprocess.run([sys.executable, "main.py", *arguments], capture_output=True, text=True, cwd=ROOT)
+    if wrong := fault(done.returncode, done.stderr) or (done.returncode and done.stderr.splitlines()[-1]):
+        sys.exit(f"error: {what}: {wrong}")
+
+
+def make(folder: Path, modes: list[str]) -> None:
+    """What the commands need: the data set, and to evaluate and predict a run and images."""
+    run_through(["--config=configs/fcn.py", "--mode=prepare"], "preparing the data set")
+    if {"evaluate", "predict"} & set(modes):
+        run = ["--config=configs/fcn.py", "--config.train.steps=2", f"--workdir={folder / 'run'}"]
+        run_through(run, "making a run to evaluate")
+    (folder / "images").mkdir(parents=True)
+    for width in PICTURES:
+        noise = np.random.default_rng(width).integers(0, 256, (96, width, 3), np.uint8)
+        Image.fromarray(noise).save(folder / "images" / f"{width}.png")
+
+
+def measure(mode: str, folder: Path, when: list[float]) -> dict[str, str]:
+    """The row of a mode."""
+    counts, slowest, finished = {"status 2": 0, "finished": 0, "other": 0}, 0.0, False
+    log = folder / f"{mode}.log"
+    for index, after in enumerate(when):
+        if finished and mode != "evaluate":
+            shutil.rmtree(target(mode, folder), ignore_errors=True)
+        name, number, group = WAYS[index % len(WAYS)]
+        status, seconds = stop(command(mode, folder), log, after, number, group)
+        left, finished = living(folder), status == 0
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        stderr = log.read_text(errors="replace")
+        wrong = [fault(status, stderr), *(f"left behind: {args}" for args in left.values())]
+        wrong = [*filter(None, wrong), *unreadable(target(mode, folder))]
+        kind = "other" if wrong else "finished" if finished else "status 2"
+        counts[kind] += 1
+        slowest = max(slowest, seconds if kind == "status 2" else 0.0)
+        said = "; ".join(wrong) or f"{kind}: {(stderr.splitlines() or [''])[-1]}"
+        print(f"{mode} {name} after {after:.1f} s, {seconds:.1f} s: {said}", file=sys.stderr, flush=True)
+        if wrong:
+            shutil.copy(log, folder / f"{mode}-{index}.log")
+    done = subprocess.run([sys.executable, "main.py", *command(mode, folder)], capture_output=True, text=True, cwd=ROOT)
+    ended = "yes" if done.returncode == 0 and not unreadable(target(mode, folder)) else "no"
+    if ended == "no":
+        print(f"{mode}, the same command again: status {done.returncode}: {done.stderr}", file=sys.stderr, flush=True)
+    row = {"mode": mode, "moments": str(len(when))} | {kind: str(n) for kind, n in counts.items()}
+    return row | {"slowest": f"{slowest:.1f} s", "completed afterwards": ended}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("modes", nargs="*", default=MODES, help=f"of {', '.join(MODES)}; default: all")
+    parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--first", type=float, default=0.5, help="seconds after the start")
+    parser.add_argument("--last", type=float, default=40.0)
+    parser.add_argument("--runs", default=str(ROOT / "runs" / "stops"), help="folder for all of it, emptied before")
+    args = parser.parse_args()
+    if other := set(args.modes) - set(MODES):
+        parser.error(f"there is no mode {other.pop()}: it wants some of {', '.join(MODES)}")
+    # What a shell starts in the background ignores SIGINT, and so would what it starts; a handler is not inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder = Path(os.path.abspath(args.runs))
+    shutil.rmtree(folder, ignore_errors=True)
+    make(folder, args.modes)
+    rows = [measure(mode, folder, moments(args.moments, args.first, args.last)) for mode in args.modes]
+    print("|", " | ".join(rows[0]), "|")
+    print("|---" * len(rows[0]) + "|")
+    for row in rows:
+        print("|", " | ".join(row.values()), "|")
+    sys.exit(any(row["other"] != "0" or row["completed afterwards"] == "no" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
