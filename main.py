@@ -44,7 +44,6 @@ READ_BY = {
     "output": ("predict", "export"),
     "probabilities": ("predict",),
     "checkpoint": ("evaluate", "predict", "export", "crf"),
-    "size": ("export",),
     "overwrite": ("predict", "export"),
     "seeds": ("sweep",),
     "rows": ("sweep",),
@@ -76,7 +75,6 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
         "evaluate, predict, export, crf: a step, best, or RUN/checkpoints/STEP instead of --workdir; default the newest"
     )
     flags.DEFINE_string("checkpoint", None, help, flag_values=values)
-    flags.DEFINE_string("size", None, "export: HEIGHT,WIDTH of images; default config.data.crop", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "predict, export: replace what exists", flag_values=values)
     flags.DEFINE_integer("seeds", 1, "sweep: runs of each row, config.seed=0, 1, …", flag_values=values)
     flags.DEFINE_string("rows", "", "sweep: numbers of the table's rows, 0,2-4; default all", flag_values=values)
@@ -481,9 +479,7 @@ def main(argv: list[str]) -> None:
     elif mode == "complexity":
         complexity.complexity(config, folder)
     elif mode == "export":
-        print(
-            export.export(config, folder, values.output, export.parse_size(values.size), values.overwrite, checkpoint)
-        )
+        print(export.export(config, folder, values.output, values.overwrite, checkpoint))
     elif mode == "report":
         if _value(argv, "config") and os.path.isdir(folders[0]):
             workdir.check_same(os.path.join(folders[0], "config.json"), config)

@@ -4,19 +4,16 @@ Krähenbühl & Koltun, "Efficient Inference in Fully Connected CRFs with Gaussia
 separable convolution. The bilateral one is a filter on the permutohedral lattice (Adams, Baek & Davis, "Fast High-Dimensional Filtering
 Using the Permutohedral Lattice", Eurographics 2010), which is built once for each image. A vertex is numbered when it is first met, in a
 hash table of exact keys. How many vertices there are depends on the image: arrays have room for the most that there can be, and loops
-over blocks of vertices end with the last one, so that a filter costs what the image needs.
+over blocks of vertices end with the last one, so that a filter costs what the image needs. Exported archives carry this file: it needs
+jax and numpy.
 """
 
-import itertools
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from ctxseg import metrics
-from ctxseg.errors import UserError
 
 FEATURES = 5  # y, x, red, green, blue
 CORNERS = FEATURES + 1  # of a simplex of the lattice; also the number of directions of a blur
@@ -25,7 +22,6 @@ VERTICES = 16384  # in a block
 CHANNELS = 32  # that are filtered at once, at most: buffers are large
 LEAST = 1e-12  # of D, which is 0 far from all pixels
 HOLE = 2  # neighbours that an absent vertex must have to be added
-PARAMETERS = ("iterations", "spatial_weight", "spatial_sigma", "bilateral_weight", "bilateral_sigma", "colour_sigma")
 
 
 class Lattice(NamedTuple):
@@ -396,48 +392,3 @@ def self_term(lattice: Lattice):
     # k of the 6 directions lead from one corner to another; so do the 6 − k others, backwards
     between = 0.25**apart * 0.5 ** (CORNERS - apart) + 0.5**apart * 0.25 ** (CORNERS - apart)
     return jnp.einsum("nk,kl,nl->n", lattice.weights, between.astype(np.float32), lattice.weights, precision="highest")
-
-
-def grid(**values) -> list[dict]:
-    """All combinations: `grid(bilateral_weight=(3, 4), colour_sigma=(3, 5))` are four candidates of `search`."""
-    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
-
-
-def check(parameters: dict, field: str = "config.crf") -> None:
-    """UserError unless these are parameters of `mean_field`, with values that they can have; `field` is what they are called by."""
-    for name, value in parameters.items():
-        if name not in PARAMETERS:
-            raise UserError(f"{field}.{name} is unknown: the parameters of the CRF are {', '.join(PARAMETERS)}")
-        if name == "iterations":
-            if type(value) is not int or value < 0:
-                raise UserError(f"{field}.iterations is {value!r}, but must be a whole number, at least 0")
-            continue
-        least = 0.1 if name.endswith("sigma") else 0
-        if not isinstance(value, (int, float)) or not least <= value < np.inf:
-            raise UserError(f"{field}.{name} is {value!r}, but must be a number, at least {least}")
-
-
-def search(samples, candidates: list[dict]) -> list[dict]:
-    """Tries parameters on the images of a validation split.
-
-    Args:
-        samples: iterable of probabilities, float32 `[H,W,K]`; image, `[H,W,3]`; labels, integer `[H,W]`. Gone through once. Another shape,
-            `spatial_sigma` or `iterations` means another compilation.
-        candidates: arguments of `mean_field`; what is left out has its default. `{"iterations": 0}` is without a CRF. See `grid`.
-
-    Returns:
-        The candidates, each with its `mIoU` in [0, 1], over all images, best first. UserError for a parameter that cannot be.
-    """
-    for candidate in candidates:
-        check(candidate, "crf")
-    confusion = [0] * len(candidates)
-    for probabilities, image, labels in samples:
-        for i, candidate in enumerate(candidates):
-            predictions = mean_field(probabilities[None], image[None], **candidate).argmax(-1)
-            counts = metrics.confusion_matrix(labels[None], predictions, probabilities.shape[-1])
-            confusion[i] = confusion[i] + np.asarray(counts, np.int64)
-    if not np.any(confusion):
-        raise UserError("there is nothing to search the CRF's parameters with: no image, no label or no candidate")
-    names = [str(k) for k in range(len(confusion[0]))]
-    found = [{"mIoU": metrics.scores(n, names, {})["mIoU"], **c} for n, c in zip(confusion, candidates, strict=True)]
-    return sorted(found, key=lambda one: -one["mIoU"])

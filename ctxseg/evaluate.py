@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctxseg import checkpoints, crf, data, devices, inference, logs, metrics, provenance, workdir
+from ctxseg import checkpoints, crf_search, data, devices, inference, logs, metrics, provenance, workdir
 from ctxseg.data import pipeline, superpixels
 from ctxseg.errors import UserError
 
@@ -275,7 +275,7 @@ def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list
     builder = _load_of_run(config, folder)
     source = _scored_source(config, builder)
     fixed = dict(config.eval.crf) | {"iterations": config.eval.crf.iterations or 10}
-    candidates = [{"iterations": 0}] + [fixed | chosen for chosen in crf.grid(**CRF_GRID)]
+    candidates = [{"iterations": 0}] + [fixed | chosen for chosen in crf_search.grid(**CRF_GRID)]
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     plain = config.eval.copy_and_resolve_references()
     plain.crf.iterations = 0
@@ -290,7 +290,7 @@ def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list
                 yield predictor(state.variables, sample["image"][None], regions)[0], sample["image"], sample["label"]
                 progress.update(i + 1)
 
-    found = crf.search(samples(), candidates)
+    found = crf_search.search(samples(), candidates)
     logs.write_json(
         os.path.join(folder, "crf.json"),
         {"images": count, "split": config.eval.split, "step": int(state.step), "candidates": found},

@@ -1,7 +1,8 @@
 """From images to class probabilities, as the papers test: several scales, mirrored, whole or in windows (SPEC §8).
 
 Logits are resized to the image, and their softmax is averaged over scales and mirror images. `predict_probabilities` is a pure function of
-arrays. `shape_of` says which shapes it is compiled for: images are padded to one of a few (see `models.extent`), or left as they are.
+arrays, whose shapes may be symbolic if they are padded (see `models.extent`). `shape_of` says which shapes it is compiled for: images are
+padded to one of a few, or left as they are.
 """
 
 import dataclasses
@@ -13,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctxseg import crf
+from ctxseg import crf, crf_search
 from ctxseg.data import superpixels
-from ctxseg.data.transforms import base_size_of, check_base_size, crop, mirrored_classes, rounded_ratio
+from ctxseg.data.transforms import check_base_size, crop, mirrored_classes
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.layers import resize
+from ctxseg.sizes import base_size_of, bucket, rounded_ratio
 
 SHAPES = ("buckets", "exact")
 
@@ -78,7 +80,7 @@ def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
         raise UserError(f"config.eval.shapes is {config.shapes!r}, but it can be {', '.join(SHAPES)}")
     if config.score not in ("original", "resized"):
         raise UserError(f"config.eval.score is {config.score!r}, but it can be original, resized")
-    crf.check(dict(config.crf), "config.eval.crf")
+    crf_search.check(dict(config.crf), "config.eval.crf")
     refinement = dict(config.crf) if config.crf.iterations else None
     return Protocol(
         tuple(map(float, config.scales)),
@@ -90,12 +92,6 @@ def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
         refinement,
         config.shapes,
     )
-
-
-def bucket(length: int) -> int:
-    """The padded length of an image's side: four to an octave, multiples of 32. At most a quarter is padding from 128 pixels on."""
-    step = max(extent.STRIDE, 2 ** math.ceil(math.log2(length)) // 8)
-    return -(-length // step) * step
 
 
 def shape_of(size: tuple[int, int], shapes: str) -> tuple[int, int]:
@@ -150,8 +146,8 @@ def predict_probabilities(model, variables, images, regions, sizes, protocol: Pr
             total += _probabilities(model, variables, x, ids, own, shape, sizes)
     total = total / len(protocol.scales)
     if protocol.flip:
-        plain, mirrored = jnp.split(total, 2)
-        mirrored = flip(mirrored, None if sizes is None else sizes[: len(plain)])
+        plain, mirrored = total[: original.shape[0]], total[original.shape[0] :]
+        mirrored = flip(mirrored, None if sizes is None else sizes[: original.shape[0]])
         if protocol.mirrored_classes != tuple(range(len(protocol.mirrored_classes))):
             # What is seen as a left arm there is a right one.
             mirrored = mirrored[..., np.array(protocol.mirrored_classes)]
@@ -187,7 +183,7 @@ def _scaled(x, sizes, scale, base, canvas, method="bilinear"):
         canvas = base_size_of(x.shape[1:3], base)
     if sizes is not None:
         # Rows without an image are as large as the batch's shape, whatever the canvas.
-        own = jnp.minimum(_base_sizes(sizes, base), jnp.array(canvas))
+        own = _within(_base_sizes(sizes, base), canvas)
     with extent.padded(own, canvas):
         new, own, _ = extent.scaled(canvas, scale)
     if sizes is not None:
@@ -199,8 +195,13 @@ def _scaled(x, sizes, scale, base, canvas, method="bilinear"):
     return x, own
 
 
+def _within(sizes, shape):
+    """int32 `[B,2]`, each at most the height and width of `shape`."""
+    return jnp.stack([jnp.minimum(own, n) for own, n in zip(sizes.T, shape, strict=True)], axis=1)
+
+
 def at_base_size(images, regions, base: tuple[int, ...]):
-    """`images` `[B,H,W,3]` and `regions` `[B,H,W]`, or None, as a network is given them at scale 1, see `transforms.base_size_of`."""
+    """`images` `[B,H,W,3]` and `regions` `[B,H,W]`, or None, as a network is given them at scale 1, see `sizes.base_size_of`."""
     images, _ = _scaled(images, None, 1, base, None)
     if regions is not None:
         regions = _scaled(regions[..., None], None, 1, base, None, "nearest")[0][..., 0]
@@ -217,17 +218,19 @@ def _base_sizes(sizes, base):
 def _windows(model, variables, x, regions, sizes, window, stride):
     """Probabilities of `x` `[B,H,W,3]` from windows that cover each image, averaged where they overlap: float32 `[B,H,W,K]`.
 
-    Windows start at multiples of the stride, the last one where it ends with the image. None is larger than the image.
+    Windows start at multiples of the stride, the last one where it ends with the image. None has more than the image, but for padding.
     """
     b, *shape, _ = x.shape
     padded = sizes is not None
-    window = tuple(map(min, window, shape))
+    window = tuple(m if jax.export.is_symbolic_dim(n) else min(m, n) for m, n in zip(window, shape, strict=True))
     if not padded:
         sizes = jnp.broadcast_to(jnp.array(shape), (b, 2))
     canvas = extent.whole_strides(window) if padded else window
     steps = [max(round(n * stride), 1) for n in window]
-    grid = [max(-(-(n - m) // step), 0) + 1 for n, m, step in zip(shape, window, steps, strict=True)]
-    own = jnp.minimum(sizes, jnp.array(window))  # what of a window is image
+    own = _within(sizes, window)  # what of a window is image
+    grid = (-(-(sizes - own) // jnp.array(steps)) + 1).max(
+        0
+    )  # windows down and across, as the largest image needs them
 
     def cut(array, start):
         return jax.vmap(lambda a, s: jax.lax.dynamic_slice(a, (*s, *[0] * (a.ndim - 2)), (*canvas, *a.shape[2:])))(
@@ -242,9 +245,9 @@ def _windows(model, variables, x, regions, sizes, window, stride):
     if regions is not None:
         regions = jnp.pad(regions, ((0, 0), *((0, n) for n in canvas)), constant_values=-1)
 
-    def step(carry, place):
+    def step(i, carry):
         total, count = carry
-        index = jnp.stack(place)
+        index = jnp.stack(jnp.divmod(i, grid[1]))
         offset = index * jnp.array(steps)
         start = jnp.minimum(offset, sizes - own)
         needed = ((index == 0) | (offset - jnp.array(steps) + jnp.array(window) < sizes)).all(1)
@@ -256,11 +259,10 @@ def _windows(model, variables, x, regions, sizes, window, stride):
         rows, columns = (jnp.arange(n) < own[:, i : i + 1] for i, n in enumerate(canvas))
         weight = (rows[:, :, None] & columns[:, None] & needed[:, None, None])[..., None].astype(y.dtype)
         total = put(total, cut(total, start) + weight * y, start)
-        return (total, put(count, cut(count, start) + weight, start)), None
+        return total, put(count, cut(count, start) + weight, start)
 
     zeros = [jnp.zeros((*x.shape[:3], n), jnp.float32) for n in (model.num_classes, 1)]
-    places = [i.reshape(-1) for i in jnp.meshgrid(*map(jnp.arange, grid), indexing="ij")]
-    (total, count), _ = jax.lax.scan(step, tuple(zeros), places)
+    total, count = jax.lax.fori_loop(0, grid.prod(), step, tuple(zeros))
     return (total / jnp.maximum(count, 1))[:, : shape[0], : shape[1]]
 
 

@@ -9,14 +9,14 @@ import re
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from ctxseg import checkpoints, evaluate, figures, inference, logs, provenance, workdir
-from ctxseg.data import files, images, superpixels, transforms
+from ctxseg.data import files, images, superpixels
 from ctxseg.errors import UserError
 from ctxseg.logs import write_bytes
+from ctxseg.sizes import labels_at, too_large
 
 SUFFIXES = (
     ".bmp",
@@ -29,7 +29,6 @@ SUFFIXES = (
     ".tiff",
     ".webp",
 )  # of what a folder is searched for
-CHANNELS = 128  # that OpenCV resizes at once
 
 
 def predict(
@@ -82,12 +81,8 @@ def predict(
             image, size = images.read(path, config.eval.max_pixels)
         except Exception as e:  # Pillow raises all sorts on damaged files
             return _reason(e)
-        height, width = transforms.base_size_of(image.shape[:2], config.eval.size)
-        if len(config.eval.size) == 1 and height * width > config.eval.max_pixels:
-            return (
-                f"at config.eval.size={config.eval.size[0]} it has {height}×{width} pixels, more than config.eval.max_pixels: "
-                "cut it up, or change one of them"
-            )
+        if wrong := too_large(image.shape[:2], config.eval.size, config.eval.max_pixels):
+            return wrong
         wanted = {e for e in endings if overwrite or not _at(stem, e).exists()}
         try:
             regions = None
@@ -187,30 +182,6 @@ def _reason(e) -> str:
     if isinstance(e, Image.UnidentifiedImageError):
         return "not an image, or damaged"
     return " ".join(str(getattr(e, "strerror", None) or e or type(e).__name__).split())
-
-
-def labels_at(probabilities, size: tuple[int, int], at_once: int = 16_000_000) -> np.ndarray:
-    """The most probable class at another size: float32 `[h,w,K]` → uint8 `[*size]`, probabilities interpolated bilinearly.
-
-    Some rows at a time, so that no more than `at_once` values are in memory however large the result is.
-    """
-    h, w, classes = probabilities.shape
-    if (h, w) == tuple(size):
-        return probabilities.argmax(-1).astype(np.uint8)
-    labels = np.empty(size, np.uint8)
-    position = np.clip((np.arange(size[0]) + 0.5) * h / size[0] - 0.5, 0, h - 1)
-    rows = max(at_once // (size[1] * classes), 1)
-    for start in range(0, size[0], rows):
-        at = position[start : start + rows]
-        low = np.floor(at).astype(int)
-        share = (at - low)[:, None, None].astype(np.float32)
-        strip = probabilities[low] * (1 - share) + probabilities[np.minimum(low + 1, h - 1)] * share
-        # OpenCV's bilinear interpolation has its centres at +½ too; the strip's rows are in place already.
-        parts = (np.ascontiguousarray(strip[..., k : k + CHANNELS]) for k in range(0, classes, CHANNELS))
-        wide = [cv2.resize(part, (size[1], len(at)), interpolation=cv2.INTER_LINEAR) for part in parts]
-        wide = np.concatenate([part.reshape(len(at), size[1], -1) for part in wide], axis=-1)
-        labels[start : start + rows] = wide.argmax(-1)
-    return labels
 
 
 def _write(stem, image, p, size, palette, wanted):

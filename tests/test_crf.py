@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 from skimage.transform import resize
 
-from ctxseg import crf
+from ctxseg import crf, crf_search
 from ctxseg.errors import UserError
 from tests.references import crf_numpy
 
@@ -123,8 +123,8 @@ def test_search_finds_what_denoises():
     right = np.where(rng.random((16, 16)) < 0.2, 0.3, 0.7)
     start = np.stack([np.where(labels == k, right, 1 - right) for k in (0, 1)], -1).astype(np.float32)
     labels[0] = 255
-    grid = crf.grid(iterations=(4,), bilateral_weight=(0.01, 4.0), spatial_weight=(0.01,))
-    found = crf.search([(start, image, labels)], [{"iterations": 0}, *grid])
+    grid = crf_search.grid(iterations=(4,), bilateral_weight=(0.01, 4.0), spatial_weight=(0.01,))
+    found = crf_search.search([(start, image, labels)], [{"iterations": 0}, *grid])
     assert found[0] == {"mIoU": 1.0, "iterations": 4, "bilateral_weight": 4.0, "spatial_weight": 0.01}
     assert 0.5 < found[-1]["mIoU"] < 0.8 and len(found) == 3
 
@@ -141,9 +141,9 @@ def test_search_finds_what_denoises():
 )
 def test_wrong_parameters(wrong, message):
     with pytest.raises(UserError, match=message):
-        crf.check(wrong)
+        crf_search.check(wrong)
 
 
 def test_nothing_to_search_with():
     with pytest.raises(UserError, match="nothing to search"):
-        crf.search([], [{}])
+        crf_search.search([], [{}])

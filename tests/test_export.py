@@ -14,14 +14,12 @@ import pytest
 from PIL import Image
 
 from configs import defaults
-from ctxseg import checkpoints, data, export, inference, schedules, workdir
-from ctxseg.data.superpixels import slic
+from ctxseg import checkpoints, data, export, inference, predict, schedules, workdir
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.state import create_state
 
-SIZE = (32, 48)
-# What a stranger runs: the script of the archive, on arrays in batches of several sizes and on a photograph.
+# What a stranger runs: the script of the archive, on arrays in batches of several sizes and on photographs.
 STRANGER = """
 import contextlib
 import sys
@@ -32,25 +30,38 @@ import runpy
 import numpy as np
 
 run = runpy.run_path("run.py")
-segment, about = run["load"]("segmenter.zip")
+network, about = run["load"]("segmenter.zip")
 inputs = np.load("inputs.npz")
 results = {}
 for n in (1, 3):
-    results[f"labels{n}"], results[f"probabilities{n}"] = segment(inputs["images"][:n], inputs["regions"][:n])
+    results[f"probabilities{n}"] = network(*(inputs[name][:n] for name in ("images", "sizes", "regions")))
 np.savez("results.npz", **results)
-run["main"]("segmenter.zip", "photo.png", "labels.png")
+for name in ("wide", "high"):
+    run["main"]("segmenter.zip", name + ".png", name + "-labels.png")
 
 
-def seen(images):
-    return images[..., 0] // 86, None
+def seen(images, sizes):
+    return images[..., :1] // 86 == np.arange(3)
 
 
-run["main"].__globals__["load"] = lambda path: (seen, about | {"size": [40, 70], "superpixels": []})
+run["main"].__globals__["load"] = lambda path: (seen, about | {"superpixels": []})
 with contextlib.redirect_stdout(None):
     for name in ("int32", "float"):
         run["main"]("segmenter.zip", name + ".tif", name + ".png")
 assert not any(name.startswith("ctxseg.") for name in sys.modules)
 """
+# The same of several archives.
+STRANGERS = """
+import runpy
+import sys
+
+sys.modules["ctxseg"] = None
+run = runpy.run_path("run.py")
+for argument in sys.argv[1:]:
+    archive, photo = argument.split("=")
+    run["main"](archive + ".zip", photo + ".png", archive + ".png")
+"""
+PHOTOS = {"wide": (75, 131), "high": (61, 40)}  # heights and widths that no stride divides
 
 
 def save(folder, config):
@@ -69,6 +80,32 @@ def save(folder, config):
     return model, state.variables
 
 
+def draw_photos(folder):
+    """Writes `PHOTOS`: patches of random colours, and noise."""
+    rng = np.random.default_rng(2)
+    for name, (height, width) in PHOTOS.items():
+        patches = np.kron(rng.integers(0, 256, (10, 17, 3)), np.ones((8, 8, 1)))[:height, :width]
+        noisy = np.clip(patches + rng.normal(0, 20, patches.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{name}.png")
+
+
+def run_without_the_package(script, folder, *arguments):
+    """What a script prints in a process that cannot import ctxseg."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, *arguments], cwd=folder, env=os.environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def check_labels(config, run, photo, labels):
+    """The image `labels` is what --mode=predict gives for `photo`, and has several classes."""
+    assert predict.predict(config, run, str(photo), str(labels.parent / "predicted"), overwrite=True) == 0
+    wanted, found = (np.asarray(Image.open(p)) for p in (labels.parent / "predicted" / photo.name, labels))
+    assert wanted.shape == found.shape and len(np.unique(wanted)) > 2
+    assert (wanted == found).mean() >= 0.999
+
+
 def test_the_archive_runs_without_the_package(tmp_path):
     config = defaults.get_config()
     config.system, config.data.superpixels, config.data.crop = "both", 12, (32, 32)
@@ -79,15 +116,15 @@ def test_the_archive_runs_without_the_package(tmp_path):
     config.model.memory.name, config.model.memory.channels = "mcibi", 4
     config.eval.flip = True
     model, variables = save(tmp_path / "run", config)
-    path = export.export(config, tmp_path / "run", tmp_path / "stranger" / "segmenter.zip", SIZE)
+    path = export.export(config, tmp_path / "run", tmp_path / "stranger" / "segmenter.zip")
 
+    size = (32, 64)
     rng = np.random.default_rng(1)
-    images = rng.integers(0, 256, (3, *SIZE, 3), np.uint8)
-    regions = rng.integers(0, 12, (3, *SIZE)).astype(np.int32)
-    photo = rng.integers(0, 256, (40, 70, 3), np.uint8)
-    np.savez(path.parent / "inputs.npz", images=images, regions=regions)
-    Image.fromarray(photo).save(path.parent / "photo.png")
-    grey = photo[..., 0]
+    images = rng.integers(0, 256, (3, *size, 3), np.uint8)
+    regions = rng.integers(0, 12, (3, *size)).astype(np.int32)
+    np.savez(path.parent / "inputs.npz", images=images, sizes=np.array([size] * 3, np.int32), regions=regions)
+    draw_photos(path.parent)
+    grey = rng.integers(0, 256, (40, 70), np.uint8)
     Image.fromarray(grey.astype(np.int32)).save(path.parent / "int32.tif")
     Image.fromarray(grey.astype(np.float32) / 255).save(path.parent / "float.tif")
     with zipfile.ZipFile(path) as archive:
@@ -95,54 +132,62 @@ def test_the_archive_runs_without_the_package(tmp_path):
         about = json.loads(archive.read("classes.json"))
         weights = np.load(io.BytesIO(archive.read("weights.npz")))
         program = archive.read("model.jax")
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", STRANGER], cwd=path.parent, env=os.environ, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    # A photograph of 40×70, and the size of as many pixels that keeps its aspect.
-    assert done.stderr.endswith(
-        "note: the photograph is squashed to 32×48; an archive of --size=30,52 keeps its aspect\n"
-    )
+    printed = run_without_the_package(STRANGER, path.parent)
 
     names, palette = (data.metadata(defaults.get_config().data)[key] for key in ("class_names", "palette"))
     assert about["class_names"] == list(names) and about["palette"] == [list(c) for c in palette]
-    assert (about["size"], about["step"], about["superpixels"]) == (list(SIZE), 7, [[12, 1.0, []]])
+    assert (about["step"], about["superpixels"]) == (7, [[12, 1.0, []]])
     assert about["protocol"] == "scale 1, flipped, whole image" and {"cpu", "cuda", "tpu"} <= set(about["platforms"])
     assert {a["name"]: a.get("shape") for a in about["arguments"] + about["results"]} == {
         "weights": None,
-        "images": ["b", *SIZE, 3],
-        "regions": ["b", *SIZE],
-        "labels": ["b", *SIZE],
-        "probabilities": ["b", *SIZE, len(names)],
+        "images": ["b", "32*h", "32*w", 3],
+        "sizes": ["b", 2],
+        "regions": ["b", "32*h", "32*w"],
+        "probabilities": ["b", "32*h", "32*w", len(names)],
     }
     assert {name.split("/")[0] for name in weights} == {"params", "batch_stats", "memory"}
     assert b"segmenter.py" in program and os.path.dirname(export.__file__).encode() not in program
 
-    predict = inference.create_predictor(model, config.eval)
-    resized = np.asarray(Image.fromarray(photo).resize(SIZE[::-1], Image.Resampling.BILINEAR))
-    expected = predict(
-        variables,
-        np.concatenate([images, resized[None]]),
-        np.concatenate([regions, slic(resized, 12)[None].astype(np.int32)]),
-    )
+    expected = inference.create_predictor(model, config.eval)(variables, images, regions)
     results = np.load(path.parent / "results.npz")
     for n in (1, 3):
         np.testing.assert_allclose(results[f"probabilities{n}"], expected[:n], atol=1e-4)
-        assert (results[f"labels{n}"] == results[f"probabilities{n}"].argmax(-1)).all()
-        assert results[f"labels{n}"].dtype == np.int32
-    assert len(np.unique(results["labels3"])) > 1 and expected.std(axis=(0, 1, 2)).max() > 0.01
+    assert expected.std(axis=(0, 1, 2)).max() > 0.01
 
     for name in ("int32", "float"):
         np.testing.assert_array_equal(np.asarray(Image.open(path.parent / f"{name}.png")), grey // 86)
-    labels = Image.open(path.parent / "labels.png")
-    assert (
-        labels.mode == "P"
-        and labels.size == (70, 40)
-        and labels.getpalette()[:6] == about["palette"][0] + about["palette"][1]
-    )
-    wanted = Image.fromarray(expected[3].argmax(-1).astype(np.uint8)).resize((70, 40), Image.Resampling.NEAREST)
-    assert (np.asarray(labels) == np.asarray(wanted)).mean() > 0.99
-    assert sum(float(line.split()[-1].rstrip("%")) for line in done.stdout.splitlines()) == pytest.approx(100, abs=0.1)
+    for name in PHOTOS:
+        check_labels(config, tmp_path / "run", path.parent / f"{name}.png", path.parent / f"{name}-labels.png")
+    labels = Image.open(path.parent / "wide-labels.png")
+    assert labels.mode == "P" and labels.getpalette()[:6] == about["palette"][0] + about["palette"][1]
+    shares = [float(line.split()[-1].rstrip("%")) for line in printed.splitlines()]
+    assert sum(shares) == pytest.approx(100 * len(PHOTOS), abs=0.1)
+
+
+def test_photographs_are_labelled_as_prediction_does(tmp_path):
+    """By every part of a protocol, on a network that sees the whole image."""
+    protocols = {
+        "scales": {"scales": (0.7, 1.0), "window": (40, 52), "flip": True},
+        "shorter": {"size": (50,), "crf.iterations": 1},
+        "fixed": {"size": (50, 90), "window": (200, 64), "max_pixels": 2000},
+    }
+    photos = {"scales": "wide", "shorter": "high", "fixed": "wide"}
+    for name, protocol in protocols.items():
+        config = defaults.get_config()
+        config.model.backbone.name = "none"
+        config.model.context.name, config.model.context.channels = "ppm", 4
+        config.model.context.norm = "none"
+        config.eval.update_from_flattened_dict(protocol)
+        protocols[name] = config
+        if name == "scales":
+            save(tmp_path / "run", config)
+        path = export.export(config, tmp_path / "run", tmp_path / f"{name}.zip")
+    with zipfile.ZipFile(path) as archive:
+        archive.extract("run.py", tmp_path)
+    draw_photos(tmp_path)
+    run_without_the_package(STRANGERS, tmp_path, *(f"{name}={photo}" for name, photo in photos.items()))
+    for name, config in protocols.items():
+        check_labels(config, tmp_path / "run", tmp_path / f"{photos[name]}.png", tmp_path / f"{name}.png")
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +211,11 @@ def test_an_archive_is_replaced_only_if_told(run, tmp_path):
     assert os.listdir(tmp_path) == ["a.zip"]
     assert export.export(config, folder) == folder / "export.zip"
     with zipfile.ZipFile(folder / "export.zip") as archive:
-        assert sorted(archive.namelist()) == ["classes.json", "images.py", "model.jax", "run.py", "weights.npz"]
+        assert sorted(archive.namelist()) == [
+            "classes.json", "images.py", "model.jax", "run.py", "sizes.py", "weights.npz"
+        ]  # fmt: skip
         about = json.loads(archive.read("classes.json"))
-        assert about["size"] == [128, 128] and about["superpixels"] == []
+        assert about["base_size"] == [] and about["superpixels"] == [] and about["crf"] is None
         (tmp_path / "run.py").write_bytes(archive.read("run.py"))
     with pytest.raises(UserError, match="a.zip/b.zip cannot be written: (Not a directory|File exists)"):
         export.export(config, folder, path / "b.zip")
@@ -190,16 +237,17 @@ def test_what_cannot_be_exported_is_said(run, tmp_path):
     workdir.claim(tmp_path / "begun", config)
     with pytest.raises(UserError, match="checkpoints has no checkpoint: train first"):
         export.export(config, tmp_path / "begun")
-    for size in ((31, 64), (64, 8193)):
-        with pytest.raises(UserError, match=rf"--size={size[0]},{size[1]} cannot be: height and width are 32 to 8192"):
-            export.export(config, folder, tmp_path / "a.zip", size)
     with pytest.raises(UserError, match="exists: choose another"):
         export.export(config, folder, tmp_path, overwrite=True)
     assert os.listdir(tmp_path) == ["begun"]
 
 
-def test_sizes_on_the_command_line():
-    assert export.parse_size("360,480") == (360, 480) and export.parse_size(None) is None
-    for text in ("", "360", "360x480", "-1,5", "1,2,3", "a,b", "3.5,4"):
-        with pytest.raises(UserError, match="cannot be: it wants a height and a width, --size=360,480"):
-            export.parse_size(text)
+def test_a_network_that_computes_with_sizes_is_refused():
+    class Halves:
+        num_classes = 2
+
+        def apply(self, variables, images, regions, train):
+            return images[:, : int(images.shape[1] * 0.5)]
+
+    with pytest.raises(UserError, match="^this network cannot be exported, as it computes with the size of its maps: "):
+        export.lower(Halves(), {}, inference.Protocol())

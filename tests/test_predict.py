@@ -11,10 +11,10 @@ from PIL import Image
 
 import main
 from configs import fcn
-from ctxseg import checkpoints, data, inference, predict, schedules, workdir
+from ctxseg import checkpoints, data, inference, predict, schedules, sizes, workdir
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from ctxseg.state import create_state
+from tests.drawn import drawn_state
 from tests.references.testing_numpy import bilinear
 
 
@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     workdir.claim(folder, config)
     model = create_model(config.model, len(data.metadata(fcn.get_config().data)["class_names"]))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
-    state = create_state(model, optimizer, config.data.crop, 0)
+    state = drawn_state(model, optimizer, config.data.crop)
     with checkpoints.Checkpoints(str(folder / "checkpoints")) as saved:
         saved.save(3, state, {})
     predictor = inference.create_predictor(model, config.eval)
@@ -261,18 +261,16 @@ def test_bad_command_lines(message, run, tmp_path):
 
 
 def test_labels_at_another_size():
-    """In strips, the same as interpolating the probabilities at once."""
+    """Row by row, the same as interpolating the probabilities at once."""
     p = np.random.default_rng(0).random((6, 9, 4)).astype(np.float32)
-    expected = bilinear(p, 17, 31).argmax(-1)
-    for at_once in (1, 31 * 4 * 5, 10**6):
-        np.testing.assert_array_equal(predict.labels_at(p, (17, 31), at_once), expected)
-    assert predict.labels_at(p, (6, 9)).tolist() == p.argmax(-1).tolist()
+    for size in ((17, 31), (17, 4), (2, 31), (6, 31), (1, 1)):
+        np.testing.assert_array_equal(sizes.labels_at(p, size), bilinear(p, *size).argmax(-1))
+    assert sizes.labels_at(p, (6, 9)).tolist() == p.argmax(-1).tolist()
 
 
 def test_labels_of_many_classes():
-    """More than OpenCV resizes at once."""
     p = np.random.default_rng(0).random((3, 5, 300)).astype(np.float32)
-    np.testing.assert_array_equal(predict.labels_at(p, (7, 11)), bilinear(p, 7, 11).argmax(-1).astype(np.uint8))
+    np.testing.assert_array_equal(sizes.labels_at(p, (7, 11)), bilinear(p, 7, 11).argmax(-1).astype(np.uint8))
 
 
 def test_interrupted_while_writing(tmp_path, monkeypatch):

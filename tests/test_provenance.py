@@ -99,7 +99,7 @@ def test_a_run_is_enough(older, place, run, tmp_path):
     (run / "config.json").write_text(json.dumps(config))
     call(f"--workdir={run}", "--mode=predict", f"--input={place[0]}/mine/images/0.png")
     assert Image.open(run / "predictions/0.png").getpalette()[:6] == [10, 20, 30, 40, 50, 60]
-    call(f"--workdir={run}", "--mode=export", "--size=32,32")
+    call(f"--workdir={run}", "--mode=export")
     assert call(f"--workdir={run}", "--mode=report") == f"{run}/report.html\n"
     assert not (tmp_path / "nowhere").exists()
 

@@ -110,7 +110,7 @@ class Resized:
     """The samples of another source at their base size, labels and all."""
 
     def __init__(self, source, base: tuple[int, ...]):
-        """`base`: see `transforms.base_size_of`."""
+        """`base`: see `sizes.base_size_of`."""
         self._source, self._base = source, tuple(base)
 
     def __len__(self) -> int:

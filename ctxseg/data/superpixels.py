@@ -19,8 +19,8 @@ from skimage import segmentation, transform
 from ctxseg.data.builders.records import PNG_OF_IDS
 from ctxseg.data.parallel import each
 from ctxseg.data.store import check_written, lock, reason, writing
-from ctxseg.data.transforms import base_size_of
 from ctxseg.errors import UserError
+from ctxseg.sizes import base_size_of
 
 LARGEST = 65535  # regions, as 16-bit PNGs hold
 SHARD = 100  # images of a file: at most so many are computed again after an interruption
@@ -54,7 +54,7 @@ class View(NamedTuple):
     Attributes:
         segments: regions, at most.
         scale: of the image that SLIC is given, a factor of its base size.
-        base: see `transforms.base_size_of`.
+        base: see `sizes.base_size_of`.
     """
 
     segments: int
@@ -74,7 +74,7 @@ def views(segments: int, kind: str, scales: Sequence[float], base: Sequence[int]
             s² times as many at scale s, so that regions are as large as at scale 1; never more than `segments`, which the network was
             made for.
         scales: factors of the base size.
-        base: see `transforms.base_size_of`.
+        base: see `sizes.base_size_of`.
 
     Returns:
         One for all scales, or one a scale.

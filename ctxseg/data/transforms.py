@@ -15,6 +15,7 @@ import numpy as np
 
 from ctxseg.data import images
 from ctxseg.errors import UserError
+from ctxseg.sizes import base_size_of
 
 # What lies outside of the image: ImageNet's mean colour, which the models' normalisation takes to 0; ignore; no region.
 PADDING = {"image": (124, 116, 104), "label": 255, "regions": -1}
@@ -29,26 +30,6 @@ def check_base_size(size: Sequence[int], field: str) -> None:
         raise UserError(
             f"config.{field} is {tuple(size)}, but must be a whole number above 0 (the shorter side), two (height, width), or ()"
         )
-
-
-def base_size_of(size: tuple[int, int], base: Sequence[int]) -> tuple[int, int]:
-    """The size that an image has before it is scaled.
-
-    Args:
-        size: height and width of the image.
-        base: () for the image's own size; (shorter side,), the aspect kept; or (height, width) of all images.
-
-    Returns:
-        Height and width.
-    """
-    if len(base) != 1:
-        return tuple(base) or tuple(size)
-    return tuple(rounded_ratio(n * base[0], min(size)) for n in size)
-
-
-def rounded_ratio(a, b):
-    """a / b to the nearest whole number, halves up: of whole numbers, or arrays of them, without a rounding in between."""
-    return (2 * a + b) // (2 * b)
 
 
 def mirrored_classes(names: Sequence[str]) -> tuple[int, ...]:

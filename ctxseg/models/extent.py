@@ -5,7 +5,8 @@
 
 gives each image of the batch the scores that it has alone: what the network computes from the padding never reaches the image. Inside
 the block, the layers that look further than one position (convolution, pooling, resizing, attention, sweeps) ask this file. Outside of
-it they cost nothing: no map has padding. The scope is that of tracing, like an axis's name in `jax.vmap`.
+it they cost nothing: no map has padding. The scope is that of tracing, like an axis's name in `jax.vmap`. With padding, shapes may be
+symbolic (`jax.export`), in multiples of `STRIDE`.
 
 An image of height v, padded to H, has ⌈v/s⌉ rows of its own in a map of H/s rows, whatever the strides that make up s; H is a multiple of
 `STRIDE`. Caffe's poolings (`layers.max_pool`), which make ⌊n/2⌋ + 1 rows of n, leave a map of H/s + 1 rows, ⌈(v − 1)/s⌉ + 1 of them the
@@ -14,11 +15,15 @@ image's.
 
 import contextlib
 import contextvars
+import math
+from fractions import Fraction
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 STRIDE = 32  # of the coarsest map of any backbone
+LONGEST = 1 << 14  # pixels along a side of an image in a symbolic shape
 
 _scope = contextvars.ContextVar("extent", default=None)
 
@@ -43,15 +48,25 @@ def scaled(shape: tuple[int, int], factor: float):
         The new shape, a multiple of `STRIDE` where there is padding; the images' new sizes, int32 `[B,2]`, or None; and for
         `layers.resize`, the rows and columns before and after, or None.
     """
-    new = tuple(max(round(n * factor), 1) for n in shape)
     if _scope.get() is None:
-        return new, None, None
-    # Looked up, not multiplied: float32 would round some of them otherwise than Python does.
-    own = [
-        jnp.asarray(np.array([max(round(m * factor), 1) for m in range(n + 1)], np.int32))[count]
-        for n, count in zip(shape, lengths(shape), strict=True)
-    ]
-    return whole_strides(new), jnp.stack(own, axis=1), (lengths(shape), tuple(own))
+        return tuple(max(round(n * factor), 1) for n in shape), None, None
+    own = lengths(shape)
+    if factor != 1:
+        # Looked up, not multiplied: float32 would round some of them otherwise than Python does.
+        longest = max(LONGEST if jax.export.is_symbolic_dim(n) else n for n in shape)
+        table = jnp.asarray(np.array([max(round(m * factor), 1) for m in range(longest + 1)], np.int32))
+        own = tuple(table[count] for count in own)
+    return whole_strides([_times(n, factor) for n in shape]), jnp.stack(own, axis=1), (lengths(shape), own)
+
+
+def _times(n, factor):
+    """`n` times `factor`, a whole number above 0; of a symbolic `n`, rounded up."""
+    if not jax.export.is_symbolic_dim(n):
+        return max(round(n * factor), 1)
+    exact = Fraction(factor).limit_denominator(1000)  # of 0.6, 3/5
+    if float(exact) != factor:
+        exact = Fraction(math.ceil(factor * 1024), 1024)
+    return -(-n * exact.numerator // exact.denominator)
 
 
 def whole_strides(shape: tuple[int, int]) -> tuple[int, int]:
@@ -72,7 +87,8 @@ def _rows(own, image, rows):
     if image % rows != 0 and image % (rows - 1) == 0:
         stride = image // (rows - 1)
         return -(-(own - 1) // stride) + 1
-    return -(-own // max(round(image / rows), 1))
+    stride = (2 * image + rows) // (2 * rows)  # in whole numbers, which symbols are, too
+    return -(-own // (stride or 1))
 
 
 def inside(shape: tuple[int, int]):

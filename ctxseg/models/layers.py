@@ -354,7 +354,7 @@ def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024, mask
             scores = jnp.where(mask[:, None], scores, -jnp.inf)
         return jnp.einsum("bnm,bmc->bnc", jax.nn.softmax(scores).astype(values.dtype), values)
 
-    if n <= chunk:
+    if not jax.export.is_symbolic_dim(n) and n <= chunk:
         return attend(queries)
     parts = -(-n // chunk)
     padded = jnp.pad(queries, ((0, 0), (0, parts * chunk - n), (0, 0)))
