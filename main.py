@@ -145,8 +145,11 @@ def _check_flags(argv):
     values.workdir = values.workdir or run
     if not values.workdir:
         data = values.config.data
-        run = f"runs/{values.config.system}-{_data_name(data.name, data.manual_dir, data.data_dir)}"
-        values.workdir = "runs" if values.mode == "complexity" else run
+        values.workdir = (
+            "runs"
+            if values.mode == "complexity"
+            else _default_workdir(values.config.system, data.name, data.manual_dir, data.data_dir)
+        )
     return values
 
 
@@ -169,15 +172,31 @@ def _without_unread(config, mode):
     return config
 
 
-def _data_name(name: str, folder: str | None, data_dir: str | None = None) -> str:
-    """What the default work directory says of the data: their name, or of own ones the folder's; without one, of what is prepared."""
+def _default_workdir(what: str, name: str, folder: str | None, data_dir: str, own_folder: bool = True) -> str:
+    """runs/SYSTEM-DATASET, or of own data runs/SYSTEM-FOLDER; with the folders above it where that is of another folder of the name.
+
+    Args:
+        what: the system, or the table.
+        name: of the data set.
+        folder: of own data.
+        data_dir: where prepared data sets are kept.
+        own_folder: whether without `folder` it is that of what is prepared.
+    """
     if name != "folder":
-        return name
-    if not folder and data_dir:
+        return f"runs/{what}-{name}"
+    if not folder and own_folder:
         from ctxseg.data import DATASETS, store
 
         folder = store.only_folder(DATASETS[name], data_dir)
-    return os.path.basename(os.path.abspath(os.path.expanduser(folder))).replace(",", "_") if folder else name
+    if not folder:
+        return f"runs/{what}-{name}"
+    parts = os.path.abspath(os.path.expanduser(folder)).replace(",", "_").split(os.sep)[1:]
+    names = [f"runs/{what}-{'-'.join(parts[-n:])}" for n in range(1, len(parts) + 1)]
+    if not any(map(os.path.exists, names)):
+        return names[0]
+    from ctxseg import provenance  # here, as it takes seconds
+
+    return provenance.choose(names, name, folder, data_dir)
 
 
 def base_config(argv: list[str]) -> ConfigDict:
@@ -288,12 +307,15 @@ def run_sweep(argv: list[str]) -> int:
     if values.row is not None and not 0 <= values.row < len(table.rows):
         raise UserError(f"--row={values.row} cannot be: the rows are 0 to {len(table.rows) - 1}")
 
+    given = [_value(common, f"config.data.{field}") for field in ("manual_dir", "data_dir")]
+    folders = given[0], given[1] or defaults.get_config().data.data_dir
+
     def resolve(arguments):
         return read_flags([argv[0], *arguments]).config
 
     return sweep.sweep(
         table,
-        values.workdir or f"runs/{table.name}-{_data_name(table.dataset, _value(common, 'config.data.manual_dir'))}",
+        values.workdir or _default_workdir(table.name, table.dataset, *folders, own_folder=False),
         common,
         resolve,
         [sys.executable, os.path.abspath(__file__)],

@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from configs import defaults
 from ctxseg import data, results, workdir
 from ctxseg.data import store
 from ctxseg.errors import UserError
@@ -58,6 +60,44 @@ def check(folder: str, here: dict, remedy: str) -> None:
         differ += ["of other classes"] if there["class_names"] != here["class_names"] else []
         differ = ", ".join([words(here), *differ])
         raise UserError(f"{folder} was trained on {words(there)}, and this is {differ}: {remedy}")
+
+
+def choose(names: Sequence[str], dataset: str, folder: str, data_dir: str) -> str:
+    """Which of several work directories is that of own data: the one that has a run of them, or else the first that has none at all.
+
+    A run is of `folder` if it says so, or if the folder that it says is no more and these are the same data, which have been moved.
+
+    Args:
+        names: of work directories, of runs or of sweeps, the most wanted first.
+        dataset: a key of `data.DATASETS`.
+        folder: of the data.
+        data_dir: where prepared data sets are kept.
+
+    Raises:
+        UserError: a run's config.json is damaged, or the data cannot be read.
+    """
+    folder, runs = os.path.realpath(os.path.expanduser(folder)), {name: _origin(name) for name in names}
+    for name, (place, _) in runs.items():
+        if place and os.path.realpath(place) == folder:
+            return name
+    moved = {name: mark for name, (place, mark) in runs.items() if place and mark and not os.path.isdir(place)}
+    if moved and os.path.isdir(folder):
+        here = store.fingerprint_of(data.DATASETS[dataset], data_dir, folder)
+        for name, mark in moved.items():
+            if mark == here:
+                return name
+    return next((name for name, (place, _) in runs.items() if not place), names[-1])
+
+
+def _origin(name):
+    """The folder and the fingerprint of the data of a run, or of the runs below it, as far as they say."""
+    for path in [Path(name, "config.json"), *sorted(Path(name).glob("*/config.json"))]:
+        if path.exists():
+            found = workdir.read_dataset(str(path.parent)) or {}
+            place = found.get("folder") or workdir.read_config(str(path.parent), defaults.get_config()).data.manual_dir
+            if place:
+                return os.path.expanduser(place), found.get("fingerprint")
+    return None, None
 
 
 def same(one: dict, other: dict) -> bool:

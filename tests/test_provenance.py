@@ -1,6 +1,7 @@
 """A run's data are part of the run: others are refused, the same elsewhere are not, and the run says what it needs to know of them."""
 
 import json
+import os
 import re
 import shutil
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import main
 from ctxseg.errors import UserError
 from tests.test_main import call, parse
 
@@ -53,6 +55,35 @@ def test_two_data_sets_are_two_runs(place):
     ]
     assert folders == ["runs/fcn-mine", "runs/fcn-other"]
     assert parse(FCN, *place[1]).workdir == "runs/fcn-mine"  # what is prepared
+
+
+def test_folders_of_one_name_are_two_runs(place, tmp_path, monkeypatch):
+    """By the README's command, and each is continued by its own; also where the first was moved."""
+    (place, settings), config = place, f"--config={os.path.abspath('configs/fcn.py')}:folder"
+    monkeypatch.chdir(tmp_path)
+    for name, data in (("a", "mine"), ("b", "other")):
+        shutil.copytree(place / data, tmp_path / name / "data")
+
+    def command(name):
+        return [config, *settings, f"--config.data.manual_dir={name}/data"]
+
+    scores = [call(*command(name)).splitlines()[-1] for name in ("a", "b")]
+    assert sorted(os.listdir("runs")) == ["fcn-b-data", "fcn-data"]
+    assert [call(*command(name)).splitlines()[-1] for name in ("a", "b")] == scores
+    assert sorted(os.listdir("runs")) == ["fcn-b-data", "fcn-data"]
+
+    os.rename("a", "c")
+    shutil.copytree(place / "mine", tmp_path / "d" / "data")
+    (tmp_path / "d/data/images/5.png").unlink()
+    (tmp_path / "d/data/labels/5.png").unlink()
+    workdirs = {name: parse(*command(name)).workdir for name in "bcd"}
+    assert workdirs == {"b": "runs/fcn-b-data", "c": "runs/fcn-data", "d": "runs/fcn-d-data"}
+    shutil.rmtree("runs/fcn-data")
+    assert parse(*command("b")).workdir == "runs/fcn-b-data"
+    os.makedirs("runs/table-data/0-first-0")  # a sweep's
+    shutil.copy("runs/fcn-b-data/config.json", "runs/table-data/0-first-0")
+    of_table = [main._default_workdir("table", "folder", f"{name}/data", f"{place}/prepared") for name in "bc"]
+    assert of_table == ["runs/table-data", "runs/table-c-data"]
 
 
 def test_a_run_says_what_its_data_are(place):

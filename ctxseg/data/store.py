@@ -70,9 +70,9 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
         if manual_dir:
             manual_dir = Path(manual_dir).expanduser()
             _check_manual_dir(builder_cls, manual_dir)
-        fingerprint = builder_cls.fingerprint(manual_dir, _digests(builder_cls, data_dir, manual_dir))
     except OSError as error:
         raise UserError(f"config.data.manual_dir: cannot read {reason(error)}") from error
+    fingerprint = fingerprint_of(builder_cls, data_dir, manual_dir)
     try:
         builder = _builder(builder_cls, data_dir, fingerprint)
         if _prepared(builder):
@@ -88,6 +88,15 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
             f"cannot prepare {builder_cls.name} in config.data.data_dir={data_dir}: {reason(error)}"
         ) from error
     return _builder(builder_cls, data_dir, fingerprint)
+
+
+def fingerprint_of(builder_cls, data_dir, manual_dir) -> str:
+    """Of what the files of a data set hold, wherever they are. UserError if they cannot be read."""
+    data_dir, manual_dir = Path(data_dir).expanduser(), manual_dir and Path(manual_dir).expanduser()
+    try:
+        return builder_cls.fingerprint(manual_dir, _digests(builder_cls, data_dir, manual_dir))
+    except OSError as error:
+        raise UserError(f"config.data.manual_dir: cannot read {reason(error)}") from error
 
 
 def _digests(builder_cls, data_dir, manual_dir):
