@@ -112,7 +112,6 @@ def check(workdir: str, config: ConfigDict) -> None:
     except OSError as e:
         raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
     if os.path.exists(path):
-        check_same(path, config)
         saved = _load(path)
         for field, (neutral, remedy) in GONE.items():
             section, _, name = field.rpartition(".")
@@ -121,6 +120,7 @@ def check(workdir: str, config: ConfigDict) -> None:
                 raise UserError(
                     f"{path} has config.{field}={value}, which training does not know any more: {remedy}; the run can still be evaluated"
                 )
+        check_same(path, config)
 
 
 def claim(workdir: str, config: ConfigDict, dataset: dict | None = None) -> None:
