@@ -14,7 +14,7 @@ from configs import fcn
 from ctxseg import checkpoints, data, inference, predict, schedules, sizes, workdir
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from tests.drawn import drawn_state
+from ctxseg.state import create_state
 from tests.references.testing_numpy import bilinear
 
 
@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     workdir.claim(folder, config)
     model = create_model(config.model, len(data.metadata(fcn.get_config().data)["class_names"]))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
-    state = drawn_state(model, optimizer, config.data.crop)
+    state = create_state(model, optimizer, config.data.crop, 0)
     with checkpoints.Checkpoints(str(folder / "checkpoints")) as saved:
         saved.save(3, state, {})
     predictor = inference.create_predictor(model, config.eval)
