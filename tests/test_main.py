@@ -144,14 +144,14 @@ def test_no_file_is_suggested_for_one_that_is_not_near():
 def test_flags_are_for_the_modes_that_read_them():
     """Each flag is refused by every mode but its own; what a mode reads of them, `main` looks at."""
     given = {
-        "images": "1", "input": "x", "output": "x", "probabilities": "true", "checkpoint": "best", "size": "8,8",
+        "images": "1", "input": "x", "output": "x", "probabilities": "true", "checkpoint": "best",
         "overwrite": "true", "seeds": "2", "rows": "0", "row": "0", "sweep": "seed=1", "jobs": "1", "dry_run": "true",
     }  # fmt: skip
     common = {"mode", "workdir", "debug", "help", "config"}
     assert given.keys() == set(main.define_flags(["main.py"], main.base_config(["main.py", FCN]))) - common
     read = {
         "pictures": {"images"}, "predict": {"input", "output", "probabilities", "checkpoint", "overwrite"},
-        "export": {"output", "checkpoint", "size", "overwrite"}, "evaluate": {"checkpoint"}, "crf": {"checkpoint"},
+        "export": {"output", "checkpoint", "overwrite"}, "evaluate": {"checkpoint"}, "crf": {"checkpoint"},
         "sweep": {"seeds", "rows", "row", "sweep", "jobs", "dry_run"},
     }  # fmt: skip
     for mode in main.MODES:
