@@ -167,9 +167,8 @@ def measure(mode: str, folder: Path, when: list[float]) -> dict[str, str]:
         kind = "other" if wrong else "finished" if finished else "status 2"
         counts[kind] += 1
         slowest = max(slowest, seconds if kind == "status 2" else 0.0)
-        said = (
-            "; ".join(wrong) or f"{kind}: {' / '.join(stderr.splitlines()[-2:])}"
-        )  # the line before says how far it was
+        last = " / ".join(stderr.splitlines()[-2:])  # the line before the error says how far it had come
+        said = "; ".join(wrong) or f"{kind}: {last}"
         print(f"{mode} {name} after {after:.1f} s, {seconds:.1f} s: {said}", file=sys.stderr, flush=True)
         if wrong:
             shutil.copy(log, folder / f"{mode}-{index}.log")
