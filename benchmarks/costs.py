@@ -21,13 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 import numpy as np
+from ctxseg.inference.protocol import Protocol
+from ctxseg.training.step import create_train_step
 
 from configs import attention as attention_config
 from configs import defaults, hrenet, largefov
-from ctxseg import complexity, devices, inference, schedules
+from ctxseg import devices
+from ctxseg.inference.probabilities import predict_probabilities
 from ctxseg.models import create_model
-from ctxseg.state import create_state
-from ctxseg.train import create_train_step
+from ctxseg.studies import complexity
+from ctxseg.training import schedules
+from ctxseg.training.state import create_state
 
 CLASSES = 21
 
@@ -41,8 +45,8 @@ def hrenet_pair():
         config.model.context.name = context
         model = create_model(config.model, CLASSES)
         variables = jax.jit(model.init)(jax.random.PRNGKey(0), image)
-        protocol = inference.Protocol()
-        predict = jax.jit(lambda v, x: inference.predict_probabilities(model, v, x, None, None, protocol).argmax(-1))
+        protocol = Protocol()
+        predict = jax.jit(lambda v, x: predict_probabilities(model, v, x, None, None, protocol).argmax(-1))
         return lambda: jax.block_until_ready(predict(variables, image))
 
     return ("H-ReNet", tester("renet")), ("baseline FCN", tester("none"))

@@ -18,7 +18,7 @@ import numpy as np
 import skimage.data
 from skimage.transform import resize
 
-from ctxseg import crf
+from ctxseg.inference import crf
 
 SIZE, CLASSES = (375, 500), 21
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import main as command_line
-from ctxseg import logs, sweep
+from ctxseg.commands import command_line
 from ctxseg.errors import UserError
-from ctxseg.runs import Run, execute
+from ctxseg.runs import metrics_log
+from ctxseg.studies import sweep
+from ctxseg.studies.execution import Run, execute
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SYSTEMS = ("__init__", "datasets", "defaults")
@@ -48,7 +49,7 @@ def plan(systems: list[str], dataset: str, seeds: int, folder: Path, overrides: 
 def read(run: Run) -> dict:
     """The results of a finished run, and `step_seconds`."""
     results = json.loads((Path(run.folder) / "results.json").read_text())
-    speeds = [e["images_per_second"] for e in logs.read_metrics(run.folder) if e["kind"] == "train"]
+    speeds = [e["images_per_second"] for e in metrics_log.read_metrics(run.folder) if e["kind"] == "train"]
     return results | {"step_seconds": run.config.train.batch_size / max(speeds)}
 
 

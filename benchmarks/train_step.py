@@ -23,13 +23,14 @@ import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ctxseg.training.step import create_train_step
 from torch import nn
 
 from configs import defaults
-from ctxseg import devices, losses, schedules
+from ctxseg import devices
 from ctxseg.models import create_model
-from ctxseg.state import create_state
-from ctxseg.train import create_train_step
+from ctxseg.training import losses, schedules
+from ctxseg.training.state import create_state
 
 CLASSES = 21
 

@@ -1,7 +1,7 @@
 """Every field that exists, with its default. A config file changes some of them; the command line, any.
 
 A field that is `None` takes the default of the module it belongs to. A field that the chosen module does not have is not read, and an
-override of one that nothing reads is an error (`ctxseg/reading.py`).
+override of one that nothing reads is an error (`ctxseg/settings/reading.py`).
 """
 
 from ml_collections import ConfigDict

@@ -15,3 +15,7 @@ class UserError(Exception):
 def printable(text: str) -> str:
     """`text` with line breaks, control characters and what is no UTF-8 as `\\n`, `\\x1b`, `\\udcff`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(e) -> str:
+    return " ".join(str(e).split())

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from ctxseg.state import create_state
+from ctxseg.training.state import create_state
 
 
 def drawn(shapes):

@@ -12,11 +12,14 @@ if __name__ == "__main__":
 
     import jax
     import numpy as np
+    from ctxseg.inference.protocol import Protocol
+    from ctxseg.training.step import create_train_step, fill_memory
 
     from configs import zigzag
-    from ctxseg import devices, evaluate, inference, schedules
+    from ctxseg import devices
+    from ctxseg.evaluation import evaluate
     from ctxseg.models import create_model
-    from ctxseg.train import create_train_step, fill_memory
+    from ctxseg.training import schedules
     from tests.drawn import drawn_state
 
     assert jax.local_device_count() == count
@@ -40,7 +43,7 @@ if __name__ == "__main__":
     state = fill_memory(model, state, iter([other, batch]), 2)
     evaluated = state
     state, metrics = create_train_step(model, optimizer, config)(devices.replicate(state), devices.shard(batch))
-    confusion, labels, of_images = evaluate.create_eval_step(model, inference.Protocol())(
+    confusion, labels, of_images = evaluate.create_eval_step(model, Protocol())(
         devices.replicate(evaluated.variables), devices.shard(batch)
     )
     np.testing.assert_array_equal(confusion, np.stack([np.asarray(confusion[0])] * count))  # every device has the sum

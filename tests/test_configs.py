@@ -11,10 +11,12 @@ import pytest
 
 from configs import datasets, defaults, mcibi
 from configs.tables import mcibi_frameworks, mcibi_fusion, mcibi_generalization
-from ctxseg import schedules, train
+from ctxseg.data import transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from ctxseg.state import create_state
+from ctxseg.training import schedules
+from ctxseg.training.state import create_state
+from ctxseg.training.step import train_step
 
 SYSTEMS = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py"))
 SYSTEMS = [s for s in SYSTEMS if s not in ("__init__", "datasets", "defaults")]
@@ -59,7 +61,7 @@ def test_every_protocol(dataset):
     config = config_of("fcn", dataset)
     assert config.data.name == dataset and config.train.steps >= 700
     schedules.create_optimizer(config.optimizer, config.train.steps)
-    train.create_augmentation(config.data)
+    transforms.create_augmentation(config.data)
 
 
 def test_largefov_on_the_common_backbone_is_the_fcn():
@@ -212,7 +214,7 @@ def test_frozen_layers_neither_move_nor_learn(merge):
     @jax.jit
     def step(state, batch):
         one = jax.tree.map(lambda x: x[None], (state, batch))
-        run = lambda s, b: train.train_step(s, b, model=model, optimizer=optimizer, config=config)  # noqa: E731
+        run = lambda s, b: train_step(s, b, model=model, optimizer=optimizer, config=config)  # noqa: E731
         return jax.tree.map(lambda x: x[0], jax.vmap(run, axis_name="devices")(*one)[0])
 
     new = step(step(state, batch), batch)

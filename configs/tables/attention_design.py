@@ -1,7 +1,7 @@
 """Attention to Scale (Chen et al., CVPR 2016, §4.1), "Design choices": the attention head and a fourth scale."""
 
 from configs.datasets import SMALL
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def get_table(dataset: str = "pascal_person_part") -> Table:

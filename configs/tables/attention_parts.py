@@ -1,6 +1,6 @@
 """Attention to Scale (Chen et al., CVPR 2016), Table 2: IoU of every part, of the attention over three scales with extra supervision."""
 
-from ctxseg.tables import Column, Row, Table
+from ctxseg.studies.tables import Column, Row, Table
 
 PAPER = {
     "head": 81.47,

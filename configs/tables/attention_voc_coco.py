@@ -1,7 +1,7 @@
 """Attention to Scale (Chen et al., CVPR 2016), Table 5: as Table 3, from weights learned on COCO."""
 
 from configs.tables.attention_voc_imagenet import merges
-from ctxseg.tables import Table
+from ctxseg.studies.tables import Table
 
 PAPER = {  # without and with extra supervision
     "max over 1, 0.5": (69.15, 70.01),

@@ -1,6 +1,6 @@
 """Attention to Scale (Chen et al., CVPR 2016), Table 3: scales, how they merge, and extra supervision, on VOC 2012."""
 
-from ctxseg.tables import Column, Row, Table
+from ctxseg.studies.tables import Column, Row, Table
 
 PAPER = {  # without and with extra supervision
     "max over 1, 0.5": (64.81, 67.43),

@@ -1,6 +1,6 @@
 """Attention to Scale (Chen et al., CVPR 2016), Table 4: its own rows on VOC 2012's test images, and the two of DeepLab that it extends."""
 
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 PAPER = {
     "DeepLab-LargeFOV": 65.1,

@@ -2,7 +2,7 @@
 
 from configs.datasets import SMALL
 from configs.tables.hrenet_variants import renet
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def irnn_units(inputs: int, units: int) -> int:

@@ -2,7 +2,7 @@
 
 from configs.datasets import SMALL
 from configs.tables.hrenet_variants import baseline, renet
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:

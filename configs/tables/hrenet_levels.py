@@ -1,7 +1,7 @@
 """H-ReNet (Yan et al., 2016), Table 5: the maps that the ReNet layers read."""
 
 from configs.tables.hrenet_variants import renet
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:

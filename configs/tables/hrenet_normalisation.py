@@ -1,7 +1,7 @@
 """H-ReNet (Yan et al., 2016), "Multi-layer Feature Combination": what normalises the three maps that are joined."""
 
 from configs.tables.hrenet_variants import renet
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:

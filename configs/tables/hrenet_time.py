@@ -1,7 +1,7 @@
 """H-ReNet (Yan et al., 2016), Table 6: seconds to label an image, and what they buy."""
 
 from configs.tables.hrenet_variants import baseline, renet
-from ctxseg.tables import Column, Row, Table
+from ctxseg.studies.tables import Column, Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:

@@ -1,7 +1,7 @@
 """H-ReNet (Yan et al., 2016), Table 4: the ReNet layers, normalisation, feature combination and DenseCRF."""
 
 from configs.datasets import SMALL
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def baseline(dataset: str) -> dict:

@@ -1,6 +1,6 @@
 """H-ReNet (Yan et al., 2016), Table 7: its own rows, per class, on VOC 2012's test images."""
 
-from ctxseg.tables import Column, Row, Table
+from ctxseg.studies.tables import Column, Row, Table
 
 CLASSES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "

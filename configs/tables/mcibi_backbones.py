@@ -1,7 +1,7 @@
 """MCIBI (Jin et al., ICCV 2021), Tables 6 to 9: DeepLabV3 + MCIBI on larger backbones, tested at several scales and mirrored."""
 
 from configs.datasets import SMALL
-from ctxseg.tables import Column, Row, Table, on
+from ctxseg.studies.tables import Column, Row, Table, on
 
 PAPER = {  # on each data set
     "ResNet-50": ("resnet50", (45.95, 54.08, 79.90, 39.68)),

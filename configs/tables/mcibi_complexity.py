@@ -1,6 +1,6 @@
 """MCIBI (Jin et al., ICCV 2021), Table 3: what contexts cost, on an input of 1×2048×128×128."""
 
-from ctxseg.tables import Column, Row, Table
+from ctxseg.studies.tables import Column, Row, Table
 
 PAPER = {  # parameters in millions, multiply-adds in billions, milliseconds on a V100
     "ASPP": (42.21, 674.47, 101.44),

@@ -2,7 +2,7 @@
 
 from configs.datasets import SMALL
 from configs.mcibi import fcn
-from ctxseg.tables import Column, Row, Table, on
+from ctxseg.studies.tables import Column, Row, Table, on
 
 PAPER = {  # its config, the context beside the memory; without and with the memory, on each data set
     "FCN": ("mcibi", "none", (36.96, 75.16, 48.63, 35.11), (42.84, 78.50, 51.07, 39.95)),

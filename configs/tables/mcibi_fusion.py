@@ -1,7 +1,7 @@
 """MCIBI (Jin et al., ICCV 2021), Table 1: how context from beyond the image meets the pixels."""
 
 from configs.mcibi import fcn
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def get_table(dataset: str = "ade20k") -> Table:

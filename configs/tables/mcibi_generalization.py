@@ -2,7 +2,7 @@
 
 from configs.datasets import SMALL
 from configs.mcibi import fcn
-from ctxseg.tables import Column, Row, Table, on
+from ctxseg.studies.tables import Column, Row, Table, on
 
 
 def get_table(dataset: str | None = None) -> Table:

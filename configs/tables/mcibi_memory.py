@@ -1,6 +1,6 @@
 """MCIBI (Jin et al., ICCV 2021), Table 2: how the memory is begun, updated and held to."""
 
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def get_table(dataset: str = "ade20k") -> Table:

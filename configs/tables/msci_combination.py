@@ -1,7 +1,7 @@
 """MSCI (Lin et al., ECCV 2018), Table 2: other ways to combine features of several levels, alone and on top of its connections."""
 
 from configs.datasets import SMALL
-from ctxseg.tables import Column, Row, Table, on
+from ctxseg.studies.tables import Column, Row, Table, on
 
 # What a row reads, the output stride that its own paper has, and the paper's figures on the two data sets.
 ROWS = {

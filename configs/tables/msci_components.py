@@ -1,6 +1,6 @@
 """MSCI (Lin et al., ECCV 2018), Table 1: recurrent units, their cell states, and super-pixels."""
 
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:

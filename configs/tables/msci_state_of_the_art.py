@@ -1,6 +1,6 @@
 """MSCI (Lin et al., ECCV 2018), Tables 3 and 4: its own rows."""
 
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 TEST = (
     "VOC's server keeps the labels of the test images: that is the paper's figure alone. The nearest that runs is the row of val, "

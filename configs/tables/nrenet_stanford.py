@@ -1,7 +1,7 @@
 """N-ReNet (Yan et al., 2016), Table 1: its own row, the mean over the five folds of Stanford Background."""
 
 from configs.datasets import SMALL
-from ctxseg.tables import Column, Row, Table
+from ctxseg.studies.tables import Column, Row, Table
 
 
 def get_table(dataset: str = "stanford_background") -> Table:

@@ -1,6 +1,6 @@
 """ZigZagNet (Lin et al., CVPR 2019), Table 1: context exchange, feature fusion and dense pathways."""
 
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:

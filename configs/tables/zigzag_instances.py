@@ -1,6 +1,6 @@
 """ZigZagNet (Lin et al., CVPR 2019), Table 4: under detectors, on COCO's instances. There are no detectors here yet."""
 
-from ctxseg.tables import Column, Row, Table
+from ctxseg.studies.tables import Column, Row, Table
 
 PAPER = {  # mask AP without and with ZigZagNet
     "FCIS, ResNet-101": (29.2, 32.2),

@@ -1,7 +1,7 @@
 """ZigZagNet (Lin et al., CVPR 2019), Table 2: other ways to encode the context of regions."""
 
 from configs.datasets import SMALL
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:

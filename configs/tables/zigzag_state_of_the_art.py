@@ -1,6 +1,6 @@
 """ZigZagNet (Lin et al., CVPR 2019), Table 3: its own rows."""
 
-from ctxseg.tables import Row, Table
+from ctxseg.studies.tables import Row, Table
 
 TEST = (
     "VOC's server keeps the labels of the test images: that is the paper's figure alone. The nearest that runs is the row of val, "

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ctxseg.data.parallel import each
-from ctxseg.logs import parse_json, write_text
+from ctxseg.files import parse_json, write_text
 
 # Nanoseconds by which a file must be older than its reading for its digest to be kept: a change within the resolution of
 # the times, 2 s on some file systems, would not show.

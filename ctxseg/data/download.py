@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctxseg.errors import UserError
-from ctxseg.logs import Progress
+from ctxseg.progress import Progress
 
 TRIES = 5  # each goes on where the last one broke off
 PAUSE = 2.0  # seconds before the next
@@ -38,7 +38,7 @@ class Archive(NamedTuple):
     into: str = "."
 
 
-class Source(NamedTuple):
+class Download(NamedTuple):
     """What a data set is made of.
 
     Attributes:
@@ -52,7 +52,7 @@ class Source(NamedTuple):
     root: str = "."
 
 
-def fetch(source: Source, folder: Path) -> Path:
+def fetch(source: Download, folder: Path) -> Path:
     """The `root` of a downloaded data set. Nothing is downloaded or unpacked twice.
 
     `folder/files` appears when all is unpacked. What was downloaded until then stays beside it, in full or as `.part`, and a

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import grain
 
-from ctxseg.logs import progress
+from ctxseg.progress import progress
 
 
 def each(function: Callable, items: Sequence, label: str) -> Iterator:

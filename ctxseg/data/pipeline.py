@@ -210,7 +210,7 @@ def eval_batches(
         process_count: processes that share each batch.
         threads: that read and decode; 0: the caller's.
         shape_of: (height, width) of an image → of the batch that it is in; at least as large. Default: its own.
-        canvas_of: likewise → what else the images of a batch have in common, see `inference.canvas_of`.
+        canvas_of: likewise → what else the images of a batch have in common, see `protocol.canvas_of`.
 
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W], `regions` int32 [B, H, W] if samples

@@ -27,7 +27,7 @@ from google.protobuf.json_format import ParseError
 
 from ctxseg.data import contents, download
 from ctxseg.errors import UserError
-from ctxseg.logs import parse_json, write_json
+from ctxseg.files import parse_json, write_json
 from ctxseg.nearest import NEAR
 
 SHARD = 1000  # records of a file

@@ -18,9 +18,9 @@ from skimage import segmentation, transform
 
 from ctxseg.data.builders.records import PNG_OF_IDS
 from ctxseg.data.parallel import each
+from ctxseg.data.sizes import base_size_of
 from ctxseg.data.store import check_written, lock, reason, writing
 from ctxseg.errors import UserError
-from ctxseg.sizes import base_size_of
 
 LARGEST = 65535  # regions, as 16-bit PNGs hold
 SHARD = 100  # images of a file: at most so many are computed again after an interruption

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from ctxseg.data import images
+from ctxseg.data.sizes import base_size_of
 from ctxseg.errors import UserError
-from ctxseg.sizes import base_size_of
 
 # What lies outside of the image: ImageNet's mean colour, which the models' normalisation takes to 0; ignore; no region.
 PADDING = {"image": (124, 116, 104), "label": 255, "regions": -1}
@@ -273,3 +273,21 @@ def _source_window(to_source, size, limits, margin):
 
 def _maps(sample):
     return [key for key in PADDING if key in sample]
+
+
+def create_augmentation(config, class_names: Sequence[str] = ()) -> Augmentation:
+    """The training augmentation that `config.data` describes, for these classes."""
+    return Augmentation(
+        crop=tuple(config.crop),
+        flip=config.flip,
+        mirrored_classes=mirrored_classes(class_names),
+        scale_range=tuple(config.scale_range),
+        rotate=config.rotate,
+        brightness=config.brightness,
+        contrast=config.contrast,
+        saturation=config.saturation,
+        hue=config.hue,
+        padding=config.padding,
+        base_size=tuple(config.base_size),
+        rotate_share=config.rotate_share,
+    )

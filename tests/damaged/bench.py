@@ -16,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-import main
-from ctxseg import checkpoints, data, logs, provenance, schedules, workdir
+from ctxseg import commands, data
+from ctxseg.commands import command_line
 from ctxseg.data import pipeline
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from ctxseg.state import create_state
+from ctxseg.runs import checkpoints, metrics_log, provenance, workdir
+from ctxseg.training import schedules
+from ctxseg.training.state import create_state
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["road", "tree", "sky"]
@@ -92,7 +94,7 @@ def mine(folder: Path, classes: str = "road\ntree\nsky\n") -> Path:
 def prepared(folder: Path, root: Path):
     """The data set of a user's folder, as a command line gets it."""
     flags = [f"--config.data.manual_dir={root}", f"--config.data.data_dir={folder / 'prepared'}", "--mode=prepare"]
-    config = main.parse(["main.py", "--config=configs/fcn.py:folder", *flags]).config.data
+    config = command_line.parse(["main.py", "--config=configs/fcn.py:folder", *flags]).config.data
     return data.load(config.name, config.data_dir, config.manual_dir)
 
 
@@ -136,7 +138,7 @@ class Bench:
         """The folder of the run: two checkpoints, of which the first is the best."""
         folder = self.folder / "run"
         root = mine(self.folder)
-        config = main.parse(["main.py", *self.flags]).config
+        config = command_line.parse(["main.py", *self.flags]).config
         builder = prepared(self.folder, root)
         workdir.check(str(folder), config)
         workdir.claim(str(folder), config, provenance.describe(builder, root))
@@ -144,13 +146,13 @@ class Bench:
         optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
         shapes = jax.eval_shape(lambda: create_state(model, optimizer, config.data.crop, 0))
         state = jax.tree.map(lambda x: jnp.full(x.shape, 1, x.dtype), shapes)
-        log = logs.MetricsLog(folder)
+        log = metrics_log.MetricsLog(folder)
         with checkpoints.Checkpoints(str(folder / "checkpoints"), 2) as saved:
             for step, score in ((1, 0.5), (2, 0.25)):
                 log.write(step, "train", {"loss": 1 / step, "learning_rate": 0.1, "images_per_second": 9.0})
                 log.write(step, "eval", {"mIoU": score})
                 saved.save(step, state.replace(step=jnp.int32(step)), {}, {"mIoU": score})
-        main.main(["main.py", "--mode=evaluate", f"--workdir={folder}"])
+        commands.main(["main.py", "--mode=evaluate", f"--workdir={folder}"])
         return folder
 
     def copy(self, folder: Path) -> Path:
@@ -179,4 +181,4 @@ def table(kinds: dict[str, list[Input]], verdicts: dict[tuple[str, str], int]) -
 def call(*arguments) -> None:
     """A command line, whatever it prints."""
     with contextlib.redirect_stdout(io.StringIO()):
-        main.main(["main.py", *map(os.fspath, arguments)])
+        commands.main(["main.py", *map(os.fspath, arguments)])

@@ -3,8 +3,8 @@
 import os
 import shutil
 
-import main
-from ctxseg import checkpoints
+from ctxseg.commands import command_line
+from ctxseg.runs import checkpoints
 from tests.damaged.bench import Input, Line
 
 
@@ -14,8 +14,10 @@ def evaluated(change, *flags):
     def read(bench, folder):
         run = bench.copy(folder)
         change(run / "checkpoints")
-        values = main.parse(["main.py", "--mode=evaluate", f"--workdir={run}", *flags])
-        _, state = checkpoints.restore_run(values.config, values.workdir, main.parse_checkpoint(values.checkpoint)[1])
+        values = command_line.parse(["main.py", "--mode=evaluate", f"--workdir={run}", *flags])
+        _, state = checkpoints.restore_run(
+            values.config, values.workdir, command_line.parse_checkpoint(values.checkpoint)[1]
+        )
         return int(state.step)
 
     return read

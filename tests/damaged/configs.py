@@ -2,8 +2,8 @@
 
 import json
 
-import main
-from ctxseg import train
+from ctxseg.commands import command_line
+from ctxseg.training import checks
 from tests.damaged.bench import Input, Line, call, changed
 
 FCN = "--config=configs/fcn.py:folder"
@@ -12,8 +12,8 @@ HEAD = "from configs import fcn\n"
 
 def checked(*arguments):
     """The config of a command line, after the checks that precede a training."""
-    config = main.parse(["main.py", *arguments]).config
-    train.check_fields(config, ["road", "tree"])
+    config = command_line.parse(["main.py", *arguments]).config
+    checks.check_fields(config, ["road", "tree"])
     return config
 
 
@@ -52,7 +52,10 @@ FILES = {
     "not UTF-8": (HEAD.encode() + b"# stra\xdfe\n" + body("return c", head="").encode(), "fcn"),
     "NUL": (b"\0\0\0", Line("mine.py: (SyntaxError|ValueError)")),
     "a checkpoint's bytes": (bytes(range(256)), Line("mine.py: (SyntaxError|ValueError)")),
-    "a table": ("from ctxseg.tables import Table\ndef get_table(d=''):\n    return Table()\n", Line("has no get_config: it is a table")),
+    "a table": (
+        "from ctxseg.studies.tables import Table\ndef get_table(d=''):\n    return Table()\n",
+        Line("has no get_config: it is a table"),
+    ),
 }  # fmt: skip
 
 

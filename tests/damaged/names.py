@@ -9,7 +9,7 @@ import unicodedata
 import numpy as np
 from PIL import Image
 
-import main
+from ctxseg import commands
 from tests.damaged.bench import Input, Line, label, mine, prepared, samples
 
 
@@ -92,7 +92,7 @@ def run_called(name):
         shutil.copytree(bench.run, run)
         out = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-            main.main(["main.py", "--mode=report", f"--workdir={run}"])
+            commands.main(["main.py", "--mode=report", f"--workdir={run}"])
             out.flush()
         (line,) = out.buffer.getvalue().decode().removeprefix(f"{folder}/").split("/report.html\n")[:-1]
         assert "report.html" in os.listdir(run)

@@ -15,7 +15,7 @@ from PIL import Image
 from ctxseg import data
 from ctxseg.data import DATASETS, download
 from ctxseg.data.builders import camvid
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 from ctxseg.errors import UserError
 
 
@@ -92,7 +92,7 @@ def test_archives_are_unpacked_side_by_side_once(host, tmp_path):
         for path, content in host.files.items()
     ]
     for _ in range(2):
-        root = download.fetch(Source("x", archives, "top"), tmp_path)
+        root = download.fetch(Download("x", archives, "top"), tmp_path)
         assert root == tmp_path / "files/top"
         assert contents(root) == {"a.txt": b"a", "below/b.txt": b"b"}
         assert contents(tmp_path).keys() == {f"files/{p}" for p in ("top/a.txt", "top/below/b.txt", "c.txt", "d.mat")}
@@ -103,7 +103,7 @@ def test_archives_are_unpacked_side_by_side_once(host, tmp_path):
 def test_a_broken_transfer_goes_on(resumes, host, tmp_path):
     content = np.random.default_rng(0).bytes(1000)
     host.files, host.cut, host.resumes = {"/x.bin": content}, {"/x.bin": [300, 500]}, resumes
-    source = Source("x", [Archive(f"{host.url}/x.bin", f"md5:{hashlib.md5(content).hexdigest()}")])
+    source = Download("x", [Archive(f"{host.url}/x.bin", f"md5:{hashlib.md5(content).hexdigest()}")])
     assert contents(download.fetch(source, tmp_path)) == {"x.bin": content}
     assert [ranges for _, ranges in host.asked] == [None, "bytes=300-", f"bytes={500}-"]
 
@@ -111,7 +111,7 @@ def test_a_broken_transfer_goes_on(resumes, host, tmp_path):
 def test_a_later_run_goes_on_where_one_gave_up(host, tmp_path):
     content = bytes(range(250))
     host.files, host.cut = {"/x.bin": content}, {"/x.bin": [100] * download.TRIES}
-    source = Source("x", [Archive(f"{host.url}/x.bin")])
+    source = Download("x", [Archive(f"{host.url}/x.bin")])
     with pytest.raises(UserError, match=r"/x.bin: it ended after 100 of 250 bytes; the next run goes on from there$"):
         download.fetch(source, tmp_path)
     assert contents(tmp_path) == {"x.bin.part": content[:100]}
@@ -138,7 +138,7 @@ FAULTS = {
 def test_faults_are_named_and_leave_nothing(fault, host, tmp_path):
     host.files, checksum, message = FAULTS[fault]
     with pytest.raises(UserError, match=message) as raised:
-        download.fetch(Source("x", [Archive(f"{host.url}/x.zip", checksum)]), tmp_path)
+        download.fetch(Download("x", [Archive(f"{host.url}/x.zip", checksum)]), tmp_path)
     assert str(raised.value).startswith(host.url) and "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
 
@@ -146,14 +146,14 @@ def test_faults_are_named_and_leave_nothing(fault, host, tmp_path):
 def test_no_network_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(download, "PAUSE", 0)
     with pytest.raises(UserError, match=r"/x.zip: \[Errno \d+\] Connection refused; the next run goes on from there$"):
-        download.fetch(Source("x", [Archive(f"http://127.0.0.1:{free_port()}/x.zip")]), tmp_path)
+        download.fetch(Download("x", [Archive(f"http://127.0.0.1:{free_port()}/x.zip")]), tmp_path)
 
 
 def test_nothing_is_written_outside(host, tmp_path):
     host.files = {"/x.tar": tarred({"../out.txt": b"x"}, "w"), "/x.zip": zipped({"../out.txt": b"x", "in.txt": b"y"})}
     with pytest.raises(UserError, match=r"/x.tar: cannot unpack it, and deleted it: .*out.txt"):
-        download.fetch(Source("x", [Archive(f"{host.url}/x.tar")]), tmp_path)
-    assert contents(download.fetch(Source("x", [Archive(f"{host.url}/x.zip")]), tmp_path)) == {"in.txt": b"y"}
+        download.fetch(Download("x", [Archive(f"{host.url}/x.tar")]), tmp_path)
+    assert contents(download.fetch(Download("x", [Archive(f"{host.url}/x.zip")]), tmp_path)) == {"in.txt": b"y"}
     assert not list(tmp_path.rglob("out.txt"))
 
 
@@ -161,13 +161,13 @@ def test_a_full_disk_is_seen_beforehand(host, tmp_path, monkeypatch):
     host.files = {"/x.bin": bytes(1000)}
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 999}))
     with pytest.raises(OSError, match="no space for the 0.0 GB of http") as raised:
-        download.fetch(Source("x", [Archive(f"{host.url}/x.bin")]), tmp_path)
+        download.fetch(Download("x", [Archive(f"{host.url}/x.bin")]), tmp_path)
     assert raised.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
 
 
 def test_a_data_set_is_downloaded_where_none_is_given_and_it_is_wished(street, host, tmp_path, monkeypatch):
     files = {f"top/CamVid/{name}": content for name, content in contents(street).items()}
-    source = Source("camvid", [Archive(f"{host.url}/camvid.zip")], root="top/CamVid")
+    source = Download("camvid", [Archive(f"{host.url}/camvid.zip")], root="top/CamVid")
     monkeypatch.setattr(camvid.CamVid, "downloads", source)
     message = (
         rf"^config.data.manual_dir is not given, and no camvid is prepared in {tmp_path}; downloading failed: "

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from configs import defaults
-from ctxseg import complexity
 from ctxseg.models.context import ann, ccnet, danet, dnl, ocr
 from ctxseg.models.context.gcn import GCN
 from ctxseg.models.context.global_fc import GlobalFC
 from ctxseg.models.context.zigzag import REGION_CONTEXTS, ZigZag
+from ctxseg.studies import complexity
 
 
 def normal(*shape, seed=0):

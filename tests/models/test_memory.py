@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ctxseg.training.step import fill_memory
 
 from configs import defaults
-from ctxseg import losses, schedules
 from ctxseg.models import SegmenterOutput, create_model, memory
 from ctxseg.models.layers import ConvNorm
-from ctxseg.train import fill_memory
+from ctxseg.training import losses, schedules
 from tests.drawn import drawn_state
 from tests.models.gradients import check_against
 from tests.references import memory_numpy

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import defaults
-from ctxseg import losses
 from ctxseg.models import MultiScale, SegmenterOutput, create_model
+from ctxseg.training import losses
 from tests.models.gradients import check_against, random_like
 from tests.references import scales_numpy
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from configs import defaults
-from ctxseg import complexity, losses
 from ctxseg.errors import UserError
 from ctxseg.models import BACKBONES, convolution, create_model, layers
+from ctxseg.studies import complexity
+from ctxseg.training import losses
 
 # Parameters of the published ImageNet networks (torchvision's documentation), in millions, less their 1000-way classifiers.
 PARAMETERS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from ctxseg.data.builders.labels import IGNORE, label_image
 from ctxseg.data.builders.pairs import Pair, by_name, require
 from ctxseg.data.builders.records import PairsBuilder
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 
 # The first of the names that objectInfo150.txt has for each class.
 CLASSES = [
@@ -67,7 +67,7 @@ class ADE20K(PairsBuilder):
     name = "ade20k"
     homepage = "http://sceneparsing.csail.mit.edu/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = "ADEChallengeData2016: images/ and annotations/, each with training/ and validation/"
-    downloads = Source(
+    downloads = Download(
         "ade20k",
         [
             Archive(

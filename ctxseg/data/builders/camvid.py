@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from ctxseg.data.builders.labels import IGNORE, label_image
 from ctxseg.data.builders.pairs import Pair, require
 from ctxseg.data.builders.records import PairsBuilder
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 from ctxseg.errors import UserError
 
 CLASSES = {
@@ -70,7 +70,7 @@ class CamVid(PairsBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "SegNet's CamVid folder: train.txt, val.txt, train/, trainannot/, val/, valannot/; test likewise if present"
     )
-    downloads = Source(
+    downloads = Download(
         "camvid",
         # No checksum: GitHub makes such archives when they are asked for, and does not promise their bytes.
         [

@@ -17,7 +17,7 @@ from pycocotools import mask
 
 from ctxseg.data import contents
 from ctxseg.data.builders.pairs import Pair, Part, require
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 from ctxseg.errors import UserError
 
 _NAMES = [
@@ -36,7 +36,7 @@ _UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids that COCO has never se
 CATEGORIES = {i: name for i, name in enumerate(_NAMES, 1) if i not in _UNUSED}  # its 80 classes by category id
 SPLITS = {"train": "train2014", "val": "val2014"}
 WANTS = "COCO 2014: annotations/instances_train2014.json and instances_val2014.json, train2014/ and val2014/"
-DOWNLOADS = Source(
+DOWNLOADS = Download(
     "coco2014",
     [
         # Checksums as TFDS has them (`url_checksums/coco.txt`).

@@ -10,7 +10,7 @@ from ctxseg.data.builders import coco
 from ctxseg.data.builders.labels import IGNORE, bit_palette, label_image
 from ctxseg.data.builders.pairs import Pair, by_name, require
 from ctxseg.data.builders.records import PairsBuilder
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 
 STUFF = [
     name.strip()
@@ -58,7 +58,7 @@ class COCOStuff(PairsBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "COCO-Stuff's dataset folder: images/ and annotations/, each with train2017/ and val2017/"
     )
-    downloads = Source(
+    downloads = Download(
         "coco_stuff",
         [
             # Checksums as TFDS has them (`url_checksums/coco.txt`).

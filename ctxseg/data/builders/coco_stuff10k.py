@@ -11,7 +11,7 @@ from ctxseg.data.builders import coco_stuff, mat
 from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
 from ctxseg.data.builders.pairs import Pair, by_name, read_names, require
 from ctxseg.data.builders.records import PairsBuilder
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 
 SPLITS = {"train": 9_000, "val": 1_000}
 LISTS = {"train": "train", "val": "test"}
@@ -47,7 +47,7 @@ class COCOStuff10K(PairsBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "cocostuff-10k-v1.1: images/, annotations/ (.mat files), imageLists/train.txt and imageLists/test.txt"
     )
-    downloads = Source(
+    downloads = Download(
         "coco_stuff10k",
         [Archive("http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/cocostuff-10k-v1.1.zip")],
     )

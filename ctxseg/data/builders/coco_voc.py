@@ -11,7 +11,7 @@ from ctxseg.data.builders import coco, voc2012
 from ctxseg.data.builders.labels import bit_palette
 from ctxseg.data.builders.pairs import Pair, Part, raise_faults
 from ctxseg.data.builders.records import PairsBuilder
-from ctxseg.logs import progress
+from ctxseg.progress import progress
 
 SEED = 0  # another one, or other numbers of images, are another VERSION
 PIXELS = 900

@@ -15,7 +15,7 @@ from ctxseg.data.builders import mat
 from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
 from ctxseg.data.builders.pairs import Pair, Part, fingerprint_pairs, require
 from ctxseg.data.builders.records import PairsBuilder
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 from ctxseg.errors import UserError
 
 CLASSES = (
@@ -86,7 +86,7 @@ class NYUDv2(PairsBuilder):
     name = "nyudv2"
     homepage = "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"a folder with {LABELED}, {LISTS} and {MAPPING}"
-    downloads = Source(
+    downloads = Download(
         "nyudv2",
         [
             Archive(

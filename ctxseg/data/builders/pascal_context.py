@@ -13,7 +13,7 @@ from ctxseg.data.builders import mat
 from ctxseg.data.builders.labels import IGNORE, bit_palette, label_image, map_ids
 from ctxseg.data.builders.pairs import Pair, read_names, require
 from ctxseg.data.builders.records import PairsBuilder
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 
 # By class id: the background, VOC's 20 in VOC's order, then the others in alphabetical order. {name: its id among the 459}
 CLASSES = {
@@ -124,7 +124,7 @@ class PascalContext(PairsBuilder):
         "the folder VOC2010 of VOC 2010's trainval, with JPEGImages/, ImageSets/Main/ and either trainval/*.mat or "
         "SegmentationClassContext/*.png"
     )
-    downloads = Source(
+    downloads = Download(
         "pascal_context",
         [
             Archive(

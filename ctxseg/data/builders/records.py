@@ -141,7 +141,7 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")  # another one where the same files give other samples
     groups: Mapping[str, Sequence[str]] = {}
-    downloads: download.Source | None = None
+    downloads: download.Download | None = None
     read_image = None
 
     @classmethod

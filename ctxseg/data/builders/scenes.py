@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from ctxseg.data import scenes
 from ctxseg.data.builders.records import dataset_info, encode_png
-from ctxseg.logs import progress
+from ctxseg.progress import progress
 
 SEED = 0
 

@@ -13,7 +13,7 @@ import numpy as np
 from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
 from ctxseg.data.builders.pairs import Pair, names_in, require
 from ctxseg.data.builders.records import PairsBuilder
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 from ctxseg.errors import UserError
 
 CLASSES = ("sky", "tree", "road", "grass", "water", "building", "mountain", "foreground object")
@@ -58,7 +58,7 @@ class StanfordBackground(PairsBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "the folder iccv09Data of iccv09Data.tar.gz, with images/*.jpg and labels/*.regions.txt"
     )
-    downloads = Source(
+    downloads = Download(
         "stanford_background", [Archive("http://dags.stanford.edu/data/iccv09Data.tar.gz")], root="iccv09Data"
     )
     published = SPLITS

@@ -14,7 +14,7 @@ from ctxseg.data.builders import mat, nyudv2
 from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids
 from ctxseg.data.builders.pairs import Pair, Part, require
 from ctxseg.data.builders.records import PairsBuilder
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 from ctxseg.errors import UserError
 
 CLASSES = nyudv2.CLASSES[:37]
@@ -91,7 +91,7 @@ class SUNRGBD(PairsBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "the folder in which SUNRGBD.zip and SUNRGBDtoolbox.zip are unpacked to SUNRGBD/ and SUNRGBDtoolbox/"
     )
-    downloads = Source(
+    downloads = Download(
         "sunrgbd",
         [
             Archive("http://rgbd.cs.princeton.edu/data/SUNRGBD.zip"),

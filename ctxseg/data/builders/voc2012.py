@@ -10,7 +10,7 @@ from ctxseg.data.builders import mat
 from ctxseg.data.builders.labels import IGNORE, bit_palette, label_image, map_ids
 from ctxseg.data.builders.pairs import Pair, read_names, require
 from ctxseg.data.builders.records import PairsBuilder
-from ctxseg.data.download import Archive, Source
+from ctxseg.data.download import Archive, Download
 
 CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
@@ -69,7 +69,7 @@ class VOC2012(PairsBuilder):
         "the folder in which VOCtrainval_11-May-2012.tar is unpacked to VOCdevkit/VOC2012/, and for train_aug SBD's "
         "benchmark.tgz to benchmark_RELEASE/dataset/"
     )
-    downloads = Source(
+    downloads = Download(
         "voc2012",
         [
             # Checksums as torchvision has them.

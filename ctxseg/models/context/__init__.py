@@ -2,7 +2,8 @@
 
 Every module is called as `module(features, regions=None, train=False)` and returns the map, `[B,h,w,C]`, and a dict of
 auxiliary logits {name: float32 `[B,h',w',K]`} that only the loss reads, mostly empty; what gives some has the field `num_classes`. `levels`
-names the maps it reads. `READ_WHEN`, if it has one, says which fields it reads only under some values of others (`ctxseg/reading.py`).
+names the maps it reads. `READ_WHEN`, if it has one, says which fields it reads only under some values of others (see
+`ctxseg/settings/reading.py`).
 """
 
 from ctxseg.models.context.ann import ANN

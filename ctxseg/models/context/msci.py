@@ -148,7 +148,7 @@ class Direction(nn.Module):
         return target + jnp.tanh(nn.sigmoid(o) * c), c
 
 
-class Pair(nn.Module):
+class LevelPair(nn.Module):
     """P^{l→l+1} and P^{l+1→l}, reused over stages and phases, and the upsampling D. Attributes: see `Direction` and `MSCI`."""
 
     channels: int
@@ -277,7 +277,7 @@ class MSCI(nn.Module):
                     f"config.model.{section}.levels: msci upsamples by 2, so a map of {fine.shape[1:3]} cannot be followed by one "
                     f"of {coarse.shape[1:3]}"
                 )
-            pair = Pair(
+            pair = LevelPair(
                 channels=self.channels,
                 stages=self.stages,
                 superpixels=self.superpixels,

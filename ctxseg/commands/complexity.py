@@ -1,0 +1,7 @@
+"""`--mode=complexity`: what contexts cost."""
+
+from ctxseg.studies import complexity
+
+
+def run(values) -> None:
+    complexity.complexity(values.config, values.workdir)

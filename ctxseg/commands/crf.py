@@ -1,0 +1,10 @@
+"""`--mode=crf`: searches the CRF's parameters on a validation split."""
+
+from ctxseg.commands.command_line import parse_checkpoint
+from ctxseg.evaluation import evaluate
+from ctxseg.training import checks
+
+
+def run(values) -> None:
+    checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
+    evaluate.search_crf(values.config, values.workdir, parse_checkpoint(values.checkpoint)[1])

@@ -1,0 +1,14 @@
+"""`--mode=evaluate`: scores a checkpoint of a run, and writes its report."""
+
+from ctxseg.commands.command_line import parse_checkpoint
+from ctxseg.commands.train import finish
+from ctxseg.evaluation import evaluate
+from ctxseg.runs import workdir
+from ctxseg.training import checks
+
+
+def run(values) -> None:
+    checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
+    checkpoint = parse_checkpoint(values.checkpoint)[1]
+    with workdir.hold(values.workdir, make=False):
+        finish(values, evaluate.evaluate(values.config, values.workdir, checkpoint))

@@ -1,0 +1,9 @@
+"""`--mode=export`: writes a run as an archive that needs no ctxseg."""
+
+from ctxseg.commands.command_line import parse_checkpoint
+from ctxseg.inference import export
+
+
+def run(values) -> None:
+    checkpoint = parse_checkpoint(values.checkpoint)[1]
+    print(export.export(values.config, values.workdir, values.output, values.overwrite, checkpoint))

@@ -1,0 +1,24 @@
+"""`--mode=pictures`: draws what one run or several see in images of the tested split."""
+
+import re
+
+from configs import defaults
+from ctxseg.commands.command_line import folders_of
+from ctxseg.errors import UserError
+from ctxseg.runs import workdir
+from ctxseg.views import pictures
+
+
+def run(values) -> None:
+    folders = folders_of(values)
+    runs = {folder: workdir.read_config(folder, defaults.get_config()) for folder in folders}
+    if len(folders) == 1:
+        runs = {folders[0]: values.config}  # with what the command line overrides
+    for path in pictures.pictures(list(runs), list(runs.values()), _indices(values.images)):
+        print(path)
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"--images={text} cannot be: it wants indices of images, 0,1,2")
+    return tuple(map(int, text.split(",")))

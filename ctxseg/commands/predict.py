@@ -1,0 +1,17 @@
+"""`--mode=predict`: labels images of the user's."""
+
+from ctxseg.commands.command_line import parse_checkpoint
+from ctxseg.inference import predict
+
+
+def run(values) -> int:
+    failed = predict.predict(
+        values.config,
+        values.workdir,
+        values.input,
+        values.output,
+        values.overwrite,
+        values.probabilities,
+        parse_checkpoint(values.checkpoint)[1],
+    )
+    return 1 if failed else 0

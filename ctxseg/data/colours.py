@@ -1,0 +1,20 @@
+"""Label maps in the colours of their classes."""
+
+import numpy as np
+
+
+def colourise(label: np.ndarray, palette) -> np.ndarray:
+    """A label map in its data set's colours.
+
+    Args:
+        label: integer `[H,W]`; ids outside [0, K), 255 among them, are drawn as grey and black stripes.
+        palette: `[K,3]`, RGB in 0..255.
+
+    Returns:
+        uint8 `[H,W,3]`.
+    """
+    label, palette = np.asarray(label).astype(np.int64), np.asarray(palette, np.uint8)
+    y, x = np.indices(label.shape, sparse=True)
+    stripes = np.where((x + y) // 4 % 2, 128, 0).astype(np.uint8)[..., None]
+    known = (label >= 0) & (label < len(palette))
+    return np.where(known[..., None], palette[np.where(known, label, 0)], stripes)

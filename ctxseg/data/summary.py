@@ -1,0 +1,204 @@
+"""What a prepared data set holds: images, sizes, and how often each class occurs.
+
+Kept beside the records, as `summary.json` and `summary.png`.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ctxseg.data.parallel import each
+from ctxseg.data.store import reason
+from ctxseg.errors import UserError
+from ctxseg.files import parse_json, write_bytes, write_json
+
+ROWS = 30  # classes up to which all are printed; of more, the commonest and the rarest
+NAMED = 10  # classes in a warning; the others are counted
+
+
+class Counts(NamedTuple):
+    """What one pass over the labels of a split counts.
+
+    Attributes:
+        sizes: int64 [N, 2], height and width of each image.
+        pixels: int64 [256], of each id; 255 is ignored.
+        images: int64 [256], that have the id.
+    """
+
+    sizes: np.ndarray
+    pixels: np.ndarray
+    images: np.ndarray
+
+
+def summarise(builder, draw: Callable) -> dict:
+    """The summary of a prepared data set, read from its summary.json; written there, with a picture of it, if it is missing.
+
+    Args:
+        builder: prepared.
+        draw: (summary, {split: sizes of its images}, palette) → a matplotlib figure.
+
+    Returns:
+        `data`, the name; and `splits`, {name: {`images`: their number; `height`, `width`: {`min`, `median`, `max`}; `sizes`: how
+        many differ; `ignored`: share of the pixels; `classes`: {name: {`share`: of the pixels that are labelled, None if none is;
+        `pixels`; `images`: that have it}}}}.
+
+    Raises:
+        UserError: a damaged record, or a folder that cannot be written.
+    """
+    folder = Path(builder.data_dir)
+    try:
+        return _read(folder / "summary.json", builder)
+    except (OSError, ValueError):  # missing, or damaged
+        pass
+    names, palette = builder.info.metadata["class_names"], builder.info.metadata["palette"]
+    counts = {split: count(builder, split) for split in builder.info.splits}
+    summary = {
+        "data": builder.name,
+        "splits": {split: _of_split(counted, names) for split, counted in counts.items()},
+    }
+    picture = io.BytesIO()
+    sizes = {split: counted.sizes for split, counted in counts.items()}
+    draw(summary, sizes, palette).savefig(picture, dpi=110)
+    try:
+        write_bytes(folder / "summary.png", picture.getvalue())
+        write_json(folder / "summary.json", summary)  # last: with it, the summary is complete
+    except OSError as error:
+        raise UserError(f"cannot write the summary in config.data.data_dir: {reason(error)}") from error
+    return summary
+
+
+def count(builder, split: str) -> Counts:
+    """Sizes and class ids of a split's labels; decoded by all cores, few at a time. UserError for one that is damaged."""
+    raw = tfds.decode.SkipDecoding()
+    records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
+
+    def of(index):
+        try:
+            label = cv2.imdecode(np.frombuffer(records[index]["label"], np.uint8), cv2.IMREAD_UNCHANGED)
+            return label.shape, np.bincount(label.ravel(), minlength=256)
+        except Exception as error:  # damaged bytes make decoders raise all sorts
+            place = f"{builder.name} {split}: label {index}"
+            raise UserError(f"{place} cannot be read; delete {builder.data_dir} to prepare it again") from error
+
+    sizes = np.zeros((len(records), 2), np.int64)
+    pixels, images = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    found = each(of, range(len(records)), f"count {builder.name} {split}")
+    for i, (size, histogram) in enumerate(found):
+        sizes[i] = size
+        pixels += histogram
+        images += histogram > 0
+    return Counts(sizes, pixels, images)
+
+
+def table(summary: dict) -> str:
+    """The summary as lines to print: a column a split; a row a class, the commonest first."""
+    splits = summary["splits"]
+    rows = [[summary["data"], *splits], ["images", *(str(s["images"]) for s in splits.values())]]
+    for side in ("height", "width"):
+        rows.append([side, *(_range(s[side]) for s in splits.values())])
+    rows.append(["sizes", *(str(s["sizes"]) for s in splits.values())])
+    rows.append(["ignored", *(_percent(s["ignored"]) for s in splits.values())])
+    classes = commonest(summary)
+    skipped = len(classes) - ROWS if len(classes) > ROWS else 0
+    for i, name in enumerate(classes):
+        if skipped and i == ROWS // 2:
+            rows.append([f"… {skipped} more …", *[""] * len(splits)])
+        if not skipped or i < ROWS // 2 or i >= ROWS // 2 + skipped:
+            of = [s["classes"][name] for s in splits.values()]
+            rows.append([name, *(f"{_percent(c['share'])}  {c['images']:>6} img" for c in of)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    )
+
+
+def commonest(summary: dict) -> list[str]:
+    """The classes of a data set's summary, see `summarise`, by their pixels in all splits, most first."""
+    splits = list(summary["splits"].values())
+    names = list(splits[0]["classes"])
+    return sorted(names, key=lambda name: -sum(s["classes"][name]["pixels"] for s in splits))
+
+
+def warnings(summary: dict) -> list[str]:
+    """A line for each split that lacks classes, or has no labels at all; and one of the classes that every split lacks."""
+    lines, missing = [], {}
+    for split, values in summary["splits"].items():
+        missing[split] = [name for name, c in values["classes"].items() if c["pixels"] == 0]
+        if len(missing[split]) == len(values["classes"]):
+            lines.append(f"{summary['data']} {split} has no labelled pixel")
+            missing.pop(split)
+    everywhere = set.intersection(*map(set, missing.values())) if missing else set()
+    for split, names in missing.items():
+        if here := [name for name in names if name not in everywhere]:
+            lines.append(f"{summary['data']} {split} has no pixel of {_some(here)}")
+    if everywhere:
+        names = _some([name for name in values["classes"] if name in everywhere])
+        lines.append(
+            f"{summary['data']} has no pixel of {names} in any split: is it a heading, or a class that these images do not show? "
+            "Is another id or colour in its place, or has resizing lost it?"
+        )
+    return lines
+
+
+def _some(names):
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _read(path, builder):
+    """The summary in a file; ValueError if it is none of this data set."""
+    summary = parse_json(path.read_bytes())
+    try:
+        whole = summary["splits"].keys() == builder.info.splits.keys()
+        table(summary)
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole or not path.with_suffix(".png").exists():
+        raise ValueError(f"{path} is damaged")
+    return summary
+
+
+def _of_split(counts, names):
+    labelled = int(counts.pixels[: len(names)].sum())
+    total = int(counts.pixels.sum())
+    return {
+        "images": len(counts.sizes),
+        "height": _spread(counts.sizes[:, 0]),
+        "width": _spread(counts.sizes[:, 1]),
+        "sizes": len(np.unique(counts.sizes, axis=0)),
+        "ignored": 1 - labelled / total if total else None,
+        "classes": {
+            name: {
+                "share": int(counts.pixels[k]) / labelled if labelled else None,
+                "pixels": int(counts.pixels[k]),
+                "images": int(counts.images[k]),
+            }
+            for k, name in enumerate(names)
+        },
+    }
+
+
+def _spread(values):
+    if not values.size:
+        return {"min": None, "median": None, "max": None}
+    return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
+
+
+def _range(spread):
+    """{'min': 10, 'median': 20.0, 'max': 30} → '10..20..30'."""
+    if spread["min"] == spread["max"]:
+        return "-" if spread["min"] is None else str(spread["min"])
+    return f"{spread['min']}..{spread['median']:g}..{spread['max']}"
+
+
+def _percent(share):
+    """Three digits: 12.3 %, 0.0123 %."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.3g} %" if share == 0 or share >= 1e-6 else "< 0.0001 %"

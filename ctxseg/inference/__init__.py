@@ -1,0 +1,1 @@
+"""From images to class probabilities, as the papers test; and what a trained run is good for."""

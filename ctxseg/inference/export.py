@@ -1,0 +1,204 @@
+"""`--mode=export`: a trained segmenter as one file that runs without this package.
+
+A zip of
+
+- `model.jax`: the network, as `config.eval` tests it, serialised by `jax.export` for batches of any number of images of any size, padded
+  to multiples of 32, see `lower`; `classes.json` lists its arguments. Its labels are those of `--mode=predict`;
+- `weights.npz`: its weights, {name: array}, which are an argument and no constants of it;
+- `classes.json`: names and colours of the classes, and what the arguments are;
+- `run.py`: `ctxseg/inference/exported.py`, a script that labels a photograph and needs the archive, jax, flatbuffers, numpy and pillow;
+- `images.py`, `sizes.py`: how that script reads an image file, and to what sizes it brings it;
+- `superpixels.py`: how regions come from an image, of systems that take them (scikit-image);
+- `crf.py`: how the script refines probabilities, of what is tested with a CRF.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+
+from ctxseg.data import images, sizes, superpixels
+from ctxseg.errors import UserError
+from ctxseg.inference import crf
+from ctxseg.inference import exported as exported_script
+from ctxseg.inference.probabilities import predict_probabilities
+from ctxseg.inference.protocol import create_protocol, superpixel_views
+from ctxseg.models import extent
+from ctxseg.runs import checkpoints, provenance, workdir
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+MEANINGS = {
+    "weights": "the arrays of weights.npz, {name: array}",
+    "images": "RGB, 0 to 255, at the upper left; the rest is padding",
+    "sizes": "height and width of each image without its padding",
+    "regions": "ids of super-pixels, from 0, -1 in the padding: superpixels.py",
+    "canvas": "its shape alone counts: room for each image at base_size, its shorter side",
+}
+# What the functions of superpixels.py need.
+SUPERPIXELS = """\
+from collections.abc import Sequence
+
+import numpy as np
+from skimage import segmentation, transform
+
+from sizes import base_size_of
+"""
+
+
+def export(config, folder, path=None, overwrite: bool = False, checkpoint=None) -> Path:
+    """Writes a checkpoint of the run in `folder` as an archive (see the top of this file), whole or not at all.
+
+    Args:
+        config: of the run; `data.superpixels` above 0 makes regions an argument.
+        folder: of the run.
+        path: of the archive; default `FOLDER/export.zip`.
+        overwrite: whether `path` may exist.
+        checkpoint: see `checkpoints.restore_run`.
+
+    Returns:
+        The archive's path.
+
+    Raises:
+        UserError: no run or checkpoint there, or one of another model; `path` exists, or cannot be written.
+    """
+    workdir.check_same(os.path.join(folder, "config.json"), config)
+    path = Path(path or os.path.join(folder, "export.zip"))
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UserError(f"--output={path} exists: choose another, or give --overwrite to replace a file")
+    metadata = provenance.metadata(config, folder)
+    model, state = checkpoints.restore_run(config, folder, checkpoint)
+    weights = flax.traverse_util.flatten_dict(state.variables, sep="/")
+    protocol = create_protocol(config.eval, metadata["class_names"])
+    views = superpixel_views(config)
+    exported, names = lower(model, weights, protocol, len(views))
+    about = {
+        "system": config.system,
+        "data": config.data.name,
+        "step": int(state.step),
+        "protocol": str(protocol),
+        "class_names": list(metadata["class_names"]),
+        "palette": [list(c) for c in metadata["palette"]],
+        "labels": "a label is a position in class_names and in palette (RGB), from 0",
+        "base_size": list(protocol.size),
+        "max_pixels": config.eval.max_pixels,
+        "longest": extent.LONGEST,
+        "superpixels": [list(view) for view in views],
+        "crf": protocol.crf,
+    } | _signature(exported, names)
+    _write(path, exported, weights, about)
+    return path
+
+
+def lower(model, weights: dict, protocol, views: int = 0) -> tuple[jax_export.Exported, tuple[str, ...]]:
+    """The segmenter for all `PLATFORMS`, any batch size and any size of images, as a function of its weights.
+
+    Args:
+        model: a segmenter.
+        weights: {'params/…': array}, its flattened variables; only shapes and dtypes are read.
+        protocol: an `inference.Protocol`: scales, mirror images and windows. Its CRF is left out.
+        views: how many views of super-pixels it takes, see `superpixels.views`.
+
+    Returns:
+        (weights, images uint8 `[b,32·h,32·w,3]`, sizes int32 `[b,2]`: what of them is image, the rest being padding; of `views`, regions
+        int32 `[b,32·h,32·w]` or `[b,32·h,32·w,views]`; and of a base size that is the shorter side alone, canvas bool `[32·y,32·x]`, whose
+        shape has room for each image at that size) → probabilities float32 `[b,32·h,32·w,K]`. And the names of its arguments.
+
+    Raises:
+        UserError: a network that is not a function of symbolic shapes.
+    """
+    protocol = dataclasses.replace(protocol, crf=None)
+
+    def segment(weights, images, sizes, regions=None, canvas=None):
+        variables = flax.traverse_util.unflatten_dict(weights, sep="/")
+        room = None if canvas is None else canvas.shape
+        return predict_probabilities(model, variables, images, regions, sizes, protocol, room)
+
+    b, h, w, y, x = jax_export.symbolic_shape("b, 32*h, 32*w, 32*y, 32*x")
+    arguments = {
+        "weights": {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()},
+        "images": jax.ShapeDtypeStruct((b, h, w, 3), jnp.uint8),
+        "sizes": jax.ShapeDtypeStruct((b, 2), jnp.int32),
+    }
+    if views:
+        arguments["regions"] = jax.ShapeDtypeStruct((b, h, w) if views == 1 else (b, h, w, views), jnp.int32)
+    if len(protocol.size) == 1:
+        arguments["canvas"] = jax.ShapeDtypeStruct((y, x), jnp.bool_)
+
+    def positional(*values):
+        return segment(**dict(zip(arguments, values, strict=True)))
+
+    with _without_folders():
+        try:
+            # The canvas has no values that are read.
+            function = jax.jit(positional, keep_unused=True)
+            return jax_export.export(function, platforms=PLATFORMS)(*arguments.values()), tuple(arguments)
+        except (jax.errors.InconclusiveDimensionOperation, jax.errors.ConcretizationTypeError) as e:
+            reason = str(e).partition(".\n")[0].partition("\n")[0]
+            raise UserError(
+                f"this network cannot be exported, as it computes with the size of its maps: {reason}"
+            ) from e
+
+
+@contextlib.contextmanager
+def _without_folders():
+    """Source files, which a program names beside each operation, go without the folder that they are in on this machine."""
+    name = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, name)
+    jax.config.update(name, r".*[/\\]")
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def _signature(exported, names):
+    """What classes.json says of the artifact itself, whose arguments have these names."""
+    values, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    arguments = [
+        {"name": name, "meaning": MEANINGS[name]} | ({} if name == "weights" else _array(value))
+        for name, value in zip(names, values, strict=True)
+    ]
+    return {
+        "arguments": arguments,
+        "results": [{"name": "probabilities"} | _array(exported.out_avals[0])],
+        "platforms": list(exported.platforms),
+        "jax": jax.__version__,
+        "calling_convention_version": exported.calling_convention_version,
+    }
+
+
+def _array(aval):
+    return {"dtype": str(aval.dtype), "shape": [n if isinstance(n, int) else str(n) for n in aval.shape]}
+
+
+def _write(path, exported, weights, about):
+    sources = {"run.py": exported_script, "images.py": images, "sizes.py": sizes}
+    sources |= {"crf.py": crf} if about["crf"] else {}
+    sources = {name: inspect.getsource(module) for name, module in sources.items()}
+    if about["superpixels"]:
+        functions = (superpixels.slic, superpixels.compute, superpixels.stack)
+        sources["superpixels.py"] = "\n\n".join([SUPERPIXELS, *map(inspect.getsource, functions)])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+            incomplete = os.path.join(folder, path.name)
+            with zipfile.ZipFile(incomplete, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("model.jax", exported.serialize())
+                with archive.open(zipfile.ZipInfo("weights.npz"), "w", force_zip64=True) as f:
+                    np.savez(f, **jax.device_get(weights))
+                archive.writestr("classes.json", json.dumps(about, indent=2) + "\n")
+                for name, source in sources.items():
+                    archive.writestr(name, source)
+            os.replace(incomplete, path)
+    except OSError as e:
+        raise UserError(f"--output={path} cannot be written: {e.strerror}") from e

@@ -1,0 +1,214 @@
+"""From images to class probabilities, as the papers test: several scales, mirrored, whole or in windows (SPEC §8).
+
+Logits are resized to the image, and their softmax is averaged over scales and mirror images. `predict_probabilities` is a pure function of
+arrays, whose shapes may be symbolic if they are padded (see `models.extent`). `shape_of` says which shapes it is compiled for: images are
+padded to one of a few, or left as they are.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctxseg.data.sizes import base_size_of, rounded_ratio
+from ctxseg.data.transforms import crop
+from ctxseg.inference import crf
+from ctxseg.inference.protocol import Protocol, canvas_of, create_protocol, shape_of
+from ctxseg.models import extent
+from ctxseg.models.layers import resize
+
+
+def predict_probabilities(model, variables, images, regions, sizes, protocol: Protocol, canvas=None):
+    """Class probabilities of every pixel.
+
+    Args:
+        model: a segmenter.
+        variables: its variables.
+        images: uint8 `[B,H,W,3]`.
+        regions: int32 `[B,H,W]`, super-pixels (-1: none), or `[B,H,W,S]`, those of each scale; or None.
+        sizes: int32 `[B,2]`, height and width of each image in `images`, the rest of which is padding (H and W multiples of 32); None
+            without padding.
+        protocol: scales, mirror images and windows.
+        canvas: of padded images, see `canvas_of`: it holds each at its base size.
+
+    Returns:
+        float32 `[B,H,W,K]`, which mean nothing in the padding.
+    """
+    shape, original, mask = images.shape[1:3], images, None
+    if sizes is not None:
+        with extent.padded(sizes, shape):
+            mask = extent.inside(shape)
+    if regions is not None and regions.ndim == 3:
+        regions = regions[..., None]
+    if protocol.flip:
+        images = jnp.concatenate([images, flip(images, sizes)])
+        regions = None if regions is None else jnp.concatenate([regions, flip(regions, sizes)])
+        sizes = None if sizes is None else jnp.concatenate([sizes, sizes])
+    total = 0.0
+    for i, scale in enumerate(protocol.scales):
+        x, own = _scaled(images, sizes, scale, protocol.size, canvas)
+        ids = None
+        if regions is not None:
+            of_scale = regions[..., i % regions.shape[-1], None]
+            ids = _scaled(of_scale, sizes, scale, protocol.size, canvas, "nearest")[0][..., 0]
+        if protocol.window:
+            y = _windows(model, variables, x, ids, own, protocol.window, protocol.stride)
+            total += resize(y, shape, lengths=None if own is None else (own.T, sizes.T))
+        else:
+            total += _probabilities(model, variables, x, ids, own, shape, sizes)
+    total = total / len(protocol.scales)
+    if protocol.flip:
+        plain, mirrored = total[: original.shape[0]], total[original.shape[0] :]
+        mirrored = flip(mirrored, None if sizes is None else sizes[: original.shape[0]])
+        if protocol.mirrored_classes != tuple(range(len(protocol.mirrored_classes))):
+            # What is seen as a left arm there is a right one.
+            mirrored = mirrored[..., np.array(protocol.mirrored_classes)]
+        total = (plain + mirrored) / 2
+    if protocol.crf:
+        total = crf.mean_field(total, original, mask=mask, **protocol.crf)
+    return total
+
+
+def _probabilities(model, variables, x, regions, own, shape, sizes):
+    """Softmax of the logits of `x`, of which `own` is image, at `shape`, of which `sizes` will be."""
+    with extent.padded(own, x.shape[1:3]):
+        output = model.apply(variables, x, regions, train=False)
+    lengths = None if own is None else (output.lengths, sizes.T)
+    return jax.nn.softmax(resize(output.logits, shape, lengths=lengths))
+
+
+def flip(x, sizes=None):
+    """`x` `[B,H,W,C]` with the image in it, of `sizes` int32 `[B,2]` or all of it, mirrored left to right."""
+    if sizes is None:
+        return x[:, :, ::-1]
+    column, width = jnp.arange(x.shape[2]), sizes[:, 1:]
+    index = jnp.where(column < width, width - 1 - column, column)
+    return jnp.take_along_axis(x, index[:, None, :, None], axis=2)
+
+
+def _scaled(x, sizes, scale, base, canvas, method="bilinear"):
+    """`x` `[B,H,W,C]` at its base size (see `base_size_of`) times `scale`, and the images' sizes in it, int32 `[B,2]` or None."""
+    if not base and scale == 1:
+        return x, sizes
+    own = lengths = None
+    if sizes is None or canvas is None:
+        canvas = base_size_of(x.shape[1:3], base)
+    if sizes is not None:
+        # Rows without an image are as large as the batch's shape, whatever the canvas.
+        own = _within(_base_sizes(sizes, base), canvas)
+    with extent.padded(own, canvas):
+        new, own, _ = extent.scaled(canvas, scale)
+    if sizes is not None:
+        lengths = (sizes.T, own.T)
+    x = resize(x if method == "nearest" else x.astype(jnp.float32), new, method, lengths=lengths)
+    if method == "nearest":
+        with extent.padded(own, new):
+            x = extent.clear(x, -1)
+    return x, own
+
+
+def _within(sizes, shape):
+    """int32 `[B,2]`, each at most the height and width of `shape`."""
+    return jnp.stack([jnp.minimum(own, n) for own, n in zip(sizes.T, shape, strict=True)], axis=1)
+
+
+def at_base_size(images, regions, base: tuple[int, ...]):
+    """`images` `[B,H,W,3]` and `regions` `[B,H,W]`, or None, as a network is given them at scale 1, see `sizes.base_size_of`."""
+    images, _ = _scaled(images, None, 1, base, None)
+    if regions is not None:
+        regions = _scaled(regions[..., None], None, 1, base, None, "nearest")[0][..., 0]
+    return images, regions
+
+
+def _base_sizes(sizes, base):
+    """`base_size_of` of int32 `[B,2]`."""
+    if len(base) == 1:
+        return rounded_ratio(sizes * base[0], sizes.min(1, keepdims=True))
+    return jnp.broadcast_to(jnp.array(base, jnp.int32), sizes.shape) if base else sizes
+
+
+def _windows(model, variables, x, regions, sizes, window, stride):
+    """Probabilities of `x` `[B,H,W,3]` from windows that cover each image, averaged where they overlap: float32 `[B,H,W,K]`.
+
+    Windows start at multiples of the stride, the last one where it ends with the image. None has more than the image, but for padding.
+    """
+    b, *shape, _ = x.shape
+    padded = sizes is not None
+    window = tuple(m if jax.export.is_symbolic_dim(n) else min(m, n) for m, n in zip(window, shape, strict=True))
+    if not padded:
+        sizes = jnp.broadcast_to(jnp.array(shape), (b, 2))
+    canvas = extent.whole_strides(window) if padded else window
+    steps = [max(round(n * stride), 1) for n in window]
+    own = _within(sizes, window)  # what of a window is image
+    grid = (-(-(sizes - own) // jnp.array(steps)) + 1).max(
+        0
+    )  # windows down and across, as the largest image needs them
+
+    def cut(array, start):
+        return jax.vmap(lambda a, s: jax.lax.dynamic_slice(a, (*s, *[0] * (a.ndim - 2)), (*canvas, *a.shape[2:])))(
+            array, start
+        )
+
+    def put(array, values, start):
+        return jax.vmap(lambda a, v, s: jax.lax.dynamic_update_slice(a, v, (*s, 0)))(array, values, start)
+
+    # Room for a window that starts in the last column.
+    x = jnp.pad(x, ((0, 0), *((0, n) for n in canvas), (0, 0)))
+    if regions is not None:
+        regions = jnp.pad(regions, ((0, 0), *((0, n) for n in canvas)), constant_values=-1)
+
+    def step(i, carry):
+        total, count = carry
+        index = jnp.stack(jnp.divmod(i, grid[1]))
+        offset = index * jnp.array(steps)
+        start = jnp.minimum(offset, sizes - own)
+        needed = ((index == 0) | (offset - jnp.array(steps) + jnp.array(window) < sizes)).all(1)
+        ids = None
+        if regions is not None:
+            with extent.padded(own if padded else None, canvas):  # a canvas may be larger than the window
+                ids = extent.clear(cut(regions, start)[..., None], -1)[..., 0]
+        y = _probabilities(model, variables, cut(x, start), ids, own if padded else None, canvas, own)
+        rows, columns = (jnp.arange(n) < own[:, i : i + 1] for i, n in enumerate(canvas))
+        weight = (rows[:, :, None] & columns[:, None] & needed[:, None, None])[..., None].astype(y.dtype)
+        total = put(total, cut(total, start) + weight * y, start)
+        return total, put(count, cut(count, start) + weight, start)
+
+    zeros = [jnp.zeros((*x.shape[:3], n), jnp.float32) for n in (model.num_classes, 1)]
+    total, count = jax.lax.fori_loop(0, grid.prod(), step, tuple(zeros))
+    return (total / jnp.maximum(count, 1))[:, : shape[0], : shape[1]]
+
+
+def create_predictor(model, config, class_names: Sequence[str] = ()):
+    """For one device: (variables, images uint8 `[B,H,W,3]`, regions as `predict_probabilities`) → float32 `[B,H,W,K]`, NumPy arrays.
+
+    Args:
+        model: a segmenter.
+        config: `config.eval`.
+        class_names: by class id; a mirror image exchanges the left and the right ones.
+
+    Raises:
+        UserError: see `create_protocol`.
+    """
+    protocol = create_protocol(config, class_names)
+
+    @partial(jax.jit, static_argnums=4)
+    def run(variables, images, regions, sizes, canvas):
+        return predict_probabilities(model, variables, images, regions, sizes, protocol, canvas)
+
+    def predict(variables, images, regions=None):
+        size = images.shape[1:3]
+        sizes, canvas, shape = None, None, shape_of(size, protocol.shapes)
+        if shape != size:
+            canvas = canvas_of(size, protocol)
+            sizes = np.tile(np.array(size, np.int32), (len(images), 1))
+            samples = [{"image": image} for image in images]
+            if regions is not None:
+                samples = [s | {"regions": ids} for s, ids in zip(samples, regions, strict=True)]
+            samples = [crop(sample, 0, 0, shape) for sample in samples]  # which pads what is smaller
+            images = np.stack([sample["image"] for sample in samples])
+            regions = None if regions is None else np.stack([sample["regions"] for sample in samples])
+        return np.asarray(run(variables, images, regions, sizes, canvas)[:, : size[0], : size[1]])
+
+    return predict

@@ -1,0 +1,122 @@
+"""How images are tested: scales, mirror images, windows, shapes and the CRF (SPEC §8)."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ctxseg.data import superpixels
+from ctxseg.data.sizes import base_size_of, bucket
+from ctxseg.data.transforms import check_base_size, mirrored_classes
+from ctxseg.errors import UserError
+
+SHAPES = ("buckets", "exact")
+CRF_PARAMETERS = (
+    "iterations",
+    "spatial_weight",
+    "spatial_sigma",
+    "bilateral_weight",
+    "bilateral_sigma",
+    "colour_sigma",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How an image is tested.
+
+    Attributes:
+        scales: factors of height and width, over which probabilities are averaged.
+        flip: whether the mirror image counts as much as the image.
+        mirrored_classes: what each class is in the mirror image, see `transforms.mirrored_classes`; (): itself.
+        size: that the image is resized to before it is scaled: (shorter side,), (height, width), or () for its own.
+        window: height and width of a sliding window, in which a scaled image is seen; () for all of it at once.
+        stride: of windows, as a share of the window.
+        crf: arguments of `crf.mean_field`, by which probabilities at the image's size are refined; None: not at all.
+        shapes: `buckets` or `exact`: whether images are padded to few shapes, each of which is compiled once.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    mirrored_classes: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()
+    window: tuple[int, ...] = ()
+    stride: float = 2 / 3
+    crf: dict | None = None
+    shapes: str = "buckets"
+
+    def __str__(self):
+        parts = [f"scale{'s' * (len(self.scales) > 1)} {', '.join(f'{s:g}' for s in self.scales)}"]
+        if self.flip:
+            parts.append("flipped")
+        if self.size:
+            one = "their shorter side" if len(self.size) == 1 else "images"
+            parts.append(f"of {one} resized to {'×'.join(map(str, self.size))}")
+        whole = f"windows of {self.window[0]}×{self.window[1]} at {self.stride:.2f}" if self.window else "whole image"
+        refined = [f"CRF of {self.crf['iterations']} iterations"] if self.crf else []
+        return ", ".join([*parts, whole, *refined])
+
+
+def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
+    """The protocol that `config.eval` describes, for these classes. UserError for a value that it cannot have."""
+    check_base_size(config.size, "eval.size")
+    if len(config.window) not in (0, 2) or any(type(n) is not int or n < 1 for n in config.window):
+        raise UserError(f"config.eval.window is {tuple(config.window)}, but must be a height and a width, or ()")
+    if not config.scales or not all(0 < scale < math.inf for scale in config.scales):
+        raise UserError(f"config.eval.scales is {tuple(config.scales)}, but must be one or more factors above 0")
+    if not 0 < config.stride <= 1:
+        raise UserError(
+            f"config.eval.stride is {config.stride}, but must be above 0 and at most 1, a share of the window"
+        )
+    if config.superpixels not in superpixels.TESTED:
+        raise UserError(
+            f"config.eval.superpixels is {config.superpixels!r}, but it can be {', '.join(superpixels.TESTED)}"
+        )
+    if config.shapes not in SHAPES:
+        raise UserError(f"config.eval.shapes is {config.shapes!r}, but it can be {', '.join(SHAPES)}")
+    if config.score not in ("original", "resized"):
+        raise UserError(f"config.eval.score is {config.score!r}, but it can be original, resized")
+    check_crf(dict(config.crf), "config.eval.crf")
+    refinement = dict(config.crf) if config.crf.iterations else None
+    return Protocol(
+        tuple(map(float, config.scales)),
+        config.flip,
+        mirrored_classes(class_names),
+        tuple(config.size),
+        tuple(config.window),
+        config.stride,
+        refinement,
+        config.shapes,
+    )
+
+
+def shape_of(size: tuple[int, int], shapes: str) -> tuple[int, int]:
+    """The shape that an image of `size` (height, width) is computed in."""
+    return tuple(map(bucket, size)) if shapes == "buckets" else tuple(size)
+
+
+def canvas_of(size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | None:
+    """The shape in which a padded image of `size` (height, width) lies once it has its base size; None where its own shape says that."""
+    if len(protocol.size) != 1 or protocol.shapes == "exact":
+        return None
+    return shape_of(base_size_of(size, protocol.size), protocol.shapes)
+
+
+def check_crf(parameters: dict, field: str = "config.crf") -> None:
+    """UserError unless these are parameters of `mean_field`, with values that they can have; `field` is what they are called by."""
+    for name, value in parameters.items():
+        if name not in CRF_PARAMETERS:
+            raise UserError(f"{field}.{name} is unknown: the parameters of the CRF are {', '.join(CRF_PARAMETERS)}")
+        if name == "iterations":
+            if type(value) is not int or value < 0:
+                raise UserError(f"{field}.iterations is {value!r}, but must be a whole number, at least 0")
+            continue
+        least = 0.1 if name.endswith("sigma") else 0
+        if not isinstance(value, (int, float)) or not least <= value < np.inf:
+            raise UserError(f"{field}.{name} is {value!r}, but must be a number, at least {least}")
+
+
+def superpixel_views(config):
+    """`superpixels.views` of `config.data.superpixels` at the scales of `config.eval`."""
+    return superpixels.views(config.data.superpixels, config.eval.superpixels, config.eval.scales, config.eval.size)

@@ -1,0 +1,187 @@
+"""Checkpoints of the train state and the data position, by Orbax: asynchronous, atomic, the last n and the best kept."""
+
+import contextlib
+import os
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from ctxseg import files
+from ctxseg.errors import UserError
+from ctxseg.models import create_model
+from ctxseg.runs import metrics_log, provenance
+from ctxseg.training import schedules
+from ctxseg.training.state import create_state
+
+DAMAGED = "cannot be read; if it is damaged, delete it to go on from the checkpoint before it"
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory.
+
+    A context manager: leaving it waits for the save under way. A save that is cut off leaves nothing that looks complete.
+
+    Args:
+        directory: created when the first checkpoint is saved.
+        keep: how many of the last are kept, beside the one of the best mIoU.
+    """
+
+    def __init__(self, directory: str, keep: int = 1):
+        policies = [
+            checkpoint_managers.LatestN(max(keep, 1)),
+            checkpoint_managers.BestN(get_metric_fn=lambda m: m["mIoU"], n=1, keep_checkpoints_without_metrics=False),
+        ]
+        try:
+            self._manager = ocp.CheckpointManager(
+                os.path.abspath(directory),
+                item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()},
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                    best_fn=lambda m: m["mIoU"],
+                    enable_async_checkpointing=True,
+                ),
+            )
+        except ValueError as e:  # it reads the scores of all of them
+            raise UserError(f"{_damaged(directory)} {DAMAGED}") from e
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with self._saving(), contextlib.ExitStack() as stack:
+            stack.callback(self._manager.close)
+            self._manager.wait_until_finished()
+
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint, None without any."""
+        return self._manager.latest_step()
+
+    def all_steps(self) -> list[int]:
+        """Steps of all complete checkpoints."""
+        return list(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint of the best mIoU, None without one that was evaluated."""
+        return self._manager.best_step()
+
+    def save(self, step: int, state, data: dict, metrics: dict | None = None) -> None:
+        """Starts saving `state` (a pytree of arrays) and the data position `data` (JSON) as of `step` updates.
+
+        `metrics` with `mIoU` makes the checkpoint a candidate for the best.
+
+        Raises:
+            UserError: it cannot be written, or the one before it could not, for instance to a full disk.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        with self._saving():
+            self._manager.save(step, args=args, metrics=metrics and {"mIoU": float(metrics["mIoU"] or 0.0)}, force=True)
+
+    @contextlib.contextmanager
+    def _saving(self):
+        """Makes a UserError of whatever Orbax and TensorStore raise when they cannot write."""
+        try:
+            yield
+        except Exception as e:
+            full = any(word in str(e) for word in ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded"))
+            why = "the disk is full" if full else " ".join(str(e).split())[:200] or type(e).__name__
+            raise UserError(
+                f"a checkpoint cannot be written to {self._manager.directory}: {why}; when that is mended, the same command "
+                "continues from the checkpoint before it"
+            ) from e
+
+    def restore(self, state, step: int | None = None):
+        """The state and data position of `step` (default: the newest).
+
+        Args:
+            state: a state of the same structure, shapes and dtypes; its values are not used.
+
+        Raises:
+            UserError: there is no such checkpoint, it is of another model or optimiser, or it is damaged.
+        """
+        step = self._manager.latest_step() if step is None else step
+        if step not in self._manager.all_steps():
+            of_step = "" if step is None else f" of step {step}"
+            raise UserError(f"{self._manager.directory} has no checkpoint{of_step}: train first (--mode=train)")
+        path = self._manager.directory / str(step)
+        try:
+            saved = _shapes(self._manager.item_metadata(step)["state"])
+            if saved:
+                _check_same(saved, _shapes(state), path)
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=args)
+        except UserError:
+            raise
+        except Exception as e:  # Orbax and TensorStore raise all sorts on damaged files
+            raise UserError(f"{path} {DAMAGED}") from e
+        return restored["state"], restored["data"]
+
+
+def _damaged(directory):
+    """The folder of a checkpoint whose score is no JSON; of all, if it is not that."""
+    for path in sorted(Path(directory).glob("*/metrics/metrics")):
+        try:
+            files.parse_json(path.read_bytes())
+        except ValueError:
+            return path.parents[1]
+    return directory
+
+
+def restore_run(config, folder: str, checkpoint: int | str | None = None):
+    """The segmenter of the run in `folder`, and its train state, on one device.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        checkpoint: a step; `best`, that of the highest mIoU while training; None, the newest.
+
+    Returns:
+        The model, without an axis of devices, and the `TrainState`.
+
+    Raises:
+        UserError: no such checkpoint, or one of another model.
+    """
+    model = create_model(config.model, len(provenance.metadata(config, folder)["class_names"]))
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    # Shapes are all that restoring reads, so no initial weights are computed.
+    shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))
+    with Checkpoints(os.path.join(folder, "checkpoints")) as saved:
+        if checkpoint == "best":
+            checkpoint = _best(folder, saved)
+            if checkpoint is None:
+                raise UserError(f"{folder} has no best checkpoint: none was evaluated")
+        state, _ = saved.restore(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), checkpoint)
+    return model, state
+
+
+def _best(folder, saved):
+    """Step of the best checkpoint that metrics.jsonl has a score of: the last one, too, which is saved before it is evaluated."""
+    steps = saved.all_steps()
+    entries = [e for e in metrics_log.read_metrics(folder) if e["kind"] == "eval" and e["step"] in steps]
+    scores = {entry["step"]: entry.get("mIoU") or 0.0 for entry in entries}
+    return max(scores, key=scores.get) if scores else saved.best_step()
+
+
+def _shapes(tree):
+    tree = tree.tree if hasattr(tree, "tree") else tree
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(_key(k) for k in path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _key(entry):
+    return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+
+
+def _check_same(saved, wanted, path):
+    """Raises UserError with the first parameter that differs, or else the first other array."""
+    for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params/"), name)):
+        if saved.get(name) != wanted.get(name):
+            what = "optimizer" if name.startswith("opt_state/") else "model"
+            raise UserError(
+                f"{path} is a checkpoint of another {what}: {name} has shape {saved.get(name, 'none')} there and "
+                f"{wanted.get(name, 'none')} in this config; use the config it was trained with, or another --workdir"
+            )

@@ -1,0 +1,1 @@
+"""Many runs: tables of the papers, sweeps, and what contexts cost."""

@@ -1,0 +1,368 @@
+"""`--mode=complexity`: what each context module costs on one map: parameters, operations, memory and time.
+
+Operations are counted on the definition of a module, its jaxpr, so they are the same on every device; memory and time are those of
+the program that the present device runs.
+"""
+
+import os
+import statistics
+import time
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctxseg import data
+from ctxseg.errors import UserError
+from ctxseg.files import write_json
+from ctxseg.models import CONTEXTS, create_model
+
+# Jin et al., ICCV 2021 (MCIBI), Table 3: parameters (M), multiply-adds (G), on `PAPER_INPUT` with 512 channels. SPEC §6.
+PAPER_INPUT, PAPER_CHANNELS = (1, 128, 128, 2048), 512
+PAPER = {
+    "ppm": (23.07, 309.45),
+    "aspp": (42.21, 674.47),
+    "ccnet": (23.92, 397.38),
+    "danet": (23.92, 392.02),
+    "dnl": (24.12, 395.25),
+    "apcnet": (30.46, 413.12),
+    "ann": (20.32, 335.24),
+    "dca": (14.82, 242.80),
+    "aspp + dca": (45.63, 730.56),
+}
+
+
+class Measured(nn.Module):
+    """What a row of the table measures: a context, the memory (MCIBI's dataset-level context aggregation, DCA), or one on the other.
+
+    The paper counts DCA without H1, which scores the classes of each pixel; so its scores are an input here.
+    """
+
+    context: nn.Module | None
+    memory: nn.Module | None
+
+    def __call__(self, features, regions, scores):
+        """Maps {name: `[B,h,w,·]`}, super-pixels int32 `[B,H,W]` and, for the memory, scores float32 `[B,h,w,K]` → all that the modules
+        return in evaluation.
+        """
+        within, aux = (None, {}) if self.context is None else self.context(features, regions, False)
+        if self.memory is None:
+            return within, aux
+
+        def given(call, arguments, keywords, context):
+            return scores if context.module.name == "distribution" else call(*arguments, **keywords)
+
+        with nn.intercept_methods(given):
+            return self.memory(list(features.values())[-1], within, False), aux
+
+
+def pyramid(shape):
+    """Shapes of the maps of a ResNet of output stride 8 whose last one is `shape` `[B,h,w,C]`: {name: shape}, finest first."""
+    b, h, w, channels = shape
+    quarters = {"res2": (b, 2 * h, 2 * w, channels // 8), "res3": (b, h, w, channels // 4)}
+    return {
+        k: (*v[:3], max(v[3], 1)) for k, v in (quarters | {"res4": (b, h, w, channels // 2), "res5": shape}).items()
+    }
+
+
+def build(config, context: str = "none", memory: str = "none", projected: bool = False):
+    """A row's module and inputs.
+
+    Args:
+        config: the whole config. Of `config.model.context` and `config.model.memory`, fields other than name, channels and
+            levels apply to the modules that have them.
+        context: a key of `models.CONTEXTS`; `none` leaves it out.
+        memory: a key of `models.MEMORIES`; `none` leaves it out.
+        projected: whether the map is one of `config.complexity.channels` channels already.
+
+    Returns:
+        The module, a `Measured`, and its arguments as `jax.ShapeDtypeStruct`s.
+    """
+    channels, classes = config.complexity.channels, len(data.metadata(config.data)["class_names"])
+    section = config.model.to_dict()
+    section["backbone"]["name"], section["scales"]["merge"] = "none", "none"
+    section["context"] |= {"name": context, "channels": channels, "levels": None}
+    section["memory"] |= {"name": memory, "channels": channels}
+    segmenter = create_model(section, classes)
+    shape = (*config.complexity.input[:3], channels if projected else config.complexity.input[3])
+    maps = pyramid(shape)
+    inputs = (
+        {name: jax.ShapeDtypeStruct(s, segmenter.dtype) for name, s in maps.items()},
+        jax.ShapeDtypeStruct((shape[0], 8 * shape[1], 8 * shape[2]), jnp.int32),
+        jax.ShapeDtypeStruct((*shape[:3], classes), jnp.float32),
+    )
+    return Measured(None if context == "none" else segmenter.context, segmenter.memory), inputs
+
+
+# They keep the channels they are given, and come after a projection.
+PROJECTED = ("rce",)
+# They read more than the last map.
+SEVERAL_MAPS = ("msc", "msci", "zigzag", "encoder_decoder", "deeplabv3plus", "ocr", "ann")
+
+# Name → function of the config that gives a module and the shapes of its inputs.
+ROWS = {name: partial(build, context=name, projected=name in PROJECTED) for name in CONTEXTS if name != "none"}
+ROWS["dca"] = partial(build, memory="mcibi")
+ROWS["aspp + dca"] = partial(build, context="aspp", memory="mcibi")
+
+
+def equations(jaxpr, times: int = 1):
+    """The equations of `jaxpr`, and of all that it calls, with how often each runs: yields (equation, times).
+
+    The body of a scan runs as often as the scan is long. Of `lax.platform_dependent` the default is taken: the definition, of
+    which the others are faster implementations.
+
+    Raises:
+        ValueError: a `while`, or a `cond` on data: what runs is not known.
+    """
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "scan":
+            yield from equations(params["jaxpr"], times * params["length"])
+        elif name == "cond" and None in (params.get("branches_platforms") or ()):
+            yield from equations(params["branches"][params["branches_platforms"].index(None)], times)
+        elif name in ("cond", "while"):
+            raise ValueError(f"operations cannot be counted: how often the parts of a `{name}` run depends on data")
+        elif (called := _called(equation)) is not None:
+            yield from equations(called, times)
+        else:
+            yield equation, times
+
+
+def _called(equation):
+    """The jaxpr that an equation calls (jit, custom_vjp, checkpoint), or None; that of a reduction, say, takes other arguments."""
+    for value in equation.params.values():
+        if hasattr(value, "eqns"):
+            wanted = [v.aval.shape for v in getattr(value, "jaxpr", value).invars]
+            if wanted == [v.aval.shape for v in equation.invars]:
+                return value
+    return None
+
+
+def count_multiply_adds(function, *args) -> int:
+    """Multiply-adds of the convolutions in `function(*args)`, as tables of papers have them.
+
+        positions of the output · k² · input channels of a group · output channels
+
+    Taps on padding, and on zeros between the samples of a dilated input, count; matrix products do not (the 1×1
+    convolutions of `models.layers` are convolutions by definition). Nothing is computed: `args` may be `jax.ShapeDtypeStruct`s.
+
+    Raises:
+        ValueError: see `equations`.
+    """
+    total = 0
+    for equation, times in equations(jax.make_jaxpr(function)(*args)):
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += times * equation.outvars[0].aval.size * kernel.size // features
+    return total
+
+
+def count_flops(function, *args) -> int:
+    """Floating-point operations in `function(*args)`, as XLA's cost analysis counts those of every equation.
+
+    A multiply-add is two; taps on padding, exponentials and tanh are none. Neither is asked of the compiled program: XLA counts the
+    body of a loop once, however often it runs, and no library call on GPUs (github.com/jax-ml/jax/issues/22249). `args` may be
+    `jax.ShapeDtypeStruct`s.
+
+    Raises:
+        ValueError: see `equations`.
+    """
+    known = {}  # equations that are alike are asked about once
+    total = 0
+    for equation, times in equations(jax.make_jaxpr(function)(*args)):
+        like = (equation.primitive.name, str(equation.params), *(str(v.aval) for v in equation.invars))
+        if like not in known:
+            known[like] = _flops(equation)
+        total += times * known[like]
+    return total
+
+
+def _flops(equation) -> int:
+    def run(*args):
+        return equation.primitive.bind(*args, **equation.params)
+
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
+    return int(jax.jit(run).lower(*shapes).cost_analysis().get("flops", 0))
+
+
+def measure(module: nn.Module, inputs, repeats: int) -> dict:
+    """What `module.apply(variables, *inputs)` costs.
+
+    Args:
+        module: random initial weights are made for it.
+        inputs: a pytree of `jax.ShapeDtypeStruct`s; executed on random values, normal or ids below 100.
+        repeats: timed executions, after one that is not; 0 neither compiles nor executes anything.
+
+    Returns:
+        parameters: numbers in the collection `params`.
+        multiply_adds: see `count_multiply_adds`.
+        flops: see `count_flops`.
+        memory_bytes: what the compiled program needs at its peak: arguments (parameters and inputs), results, and XLA's temporary
+            buffers. None without execution.
+        milliseconds: median over the repeats, on the default device. None without execution.
+    """
+    key = jax.random.key(0)
+    variables = jax.eval_shape(module.init, key, *inputs)
+    row = {
+        "parameters": sum(x.size for x in jax.tree.leaves(variables.get("params", {}))),
+        "multiply_adds": count_multiply_adds(module.apply, variables, *inputs),
+        "flops": count_flops(module.apply, variables, *inputs),
+        "memory_bytes": None,
+        "milliseconds": None,
+    }
+    if not repeats:
+        return row
+    program = jax.jit(module.apply).lower(variables, *inputs).compile()
+    memory = program.memory_analysis()
+    if memory is not None:  # not every backend says
+        row["memory_bytes"] = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+    arrays = random_inputs(inputs)
+    variables = jax.jit(module.init)(key, *arrays)  # compiled, so that the forward pass is dead code
+
+    def seconds():
+        start = time.perf_counter()
+        jax.block_until_ready(program(variables, *arrays))
+        return time.perf_counter() - start
+
+    jax.block_until_ready(variables)
+    seconds()
+    row["milliseconds"] = 1000 * statistics.median(seconds() for _ in range(repeats))
+    return row
+
+
+def random_inputs(inputs):
+    """Arrays of the shapes in the pytree `inputs`: normal values, or where they are integers, ids below 100."""
+    rng = np.random.default_rng(0)
+
+    def draw(x):
+        ids = jnp.issubdtype(x.dtype, jnp.integer)
+        return jnp.asarray(rng.integers(0, 100, x.shape) if ids else rng.standard_normal(x.shape, np.float32), x.dtype)
+
+    return jax.tree.map(draw, inputs)
+
+
+def check(config) -> tuple[str, ...]:
+    """The names of the rows that `config.complexity` asks for. UserError for a field that cannot be right."""
+    fields = config.complexity
+    if len(fields.input) != 4 or min(fields.input) < 1:
+        raise UserError(
+            f"config.complexity.input is {tuple(fields.input)}, but must be images, height, width and channels, each at least 1"
+        )
+    for name, least in (("channels", 1), ("repeats", 0)):
+        if fields[name] < least:
+            raise UserError(f"config.complexity.{name} is {fields[name]}, but must be at least {least}")
+    # On the command line, `a,b` is one string.
+    names = [name.strip() for entry in fields.contexts for name in entry.split(",")]
+    for name in names:
+        if name not in ROWS:
+            raise UserError(f"config.complexity.contexts has {name!r}, but it can be {', '.join(ROWS)}")
+    return tuple(dict.fromkeys(names)) or tuple(ROWS)
+
+
+def chosen(config) -> dict[str, set[str]]:
+    """{section of the config: names of the modules that are measured}, see `reading.unread`."""
+    rows = [ROWS[name].keywords for name in check(config)]
+    return {f"model.{part}": {row.get(part, "none") for row in rows} for part in ("context", "memory")}
+
+
+def complexity(config, folder: str) -> None:
+    """The mode: measures every row that `config.complexity` asks for, prints it at once, and writes `folder`/complexity.json.
+
+    The folder is not made a run's: nothing else is written there. With the input of the paper's Table 3, its figures stand beside.
+
+    Raises:
+        UserError: a field that cannot be right, or a folder that cannot be used.
+    """
+    names = check(config)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"--workdir={folder} cannot be used: {e.strerror}") from e
+    shape, channels = tuple(config.complexity.input), config.complexity.channels
+    paper = PAPER if (shape, channels) == (PAPER_INPUT, PAPER_CHANNELS) else {}
+    device = jax.devices()[0]
+    result = {
+        "input": shape,
+        "channels": channels,
+        "dtype": config.model.dtype,
+        "data": config.data.name,  # its classes are dca's and ocr's
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "repeats": config.complexity.repeats,
+        "rows": [],
+    }
+    print(f"input {_shape(shape)}, {channels} channels, {config.model.dtype}, on {result['device']}")
+    width = max(map(len, ("context", *names)))
+    print(_line(width, COLUMNS, "context", bool(paper)))
+    for name in names:
+        module, inputs = ROWS[name](config)
+        row = {"context": name, "input": list(inputs[0].values())[-1].shape} | measure(
+            module, inputs, config.complexity.repeats
+        )
+        if name in paper:
+            row["paper"] = dict(zip(("parameters_m", "multiply_adds_g"), paper[name], strict=True))
+        result["rows"].append(row)
+        print(_line(width, _cells(row), name, bool(paper)), flush=True)
+    print()
+    for note in _notes(result, bool(paper)):
+        print(note)
+    path = os.path.join(folder, "complexity.json")
+    try:
+        write_json(path, result)
+    except OSError as e:
+        raise UserError(f"--workdir={folder} cannot be used: {e.strerror}") from e
+    print(path)
+
+
+COLUMNS = ("parameters, M", "paper", "multiply-adds, G", "paper", "FLOPs, G", "memory, MiB", "ms")
+
+
+def _line(width, cells, name, paper):
+    """A line of the table; without the paper's columns if there are none of its figures."""
+    shown = [(title, cell) for title, cell in zip(COLUMNS, cells, strict=True) if paper or title != "paper"]
+    return "  ".join([name.ljust(width), *(cell.rjust(max(len(title), 8)) for title, cell in shown)])
+
+
+def _cells(row):
+    paper = row.get("paper", {})
+    return [
+        _number(row["parameters"], 1e6),
+        _number(paper.get("parameters_m")),
+        _number(row["multiply_adds"], 1e9),
+        _number(paper.get("multiply_adds_g")),
+        _number(row["flops"], 1e9),
+        _number(row["memory_bytes"], 2**20),
+        _number(row["milliseconds"]),
+    ]
+
+
+def _number(value, unit=1):
+    """Two decimals, or two digits of what is smaller than one; – for None."""
+    if value is None:
+        return "–"
+    value = value / unit
+    return f"{value:.2f}" if value >= 1 or value == 0 else f"{value:#.2g}"
+
+
+def _shape(shape):
+    return f"[{','.join(map(str, shape))}]"
+
+
+def _notes(result, paper):
+    for row in result["rows"]:
+        if row["input"] != result["input"]:
+            yield f"{row['context']} keeps the channels it is given: its input is {_shape(row['input'])}"
+    if several := [row["context"] for row in result["rows"] if row["context"] in SEVERAL_MAPS]:
+        yield f"reading finer maps too, as of a ResNet of output stride 8: {', '.join(several)}"
+    yield "multiply-adds: of convolutions alone. FLOPs: of everything, as XLA counts them, loops by their length"
+    yield "memory: parameters, input, results and temporary buffers of the compiled forward pass. ms: the median"
+    if paper:
+        yield "paper: Jin et al., ICCV 2021, Table 3; it counts dca without the scores of the classes, and so does this table"

@@ -1,0 +1,81 @@
+"""What is wrong with a config, found without data: numbers that no run can have, and parts that do not fit together."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+
+from ctxseg import devices
+from ctxseg.data import superpixels
+from ctxseg.data.transforms import create_augmentation
+from ctxseg.errors import UserError
+from ctxseg.inference.protocol import create_protocol
+from ctxseg.models import create_model
+from ctxseg.models.context.msci import MSCI
+from ctxseg.training import schedules
+from ctxseg.training.state import create_state
+
+# The least that these numbers may be, and where there is one the most: steps and seeds are counted in 32 bits.
+LIMITS = {
+    "train.steps": (1, 2**31 - 1),
+    "train.log_every": (0, math.inf),
+    "train.eval_every": (0, math.inf),
+    "train.checkpoint_every": (0, math.inf),
+    "train.keep": (1, math.inf),
+    "data.threads": (0, 1000),
+    "eval.samples": (0, math.inf),
+    "eval.crf_images": (1, math.inf),
+    "eval.max_pixels": (1, math.inf),
+}
+
+
+def check_numbers(config) -> None:
+    """Raises UserError for a number of the config that no run can have, batch sizes among them."""
+    for field, (least, most) in LIMITS.items():
+        section, name = field.split(".")
+        value = config[section][name]
+        if not least <= value <= most:
+            limit = f"at least {least}" if value < least else f"at most {most}"
+            raise UserError(f"config.{field} is {value}, but must be {limit}")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed is {config.seed}, but must be 0 or more, and less than 2³²")
+    if not 0 <= config.model.kernel_std < math.inf:
+        raise UserError(f"config.model.kernel_std is {config.model.kernel_std}, but must be 0 or more")
+    superpixels.check(config.data.superpixels)
+    for section in ("context", "connections"):
+        module = config.model[section]
+        if module.name != "msci" or module.superpixels is False or module.region_shape == "grid":
+            continue
+        segments, most = config.data.superpixels, MSCI.regions if module.regions is None else module.regions
+        if segments < 1:
+            raise UserError(f"config.data.superpixels is {segments}, but msci needs some: 1000 for photographs")
+        if segments > most:
+            raise UserError(f"config.data.superpixels is {segments}, more than config.model.{section}.regions, {most}")
+    devices.check_batch_size("train.batch_size", config.train.batch_size)
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
+
+
+def check_fields(config, class_names: Sequence[str]) -> None:
+    """Finds what is wrong with a config without data: UserError for a number or a name that no run can have."""
+    check_numbers(config)
+    create_augmentation(config.data, class_names)
+    create_protocol(config.eval, class_names)
+    create_model(config.model, len(class_names))
+    schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+
+
+def check_network(config, class_names: Sequence[str]) -> None:
+    """Makes the initial state in the abstract, which takes seconds. UserError for parts that do not fit together."""
+    model = create_model(config.model, len(class_names))
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    state = jax.eval_shape(
+        lambda: create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
+    )
+    if config.train.batch_size == 1:  # of which batch norm may have nothing to normalise by
+
+        def forward(variables):
+            shape, rngs = (1, *config.data.crop), {"dropout": jax.random.PRNGKey(0)}
+            images, regions = jax.numpy.zeros((*shape, 3), "uint8"), jax.numpy.zeros(shape, "int32")
+            return model.apply(variables, images, regions, train=True, rngs=rngs, mutable=["batch_stats"])
+
+        jax.eval_shape(forward, state.variables)

@@ -1,0 +1,183 @@
+"""Training, in the order it runs: the loop around the step."""
+
+import math
+import os
+import signal
+import sys
+import time
+from functools import partial
+
+from ctxseg import data, devices, interrupts
+from ctxseg.data import pipeline
+from ctxseg.data.transforms import create_augmentation
+from ctxseg.errors import UserError
+from ctxseg.evaluation import evaluate
+from ctxseg.inference.protocol import create_protocol
+from ctxseg.models import create_model
+from ctxseg.progress import Progress
+from ctxseg.runs import checkpoints, metrics_log, provenance, workdir
+from ctxseg.training import schedules
+from ctxseg.training.checks import check_fields, check_network
+from ctxseg.training.state import create_state
+from ctxseg.training.step import create_train_step, fill_memory
+
+
+def train(config, folder: str) -> dict:
+    """`--mode=train`: trains the run in `folder` from its newest checkpoint on, evaluates it at the end and returns the scores.
+
+    Raises:
+        UserError: bad input, a loss that is not finite any more, or an interruption (SIGINT, SIGTERM). Nothing that was saved is lost.
+    """
+    start = time.time()
+    check_fields(config, ("", ""))  # a value that no run can have is what is wrong, not the folder
+    primary = devices.process()[0] == 0  # the one of several hosts that writes
+    if primary:
+        workdir.check(folder, config)
+    builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
+    dataset = provenance.describe(builder, config.data.manual_dir)
+    if primary:
+        provenance.check(folder, dataset, "choose another --workdir")
+    tested = evaluate.load_tested(config, dataset["class_names"])
+    evaluate.tested_source(config, tested)  # which the end needs
+    class_names = builder.info.metadata["class_names"]
+    source = evaluate.split_source(builder, config.train.split, config.data.superpixels, "config.train.split")
+    new_batches = partial(
+        pipeline.train_iterator,
+        source,
+        create_augmentation(config.data, class_names),
+        config.train.batch_size,
+        config.seed,
+        *devices.process(),
+        config.data.threads,
+    )
+    if config.train.batch_size == 1:
+        check_network(config, class_names)
+    batches = new_batches()
+    model = create_model(config.model, len(class_names), axis_name=devices.AXIS)
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    print("train  compiling the initial state", file=sys.stderr, flush=True)
+    state = create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
+    eval_step = evaluate.create_eval_step(model, create_protocol(config.eval, class_names))
+    if primary:  # not before: a config with a fault in it must not keep the folder from the one without
+        workdir.claim(folder, config, dataset)
+
+    with checkpoints.Checkpoints(os.path.join(folder, "checkpoints"), config.train.keep) as saved:
+        first = 0
+        if saved.latest_step() is not None:
+            state, position = saved.restore(state)
+            batches.set_state(position)
+            first = int(state.step)
+            word = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
+            print(f"{folder}: {word}", flush=True)
+        elif model.memory and model.memory.first != "mean":
+            epoch = math.ceil(len(source) / config.train.batch_size)
+            state = fill_memory(model, state, new_batches(), min(model.memory.clustering_batches, epoch))
+        if primary and config.model.frozen and not first:
+            names = ", ".join(config.model.frozen)
+            print(
+                f"{folder}: config.model.frozen: {names}: random for good, as no pretrained weights fill them",
+                flush=True,
+            )
+        log = metrics_log.MetricsLog(folder) if primary else None
+        if log:
+            log.truncate(first)
+        evaluation = partial(evaluate.evaluate_split, config, tested, eval_step)
+        state = _loop(
+            config, folder, create_train_step(model, optimizer, config), evaluation, state, first, batches, saved, log
+        )
+    scores = evaluate.finish(config, folder, tested, evaluation, state, start)
+    evaluated = log and any(
+        e["kind"] == "eval" and e["step"] == config.train.steps for e in metrics_log.read_metrics(folder)
+    )
+    if log and not evaluated:  # the same command on a finished run evaluates again
+        log.write(config.train.steps, "eval", scores)
+    return scores
+
+
+def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
+    """Updates `first` + 1 … `config.train.steps`. Returns the final state."""
+    rate = schedules.learning_rate(config.optimizer, config.train.steps)
+    state = devices.replicate(state)
+    pending, good, last = [], first, time.time()
+    with Progress(config.train.steps, first, "train", compiles=True) as progress, _Interrupt() as interrupt:
+        for i in range(first + 1, config.train.steps + 1):
+            state, step_metrics = step(state, devices.shard(next(batches)))
+            pending.append((i, step_metrics))
+            interrupt.defer()
+            final = i == config.train.steps
+            stopping = interrupt.asked and not final
+            evaluating = _every(config.train.eval_every, i) and not final
+            saving = final or stopping or evaluating or _every(config.train.checkpoint_every, i)
+
+            if saving or _every(config.train.log_every, i):
+                loss = _mean_loss(pending, folder, good)
+                speed = len(pending) * config.train.batch_size / (time.time() - last)
+                if log:
+                    log.write(
+                        i, "train", {"loss": loss, "learning_rate": float(rate(i - 1)), "images_per_second": speed}
+                    )
+                progress.update(i, {"loss": loss, "images_per_second": speed})
+                pending, last = [], time.time()
+            scores = None
+            if evaluating:
+                scores = evaluation(state.variables).scores
+                if log:
+                    log.write(i, "eval", scores)
+                last = time.time()
+            if saving:
+                saved.save(i, devices.unreplicate(state), batches.get_state(), scores)
+                good = i
+            if stopping:
+                raise UserError(f"interrupted at step {i}, saved in {folder}: the same command continues from there")
+    return devices.unreplicate(state)
+
+
+def _every(period: int, step: int) -> bool:
+    return period > 0 and step % period == 0
+
+
+# What of a step has to be finite, by its name in `train_step`'s result.
+WATCHED = {"loss": "loss", "gradient": "gradient_norm", "norm of the parameters": "state_norm"}
+
+
+def _mean_loss(pending, folder, good) -> float:
+    """Mean over the steps since the last look. UserError at the first that is not finite, before it reaches a checkpoint."""
+    losses = []
+    for i, step_metrics in pending:
+        values = {name: float(devices.unreplicate(step_metrics[key])) for name, key in WATCHED.items()}
+        loss = values["loss"]
+        if wrong := [f"the {name} became {value}" for name, value in values.items() if not math.isfinite(value)]:
+            what = wrong[0]
+            kept = f"the checkpoint of step {good} in {folder} is kept" if good else "no checkpoint had been written"
+            raise UserError(
+                f"{what} at step {i}; {kept}: lower config.optimizer.learning_rate, or set clip_norm or warmup_steps, "
+                "in another --workdir"
+            )
+        losses.append(loss)
+    return sum(losses) / len(losses)
+
+
+class _Interrupt:
+    """Turns the first SIGINT or SIGTERM after `defer` into a request to save and stop after the step; the second acts as usual."""
+
+    def __enter__(self):
+        self.asked, self._before = False, {}
+        return self
+
+    def defer(self) -> None:
+        """Called when the first step is compiled: until then there is nothing to save. Later calls do nothing."""
+        if not self._before:
+            interrupts.patient = True
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, *_):
+        self.asked = True
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_):
+        self._restore()
+        interrupts.patient = False

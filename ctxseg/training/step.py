@@ -1,0 +1,113 @@
+"""The training step, a pure function of state and batch, and what comes before the first one."""
+
+from functools import partial
+
+import jax
+import optax
+
+from ctxseg import devices
+from ctxseg.models import memory
+from ctxseg.training import losses, schedules
+from ctxseg.training.state import TrainState
+
+
+def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis_name: str = devices.AXIS):
+    """One update.
+
+    Every sum (loss, gradient, batch statistics, memory) runs over all devices of `axis_name`, so the new state does not depend on
+    how the batch is split over them.
+
+    Args:
+        state: the same on every device.
+        batch: this device's part: `image` uint8 `[B,H,W,3]`, `label` uint8 `[B,H,W]`, and `regions` int32 `[B,H,W]` if there are.
+        model: a segmenter made with the same `axis_name`.
+        optimizer: an optax transformation.
+        config: of the run; `loss`, `train.steps` and `model.frozen` are read.
+
+    Returns:
+        The new state, and float32 scalars: `loss` over all pixels, `gradient_norm`, and `state_norm` of what is new in the state,
+        which is finite if all of it is.
+    """
+    rng = jax.random.fold_in(state.rng, state.step)
+
+    def loss_fn(params):
+        if config.model.frozen:
+            frozen = schedules.frozen_mask(params, tuple(config.model.frozen))
+            params = jax.tree.map(lambda x, stop: jax.lax.stop_gradient(x) if stop else x, params, frozen)
+        variables = state.variables | {"params": params}
+        output, updated = model.apply(
+            variables,
+            batch["image"],
+            batch.get("regions"),
+            train=True,
+            rngs={"dropout": rng},
+            mutable=["batch_stats"],
+        )
+        seen = _bank(state.memory)["seen"] if model.memory else None
+        return losses.total(output, batch["label"], config.loss, seen, axis_name), (updated, output.pixels)
+
+    (loss, (updated, pixels)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    loss, gradients = jax.lax.psum((loss, gradients), axis_name)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    bank = state.memory
+    if model.memory:
+        rate = model.memory.rate(state.step, config.train.steps)
+        fields = {"cosine": model.memory.cosine, "axis_name": axis_name}
+        bank = {"memory": memory.update(_bank(bank), pixels, batch["label"], rate, **fields)}
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=updated.get("batch_stats", {}),
+        memory=bank,
+        opt_state=opt_state,
+    )
+    new = optax.global_norm((state.params, state.batch_stats, _floats(state.memory)))
+    return state, {"loss": loss, "gradient_norm": optax.global_norm(gradients), "state_norm": new}
+
+
+def _floats(tree):
+    return [x for x in jax.tree.leaves(tree) if x.dtype.kind == "f"]
+
+
+def _bank(collection):
+    """The bank and what it has seen, in the collection `memory` of a segmenter whose memory is the module `memory`."""
+    return collection["memory"]
+
+
+def create_train_step(model, optimizer, config):
+    """`train_step` compiled for every local device: (replicated state, sharded batch) → (state, metrics). The old state is donated."""
+    step = partial(train_step, model=model, optimizer=optimizer, config=config)
+    return devices.parallel(step, donate=(0,))
+
+
+def fill_memory(model, state: TrainState, batches, count: int) -> TrainState:
+    """`state` with the memory that `model.memory.first`, `random` or `clustering`, makes of the next `count` of `batches`.
+
+    Representations are those that a training step would give: normalised by the statistics of their batch, for there are no running
+    ones before the first step. (By the initial ones, mean 0 and variance 1, they come out some seven times as long on `scenes`.)
+    """
+    random = model.memory.first == "random"
+
+    def step(state, index, batch):
+        rng = jax.random.fold_in(state.rng, index)
+        output, _ = model.apply(
+            state.variables,
+            batch["image"],
+            batch.get("regions"),
+            train=True,
+            rngs={"dropout": rng},
+            mutable=["batch_stats"],
+        )
+        given = output.pixels, batch["label"], model.num_classes
+        new = memory.sample(*given, rng, devices.AXIS) if random else memory.cluster(*given, devices.AXIS)
+        return index + 1, new
+
+    step, replicas, index, found = devices.parallel(step), devices.replicate(state), devices.replicate(0), None
+    for _ in range(count):
+        index, new = step(replicas, index, devices.shard(next(batches)))
+        new = devices.unreplicate(new)
+        if found is None:
+            found = new
+        else:
+            found = memory.higher(found, new) if random else jax.tree.map(jax.numpy.add, found, new)
+    return state.replace(memory={"memory": memory.sampled(found) if random else memory.centres(found)})

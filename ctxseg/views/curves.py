@@ -1,0 +1,88 @@
+"""Curves of runs over training steps."""
+
+from matplotlib.figure import Figure
+
+from ctxseg.views.style import INK, distinct_colours, run_style
+
+
+def training_curves(runs: list[list[dict]]) -> dict[str, Figure]:
+    """Curves over training steps, a figure each, so that a page can put them side by side or below one another.
+
+    Args:
+        runs: of each run, lines of metrics.jsonl, see `metrics_log.read_metrics`; drawn in the run's `run_style`.
+
+    Returns:
+        'loss' (their running mean over a twentieth of the lines, where these are many; of a single run also each value),
+        'learning rate' and 'evaluation mIoU' (of a single run with the groups' IoU, if any); without those of which nothing
+        was logged.
+    """
+    figures = {}
+    for title, kind, field in (
+        ("loss", "train", "loss"),
+        ("learning rate", "train", "learning_rate"),
+        ("evaluation mIoU", "eval", "mIoU"),
+    ):
+        curves = {i: _series(metrics, kind, field) for i, metrics in enumerate(runs)}
+        curves = {i: (steps, values) for i, (steps, values) in curves.items() if steps}
+        if not curves:
+            continue
+        figures[title], axes = _figure(title)
+        if kind == "eval" and len(runs) == 1:
+            _group_curves(axes, runs[0])
+        for i, (steps, values) in curves.items():
+            if field == "loss" and len(steps) >= 40:
+                if len(runs) == 1:
+                    axes.plot(steps, values, color=run_style(i)[0], alpha=0.3, linewidth=0.8)
+                values = _running_mean(values, len(values) / 20)
+            colour, dashes = run_style(i)
+            marker = "o" if kind == "eval" else "." if len(steps) == 1 else None
+            axes.plot(steps, values, color=colour, linestyle=(0, dashes), marker=marker, label="mean over classes")
+        if title != "loss":
+            axes.set_ylim(bottom=0)
+        if kind == "eval" and len(axes.lines) > len(curves):
+            axes.legend(fontsize="small", labelcolor=INK, framealpha=0)
+    return figures
+
+
+def _group_curves(axes, metrics):
+    """The IoU of each group of classes in the evaluations of a run."""
+    groups = dict.fromkeys(name for entry in metrics for name in entry.get("group_iou") or {})
+    for group, colour in zip(groups, distinct_colours(len(groups)), strict=True):
+        points = _series(metrics, "eval", "group_iou", group)
+        axes.plot(*points, color=colour, marker=".", linewidth=0.8, label=group)
+
+
+def _figure(title):
+    """A figure of one plot over steps, in grey on nothing."""
+    figure = Figure(figsize=(4.2, 2.8), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot(facecolor="none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK)
+    axes.set_title(title, color=INK)
+    axes.set_xlabel("step", color=INK)
+    axes.grid(color=INK, alpha=0.2)
+    return figure, axes
+
+
+def _series(metrics, kind, *path):
+    """Steps and values of what `path`, as ("group_iou", "scale"), leads to in the lines of `kind` that have it."""
+    steps, values = [], []
+    for entry in metrics:
+        value = entry if entry["kind"] == kind else None
+        for name in path:
+            value = (value or {}).get(name)
+        if value is not None:
+            steps.append(entry["step"])
+            values.append(value)
+    return steps, values
+
+
+def _running_mean(values, length):
+    """Exponential mean with a memory of `length` values, from the first value on without bias."""
+    decay, total, weight, means = 1 - 1 / max(length, 1), 0.0, 0.0, []
+    for value in values:
+        total, weight = decay * total + value, decay * weight + 1
+        means.append(total / weight)
+    return means

@@ -1,0 +1,347 @@
+"""What the networks of runs see: maps taken out of a trained network, and drawn (`figures.py`). `--mode=pictures`.
+
+Images go through the network once, as large as they are, whatever protocol the run is evaluated by.
+"""
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from PIL import Image
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_score
+from threadpoolctl import threadpool_limits
+
+from ctxseg import data
+from ctxseg.errors import UserError
+from ctxseg.evaluation import evaluate
+from ctxseg.inference.probabilities import at_base_size
+from ctxseg.models.context.msci import MSCI, adjacency
+from ctxseg.models.context.renet import ReNet, ReNetLayer
+from ctxseg.models.context.zigzag import Stage, ZigZag
+from ctxseg.models.layers import resize
+from ctxseg.models.memory import FeatureMemory
+from ctxseg.models.scales import MultiScale
+from ctxseg.runs import checkpoints, provenance, record
+from ctxseg.views import figures
+
+TSNE_IMAGES = 32  # images, the first of the split, that pixels are drawn from
+TSNE_PIXELS = 50  # of each class, as far as the images have them
+TSNE_POINTS = 1500  # in all, which bounds the time
+LARGEST = 300_000  # bytes of a PNG, above which it is written in 256 colours
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A trained network and the data that it is evaluated on."""
+
+    folder: Path
+    results: dict
+    metadata: dict
+    source: Any
+    model: Any
+    variables: dict
+    look: Any  # jitted: (variables, image, regions or None) → see `_looker`
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+
+def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, ...] = (0, 1, 2)) -> list[Path]:
+    """Draws what each run's network sees into `pictures/` of its folder, and into the first's what sets several runs side by side.
+
+    It sees whole images at their base size, `config.eval.size`; neither windows nor other scales.
+
+    Every run: `predictions`, `confusion`; attention over scales: `attention`; maximum over scales: `choice`; super-pixels:
+    `superpixels`; ReNet: `renet_I` of each image; ZigZagNet: `contexts_I` of each image; MCIBI: `distributions`, `memory`. Several
+    runs: `predictions_side_by_side`, and if one has a memory `memory_side_by_side`.
+
+    Args:
+        folders: of runs that are evaluated and still have a checkpoint, the newest of which is taken.
+        configs: of the runs; `eval.split` and the place of the data are read from the first.
+        images: indices into the split.
+
+    Returns:
+        The files written, PNG.
+
+    Raises:
+        UserError: a folder without results.json or checkpoint; an index that the split does not have; runs on different
+            data.
+    """
+    if not images:
+        raise UserError("--images is empty: give one index or more, as --images=0,1,2")
+    data_config, split = configs[0].data, configs[0].eval.split
+    for folder, config in zip(folders, configs, strict=True):
+        if config.data.name != data_config.name:
+            raise UserError(
+                f"{folder} is a run on {config.data.name}, and {folders[0]} on {data_config.name}: side by side, runs must have "
+                "the same data"
+            )
+    names = [Path(folder).resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"--workdir: two runs are called {max(names, key=names.count)}: side by side, folders need names of their own"
+        )
+    builder = data.load(data_config.name, data_config.data_dir, data_config.manual_dir)
+    dataset = provenance.describe(builder, data_config.manual_dir)
+    for folder in folders:
+        provenance.check(str(folder), dataset, "pictures are of the data that a run is of")
+    runs = [_open(Path(f), config, builder, split) for f, config in zip(folders, configs, strict=True)]
+    wrong = [i for i in images if not 0 <= i < len(runs[0].source)]
+    if wrong:
+        last = len(runs[0].source) - 1
+        raise UserError(f"--images has {wrong[0]}, but the split {split} of {builder.name} has images 0 to {last}")
+    written = []
+    for run in runs:
+        for name, picture in _own(run, images).items():
+            written.append(_write(run.folder / "pictures" / f"{name}.png", picture))
+    if len(runs) > 1:
+        for name, picture in _side_by_side(runs, images).items():
+            written.append(_write(runs[0].folder / "pictures" / f"{name}_side_by_side.png", picture))
+    return written
+
+
+def _open(folder, config, builder, split):
+    """The run in `folder`, its newest checkpoint restored."""
+    scored = _read_results(folder)
+    metadata = builder.info.metadata
+    source = evaluate.split_source(builder, split, config.data.superpixels)
+    model, state = checkpoints.restore_run(config, str(folder))
+    return TrainedRun(folder, scored, metadata, source, model, state.variables, _looker(model, tuple(config.eval.size)))
+
+
+def _looker(model, base):
+    """(variables, image uint8 `[H,W,3]`, regions int32 `[H,W]` or None) → the output, intermediates, and label map int32 `[H,W]`.
+
+    The network sees the image at its base size, `config.eval.size`, as in an evaluation at scale 1.
+
+    Intermediates are those of ReNet's layers and of ZigZagNet's region contexts; flax does not hand out those of the stages that
+    `nn.scan` runs, all but the first and the last.
+    """
+
+    def wanted(module, method):
+        return (type(module), method) in ((ReNetLayer, "__call__"), (Stage, "context"))
+
+    @jax.jit
+    def look(variables, image, regions):
+        images, regions = at_base_size(image[None], None if regions is None else regions[None], base)
+        output, found = model.apply(
+            variables,
+            images,
+            regions,
+            capture_intermediates=wanted,
+            mutable=["intermediates"],
+        )
+        scores = resize(output.logits, image.shape[:2])
+        return output, found.get("intermediates", {}), scores[0].argmax(-1)
+
+    return look
+
+
+def _look(run, index):
+    """A sample and what the network makes of it."""
+    sample = run.source[index]
+    return sample, *run.look(run.variables, sample["image"], sample.get("regions"))
+
+
+def _own(run, images):
+    """{name: picture} of what the model of `run` has to show."""
+    model, palette, names = run.model, run.metadata["palette"], list(run.metadata["class_names"])
+    scales = model.scales if isinstance(model, MultiScale) else ()
+    segmenter = model.segmenter if scales else model
+    looks = [_look(run, i) for i in images]
+    labels = [(sample["image"], sample["label"], np.asarray(prediction)) for sample, *_, prediction in looks]
+
+    def beside(maps, method="bilinear"):
+        """Samples with a map `[h,w,·]` each, brought to the image's size."""
+        return [
+            (*row, np.asarray(resize(x[None], row[1].shape, method)[0])) for row, x in zip(labels, maps, strict=True)
+        ]
+
+    drawn = {"predictions": figures.prediction_grid(labels, palette, names, headings=("image", "truth", run.name))}
+    drawn["confusion"] = figures.confusion_matrix(run.results["confusion"], names)
+    if scales and model.merge == "attention":
+        weights = beside(output.scale_weights[0] for _, output, *_ in looks)
+        drawn["attention"] = figures.attention_weights(weights, scales, palette, names)
+    if scales and model.merge == "max":
+        maps = [scale_choice([output.aux[f"scale/{s}"][0] for s in scales])[..., None] for _, output, *_ in looks]
+        chosen = [(*row, index[..., 0]) for *row, index in beside(maps, "nearest")]
+        drawn["choice"] = figures.scale_choice(chosen, scales, palette, names)
+    if isinstance(segmenter.context, MSCI) and segmenter.context.superpixels:
+        drawn["superpixels"] = figures.superpixels([_superpixels(sample, segmenter.context) for sample, *_ in looks])
+    largest = scales.index(max(scales)) if scales else 0
+    for index, (sample, _, found, _) in zip(images, looks, strict=True):
+        if isinstance(segmenter.context, ReNet):
+            drawn[f"renet_{index}"] = figures.feature_maps(sample["image"], sweeps(found["context"], largest))
+        if isinstance(segmenter.context, ZigZag):
+            rows = region_contexts(found["context"], largest, max(len(scales), 1))
+            drawn[f"contexts_{index}"] = figures.feature_maps(sample["image"], rows)
+    if isinstance(segmenter.memory, FeatureMemory):
+        distributions = beside(jax.nn.softmax(output.aux["distribution"][0]) for _, output, *_ in looks)
+        drawn["distributions"] = figures.class_distribution(distributions, palette, names)
+        drawn["memory"] = _memory([run])
+    return drawn
+
+
+def _side_by_side(runs, images):
+    """{name: picture} of several runs: their predictions, and where one has a memory, all of their pixels' representations."""
+    looks = [[_look(run, i) for i in images] for run in runs]
+    rows = [
+        (sample["image"], sample["label"], *(np.asarray(look[i][-1]) for look in looks))
+        for i, (sample, *_) in enumerate(looks[0])
+    ]
+    palette, names = runs[0].metadata["palette"], list(runs[0].metadata["class_names"])
+    headings = ("image", "truth", *(run.name for run in runs))
+    drawn = {"predictions": figures.prediction_grid(rows, palette, names, headings=headings)}
+    if any(run.variables["memory"] for run in runs):
+        drawn["memory"] = _memory(runs)
+    return drawn
+
+
+def scale_choice(scores):
+    """Whose score the maximum over scales takes for the class that wins: S maps `[h_s,w_s,K]` → int32 `[h,w]` of the largest's size."""
+    height, width = (max(x.shape[i] for x in scores) for i in (0, 1))
+    stacked = jnp.stack([resize(x[None], (height, width))[0] for x in scores])  # [S,h,w,K]
+    winner = stacked.max(0).argmax(-1)
+    return jnp.take_along_axis(stacked, winner[None, ..., None], -1)[..., 0].argmax(0).astype(jnp.int32)
+
+
+def sweeps(found, scale: int = 0):
+    """Rows for `figures.feature_maps`: of each ReNet layer what either direction has, and the one of its units that varies most.
+
+    Args:
+        found: intermediates of a `ReNet`; an entry for each scale that it is run at.
+        scale: index of the one to draw.
+    """
+    rows = {}
+    for group in range(1, len(found) // 2 + 1):
+        for layer, ends in (
+            ("vertical", ("from the top", "from below")),
+            ("horizontal", ("from the left", "from the right")),
+        ):
+            halves = np.split(np.asarray(found[f"{layer}{group}"]["__call__"][scale][0]), 2, axis=-1)
+            maps = {}
+            for end, x in zip(ends, halves, strict=True):
+                unit = int(x.var((0, 1)).argmax())
+                maps |= {end: x, f"{end}, unit {unit}": x[..., unit]}
+            rows[f"{layer} {group}"] = maps
+    return rows
+
+
+def region_contexts(found, scale: int = 0, scales: int = 1):
+    """Rows for `figures.feature_maps`: R of ZigZagNet's levels, as they are combined, top down and bottom up in its first and last stage.
+
+    Args:
+        found: intermediates of a `ZigZag`; the entries of all scales that it is run at, one after the other.
+        scale: index of the one to draw.
+        scales: how many.
+    """
+    rows = {}
+    for name in sorted(found):
+        calls = found[name]["context"]
+        count = len(calls) // scales
+        contexts = [np.asarray(x[0]) for x in calls[scale * count : (scale + 1) * count]]
+        # All levels but the finest give context on the way down; up again, all but the coarsest, unless it is the last stage.
+        given = count // 2 if name == "stage1" and len(found) > 1 else count
+        label = f"stage {name.removeprefix('stage')}"
+        rows[f"{label}, top down"] = {f"level {given + 1 - i}": x for i, x in enumerate(contexts[:given])}
+        if count > given:
+            rows[f"{label}, bottom up"] = {f"level {i + 1}": x for i, x in enumerate(contexts[given:])}
+    return rows
+
+
+def _superpixels(sample, context):
+    touch = np.asarray(adjacency(jnp.asarray(sample["regions"])[None], context.regions)[0])
+    return sample["image"], sample["regions"], touch
+
+
+def _memory(runs):
+    """The memories' similarities, and the representations that the classifiers read of the same pixels, of all runs."""
+    names, palette = list(runs[0].metadata["class_names"]), runs[0].metadata["palette"]
+    image, y, x, label = draw_pixels(runs[0].source, len(names))
+    similarities, embeddings = {}, {}
+    for run in runs:
+        if run.variables["memory"]:
+            memory = run.variables["memory"]["memory"]
+            similarities[run.name] = figures.cosine_similarity(memory["bank"], memory["seen"])
+        points = [None] * len(label)
+        for i in np.unique(image):
+            sample, output, *_ = _look(run, i)
+            features = np.asarray(output.features["context"][0], np.float32)
+            (h, w), (height, width) = features.shape[:2], sample["label"].shape
+            for p in np.flatnonzero(image == i):
+                points[p] = features[y[p] * h // height, x[p] * w // width]
+        points = np.stack(points)
+        tsne = TSNE(perplexity=min(30, (len(label) - 1) / 3), init="pca", random_state=0)
+        with threadpool_limits(1):  # so few points are several times slower with threads that wait for one another
+            embedding = tsne.fit_transform(points)
+        line = f"t-SNE of {len(label)} pixels"
+        if 1 < len(np.unique(label)) < len(label):  # what a silhouette needs
+            line += f"; silhouette of classes {silhouette_score(points, label):.2f}"
+        embeddings[run.name] = (embedding, label, line)
+    return figures.memory(similarities, embeddings, palette, names)
+
+
+def draw_pixels(source, classes: int):
+    """Pixels of the first images of `source`, as many of each class where they have them; always the same.
+
+    Returns:
+        image index, y, x and label, each int64 `[P]`.
+    """
+    rng, each = np.random.default_rng(0), max(1, min(TSNE_PIXELS, TSNE_POINTS // classes))
+    found = [[] for _ in range(classes)]
+    for i in range(min(TSNE_IMAGES, len(source))):
+        label = source[i]["label"]
+        for k in np.unique(label[label < classes]):
+            places = rng.permutation(np.argwhere(label == k))[:each]
+            found[k] += [(i, y, x, k) for y, x in places]
+    chosen = [rng.permutation(np.array(places))[:each] for places in found if places]
+    if not chosen:
+        raise UserError("config.eval.split has no labels: pixels of each class cannot be drawn from it; choose another")
+    return np.concatenate(chosen).astype(np.int64).T
+
+
+def _write(path, picture):
+    """Writes a figure, or an array uint8 `[H,W,3]`, as PNG, in 256 colours if it would be large. Returns `path`."""
+    if isinstance(picture, Figure):
+        buffer = io.BytesIO()
+        picture.savefig(buffer, dpi=110, bbox_inches="tight", pad_inches=0.05)
+        picture = Image.open(buffer).convert("RGB")
+    else:
+        picture = Image.fromarray(picture)
+    encoded = _png(picture)
+    if len(encoded) > LARGEST:
+        few = picture.quantize(256)
+        encoded = _png(picture.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG))
+        if len(encoded) > LARGEST:  # without dither: bands in smooth parts, but smaller
+            encoded = _png(few)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encoded)
+    except OSError as e:
+        raise UserError(f"{path} cannot be written: {e.strerror}") from e
+    return path
+
+
+def _png(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _read_results(folder):
+    """results.json with a confusion matrix. UserError if it has none."""
+    path = folder / "results.json"
+    if not path.exists():
+        raise UserError(f"{path} is missing: evaluate the run first (--mode=evaluate)")
+    found = record.read(folder)
+    if not found.get("confusion"):
+        raise UserError(f"{path} holds no confusion matrix: evaluate the run again (--mode=evaluate)")
+    return found

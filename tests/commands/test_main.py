@@ -1,0 +1,626 @@
+"""The command line, from flags to results: what it does, and what it says to bad input."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from configs import fcn
+from ctxseg import commands, devices
+from ctxseg.commands import command_line
+from ctxseg.errors import UserError
+from ctxseg.progress import Progress
+from ctxseg.runs import metrics_log, workdir
+from ctxseg.training import loop
+
+ROOT = Path(__file__).parents[2]
+FCN = "--config=configs/fcn.py"
+RESULTS = r"mIoU (0|1)\.\d{4}  pixel accuracy (0|1)\.\d{4}  mean accuracy (0|1)\.\d{4}"
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def parse(*arguments):
+    return command_line.parse(["main.py", *arguments])
+
+
+def call(*arguments):
+    """What `main` prints on stdout."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        commands.main(["main.py", *map(str, arguments)])
+    return out.getvalue()
+
+
+def test_defaults():
+    f = parse(FCN)
+    assert (f.config.system, f.config.data.name, f.mode, f.workdir) == ("fcn", "scenes", "train", "runs/fcn-scenes")
+    assert f.config.to_dict() == fcn.get_config().to_dict()
+    f = parse("--config", "configs/zigzag.py:camvid", "--mode=show", "--workdir=/x")
+    assert (f.config.system, f.config.data.name, f.mode, f.workdir) == ("zigzag", "camvid", "show", "/x")
+
+
+def test_overrides():
+    config = parse(
+        FCN, "--config.train.steps=7", "--config.data.crop=(64, 32)", "--config.data.scale_range=1,2",
+        "--noconfig.data.flip", "--config.model.context.levels=res3", "--config.model.context.levels=res5",
+        "--config.optimizer.nesterov", "--config.model.backbone.width=4", "--config.data.manual_dir=x",
+    ).config  # fmt: skip
+    assert config.train.steps == 7 and config.data.crop == (64, 32) and config.data.scale_range == (1, 2)
+    assert not config.data.flip and config.optimizer.nesterov
+    assert config.model.context.levels == ("res3", "res5")
+    assert config.model.backbone.width == 4 and config.data.manual_dir == "x"
+    assert parse(FCN).config.to_dict() == fcn.get_config().to_dict()  # a second parse knows nothing of the first
+
+
+def test_words_of_a_tuple_need_no_quotes():
+    for text in (
+        "classifier/scores=10,backbone=0.1",
+        "(classifier/scores=10,backbone=0.1)",
+        "('classifier/scores=10', 'backbone=0.1')",
+    ):
+        assert parse(FCN, f"--config.optimizer.rates={text}").config.optimizer.rates == (
+            "classifier/scores=10",
+            "backbone=0.1",
+        )
+    assert parse(FCN, "--config.model.frozen=backbone/stem,").config.model.frozen == ("backbone/stem",)
+    assert parse(FCN, "--config.optimizer.rates=backbone=0").config.optimizer.rates == ("backbone=0",)
+    assert parse(FCN, "--config.data.crop=(64,96)", "--config.data.manual_dir=a,b").config.data.manual_dir == "a,b"
+
+
+BAD_COMMAND_LINES = {
+    "misspelt field": ([FCN, "--config.train.stepz=3"], "no --config.train.stepz: did you mean --config.train.steps?"),
+    "misspelt section": ([FCN, "--config.optimiser.momentum=0"], "did you mean --config.optimizer.momentum?"),
+    "misspelt switch": ([FCN, "--noconfig.data.flop"], "no --config.data.flop: did you mean --config.data.flip?"),
+    "a section": ([FCN, "--config.train=3"], "there is no --config.train: it is a section, of "),
+    "misspelt flag": ([FCN, "--wrkdir=x"], "there is no --wrkdir: did you mean --workdir?"),
+    "mode": ([FCN, "--mode=trian"], "flag --mode=trian: value should be one of <train|evaluate|predict|"),
+    "not a flag": ([FCN, "evaluate"], "'evaluate' is not a flag: settings are given as --config.a.b=value"),
+    "no config": (["--mode=show"], "--config is missing: try --config=configs/zigzag.py"),
+    "no config but fields": (["--config.seed=1"], "--config is missing: try --config=configs/zigzag.py"),
+    "empty config": (["--config="], "--config is missing: try --config=configs/zigzag.py"),
+    "two configs": ([FCN, FCN], "--config is given twice: configs/fcn.py and configs/fcn.py"),
+    "field before config": (["--config.seed=1", FCN], "Found --config.seed=1 in argv before a value for --config"),
+    "no such file": (["--config=configs/zigzg.py"], "configs/zigzg.py is not a file: did you mean configs/zigzag.py?"),
+    "a folder": (["--config=configs"], "--config: configs is not a file"),
+    "not a system": (["--config=configs/datasets.py"], "--config: configs/datasets.py has no get_config"),
+    "data set": ([f"{FCN}:camvit"], "unknown data set 'camvit' after the colon of --config: there is scenes, camvid, folder"),
+    "int": ([FCN, "--config.train.steps=ten"], "--config.train.steps=ten cannot be: it wants a whole number"),
+    "int of a placeholder": ([FCN, "--config.model.context.stages=2.5"], "=2.5 cannot be: it wants a whole number"),
+    "float": ([FCN, "--config.optimizer.learning_rate=low"], "learning_rate=low cannot be: it wants a number"),
+    "bool": ([FCN, "--config.data.flip=maybe"], "--config.data.flip=maybe cannot be: it wants true or false"),
+    "no value": ([FCN, "--config.train.steps"], "Missing value for flag --config.train.steps"),
+    "one number": ([FCN, "--config.data.crop=64"], "config.data.crop is (64,), but must be like (128, 128)"),
+    "three numbers": ([FCN, "--config.data.crop=(64, 64, 3)"], "crop is (64, 64, 3), but must be like (128, 128)"),
+    "no numbers": ([FCN, "--config.data.crop=('a', 'b')"], "crop is ('a', 'b'), but must be like (128, 128)"),
+    "no whole numbers": ([FCN, "--config.data.crop=(64, 0.5)"], "config.data.crop is (64, 0.5), but must be like"),
+}  # fmt: skip
+
+
+# What was given, and which flag is suggested; None: none.
+SUGGESTIONS = {
+    "config.optimizer.lr": "config.optimizer.learning_rate",
+    "lr": "config.optimizer.learning_rate",
+    "train.steps": "config.train.steps",
+    "config.train.max_steps": "config.train.steps",
+    "config.data.batch_size": "config.train.batch_size",
+    "config.model.learning_rate": "config.optimizer.learning_rate",
+    "config.model.backbone": "config.model.backbone.name",
+    "config.backbone.name": "config.model.backbone.name",
+    "ckpt": "checkpoint",
+    "config.loss.class_weights": None,
+    "config.model.pretrained": None,
+    "config.optimizer.name": None,
+    "config.data.path": None,
+    "gpu": None,
+}
+
+
+@pytest.mark.parametrize("given", SUGGESTIONS)
+def test_what_is_near_is_suggested_and_nothing_else(given):
+    near = SUGGESTIONS[given]
+    for mode in ("train", "sweep") if not given.startswith("config.") else ("train",):
+        with pytest.raises(UserError) as error:
+            call(FCN, f"--mode={mode}", f"--{given}=1")
+        assert str(error.value) == f"there is no --{given}" + (f": did you mean --{near}?" if near else "")
+
+
+def test_no_file_is_suggested_for_one_that_is_not_near():
+    with pytest.raises(UserError, match="configs/unrelated.py is not a file$"):
+        parse("--config=configs/unrelated.py")
+
+
+def test_flags_are_for_the_modes_that_read_them():
+    """Each flag is refused by every mode but its own; what a mode reads of them, `main` looks at."""
+    given = {
+        "images": "1", "input": "x", "output": "x", "probabilities": "true", "checkpoint": "best",
+        "overwrite": "true", "seeds": "2", "rows": "0", "row": "0", "sweep": "seed=1", "jobs": "1", "dry_run": "true",
+    }  # fmt: skip
+    common = {"mode", "workdir", "debug", "help", "config"}
+    assert (
+        given.keys() == set(command_line.define_flags(["main.py"], command_line.base_config(["main.py", FCN]))) - common
+    )
+    read = {
+        "pictures": {"images"}, "predict": {"input", "output", "probabilities", "checkpoint", "overwrite"},
+        "export": {"output", "checkpoint", "overwrite"}, "evaluate": {"checkpoint"}, "crf": {"checkpoint"},
+        "sweep": {"seeds", "rows", "row", "sweep", "jobs", "dry_run"},
+    }  # fmt: skip
+    for mode in command_line.MODES:
+        for name in given.keys() - read.get(mode, set()):
+            with pytest.raises(UserError, match=f"^--{name} is not read by --mode={mode}, but by "):
+                (command_line.read_sweep if mode == "sweep" else command_line.read_flags)(
+                    ["main.py", FCN, f"--mode={mode}", f"--{name}={given[name]}"]
+                )
+        if mode != "sweep":
+            extra = {"predict": {"input"}}.get(mode, set())
+            for name in read.get(mode, set()):
+                flags = [f"--{n}={given[n]}" for n in {name} | extra]
+                assert command_line.read_flags(["main.py", FCN, f"--mode={mode}", *flags]).mode == mode
+
+
+@pytest.mark.parametrize("fault", BAD_COMMAND_LINES)
+def test_bad_command_lines_are_answered_in_a_line(fault):
+    arguments, message = BAD_COMMAND_LINES[fault]
+    with pytest.raises(UserError) as error:
+        parse(*arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_faulty_config_file_is_named(tmp_path):
+    path = tmp_path / "mine.py"
+    for text, message in {
+        "def get_config(): return nothing": "NameError: name 'nothing' is not defined",
+        "def get_config(:": "SyntaxError: ",
+        "import no_such_module": "ModuleNotFoundError: ",
+        "from configs import fcn\ndef get_config(): return fcn.get_config('x')": "unknown data set 'x'",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(UserError, match=message) as error:
+            parse(f"--config={path}")
+        assert "unknown" in message or str(error.value).startswith(f"--config: {path}: ")
+
+
+def process(*arguments, **environment):
+    command = [sys.executable, str(ROOT / "main.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=120)
+
+
+def test_exit_status_and_streams(tiny, tmp_path):
+    done = process(FCN, "--config.train.stepz=3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: there is no --config.train.stepz: did you mean --config.train.steps?\n"
+
+    done = process(FCN, "--config.train.stepz=3", "--debug")
+    assert done.returncode != 0
+    assert done.stderr.startswith("Traceback ") and "did you mean --config.train.steps?" in done.stderr
+
+    done = process("--help")
+    assert done.returncode == 0 and "--config.a.b=value" in done.stdout and "--workdir" in done.stdout
+
+    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = process(f"{FCN}:camvid", *tiny, "--config.train.batch_size=6", f"--workdir={tmp_path}/run", **four)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"train: fcn on camvid, {tmp_path}/run: starting",
+        "error: config.train.batch_size is 6, which 4 devices cannot share evenly: try 8",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_nearest_batch_size_is_offered(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    devices.check_batch_size("train.batch_size", 8)
+    for size, message in {
+        1: "try 4",
+        9: "try 8",
+        11: "try 12",
+        0: "must be at least 1",
+        -4: "must be at least 1",
+    }.items():
+        with pytest.raises(UserError, match=rf"^config.eval.batch_size is {size}, .*{message}$"):
+            devices.check_batch_size("eval.batch_size", size)
+
+
+BAD_VALUES = {
+    "train.steps=0": "config.train.steps is 0, but must be at least 1",
+    "train.steps=-5": "config.train.steps is -5, but must be at least 1",
+    "train.batch_size=0": "config.train.batch_size is 0, but must be at least 1",
+    "train.keep=0": "config.train.keep is 0, but must be at least 1",
+    "train.log_every=-1": "config.train.log_every is -1, but must be at least 0",
+    "train.eval_every=-1": "config.train.eval_every is -1, but must be at least 0",
+    "train.checkpoint_every=-1": "config.train.checkpoint_every is -1, but must be at least 0",
+    "eval.batch_size=0": "config.eval.batch_size is 0, but must be at least 1",
+    "eval.split=vall": "config.eval.split is 'vall', but camvid has train, val",
+    "seed=-1": "config.seed is -1, but must be 0 or more",
+    "data.name=foo": "config.data.name is 'foo': there is scenes, folder, camvid",
+    "data.threads=-1": "config.data.threads is -1, but must be at least 0",
+    "data.crop=(0, 32)": r"config.data.crop is \(0, 32\), but must be \(height, width\), at least 1",
+    "data.crop=(32, -8)": r"config.data.crop is \(32, -8\), but must be",
+    "data.scale_range=(2.0, 0.5)": r"config.data.scale_range is \(2.0, 0.5\), but must be \(low, high\), 0 < low <= h",
+    "data.hue=0.7": "config.data.hue is 0.7, but must lie in 0..0.5",
+    "optimizer.schedule=foo": "config.optimizer.schedule is 'foo', but it can be poly, step, constant",
+    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5, but must be",
+    "model.dtype=float16": "config.model.dtype is 'float16', but it can be float32, bfloat16",
+    "model.backbone.name=resnet19": "config.model.backbone.name is 'resnet19', but it can be none, tiny, vgg16, resnet18, ",
+    "model.backbone.output_stride=7": "config.model.backbone.output_stride is 7, but it can be 32, 16, 8",
+    "model.backbone.width=0": "config.model.backbone.width is 0, but must be at least 1",
+    "model.context.name=zigzug": "config.model.context.name is 'zigzug', but it can be none, fcn, renet, ",
+    "model.context.combine=prodct": "config.model.context.combine is 'prodct', but it can be product, sum",
+    "model.context.region_pool=max": "config.model.context.region_pool is 'max', but it can be sum, mean",
+    "model.context.levels=res9": "config.model.context.levels has 'res9', but there is pixels, res2, res3, res4",
+    "model.context.levels=()": r"config.model.context.levels is \(\), but must be one or more str, none of them twice",
+    "model.context.levels=('res5', 'res5')": "config.model.context.levels is .*, but must be one or more str, none",
+    "model.context.levels=(4, 5)": r"config.model.context.levels is \(4, 5\), but must be one or more str",
+    "model.context.subdivisions=(3, 0)": "config.model.context.subdivisions is 0, but must be at least 1",
+    "model.context.subdivisions=a": r"config.model.context.subdivisions is \('a',\), but must be one or more int",
+    "model.context.stages=0": "config.model.context.stages is 0, but must be at least 1",
+    "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam', but there is .*backbone/stem",
+    "optimizer.rates=classifier/scores=10,backbone/stam=2": "config.optimizer.rates has 'backbone/stam', but there is .*",
+    "optimizer.rates=ten": "config.optimizer.rates has 'ten', but an entry must be NAME=FACTOR with a factor of 0 or more",
+    "model.scales.merge=maximum": "config.model.scales.merge is 'maximum', but it can be none, attention, average, max",
+    "model.memory.name=mcibi2": "config.model.memory.name is 'mcibi2', but it can be none, mcibi",
+    "model.classifier.dropout=1.0": "config.model.classifier.dropout is 1.0, but must be 0 or more and less than 1",
+    "model.context.fuse_kernel=2": "config.model.context.fuse_kernel is 2, but it can be 1, 3, 5, 7",
+}  # fmt: skip
+
+
+def replace(arguments, *others):
+    """`arguments`, with `others` in place of those of the same name: a tuple given twice would be joined."""
+    names = [other.partition("=")[0] for other in others]
+    return [a for a in arguments if a.partition("=")[0] not in names] + list(others)
+
+
+@pytest.mark.parametrize("change", BAD_VALUES)
+def test_bad_values_are_found_before_the_training(change, tiny, compiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_loop", None)  # nothing may come this far
+    with pytest.raises(UserError, match=f"^{BAD_VALUES[change]}") as error:
+        call("--config=configs/zigzag.py:camvid", *replace(tiny, f"--config.{change}"), f"--workdir={tmp_path}/run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists(), "the folder must stay free for the corrected command"
+
+
+def test_frozen_layers_are_said_to_be_random(tiny, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise UserError("here")
+
+    monkeypatch.setattr(loop, "_loop", stop)
+    frozen = "--config.model.frozen=backbone/stem,backbone/res2"
+    with pytest.raises(UserError, match="here"):
+        commands.main(["main.py", f"{FCN}:camvid", *tiny, frozen, f"--workdir={tmp_path}/run"])
+    words = "config.model.frozen: backbone/stem, backbone/res2: random for good, as no pretrained weights fill them\n"
+    assert capsys.readouterr().out.endswith(f"{tmp_path}/run: {words}")
+
+
+def test_bad_data_folders(tiny, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, message in {
+        "nowhere": "nowhere does not exist; camvid wants",
+        "emty": "emty does not exist; did you mean .*/empty?",
+        "empty": "empty is empty; camvid",
+    }.items():
+        for mode in ("train", "prepare"):
+            with pytest.raises(UserError, match=f"^config.data.manual_dir: .*{message}"):
+                changes = replace(tiny, f"--config.data.manual_dir={tmp_path / folder}")
+                call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={tmp_path}/run")
+    missing = "^config.data.manual_dir is not given, and no camvid is prepared in .*/other: --mode=prepare downloads it"
+    with pytest.raises(UserError, match=missing):
+        call(f"{FCN}:camvid", f"--config.data.data_dir={tmp_path}/other", f"--workdir={tmp_path}/run")
+
+
+def test_show_trains_nothing(tmp_path):
+    out = call(FCN, "--mode=show", "--config.model.backbone.width=4", f"--workdir={tmp_path}/run")
+    assert "config.model.backbone.width = 4\n" in out and "config.model.backbone.stem" not in out
+    assert "logits (1, 16, 16, 11) for an image (1, 128, 128, 3)" in out
+    assert not (tmp_path / "run").exists()
+    out = call("--config=configs/zigzag.py", "--mode=show")
+    for field, value in {"combine": "product", "region_context": "rce", "subdivisions": "[3, 5, 7]"}.items():
+        assert f"config.model.context.{field} = {value}\n" in out, "the module's own default"
+    assert "config.model.context.dilations" not in out and "complexity" not in out
+    with pytest.raises(UserError, match="^config.data.crop is .0, 32., but must be"):
+        call(FCN, "--mode=show", "--config.data.crop=(0, 32)")
+    with pytest.raises(UserError, match="^config.data.superpixels is -1, but must be 0"):
+        call("--config=configs/msci.py", "--mode=show", "--config.data.superpixels=-1")
+
+
+# What training refuses at its start, of each part of it.
+REFUSED = {
+    "data.hue=0.7": "config.data.hue is 0.7, but must lie in 0..0.5",
+    "eval.scales=(1.0, 0.0)": r"config.eval.scales is \(1.0, 0.0\), but must be one or more factors above 0",
+    "eval.window=(32,)": r"config.eval.window is \(32,\), but must be a height and a width",
+    "eval.shapes=padded": "config.eval.shapes is 'padded', but it can be buckets, exact",
+    "eval.crf.iterations=-1": "config.eval.crf.iterations is -1, but must be ",
+    "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam', but there is .*backbone/stem",
+    "optimizer.rates=backbone/stam=2": "config.optimizer.rates has 'backbone/stam', but there is .*",
+    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5, but must be",
+    "train.batch_size=1": "config.train.batch_size is 1, but context/pool1/norm normalises a map of one position",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_show_refuses_what_training_would(change):
+    with pytest.raises(UserError, match=f"^{REFUSED[change]}"):
+        call("--config=configs/pspnet.py", "--mode=show", "--config.model.backbone.width=4", f"--config.{change}")
+
+
+# What follows trains.
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, compiled, tmp_path_factory):
+    """A finished run: its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    before = os.getcwd()
+    os.chdir(ROOT)
+    out = call(f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={folder}")
+    os.chdir(before)
+    return folder, out
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+def printed(folder, finished):
+    """The lines that the finished run would have printed, were it in `folder`."""
+    return finished[1].replace(str(finished[0]), str(folder)).splitlines()
+
+
+def read_metrics(folder, kind):
+    return [entry for entry in metrics_log.read_metrics(folder) if entry["kind"] == kind]
+
+
+def newest(folder):
+    """Step and parameters, by name, of the newest checkpoint."""
+    with ocp.CheckpointManager(folder / "checkpoints", item_names=("state", "data")) as manager:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore())
+        state = manager.restore(manager.latest_step(), args=args)["state"]
+    leaves = jax.tree_util.tree_flatten_with_path(state["params"])[0]
+    return int(state["step"]), {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def test_a_run_leaves_what_is_promised(finished, street):
+    folder, out = finished
+    assert out.splitlines()[-2] == f"{folder}/report.html" and re.fullmatch(RESULTS, out.splitlines()[-1])
+    assert {"config.json", "metrics.jsonl", "results.json", "checkpoints", "tensorboard", "report.html"} <= set(
+        os.listdir(folder)
+    )
+    assert sorted(os.listdir(folder / "checkpoints"))[-2:] == ["3", "4"]  # and the best, if another
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["system"], results["data"], results["split"], results["step"]) == ("fcn", "camvid", "val", 4)
+    assert len(results["per_class_iou"]) == 11 and results["seconds"] > 0 and results["protocol"]
+    assert results["parameters"] == sum(value.size for value in newest(folder)[1].values())
+    assert f"mIoU {results['mIoU']:.4f}  pixel accuracy {results['pixel_accuracy']:.4f}" in out
+
+    trained = read_metrics(folder, "train")
+    assert [entry["step"] for entry in trained] == [1, 2, 3, 4]
+    assert all(entry["loss"] > 0 and entry["images_per_second"] > 0 for entry in trained)
+    expected = [0.1 * (1 - t / 4) ** 0.9 for t in range(4)]
+    assert [entry["learning_rate"] for entry in trained] == pytest.approx(expected)
+    assert [entry["step"] for entry in read_metrics(folder, "eval")] == [2, 4]
+    assert read_metrics(folder, "eval")[-1]["mIoU"] == results["mIoU"]
+    assert json.loads((folder / "config.json").read_text())["data"]["manual_dir"] == str(street)
+    page = (folder / "report.html").read_text()
+    assert "fcn on camvid" in page and "--config.model.backbone.width=4" in page
+
+
+def test_the_same_command_again_evaluates(copied, finished, tiny, compiled):
+    out = call(f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={copied}")
+    assert out.splitlines() == [f"{copied}: finished; evaluating", *printed(copied, finished)]
+    assert (copied / "metrics.jsonl").read_text() == (finished[0] / "metrics.jsonl").read_text()
+
+
+def test_evaluate_and_report(copied, finished, tiny, compiled):
+    (copied / "results.json").unlink()
+    (copied / "report.html").unlink()
+    # Another batch size, ragged at the end: the same scores.
+    changes = replace(tiny, "--config.eval.batch_size=3")
+    out = call(f"{FCN}:camvid", *changes, "--mode=evaluate", f"--workdir={copied}")
+    assert out.splitlines() == printed(copied, finished)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (copied, finished[0])]
+    assert results[0]["per_class_iou"] == results[1]["per_class_iou"]
+    (copied / "report.html").unlink()
+    assert call(f"{FCN}:camvid", *tiny, "--mode=report", f"--workdir={copied}") == f"{copied}/report.html\n"
+    assert (copied / "report.html").exists()
+
+
+def test_a_run_knows_its_config(copied, finished, compiled):
+    """Whatever reads a run needs no --config; overrides still count, and are checked."""
+    command = ["--mode=evaluate", f"--workdir={copied}"]
+    assert call(*command, "--config.eval.batch_size=3").splitlines() == printed(copied, finished)
+    with pytest.raises(UserError, match="there is no --config.eval.flp: did you mean --config.eval.flip?"):
+        call(*command, "--config.eval.flp")
+    config = json.loads((copied / "config.json").read_text())
+    for section, field, value in (("seed", None, "x"), ("data", "crop", 3)):
+        broken = json.loads(json.dumps(config))
+        if field:
+            broken[section][field] = value
+        else:
+            broken[section] = value
+        (copied / "config.json").write_text(json.dumps(broken))
+        with pytest.raises(UserError, match=f"config.json is damaged: {section}.*cannot be"):
+            call(*command)
+
+
+def test_a_folder_of_another_run_is_refused(finished, tiny, compiled):
+    folder, files = finished[0], {path: path.read_bytes() for path in finished[0].glob("*.json*")}
+    for mode in ("train", "evaluate"):
+        changes = replace(tiny, "--config.model.backbone.width=6", "--config.seed=1")
+        with pytest.raises(UserError) as error:
+            call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={folder}")
+        assert str(error.value) == (
+            f"{folder} holds the run of another config: config.model.backbone.width is 6 here and 4 there; "
+            "config.seed is 1 here and 0 there; choose another --workdir"
+        )
+    assert files == {path: path.read_bytes() for path in folder.glob("*.json*")}
+
+
+def test_a_misspelt_choice_is_named_before_another_run_is(finished, tiny, compiled):
+    for mode in ("train", "evaluate"):
+        changes = replace(tiny, "--config.model.context.name=zigzug", "--config.seed=1")
+        with pytest.raises(UserError, match="^config.model.context.name is 'zigzug', but it can be "):
+            call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={finished[0]}")
+
+
+def test_one_process_at_a_time(copied, tiny, compiled):
+    command = [f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={copied}"]
+    with workdir.hold(str(copied), make=False):
+        for mode in ("train", "evaluate"):
+            with pytest.raises(UserError, match=f"^another process is at work in {copied}: wait for it, or choose"):
+                call(*command, f"--mode={mode}")
+        assert call(*command, "--mode=report") == f"{copied}/report.html\n"
+
+
+def test_a_full_disk_is_one_line():
+    full = OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl")
+    assert commands.said(full) == (
+        "error: run/metrics.jsonl: No space left on device: make room, and the same command continues"
+    )
+    with pytest.raises(OSError, match="Is a directory"):  # a fault of the program shows where it is
+        commands.said(OSError(errno.EISDIR, "Is a directory"))
+
+
+def test_a_checkpoint_of_another_model_is_refused(copied, tiny, compiled):
+    """As when config.json was changed by hand, or the code since."""
+    config = json.loads((copied / "config.json").read_text())
+    config["model"]["backbone"]["width"] = 6
+    (copied / "config.json").write_text(json.dumps(config))
+    changes = replace(tiny, "--config.model.backbone.width=6")
+    message = (
+        r"/4 is a checkpoint of another model: params/backbone/res2_1/conv1/conv/kernel has .*4\) there and .*6\) in"
+    )
+    for mode in ("train", "evaluate"):
+        with pytest.raises(UserError, match=message):
+            call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={copied}")
+    assert newest(copied)[0] == 4
+
+
+def test_output_that_nobody_reads_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 0
+    process.stderr.close()
+
+
+def test_folders_without_a_run(copied, tiny, compiled, tmp_path):
+    command = [f"{FCN}:camvid", *tiny, "--mode=evaluate"]
+    with pytest.raises(UserError, match="none/config.json is missing: --workdir is not the folder of a run$"):
+        call(*command, f"--workdir={tmp_path}/none")
+    with pytest.raises(UserError, match="--workdir=.*/none is not a folder"):
+        call(*command[:-1], "--mode=report", f"--workdir={tmp_path}/none")
+    shutil.rmtree(copied / "checkpoints")
+    with pytest.raises(UserError, match=r"run/checkpoints has no checkpoint: train first \(--mode=train\)$"):
+        call(*command, f"--workdir={copied}")
+    (copied / "config.json").write_text("{")
+    for mode in ("train", "evaluate"):
+        with pytest.raises(UserError, match="run/config.json is damaged .*: choose another --workdir, or remove this"):
+            call(*command[:-1], f"--mode={mode}", f"--workdir={copied}")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny, compiled, tmp_path):
+    folder = tmp_path / "run"
+    rates = ["--config.optimizer.learning_rate=1e10", "--config.optimizer.warmup_steps=2", "--config.train.steps=9"]
+    with pytest.raises(UserError) as error:
+        call(f"{FCN}:camvid", *tiny, *rates, f"--workdir={folder}")
+    step = int(re.search(r"at step (\d+)", str(error.value))[1])
+    what = "loss|gradient|norm of the parameters"
+    assert step > 1 and re.match(rf"the ({what}) became (nan|inf) at step \d+; ", str(error.value))
+    assert f"the checkpoint of step {step - 1} in {folder} is kept: lower config.optimizer.learning_rate" in str(
+        error.value
+    )
+    saved, params = newest(folder)
+    assert saved == step - 1
+    assert all(np.isfinite(value).all() for value in params.values())
+    assert [entry["step"] for entry in read_metrics(folder, "train")] == list(range(1, step))
+    assert not (folder / "results.json").exists()
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tiny, compiled, tmp_path):
+    """The loss of a step is that of the parameters before it; what the step makes of them counts, too."""
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="norm of the parameters became .* at step 1; no checkpoint had been written"):
+        call(f"{FCN}:camvid", *tiny, "--config.optimizer.learning_rate=3e38", f"--workdir={folder}")
+    assert not list((folder / "checkpoints").glob("[0-9]*"))
+
+
+@pytest.mark.parametrize(
+    "loss, norm, good, message",
+    [
+        (np.nan, 1.0, 2, "the loss became nan at step 4; the checkpoint of step 2 in w is kept"),
+        (np.inf, np.nan, 0, "the loss became inf at step 4; no checkpoint had been written"),
+        (1.0, np.nan, 2, "the gradient became nan at step 4; the checkpoint of step 2 in w is kept"),
+    ],
+)
+def test_the_first_step_that_is_not_finite_is_named(loss, norm, good, message):
+    def metrics(loss, norm):
+        values = {"loss": loss, "gradient_norm": norm, "state_norm": 1.0}
+        return devices.replicate({name: np.float32(value) for name, value in values.items()})
+
+    steps = [(3, metrics(2.0, 1.0)), (4, metrics(loss, norm)), (5, metrics(np.nan, np.nan))]
+    assert loop._mean_loss([steps[0], (4, metrics(4.0, 1.0))], "w", good) == 3.0
+    with pytest.raises(UserError, match=f"^{message}"):
+        loop._mean_loss(steps, "w", good)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_acts_as_usual(number):
+    def usual(*_):
+        raise InterruptedError
+
+    before = signal.signal(number, usual)
+    try:
+        with loop._Interrupt() as interrupt:
+            with pytest.raises(InterruptedError):  # nothing to save yet
+                os.kill(os.getpid(), number)
+            interrupt.defer()
+            interrupt.defer()
+            assert not interrupt.asked
+            os.kill(os.getpid(), number)
+            assert interrupt.asked
+            with pytest.raises(InterruptedError):
+                os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is usual
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_terminated_run_goes_on(finished, tiny, compiled, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    command = [f"{FCN}:camvid", *tiny, "--config.train.checkpoint_every=0", f"--workdir={folder}"]
+
+    def update(self, step, values=None):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(UserError) as error:
+        patch.setattr(Progress, "update", update)
+        call(*command)
+    assert str(error.value) == f"interrupted at step 2, saved in {folder}: the same command continues from there"
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert newest(folder)[0] == 2
+
+    out = call(*command)
+    assert out.splitlines() == [f"{folder}: continuing from step 2", *printed(folder, finished)]
+    (step, params), (_, expected) = newest(folder), newest(finished[0])
+    assert step == 4
+    for name in expected:
+        np.testing.assert_array_equal(params[name], expected[name], err_msg=name)
+    losses = [[entry["loss"] for entry in read_metrics(f, "train")] for f in (folder, finished[0])]
+    assert losses[0] == losses[1]

@@ -1,0 +1,265 @@
+"""The evaluator, by every protocol and in either way of sharing compilations, against a plain loop over single images."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from configs import defaults
+from ctxseg import devices
+from ctxseg.data import transforms
+from ctxseg.data.sizes import bucket
+from ctxseg.errors import UserError
+from ctxseg.evaluation import evaluate, metrics
+from ctxseg.inference.probabilities import create_predictor, predict_probabilities
+from ctxseg.inference.protocol import SHAPES, Protocol, canvas_of, create_protocol, shape_of
+from ctxseg.models import SegmenterOutput, create_model
+from ctxseg.models.layers import resize
+from ctxseg.training import schedules
+from ctxseg.training.step import create_train_step
+from tests.drawn import drawn_state
+from tests.references import testing_numpy
+
+NAMES = ["a", "b", "c"]
+SIZES = [(40, 52)] * 3 + [(33, 64)] * 2  # two shapes, one bucket, ragged batches
+
+
+class Source(list):
+    def size(self, index):
+        return self[index]["label"].shape
+
+
+@pytest.fixture(scope="module")
+def source():
+    """Images whose class follows from colour, but for noise; some pixels are ignored."""
+    rng = np.random.default_rng(0)
+    samples = Source()
+    for i in rng.permutation(len(SIZES)):
+        h, w = SIZES[i]
+        label = np.kron(rng.integers(0, 3, (5, 7)), np.ones((8, 10))).astype(np.uint8)[:h, :w]
+        image = np.array([[220, 60, 60], [60, 200, 60], [60, 60, 180]])[label] + rng.normal(0, 50, (h, w, 3))
+        label[rng.random((h, w)) < 0.1] = 255
+        samples.append({"image": image.clip(0, 255).astype(np.uint8), "label": label, "name": str(i)})
+    return samples
+
+
+@pytest.fixture(scope="module")
+def trained(source):
+    """A network that looks at the whole image too, trained for some steps on two images: the model, its variables, and its scores."""
+    config = defaults.get_config()
+    config.model.backbone.width = 4
+    config.model.context.update({"name": "ppm", "channels": 4, "bins": (1, 2)})
+    config.optimizer.learning_rate = 0.1
+    model = create_model(config.model, 3, axis_name=devices.AXIS)
+    optimizer = schedules.create_optimizer(config.optimizer, 40)
+    pair = [s for s in source if s["label"].shape == (40, 52)][:2]
+    batch = devices.shard({k: np.stack([s[k] for s in pair]) for k in ("image", "label")})
+    state = devices.replicate(drawn_state(model, optimizer, (40, 52)))
+    step = create_train_step(model, optimizer, config)
+    for _ in range(40):
+        state, _ = step(state, batch)
+    variables = devices.unreplicate(state).variables
+    logits = jax.jit(lambda image: model.apply(variables, image[None]).logits[0])
+    return model, variables, lambda image: logits(np.asarray(image, np.float32))
+
+
+PROTOCOLS = {
+    "one scale": {},
+    "scales and mirror images": {"scales": (0.5, 1.0, 1.25), "flip": True},
+    "windows of resized images": {"size": (48, 40), "window": (32, 24), "stride": 0.5, "flip": True},
+    # Images that share a shape have two of them at that size.
+    "windows of a shorter side": {"size": (72,), "scales": (0.5,), "window": (24, 32)},
+}
+
+
+@pytest.fixture(scope="module", params=PROTOCOLS)
+def expected(request, source, trained):
+    """A protocol, and by the plain loop each image's labels, and which of them are decided by float32's rounding."""
+    fields = PROTOCOLS[request.param]
+    probabilities = {s["name"]: testing_numpy.probabilities(trained[2], s["image"], **fields) for s in source}
+    gaps = {name: np.diff(np.sort(p, axis=-1)[..., -2:])[..., 0] for name, p in probabilities.items()}
+    tied = {name: gap < 1e-6 for name, gap in gaps.items()}
+    assert sum(t.sum() for t in tied.values()) <= 3
+    return fields, {name: p.argmax(-1) for name, p in probabilities.items()}, tied
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_protocol(shapes, expected, source, trained, monkeypatch):
+    fields, predictions, tied = expected
+    builder = types.SimpleNamespace(
+        name="stub",
+        info=types.SimpleNamespace(
+            metadata={"class_names": NAMES, "groups": {"first": ["a"], "others": ["b", "c"]}}, splits={"val": None}
+        ),
+    )
+    monkeypatch.setattr(evaluate.pipeline, "source", lambda *_: source)
+    config = defaults.get_config()
+    config.eval.update({"batch_size": 2, "samples": 3, "shapes": shapes} | fields)
+    model, variables, _ = trained
+    step = evaluate.create_eval_step(model, create_protocol(config.eval))
+    seen = []
+    found = evaluate.evaluate_split(config, builder, step, devices.replicate(variables), seen.append)
+    scores, confusion, shown = found.scores, found.confusion, found.samples
+
+    counted = [s["label"] != 255 for s in source]
+    truth = np.concatenate([s["label"][c] for s, c in zip(source, counted, strict=True)])
+    predicted = np.concatenate([predictions[s["name"]][c] for s, c in zip(source, counted, strict=True)])
+    ties = sum(t.sum() for t in tied.values())  # each of which may move one pixel to another column
+    assert np.abs(confusion - confusion_matrix(truth, predicted, labels=[0, 1, 2])).sum() <= 2 * ties
+    assert scores == metrics.scores(confusion, NAMES, builder.info.metadata["groups"])
+    assert len(np.unique(predicted)) == 3
+    assert sorted(found.image_names) == sorted(s["name"] for s in source) and found.seconds_per_image > 0
+    for name, of_image in zip(found.image_names, found.image_counts, strict=True):
+        label = next(s["label"] for s in source if s["name"] == name)
+        for k, counts in enumerate(of_image):
+            guess = (predictions[name] == k) & (label != 255)
+            wanted = np.array([(guess & (label == k)).sum(), (label == k).sum(), guess.sum()])
+            assert np.abs(counts - wanted).max() <= tied[name].sum()
+    if not fields:
+        assert 0.35 < scores["mIoU"] < 1  # trained, and not to perfection
+    assert seen[-1] == len(source) and len(shown) == 3
+    for name, image, label, prediction in shown:
+        sample = next(s for s in source if s["name"] == name)
+        np.testing.assert_array_equal(image, sample["image"])
+        np.testing.assert_array_equal(label, sample["label"])
+        np.testing.assert_array_equal(prediction[~tied[name]], predictions[name][~tied[name]])
+
+
+def test_scored_at_the_resized_size(source, trained, monkeypatch):
+    """Labels are resized with the images, by the nearest pixel, and every pixel of the new size counts."""
+    model, variables, scores = trained
+    builder = types.SimpleNamespace(
+        name="stub", info=types.SimpleNamespace(metadata={"class_names": NAMES, "groups": {}}, splits={"val": None})
+    )
+    monkeypatch.setattr(evaluate.pipeline, "source", lambda *_: source)
+    config = defaults.get_config()
+    config.eval.update({"batch_size": 5, "samples": 0, "size": (20, 26), "score": "resized"})
+    step = evaluate.create_eval_step(model, create_protocol(config.eval))
+    confusion = evaluate.evaluate_split(config, builder, step, devices.replicate(variables)).confusion
+    labels = [transforms.resize(s, (20, 26))["label"] for s in source]
+    assert confusion.sum() == sum((label != 255).sum() for label in labels)
+
+
+def test_compilations_are_bounded():
+    """Every photograph's side up to 1024 falls into one of few lengths, of which at most a quarter is padding from 128 on."""
+    lengths = {n: bucket(n) for n in range(1, 1025)}
+    assert len(set(lengths.values())) == 16 and all(b % 32 == 0 for b in lengths.values())
+    assert all(n <= b < 1.25 * n for n, b in lengths.items() if n >= 128)
+    assert shape_of((375, 500), "buckets") == (384, 512)
+    assert shape_of((375, 500), "exact") == (375, 500)
+
+
+def test_the_predictor_is_the_protocol(source, trained):
+    """The one-device door gives what the plain loop does, of an image alone."""
+    model, variables, scores = trained
+    config = defaults.get_config().eval
+    image = source[0]["image"]
+    actual = create_predictor(model, config)(variables, image[None])
+    np.testing.assert_allclose(actual[0], testing_numpy.probabilities(scores, image), atol=1e-4)
+
+
+def test_padded_images_of_one_shorter_side_are_as_alone(source, trained):
+    """Upright and lying images in one batch keep their aspects, and their probabilities are those of the plain loop."""
+    model, variables, scores = trained
+    lying, upright = (next(s["image"] for s in source if s["label"].shape == size) for size in ((40, 52), (33, 64)))
+    images = [lying, np.rot90(upright)]
+    samples = [transforms.crop({"image": image}, 0, 0, (64, 64)) for image in images]
+    sizes = np.array([image.shape[:2] for image in images], np.int32)
+    protocol = Protocol(size=(24,))
+    assert [canvas_of(image.shape[:2], protocol) for image in images] == [(32, 32), (64, 32)]
+    run = jax.jit(lambda v, x, s: predict_probabilities(model, v, x, None, s, protocol, (64, 32)))
+    actual = run(variables, np.stack([sample["image"] for sample in samples]), sizes)
+    for image, p in zip(images, actual, strict=True):
+        expected = testing_numpy.probabilities(scores, image, size=(24,))
+        np.testing.assert_allclose(p[: image.shape[0], : image.shape[1]], expected, atol=1e-4)
+
+
+def test_a_mirror_image_exchanges_left_and_right(source, trained):
+    """The third class's probabilities in the mirror image are the second's."""
+    model, variables, scores = trained
+    config = defaults.get_config().eval
+    config.flip = True
+    image = source[0]["image"]
+    plain, mirrored = (testing_numpy.probabilities(scores, view) for view in (image, image[:, ::-1]))
+    for names, order in ((["hair", "left-arm", "right-arm"], [0, 2, 1]), (NAMES, [0, 1, 2])):
+        actual = create_predictor(model, config, names)(variables, image[None])[0]
+        np.testing.assert_allclose(actual, (plain + mirrored[:, ::-1][..., order]) / 2, atol=1e-4)
+    assert np.abs(plain - mirrored[:, ::-1]).max() > 0.01 and np.abs(mirrored[..., 1] - mirrored[..., 2]).max() > 0.1
+
+
+def test_super_pixels_in_windows():
+    """Windows that are no multiple of the strides, on padded and resized images: what lies beyond a window is in no region."""
+    config = defaults.get_config()
+    config.model.backbone.width = 4
+    config.model.context.update({"name": "msci", "levels": ("res4", "res5"), "channels": 4, "stages": 1, "regions": 30})
+    model = create_model(config.model, 3)
+    image = np.random.default_rng(0).integers(0, 256, (1, 45, 61, 3), np.uint8)
+    regions = np.kron(np.arange(30).reshape(5, 6), np.ones((9, 11), int)).astype(np.int32)[None, :, :61]
+    variables = jax.jit(model.init)(jax.random.PRNGKey(0), image, regions)
+    results = []
+    for shapes in SHAPES:
+        config.eval.update({"shapes": shapes, "size": (40,), "window": (37, 41), "flip": True})
+        results.append(create_predictor(model, config.eval)(variables, image, regions))
+    np.testing.assert_allclose(*results, atol=1e-5)
+
+
+def test_a_crf_sees_no_padding(source, trained):
+    """Refined in either way of sharing compilations, within the lattice's own error: a larger array has room for more vertices."""
+    model, variables, _ = trained
+    image = source[0]["image"]
+    refined = {}
+    for shapes, iterations in (("buckets", 2), ("exact", 2), ("exact", 0)):
+        config = defaults.get_config().eval
+        config.shapes, config.crf.iterations, config.crf.colour_sigma = shapes, iterations, 40.0
+        refined[shapes, iterations] = create_predictor(model, config)(variables, image[None])[0]
+    assert np.abs(refined["buckets", 2] - refined["exact", 2]).mean() < 1e-3
+    assert (refined["buckets", 2].argmax(-1) == refined["exact", 2].argmax(-1)).mean() > 0.998
+    assert np.abs(refined["exact", 2] - refined["exact", 0]).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"scales": ()}, r"config.eval.scales is \(\), but must be one or more factors above 0"),
+        ({"scales": (1.0, 0.0)}, "config.eval.scales"),
+        ({"scales": (1.0, float("inf"))}, "config.eval.scales"),
+        ({"window": (321,)}, r"config.eval.window is \(321,\), but must be a height and a width, or \(\)"),
+        ({"size": (0, 3)}, "config.eval.size"),
+        ({"size": (-512,)}, r"config.eval.size is \(-512,\), but must be a whole number above 0"),
+        ({"size": (512.0,)}, "config.eval.size"),
+        ({"size": (1, 2, 3)}, "config.eval.size"),
+        ({"stride": 0.0}, "config.eval.stride is 0.0, but must be above 0 and at most 1"),
+        ({"score": "both"}, "config.eval.score is 'both', but it can be original, resized"),
+        ({"crf": {"colour_sigma": 0.0}}, "config.eval.crf.colour_sigma is 0.0, but must be a number, at least 0.1"),
+        ({"shapes": "any"}, "config.eval.shapes is 'any', but it can be buckets, exact"),
+    ],
+)
+def test_bad_protocols(change, message):
+    config = defaults.get_config().eval
+    with config.ignore_type():
+        config.update(change)
+    with pytest.raises(UserError, match=f"^{message}"):
+        create_protocol(config)
+
+
+def test_every_scale_has_the_super_pixels_that_are_its_own():
+    """And the mirror image has them mirrored: a network whose classes are the regions."""
+
+    class Regions:
+        num_classes = 6
+
+        def apply(self, variables, x, regions, train):
+            return SegmenterOutput(30.0 * jax.nn.one_hot(regions, 6))
+
+    rng = np.random.default_rng(0)
+    images = np.zeros((1, 4, 6, 3), np.uint8)
+    regions = rng.integers(0, 6, (1, 4, 6, 2)).astype(np.int32)
+    regions[..., 1] = np.kron(rng.integers(0, 6, (1, 2, 3)), np.ones((2, 2), np.int32))
+    for flip in (False, True):
+        protocol = Protocol(scales=(1.0, 0.5), flip=flip, shapes="exact")
+        actual = predict_probabilities(Regions(), {}, images, regions, None, protocol)
+        small = jax.nn.softmax(resize(30.0 * jax.nn.one_hot(regions[:, ::2, ::2, 1], 6), (4, 6)))
+        expected = (jax.nn.softmax(30.0 * jax.nn.one_hot(regions[..., 0], 6)) + small) / 2
+        np.testing.assert_allclose(actual, expected, atol=1e-6)

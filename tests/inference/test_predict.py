@@ -1,0 +1,291 @@
+"""Predictions on anybody's files: what is read, what is written, and what is said of the rest."""
+
+import contextlib
+import io
+import os
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import fcn
+from ctxseg import commands, data
+from ctxseg.data import sizes
+from ctxseg.errors import UserError
+from ctxseg.inference import predict
+from ctxseg.inference.probabilities import create_predictor
+from ctxseg.models import create_model
+from ctxseg.runs import checkpoints, workdir
+from ctxseg.training import schedules
+from ctxseg.training.state import create_state
+from tests.references.testing_numpy import bilinear
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run without training, and its probabilities of an image."""
+    folder = tmp_path_factory.mktemp("run")
+    config = fcn.get_config()
+    config.model.backbone.width = 4
+    workdir.claim(folder, config)
+    model = create_model(config.model, len(data.metadata(fcn.get_config().data)["class_names"]))
+    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+    state = create_state(model, optimizer, config.data.crop, 0)
+    with checkpoints.Checkpoints(str(folder / "checkpoints")) as saved:
+        saved.save(3, state, {})
+    predictor = create_predictor(model, config.eval)
+    return folder, lambda image: predictor(state.variables, image[None])[0]
+
+
+def call(*arguments):
+    """Exit status, stdout and stderr of the command line."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = commands.main(["main.py", "--mode=predict", *map(str, arguments)])
+    return status, out.getvalue(), err.getvalue()
+
+
+def picture(seed=0, size=(24, 32)):
+    """A picture that is different upside down and mirrored: uint8 [h,w,3]."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (size[0] // 8, size[1] // 8, 3))
+    return np.kron(blocks, np.ones((8, 8, 1))).astype(np.uint8)
+
+
+def test_a_folder(run, tmp_path):
+    """Good and broken files in nested folders: each good one labelled at its own size, the others named, exit status 1."""
+    folder, probabilities = run
+    images, results = tmp_path / "in", tmp_path / "out"
+    (images / "deep" / "er").mkdir(parents=True)
+    image = picture()
+    Image.fromarray(image).save(images / "a.png")
+    Image.fromarray(image).save(images / "deep" / "er" / "a.png")
+    Image.fromarray(image).save(images / "deep" / "a.bmp")
+    Image.fromarray(image).save(images / "deep" / "a.tif")  # of the same stem
+    Image.fromarray(image).save(images / "whole.jpg", quality=95)
+    (images / "half.jpg").write_bytes((images / "whole.jpg").read_bytes()[:-300])
+    (images / "empty.png").touch()
+    (images / "text.png").write_text("no image")
+    (images / "notes.txt").write_text("not asked for")
+
+    status, out, err = call(f"--workdir={folder}", f"--input={images}", f"--output={results}", "--probabilities")
+    assert status == 1 and out == f"5 of 8 images labelled in {results}\n"
+    skipped = sorted(line for line in err.splitlines() if line.startswith("skipped"))
+    assert [line.split(": ")[0] for line in skipped] == [
+        f"skipped {images / n}" for n in ("empty.png", "half.jpg", "text.png")
+    ]
+    assert "truncated" in skipped[1].lower() and "Traceback" not in err
+    names = {str(p.relative_to(results)) for p in results.rglob("*.png")}
+    assert names == {"a.png", "deep/er/a.png", "deep/a.bmp.png", "deep/a.tif.png", "whole.png"}
+
+    p = probabilities(image)
+    with Image.open(results / "a.png") as file:
+        assert file.mode == "P" and file.size == (32, 24)
+        np.testing.assert_array_equal(np.asarray(file), p.argmax(-1))
+        palette = np.array(file.getpalette()).reshape(-1, 3)[: p.shape[-1]]
+    np.testing.assert_array_equal(palette, data.metadata(fcn.get_config().data)["palette"])
+    saved = np.load(results / "a_probabilities.npz")["probabilities"]
+    assert saved.dtype == np.float16
+    np.testing.assert_allclose(saved, p, atol=1e-3)
+    overlay = np.asarray(Image.open(results / "a_overlay.jpg"), float)
+    assert np.abs(overlay - (image / 2 + palette[p.argmax(-1)] / 2)).mean() < 12  # JPEG's colours are coarse
+
+    # Again: what is there stays to the byte, what failed is tried again.
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in results.rglob("*.*")}
+    (images / "text.png").unlink()
+    status, out, err = call(f"--workdir={folder}", f"--input={images}", f"--output={results}", "--probabilities")
+    assert status == 1 and "5 are in" in err and out.startswith("0 of 2")
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in results.rglob("*.*")}
+    (results / "a.png").write_bytes(b"")
+    call(f"--workdir={folder}", f"--input={images / 'a.png'}", f"--output={results}", "--overwrite")
+    assert (results / "a.png").read_bytes() == before[results / "a.png"][0]
+
+
+def test_globs_and_checkpoints(run, tmp_path):
+    folder, _ = run
+    for i in range(3):
+        Image.fromarray(picture(i)).save(tmp_path / f"x{i}.png")
+    status, out, _ = call(
+        f"--checkpoint={folder}/checkpoints/3", f"--input={tmp_path}/x[12].png", f"--output={tmp_path}/o"
+    )
+    assert status == 0 and out.startswith("2 of 2")
+    assert sorted(p.name for p in (tmp_path / "o").glob("*.png")) == ["x1.png", "x2.png"]
+    # The default output, below the folder that is searched, is not searched itself.
+    copied = tmp_path / "run"
+    os.symlink(folder, copied)
+    status, out, _ = call(f"--workdir={copied}", f"--input={tmp_path}/x0.png", "--checkpoint=3")
+    assert status == 0 and (copied / "predictions" / "x0.png").exists()
+    os.unlink(copied)
+    assert len(predict.find(str(tmp_path), tmp_path / "o")) == 3
+
+
+def png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_nothing_of_the_users_is_replaced(run, tmp_path):
+    """An image next to its results, and files that happen to have their names, stay to the byte."""
+    folder, _ = run
+    for name in ("x.png", "y.jpg"):
+        Image.fromarray(picture()).save(tmp_path / name)
+    (tmp_path / "y.png").write_bytes(b"mine")
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    arguments = [f"--workdir={folder}", f"--output={tmp_path}"]
+    status, _, err = call(*arguments, f"--input={tmp_path}/x.png", "--overwrite")
+    assert status == 1 and "x.png: its results would replace it" in err
+    assert call(*arguments, f"--input={tmp_path}/y.jpg")[0] == 0 and (tmp_path / "y_overlay.jpg").exists()
+    assert before == {p: p.read_bytes() for p in before}
+    with pytest.raises(UserError, match="--output=.* is the folder of --input"):
+        call(*arguments, f"--input={tmp_path}")
+
+
+def test_odd_things_in_a_folder(run, tmp_path):
+    """A header of a gigapixel, a pipe, a link to itself, orientations that are none: none stops the rest, or hangs."""
+    images = tmp_path / "in"
+    images.mkdir()
+    content = bytearray(png(picture()))
+    content[16:24] = (30000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (images / "a.png").write_bytes(content)
+    os.mkfifo(images / "b.png")
+    os.symlink("c.png", images / "c.png")
+    for name, value in (("d.jpg", 99), ("e.jpg", 0)):
+        exif = Image.Exif()
+        exif[274] = value
+        Image.fromarray(picture()).save(images / name, exif=exif)
+    status, out, err = call(f"--workdir={run[0]}", f"--input={images}", f"--output={tmp_path}/o")
+    assert status == 1 and out.startswith("2 of 3") and "a.png: 30000×30000 is more than 250 megapixels" in err
+    for name in "de":
+        assert Image.open(tmp_path / "o" / f"{name}.png").size == (32, 24)
+
+
+def test_hidden_and_linked_images(tmp_path):
+    """Hidden files and folders are none; linked folders are searched, but not those that they are in."""
+    for name in ("real.png", "elsewhere/a.png", "in/._real.png", "in/.thumbnails/t.png", "in/deep/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture()).save(tmp_path / name)
+    links = {"linked": "elsewhere", "twice": "elsewhere", "deep/again": "in", "deep/up": "."}
+    for name, target in links.items():
+        (tmp_path / "in" / name).symlink_to(tmp_path / target)
+    (tmp_path / "in2").mkdir()
+    (tmp_path / "in2/only").symlink_to(tmp_path / "elsewhere")
+
+    def found(where):
+        return {str(name) for _, name in predict.find(str(tmp_path / where), tmp_path / "o")}
+
+    up = {"deep/up/real.png", "deep/up/elsewhere/a.png", "deep/up/in2/only/a.png"}
+    assert found("in") == {"deep/b.png", "linked/a.png", "twice/a.png"} | up
+    assert found("in2") == {"only/a.png"}
+    assert found("in/**/b.png") == {"deep/b.png"}
+    assert found("in/._*.png") == {"._real.png"}  # asked for
+
+
+def test_every_image_has_results_of_its_own(tmp_path):
+    names = ["x.jpg", "x.png", "x.jpg.tif", "x.jpg.tif.png", "y.png", "a/x.png"]
+    jobs = predict._jobs([(predict.Path(n), predict.Path(n)) for n in names], tmp_path)
+    assert [str(stem.relative_to(tmp_path)) for _, stem in jobs] == [*names[:4], "y", "a/x"]
+
+
+def test_a_fault_of_one_image_is_its_own(run, tmp_path, monkeypatch):
+    for i in range(2):
+        Image.fromarray(picture(i)).save(tmp_path / f"{i}.png")
+    write, calls = predict._write, []
+
+    def fail_first(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise MemoryError("Unable to allocate")
+        write(*arguments)
+
+    monkeypatch.setattr(predict, "_write", fail_first)
+    status, out, err = call(f"--workdir={run[0]}", f"--input={tmp_path}", f"--output={tmp_path}/o")
+    assert status == 1 and out.startswith("1 of 2") and "0.png: MemoryError: Unable to allocate" in err
+    assert (tmp_path / "o/1.png").exists()
+
+
+def test_larger_than_the_network_sees(run, tmp_path):
+    """Probabilities, and the overlay, at the size that it sees; the label map at the image's."""
+    folder, probabilities = run
+    image = picture(size=(48, 64))
+    Image.fromarray(image).save(tmp_path / "x.png")
+    call(f"--workdir={folder}", f"--input={tmp_path}/x.png", f"--output={tmp_path}/o", "--config.eval.max_pixels=768",
+         "--probabilities")  # fmt: skip
+    p = probabilities(image[::2, ::2])
+    np.testing.assert_allclose(np.load(tmp_path / "o/x_probabilities.npz")["probabilities"], p, atol=1e-3)
+    assert Image.open(tmp_path / "o/x_overlay.jpg").size == (32, 24)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o/x.png")), bilinear(p, 48, 64).argmax(-1))
+
+
+def test_at_the_base_size(run, tmp_path):
+    """A photograph is resized as in testing, and its probabilities are at its own size; what would become too large is named."""
+    folder, probabilities = run
+    image = picture()  # 24×32
+    Image.fromarray(image).save(tmp_path / "x.png")
+    arguments = [f"--workdir={folder}", f"--input={tmp_path}/x.png", f"--output={tmp_path}/o", "--config.eval.size=48"]
+    status, _, err = call(*arguments, "--config.eval.max_pixels=3000")
+    assert status == 1 and "at config.eval.size=48 it has 48×64 pixels, more than config.eval.max_pixels" in err
+    call(*arguments, "--probabilities")
+    found = np.load(tmp_path / "o/x_probabilities.npz")["probabilities"]
+    assert found.shape[:2] == (24, 32)
+    seen = np.kron(image, np.ones((2, 2, 1), np.uint8))  # but for a smooth transition between its blocks of 8 pixels
+    expected, own = bilinear(probabilities(seen), 24, 32), probabilities(image)
+    assert np.abs(found - expected).mean() < 0.3 * np.abs(found - own).mean()
+
+
+WRONG = {
+    "--input is missing": [],
+    "config.eval.max_pixels is 0, but must be at least 1": ["--input=IMAGE", "--config.eval.max_pixels=0"],
+    ".* holds the run of another config: config.data.name is camvid here": ["--input=IMAGE", "--config.data.name=camvid"],
+    "--checkpoint=/x/checkpoints/3 is of another run than --workdir": ["--input=x", "--checkpoint=/x/checkpoints/3"],
+    "--input=/nowhere: no file, folder or glob that matches anything": ["--input=/nowhere"],
+    "--checkpoint=latest cannot be: it wants a step, best, or a path that ends in checkpoints/STEP": [
+        "--input=x", "--checkpoint=latest",
+    ],
+    ".*/checkpoints has no checkpoint of step 7": ["--input=IMAGE", "--checkpoint=7"],
+    ".* has no best checkpoint: none was evaluated": ["--input=IMAGE", "--checkpoint=best"],
+    "--output=.*file.* cannot be written: Not a directory": ["--input=IMAGE", "--output=FILE"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_bad_command_lines(message, run, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "x.png")
+    (tmp_path / "file").touch()
+    replaced = {"IMAGE": str(tmp_path / "x.png"), "FILE": str(tmp_path / "file")}
+    arguments = [a if "=" not in a else "=".join(replaced.get(v, v) for v in a.split("=", 1)) for a in WRONG[message]]
+    if message.startswith("--output"):
+        arguments[-1] += "/below"
+    with pytest.raises(UserError, match=f"^{message}"):
+        call(f"--workdir={run[0]}", *arguments)
+
+
+def test_labels_at_another_size():
+    """Row by row, the same as interpolating the probabilities at once."""
+    p = np.random.default_rng(0).random((6, 9, 4)).astype(np.float32)
+    for size in ((17, 31), (17, 4), (2, 31), (6, 31), (1, 1)):
+        np.testing.assert_array_equal(sizes.labels_at(p, size), bilinear(p, *size).argmax(-1))
+    assert sizes.labels_at(p, (6, 9)).tolist() == p.argmax(-1).tolist()
+
+
+def test_labels_of_many_classes():
+    p = np.random.default_rng(0).random((3, 5, 300)).astype(np.float32)
+    np.testing.assert_array_equal(sizes.labels_at(p, (7, 11)), bilinear(p, 7, 11).argmax(-1).astype(np.uint8))
+
+
+def test_interrupted_while_writing(tmp_path, monkeypatch):
+    """The label map, which marks an image as done, comes last."""
+    written = []
+
+    def write(path, content):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path.name)
+
+    monkeypatch.setattr(predict, "write_bytes", write)
+    p = np.ones((24, 32, 2), np.float32)
+    with pytest.raises(KeyboardInterrupt):
+        predict._write(
+            tmp_path / "x", picture(), p, (24, 32), [[0, 0, 0]] * 2, {".png", "_overlay.jpg", "_probabilities.npz"}
+        )
+    assert written == ["x_overlay.jpg", "x_probabilities.npz"]

@@ -1,0 +1,150 @@
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import defaults
+from ctxseg.errors import UserError
+from ctxseg.runs import checkpoints, metrics_log
+from ctxseg.runs.checkpoints import Checkpoints
+from ctxseg.training import schedules
+from ctxseg.training.state import TrainState
+
+
+def random_state(step=0, channels=3, **optimizer):
+    rng = np.random.default_rng(step)
+    config = defaults.get_config().optimizer
+    config.update(optimizer)
+    params = {
+        "backbone": {"conv": {"kernel": rng.normal(size=(2, channels)), "bias": rng.normal(size=channels)}},
+        "classifier": {"kernel": rng.normal(size=(channels, 2))},
+    }
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    opt_state = schedules.create_optimizer(config, 10).init(params)
+    return TrainState(
+        step=jnp.int32(step),
+        params=params,
+        batch_stats={"backbone": {"mean": jnp.full(channels, step / 7)}},
+        memory={},
+        opt_state=jax.tree.map(lambda x: x + step, opt_state),
+        rng=jax.random.PRNGKey(step),
+    )
+
+
+def assert_equal(state, expected):
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    for value, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert value.dtype == wanted.dtype
+        np.testing.assert_array_equal(value, wanted)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of five checkpoints, of which the second was the best."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    with Checkpoints(folder, keep=2) as saved:
+        assert saved.latest_step() is None
+        for step, mean_iou in enumerate((0.2, 0.5, None, 0.3, None), 1):
+            scores = None if step in (3, 5) else {"mIoU": mean_iou, "pixel_accuracy": 0.9}
+            saved.save(step, random_state(step), {"next_index": step, "exhausted": False}, scores)
+    return folder
+
+
+def test_round_trip_in_a_new_manager(folder):
+    for step in (None, 2):
+        with Checkpoints(folder) as saved:  # as in a new process: nothing saved by this manager
+            assert saved.latest_step() == 5
+            state, position = saved.restore(random_state(99), step)
+        assert_equal(state, random_state(step or 5))
+        assert position == {"next_index": step or 5, "exhausted": False}
+
+
+def test_the_last_and_the_best_are_kept(folder):
+    assert sorted(os.listdir(folder)) == ["2", "4", "5"]
+
+
+def test_a_score_that_is_undefined_is_the_worst(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as saved:
+        for step, mean_iou in enumerate((0.1, None, 0.0), 1):
+            saved.save(step, random_state(step), {}, {"mIoU": mean_iou})
+    assert sorted(os.listdir(tmp_path)) == ["1", "3"]
+
+
+DIFFERENT = {
+    "shape": (random_state(channels=4), r"model: params/backbone/conv/bias has shape \(3,\) there and \(4,\) in this"),
+    "missing": (
+        random_state().replace(params={"backbone": random_state().params["backbone"]}),
+        r"model: params/classifier/kernel has shape \(3, 2\) there and none in this config",
+    ),
+    "more": (
+        random_state().replace(params=random_state().params | {"memory": {"kernel": jnp.zeros(3)}}),
+        r"model: params/memory/kernel has shape none there and \(3,\) in this config",
+    ),
+    "statistics": (random_state().replace(batch_stats={}), "model: batch_stats/backbone/mean has shape .* and none in"),
+    "memory": (random_state().replace(memory={"bank": jnp.zeros(3)}), "model: memory/bank has shape none there"),
+    "optimizer": (random_state(clip_norm=1.0), "optimizer: opt_state/1/trace/backbone/conv/bias has shape .* and none"),
+}
+
+
+@pytest.mark.parametrize("difference", DIFFERENT)
+def test_another_model_or_optimizer_is_named(folder, difference):
+    state, message = DIFFERENT[difference]
+    with Checkpoints(folder) as saved, pytest.raises(UserError) as error:
+        saved.restore(state)
+    assert str(error.value).startswith(f"{folder}/5 is a checkpoint of another ") and "\n" not in str(error.value)
+    assert error.match(message)
+
+
+def test_without_a_checkpoint(folder, tmp_path):
+    with Checkpoints(tmp_path / "none") as saved:
+        with pytest.raises(UserError, match=r"none has no checkpoint: train first \(--mode=train\)"):
+            saved.restore(random_state())
+    with Checkpoints(folder) as saved, pytest.raises(UserError, match="checkpoints has no checkpoint of step 3: train"):
+        saved.restore(random_state(), 3)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as saved:
+        for step in (1, 2):
+            saved.save(step, random_state(step), {"next_index": step})
+    (tmp_path / "2" / "state" / "_METADATA").unlink()
+    with Checkpoints(tmp_path) as saved, pytest.raises(UserError, match=r"/2 cannot be read; if it is damaged, delete"):
+        saved.restore(random_state())
+    os.rename(tmp_path / "2", tmp_path.parent / "damaged")
+    with Checkpoints(tmp_path) as saved:
+        assert_equal(saved.restore(random_state())[0], random_state(1))
+
+
+def test_the_last_checkpoint_can_be_the_best(tmp_path):
+    """It is saved before it is evaluated, so its score is in metrics.jsonl alone."""
+    log = metrics_log.MetricsLog(tmp_path)
+    with Checkpoints(str(tmp_path / "checkpoints")) as saved:
+        assert checkpoints._best(tmp_path, saved) is None
+        for step, metrics in ((1, {"mIoU": 0.5}), (2, None)):
+            saved.save(step, random_state(step), {}, metrics)
+        log.write(1, "eval", {"mIoU": 0.5})
+        log.write(2, "train", {"loss": 1.0})
+        assert checkpoints._best(tmp_path, saved) == 1
+        log.write(2, "eval", {"mIoU": 0.75})
+        log.write(3, "eval", {"mIoU": 0.9})  # of which there is no checkpoint
+        assert checkpoints._best(tmp_path, saved) == 2
+
+
+def test_a_full_disk_is_said_in_a_line(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device\n[…]")
+
+    message = (
+        "^a checkpoint cannot be written to .*/checkpoints: the disk is full; when that is mended, the same command"
+    )
+    with pytest.raises(UserError, match=message) as error:
+        with Checkpoints(str(tmp_path / "checkpoints")) as saved:
+            saved.save(1, random_state(1), {})
+            monkeypatch.setattr(saved._manager, "save", fail)
+            saved.save(2, random_state(2), {})
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=message), Checkpoints(str(tmp_path / "checkpoints")) as saved:
+        assert saved.latest_step() == 1
+        monkeypatch.setattr(saved._manager, "wait_until_finished", fail)

@@ -1,0 +1,147 @@
+"""A run's data are part of the run: others are refused, the same elsewhere are not, and the run says what it needs to know of them."""
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ctxseg.commands import command_line
+from ctxseg.errors import UserError
+from tests.commands.test_main import call, parse
+
+FCN = "--config=configs/fcn.py:folder"
+
+
+def write(root, seed):
+    """Six images of 32×32, of two classes."""
+    rng = np.random.default_rng(seed)
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    for i in range(6):
+        label = np.kron(rng.integers(0, 2, (2, 2)), np.ones((16, 16))).astype(np.uint8)
+        Image.fromarray(np.repeat(label[..., None] * 90, 3, 2)).save(root / f"images/{i}.png")
+        Image.fromarray(label).save(root / f"labels/{i}.png")
+    (root / "classes.txt").write_text("ground 10 20 30\nroof 40 50 60\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, compiled):
+    """A folder with own data in `mine` and `other`, and a run on `mine` in `run`; and settings."""
+    place = tmp_path_factory.mktemp("place")
+    write(place / "mine", 0)
+    write(place / "other", 1)
+    settings = [
+        f"--config.data.data_dir={place}/prepared", "--config.data.crop=32,32", "--config.data.threads=0",
+        "--config.model.backbone.width=4", "--config.train.steps=1", "--config.train.batch_size=1", "--config.eval.batch_size=2",
+    ]  # fmt: skip
+    call(FCN, *settings, f"--config.data.manual_dir={place}/mine", f"--workdir={place}/run")
+    return place, settings
+
+
+@pytest.fixture
+def run(place, tmp_path):
+    """A copy of the run, to be changed."""
+    return shutil.copytree(place[0] / "run", tmp_path / "run")
+
+
+def test_two_data_sets_are_two_runs(place):
+    folders = [
+        parse(FCN, *place[1], f"--config.data.manual_dir={place[0]}/{name}").workdir for name in ("mine", "other/")
+    ]
+    assert folders == ["runs/fcn-mine", "runs/fcn-other"]
+    assert parse(FCN, *place[1]).workdir == "runs/fcn-mine"  # what is prepared
+
+
+def test_folders_of_one_name_are_two_runs(place, tmp_path, monkeypatch):
+    """By the README's command, and each is continued by its own; also where the first was moved."""
+    (place, settings), config = place, f"--config={os.path.abspath('configs/fcn.py')}:folder"
+    monkeypatch.chdir(tmp_path)
+    for name, data in (("a", "mine"), ("b", "other")):
+        shutil.copytree(place / data, tmp_path / name / "data")
+
+    def command(name):
+        return [config, *settings, f"--config.data.manual_dir={name}/data"]
+
+    scores = [call(*command(name)).splitlines()[-1] for name in ("a", "b")]
+    assert sorted(os.listdir("runs")) == ["fcn-b-data", "fcn-data"]
+    assert [call(*command(name)).splitlines()[-1] for name in ("a", "b")] == scores
+    assert sorted(os.listdir("runs")) == ["fcn-b-data", "fcn-data"]
+
+    os.rename("a", "c")
+    shutil.copytree(place / "mine", tmp_path / "d" / "data")
+    (tmp_path / "d/data/images/5.png").unlink()
+    (tmp_path / "d/data/labels/5.png").unlink()
+    workdirs = {name: parse(*command(name)).workdir for name in "bcd"}
+    assert workdirs == {"b": "runs/fcn-b-data", "c": "runs/fcn-data", "d": "runs/fcn-d-data"}
+    shutil.rmtree("runs/fcn-data")
+    assert parse(*command("b")).workdir == "runs/fcn-b-data"
+    os.makedirs("runs/table-data/0-first-0")  # a sweep's
+    shutil.copy("runs/fcn-b-data/config.json", "runs/table-data/0-first-0")
+    of_table = [command_line.default_workdir("table", "folder", f"{name}/data", f"{place}/prepared") for name in "bc"]
+    assert of_table == ["runs/table-data", "runs/table-c-data"]
+
+
+def test_a_run_says_what_its_data_are(place):
+    config, results = (json.loads((place[0] / "run" / name).read_text()) for name in ("config.json", "results.json"))
+    dataset = config["dataset"]
+    assert (dataset["name"], dataset["folder"]) == ("folder", f"{place[0]}/mine") and len(dataset["fingerprint"]) == 12
+    assert dataset["class_names"] == ["ground", "roof"] and dataset["palette"] == [[10, 20, 30], [40, 50, 60]]
+    assert results["dataset"] == {key: dataset[key] for key in ("name", "folder", "fingerprint")}
+
+
+def test_other_data_are_refused_and_moved_ones_are_not(place, run, tmp_path):
+    (place, settings), scores = place, call("--mode=evaluate", f"--workdir={run}").splitlines()[-1]
+    moved = shutil.copytree(place / "mine", tmp_path / "moved")
+    for mode in ("train", "evaluate"):
+        command = [FCN, *settings, f"--mode={mode}", f"--workdir={run}"]
+        assert call(*command, f"--config.data.manual_dir={moved}").splitlines()[-1] == scores
+        with pytest.raises(UserError) as error:
+            call(*command, f"--config.data.manual_dir={place}/other")
+        remedy = "choose another --workdir" if mode == "train" else "--config.eval.data=folder evaluates on it, if .*"
+        told = (
+            rf"{run} was trained on folder in \S*/mine \(\w+\), and this is folder in {place}/other \(\w+\): {remedy}"
+        )
+        assert re.fullmatch(told, str(error.value).replace(str(moved), "/mine"))
+    evaluation = [f"--workdir={run}", "--mode=evaluate", f"--config.data.manual_dir={place}/other"]
+    said = call(*evaluation, "--config.eval.data=folder").splitlines()
+    assert re.fullmatch(
+        rf"{run}: trained on folder in .* \(\w+\), evaluated on folder in {place}/other \(\w+\)", said[0]
+    )
+    assert json.loads((run / "results.json").read_text())["dataset"]["folder"] == f"{place}/other"
+    label = np.asarray(Image.open(moved / "labels/0.png")).copy()
+    label[0, 0] ^= 1
+    Image.fromarray(label).save(moved / "labels/0.png")
+    with pytest.raises(UserError, match=rf"this is folder in {moved} \(\w+\), which has changed since: "):
+        call("--mode=evaluate", f"--workdir={run}", f"--config.data.manual_dir={moved}")
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_run_is_enough(older, place, run, tmp_path):
+    """To predict, export and report, also one that says what its classes are in results.json alone; nothing is prepared, or looked for."""
+    config = json.loads((run / "config.json").read_text())
+    config["data"] |= {"data_dir": f"{tmp_path}/nowhere", "manual_dir": "/nowhere"}
+    if older:
+        config.pop("dataset")
+    (run / "config.json").write_text(json.dumps(config))
+    call(f"--workdir={run}", "--mode=predict", f"--input={place[0]}/mine/images/0.png")
+    assert Image.open(run / "predictions/0.png").getpalette()[:6] == [10, 20, 30, 40, 50, 60]
+    call(f"--workdir={run}", "--mode=export")
+    assert call(f"--workdir={run}", "--mode=report") == f"{run}/report.html\n"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_of_before_continues_with_a_line(place, run, capsys):
+    config = json.loads((run / "config.json").read_text())
+    dataset = config.pop("dataset")
+    (run / "config.json").write_text(json.dumps(config))
+    call("--mode=train", f"--workdir={run}")
+    assert f"note: {run} does not say what data it was trained on, " in capsys.readouterr().err
+    assert json.loads((run / "config.json").read_text())["dataset"] == dataset
+    (run / "config.json").write_text(json.dumps(config | {"dataset": {"name": 3}}))
+    with pytest.raises(UserError, match="config.json is damaged: dataset does not say what data the run is of"):
+        call("--mode=train", f"--workdir={run}")

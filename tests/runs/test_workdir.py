@@ -1,0 +1,219 @@
+import fcntl
+import json
+
+import pytest
+
+from configs import defaults, fcn
+from ctxseg.errors import UserError
+from ctxseg.runs import workdir
+from ctxseg.settings import fields
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "runs" / "a"
+    workdir.check(folder, fcn.get_config())
+    workdir.claim(folder, fcn.get_config())
+    return folder
+
+
+def changed(**changes):
+    config = fcn.get_config()
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def test_the_config_is_kept_resolved(run):
+    config = fcn.get_config()
+    saved = json.loads((run / "config.json").read_text())
+    assert fields.flatten_as_json(saved) == fields.flatten_as_json(config)
+    assert saved["data"]["crop"] == [128, 128] and saved["model"]["backbone"]["width"] is None
+    assert fields.flatten_as_json({"a": {"b": (1, 2), "c": {"d": None}}}) == {"a.b": [1, 2], "a.c.d": None}
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_what_changes_nothing_learned_may_change(run):
+    free = changed(
+        train__log_every=1, train__checkpoint_every=7, train__keep=9, eval__batch_size=3, eval__split="test",
+        data__data_dir="elsewhere", data__threads=0, data__manual_dir="there",
+    )  # fmt: skip
+    workdir.check(run, free)
+    workdir.claim(run, free)
+    assert json.loads((run / "config.json").read_text())["train"]["keep"] == 9
+
+
+def test_another_config_is_refused_by_its_fields(run):
+    before = (run / "config.json").read_text()
+    with pytest.raises(UserError) as one:
+        workdir.check(run, changed(seed=3))
+    assert str(one.value) == (
+        f"{run} holds the run of another config: config.seed is 3 here and 0 there; choose another --workdir"
+    )
+    changes = {
+        "seed": 3,
+        "train__steps": 7,
+        "model__backbone__width": 9,
+        "optimizer__momentum": 0.5,
+        "data__flip": False,
+    }
+    message = "config.data.flip is False here and True there; config.model.backbone.width is 9 here and None there; "
+    with pytest.raises(UserError, match=rf"{message}config.optimizer.momentum is .* \(and 2 more\); choose another"):
+        workdir.check(run, changed(**changes))
+    assert (run / "config.json").read_text() == before
+
+
+def test_a_field_that_went_is_named_and_one_that_came_is_not(run):
+    saved = json.loads((run / "config.json").read_text())
+    del saved["seed"]
+    saved["model"]["depth"] = 3
+    (run / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="config: config.model.depth is None here and 3 there; choose"):
+        workdir.check(run, fcn.get_config())
+
+
+def test_a_field_younger_than_the_run_counts_as_its_default(run):
+    saved = json.loads((run / "config.json").read_text())
+    for section, field in (("data", "padding"), ("model", "auxiliary"), ("train", "split"), ("eval", "flip")):
+        del saved[section][field]
+    for field in ("width", "layout"):
+        del saved["model"]["backbone"][field]
+    del saved["model"]["context"]["bring"]
+    (run / "config.json").write_text(json.dumps(saved))
+    same = {
+        "model__backbone__width": 24,  # what None is there
+        "eval__flip": True,  # free
+        "model__context__bring": "average",  # read by nothing here
+        "model__backbone__layout": "hrenet",
+    }
+    workdir.check(run, fcn.get_config())
+    workdir.check(run, changed(**same))
+    others = {
+        "config.data.padding is reflect here and ignore there": {"data__padding": "reflect"},
+        "config.model.auxiliary.levels is ['res4'] here and [] there": {"model__auxiliary__levels": ("res4",)},
+        "config.model.backbone.width is 8 here and 24 there": {"model__backbone__width": 8},
+        "config.train.split is train+val here and train there": {"train__split": "train+val"},
+    }
+    for message, changes in others.items():
+        with pytest.raises(UserError) as error:
+            workdir.check(run, changed(**changes))
+        assert str(error.value) == f"{run} holds the run of another config: {message}; choose another --workdir"
+    saved["model"]["context"]["name"] = "gone"  # a context that there was
+    (run / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="config.model.context.name is none here and gone there; choose"):
+        workdir.check(run, fcn.get_config())
+
+
+def test_a_run_from_before_rates_by_name_goes_on_if_it_had_one_rate(run):
+    """Its `new_layer_factor` was the rate of everything but the backbone."""
+    saved = json.loads((run / "config.json").read_text())
+    del saved["optimizer"]["rates"]
+    for factor in (1.0, 10.0):
+        saved["optimizer"]["new_layer_factor"] = factor
+        (run / "config.json").write_text(json.dumps(saved))
+        assert workdir.read_config(run, defaults.get_config()) == fcn.get_config()  # which is enough to evaluate it
+        if factor == 1:
+            workdir.check(run, fcn.get_config())
+            continue
+        with pytest.raises(
+            UserError, match="config.json has config.optimizer.new_layer_factor=10.0, .*optimizer.rates"
+        ):
+            workdir.check(run, fcn.get_config())
+    del saved["optimizer"]
+    (run / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="config.optimizer.learning_rate is 0.2 here and 0.01 there; "):
+        workdir.check(run, fcn.get_config())  # what it does not say is the default
+
+
+@pytest.mark.parametrize("stride, refused", [(32, False), (8, True)])
+def test_a_dilated_resnet18_from_before_is_refused(run, stride, refused):
+    """Its weights fit, but the second convolutions of dilated stages had another dilation."""
+    saved = json.loads((run / "config.json").read_text())
+    saved["model"]["backbone"] |= {"name": "resnet18", "output_stride": stride}
+    for auxiliary in (saved["model"]["auxiliary"], None):
+        saved["model"].pop("auxiliary", None)
+        saved["model"] |= {"auxiliary": auxiliary} if auxiliary else {}
+        (run / "config.json").write_text(json.dumps(saved))
+        if refused and not auxiliary:
+            with pytest.raises(UserError, match="output_stride=8.*train it anew"):
+                workdir.read_config(run, fcn.get_config())
+        else:
+            assert workdir.read_config(run, fcn.get_config()).model.backbone.output_stride == stride
+
+
+@pytest.mark.parametrize("kernel", [None, 1, 3])
+def test_a_vgg16_from_before_its_layouts_is_what_it_was(run, kernel):
+    """Poolings of 2×2, and a 1×1 conv7 unless the run says 3."""
+    saved = json.loads((run / "config.json").read_text())
+    saved["model"]["backbone"] |= {"name": "vgg16", "conv7_kernel": kernel}
+    del saved["model"]["backbone"]["layout"]
+    (run / "config.json").write_text(json.dumps(saved))
+    config = workdir.read_config(run, fcn.get_config())
+    assert (config.model.backbone.layout, config.model.backbone.conv7_kernel) == ("hrenet", kernel or 1)
+    workdir.check(run, config)
+    with pytest.raises(UserError, match="layout is largefov here and hrenet there"):
+        workdir.check(run, changed(model__backbone__name="vgg16", model__backbone__layout="largefov"))
+
+
+@pytest.mark.parametrize("size", [[], [512, 512]])
+def test_a_run_older_than_base_sizes_is_tested_as_before(run, size):
+    saved = json.loads((run / "config.json").read_text())
+    del saved["data"]["base_size"], saved["data"]["rotate_share"]
+    saved["eval"]["size"] = size
+    (run / "config.json").write_text(json.dumps(saved))
+    config = workdir.read_config(run, defaults.get_config())
+    assert (config.data.base_size, config.data.rotate_share, config.eval.size) == ((), 1.0, tuple(size))
+    workdir.check(run, config)
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "null", "\x00\xff"])
+def test_a_damaged_config_is_named(run, text):
+    (run / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        workdir.check(run, fcn.get_config())
+    assert str(error.value).startswith(f"{run}/config.json is damaged (") and "\n" not in str(error.value)
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    config, file = fcn.get_config(), tmp_path / "file"
+    file.write_text("")
+    for folder in (file, file / "below"):
+        with pytest.raises(UserError, match=f"^--workdir={folder} cannot be used: "):
+            workdir.check(folder, config)
+        with pytest.raises(UserError, match=f"^--workdir={folder} cannot be used: "):
+            workdir.claim(folder, config)
+    with pytest.raises(UserError, match="file/config.json cannot be read: Not a directory"):
+        workdir.check_same(file / "config.json", config)
+    with pytest.raises(UserError, match="nowhere/config.json is missing: --workdir is not the folder of a run"):
+        workdir.check_same(tmp_path / "nowhere" / "config.json", config)
+
+
+def test_a_folder_is_held_by_one_process(tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "a"
+    with workdir.hold(str(folder), make=True):
+        with pytest.raises(UserError, match=f"^another process is at work in {folder}: wait for it, or choose"):
+            with workdir.hold(str(folder), make=True):
+                pass
+    assert not (tmp_path / "runs").exists(), "nothing was written"
+    with workdir.hold(str(folder), make=False):
+        assert not folder.exists()
+
+    with workdir.hold(str(folder), make=True):
+        (folder / "config.json").touch()
+    assert (folder / "config.json").exists()
+    with open(folder / ".lock", "w") as lock:  # as a sweep's, which the process of its run inherits
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setenv(workdir.LOCK, str(lock.fileno()))
+        with workdir.hold(str(folder), make=True):
+            pass
+        monkeypatch.delenv(workdir.LOCK)
+        with pytest.raises(UserError, match="^another process"), workdir.hold(str(folder), make=True):
+            pass
+    with workdir.hold(str(folder), make=True):
+        pass
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="^--workdir=.*/file/run cannot be used: Not a directory$"):
+        with workdir.hold(f"{tmp_path}/file/run", make=True):
+            pass

@@ -1,0 +1,197 @@
+"""Training: any number of devices gives the same state, and a killed run ends where an uninterrupted one does."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from configs import deeplabv3, fcn, pspnet
+from ctxseg import commands
+from ctxseg.errors import UserError
+from ctxseg.evaluation import evaluate
+from ctxseg.training import checks, loop
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(*args, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, *map(str, args)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
+    )
+
+
+def test_step_does_not_depend_on_the_number_of_devices(tmp_path):
+    counts = (1, 2, 4)
+    runs = [python("-m", "tests.step_on_devices", n, tmp_path / f"{n}.npz") for n in counts]
+    for run in runs:
+        output, _ = run.communicate(timeout=240)
+        assert run.returncode == 0, output
+    one, *others = (np.load(tmp_path / f"{n}.npz") for n in counts)
+    assert float(one["['metrics']['gradient_norm']"]) > 0.01
+    for other in others:
+        assert set(other) == set(one)
+        for name in one:
+            # Sums in another order round otherwise, by parts in a million of the largest that they add.
+            scale = max(np.abs(one[name].astype(np.float64)).max(initial=0), 0.1)
+            np.testing.assert_allclose(other[name], one[name], rtol=1e-4, atol=1e-5 * scale, err_msg=name)
+    truth, found = one["['label']"], one["['evaluation']['labels']"]
+    counts = truth != 255
+    expected = confusion_matrix(truth[counts], found[counts], labels=[0, 1, 2])
+    np.testing.assert_array_equal(one["['evaluation']['confusion']"], expected)
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory):
+    """A few images in CamVid's official layout."""
+    root = tmp_path_factory.mktemp("data") / "CamVid"
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 5, "val": 2}.items():
+        (root / split).mkdir(parents=True)
+        (root / f"{split}annot").mkdir()
+        lines = []
+        for i in range(count):
+            label = np.kron(rng.integers(0, 12, (3, 4)), np.ones((8, 8))).astype(np.uint8)
+            Image.fromarray(np.repeat(label[:, :, None] * 20, 3, 2)).save(root / split / f"{i}.png")
+            Image.fromarray(label).save(root / f"{split}annot" / f"{i}.png")
+            lines.append(f"/SegNet/CamVid/{split}/{i}.png /SegNet/CamVid/{split}annot/{i}.png\n")
+        (root / f"{split}.txt").write_text("".join(lines))
+    return root
+
+
+def command(camvid, workdir):
+    return [
+        "main.py", "--config=configs/fcn.py:camvid", f"--workdir={workdir}",
+        f"--config.data.manual_dir={camvid}", f"--config.data.data_dir={camvid.parent / 'prepared'}",
+        "--config.model.backbone.width=4", "--config.data.crop=(16, 24)", "--config.train.batch_size=2",
+        "--config.train.steps=120", "--config.train.checkpoint_every=20", "--config.train.log_every=10",
+        "--config.eval.batch_size=2",
+    ]  # fmt: skip
+
+
+def start(camvid, workdir):
+    """The same in a process of its own, which need not compile again what was compiled."""
+    settings = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    given = {name.upper(): str(getattr(jax.config, name)) for name in settings}
+    return python(*command(camvid, workdir), env=os.environ | given)
+
+
+@pytest.mark.parametrize("first, batches", [("random", 3), ("mean", None)])
+def test_memory_is_filled_before_the_first_step_and_never_again(camvid, tmp_path, monkeypatch, first, batches):
+    """Of at most one epoch: five images in batches of two; `mean` has no such pass."""
+    config = fcn.get_config("camvid")
+    config.data.update({"manual_dir": str(camvid), "data_dir": str(camvid.parent / "prepared"), "crop": (16, 24)})
+    config.train.batch_size = config.eval.batch_size = 2
+    config.model.backbone.width = 4
+    config.model.memory.update({"name": "mcibi", "channels": 4, "first": first})
+    calls = []
+
+    def fill(model, state, batches, count):
+        calls.append(count)
+        return state.replace(memory={"memory": {k: x + 1 for k, x in state.memory["memory"].items()}})
+
+    def play(config, folder, step, evaluation, state, start, batches, saved, log):
+        calls.append((start, float(state.memory["memory"]["bank"].max())))
+        if not start:
+            saved.save(1, state.replace(step=state.step + 1), batches.get_state(), None)
+        return state
+
+    monkeypatch.setattr(loop, "fill_memory", fill)
+    monkeypatch.setattr(loop, "_loop", play)
+    monkeypatch.setattr(evaluate, "finish", lambda *_: {})
+    for _ in range(2):
+        loop.train(config, str(tmp_path))
+    bank = 1.0 if batches else 0.0
+    assert calls == [batches] * bool(batches) + [(0, bank), (1, bank)]
+
+
+def network(module, batch_size, **context):
+    """What is wrong with a small network of a system for such a batch."""
+    config = module.get_config()
+    config.data.crop, config.train.batch_size = (32, 32), batch_size
+    config.model.backbone.width = 2
+    config.model.context.update({"channels": 2} | context)
+    try:
+        checks.check_network(config, ["a", "b"])
+    except UserError as error:
+        return str(error)
+
+
+def test_a_mean_of_one_image_is_not_normalised_by_its_batch():
+    found = network(pspnet, 1)
+    assert re.match(
+        "config.train.batch_size is 1, but context/pool1/norm .*: let it be 2 or more, or .*context.norm none$", found
+    )
+    assert "context/mean/norm normalises" in network(deeplabv3, 1)
+    assert (
+        network(pspnet, 2)
+        is network(pspnet, 1, norm="none")
+        is network(pspnet, 1, bins=(2,))
+        is network(fcn, 1)
+        is None
+    )
+
+
+def final_state(workdir):
+    with ocp.CheckpointManager(workdir / "checkpoints", item_names=("state", "data")) as manager:
+        restored = manager.restore(
+            120, args=ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore())
+        )
+    return restored["state"], restored["data"]
+
+
+def test_killed_and_restarted_is_bit_identical(camvid, compiled, tmp_path, capsys):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    commands.main(command(camvid, whole))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("mIoU 0.")
+
+    run = start(camvid, killed)
+    deadline = time.monotonic() + 240
+    while not (killed / "checkpoints" / "40").exists():
+        assert run.poll() is None and time.monotonic() < deadline, run.communicate()[0]
+        time.sleep(0.002)
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate()
+    assert not (killed / "results.json").exists()  # it had not finished
+
+    run = start(camvid, killed)
+    output, _ = run.communicate(timeout=240)
+    assert run.returncode == 0, output
+    assert "continuing from step" in output
+
+    (state, position), (expected, expected_position) = final_state(killed), final_state(whole)
+    assert position == expected_position
+    flat, flat_expected = (dict(_leaves(tree)) for tree in (state, expected))
+    assert flat.keys() == flat_expected.keys() and len(flat) > 20
+    for name in flat:
+        np.testing.assert_array_equal(flat[name], flat_expected[name], err_msg=name)
+
+    logs = [[json.loads(line) for line in (w / "metrics.jsonl").read_text().splitlines()] for w in (killed, whole)]
+    for entries in logs:
+        assert [e["step"] for e in entries if e["kind"] == "train"] == list(range(10, 121, 10))
+    assert [e["loss"] for e in logs[0] if e["kind"] == "train"] == [e["loss"] for e in logs[1] if e["kind"] == "train"]
+    results = [json.loads((w / "results.json").read_text()) for w in (killed, whole)]
+    assert results[0]["mIoU"] == results[1]["mIoU"]
+
+
+def _leaves(tree, prefix=""):
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(value, (dict, list, tuple)):
+            yield from _leaves(value, f"{prefix}/{key}")
+        elif value is not None:
+            yield f"{prefix}/{key}", np.asarray(value)

@@ -1,0 +1,142 @@
+import jax
+import numpy as np
+import optax
+import pytest
+
+from configs import defaults
+from ctxseg.errors import UserError
+from ctxseg.training import schedules
+
+
+def settings(**changes):
+    config = defaults.get_config().optimizer
+    config.update({"learning_rate": 0.2, **changes})
+    return config
+
+
+def rates(steps, **changes):
+    schedule = schedules.learning_rate(settings(**changes), steps)
+    return [float(schedule(step)) for step in range(steps)]
+
+
+def test_poly():
+    expected = [0.2 * (1 - t / 8) ** 0.9 for t in range(8)]
+    assert rates(8, schedule="poly", poly_power=0.9) == pytest.approx(expected)
+    assert float(schedules.learning_rate(settings(schedule="poly"), 8)(8)) == 0
+
+
+def test_step():
+    expected = [0.2] * 3 + [0.1] * 2 + [0.05] * 3
+    assert rates(8, schedule="step", step_boundaries=(3, 5), step_factor=0.5) == pytest.approx(expected)
+    assert rates(4, schedule="step", step_boundaries=()) == pytest.approx([0.2] * 4)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "poly"])
+def test_warmup_multiplies_the_schedule(schedule):
+    plain = rates(8, schedule=schedule)
+    expected = [rate * min(1, (t + 1) / 3) for t, rate in enumerate(plain)]
+    assert rates(8, schedule=schedule, warmup_steps=3) == pytest.approx(expected)
+    assert plain[0] == pytest.approx(0.2)
+
+
+def random_tree(rng):
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    return {
+        "backbone": {
+            "conv": {"kernel": normal(1, 1, 2, 3), "bias": normal(3)},
+            "norm": {"bn": {"scale": normal(3), "bias": normal(3)}},
+        },
+        "context": {"encode": {"kernel": normal(2, 2), "bias": normal(2)}},
+        "classifier": {"kernel": normal(3, 2), "bias": normal(2)},
+    }
+
+
+def flat(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(key.key for key in path): np.asarray(leaf, np.float64) for path, leaf in leaves}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rates": ("backbone=2", "backbone/norm=0.5", "classifier=10"), "weight_decay": 0.1},
+        {"nesterov": True, "weight_decay": 0.1, "warmup_steps": 2},
+        {"clip_norm": 0.5, "rates": ("context=0",), "weight_decay": 0.1, "schedule": "constant"},
+        {"momentum": 0.0, "weight_decay": 0.0},
+    ],
+    ids=["rates", "nesterov", "clip", "plain"],
+)
+def test_three_updates_against_numpy(changes):
+    config, steps, rng = settings(**changes), 3, np.random.default_rng(0)
+    params, gradients = random_tree(rng), [random_tree(rng) for _ in range(steps)]
+    w = flat(params)
+    velocity = {name: np.zeros_like(value) for name, value in w.items()}
+    rate = rates(steps, **changes)
+    factors = {  # by the longest name, whatever their order
+        ("backbone=2", "backbone/norm=0.5", "classifier=10"): {
+            "backbone/conv": 2,
+            "backbone/norm": 0.5,
+            "classifier": 10,
+        },
+        ("context=0",): {"context": 0},
+    }.get(config.rates, {})
+    for t in range(steps):
+        gradient = flat(gradients[t])
+        norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+        shrink = min(1, config.clip_norm / norm) if config.clip_norm else 1
+        for name in w:
+            g = shrink * gradient[name] + (config.weight_decay * w[name] if name.endswith("kernel") else 0)
+            velocity[name] = config.momentum * velocity[name] + g
+            update = g + config.momentum * velocity[name] if config.nesterov else velocity[name]
+            factor = next((f for beginning, f in factors.items() if name.startswith(beginning)), 1)
+            w[name] = w[name] - rate[t] * factor * update
+
+    optimizer = schedules.create_optimizer(config, steps)
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    result = flat(params)
+    assert result.keys() == w.keys()
+    for name in w:
+        np.testing.assert_allclose(result[name], w[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"schedule": "cosine"}, "optimizer.schedule is 'cosine', but it can be poly, step, constant"),
+        ({"learning_rate": -0.1}, "optimizer.learning_rate is -0.1, but must be 0 or more"),
+        ({"learning_rate": float("nan")}, "optimizer.learning_rate is nan, but"),
+        ({"clip_norm": float("inf")}, "optimizer.clip_norm is inf, but"),
+        ({"momentum": 1.0}, "optimizer.momentum is 1.0, but must be 0 or more, and less than 1"),
+        ({"weight_decay": -1.0}, "optimizer.weight_decay is -1.0, but must be 0 or more"),
+        ({"warmup_steps": -1}, "optimizer.warmup_steps is -1, but must be 0 or more"),
+        ({"rates": ("backbone",)}, "optimizer.rates has 'backbone', but an entry must be NAME=FACTOR"),
+        ({"rates": ("backbone=-1",)}, "optimizer.rates has 'backbone=-1', but an entry must be .* 0 or more"),
+        ({"rates": ("a=1", "a=2")}, "optimizer.rates has 'a' twice"),
+        ({"step_boundaries": (5, 3)}, r"optimizer.step_boundaries is \(5, 3\), but must be steps, the earliest first"),
+        ({"step_boundaries": ("a",)}, r"optimizer.step_boundaries is \('a',\), but must be steps"),
+    ],
+)
+def test_bad_values_are_named(changes, message):
+    with pytest.raises(UserError, match=f"^config.{message}"):
+        schedules.create_optimizer(settings(**changes), 10)
+
+
+def test_a_rate_of_no_parameter_is_named():
+    params = random_tree(np.random.default_rng(0))
+    optimizer = schedules.create_optimizer(settings(rates=("classifier=2", "backbone/covn=3")), 10)
+    with pytest.raises(UserError, match="^config.optimizer.rates has 'backbone/covn', but there is backbone/conv, "):
+        optimizer.init(params)
+
+
+def test_checkpoints_of_older_runs_have_the_same_state():
+    """Orbax restores into a tree of the same names: the rates' stage keeps those of the scaling that was in its place."""
+    params = random_tree(np.random.default_rng(0))
+    before = optax.masked(optax.scale(1.0), jax.tree.map(lambda _: False, params)).init(params)
+    for rates in ((), ("classifier=10",)):
+        state = schedules.create_optimizer(settings(rates=rates), 10).init(params)
+        assert len(state) == 4 and state[2] == before
