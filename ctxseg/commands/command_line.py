@@ -7,7 +7,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import defaults
+from configs import datasets, defaults
 from ctxseg.errors import UserError, one_line
 from ctxseg.settings import config_file
 from ctxseg.settings.overrides import (
@@ -168,6 +168,10 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
 
 def _check_mode(values):
     """UserError for a flag that is given to a mode which does not read it."""
+    if values.mode in ("prepare", "show") and values["workdir"].present and values["config"].present:
+        raise UserError(
+            f"--workdir is not read by --mode={values.mode} where --config is given: the config of the run in --workdir, or --config"
+        )
     for name, modes in READ_BY.items():
         if values[name].present and values.mode not in modes:
             readers = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
@@ -194,11 +198,13 @@ def default_workdir(what: str, name: str, folder: str | None, data_dir: str, own
         return f"runs/{what}-{name}"
     parts = os.path.abspath(os.path.expanduser(folder)).replace(",", "_").split(os.sep)[1:]
     names = [f"runs/{what}-{'-'.join(parts[-n:])}" for n in range(1, len(parts) + 1)]
+    # runs/SYSTEM-scenes is of the data set scenes, unless an older run of a folder of that name is there.
+    first = 1 if parts[-1] in datasets.PROTOCOLS and len(names) > 1 else 0
     if not any(map(os.path.exists, names)):
-        return names[0]
+        return names[first]
     from ctxseg.runs import provenance  # here, as it takes seconds
 
-    return provenance.choose(names, name, folder, data_dir)
+    return provenance.choose(names, name, folder, data_dir, first)
 
 
 class Sweep(NamedTuple):

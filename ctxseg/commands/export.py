@@ -2,8 +2,10 @@
 
 from ctxseg.commands.command_line import parse_checkpoint
 from ctxseg.inference import export
+from ctxseg.training import checks
 
 
 def run(values) -> None:
+    checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
     checkpoint = parse_checkpoint(values.checkpoint)[1]
     print(export.export(values.config, values.workdir, values.output, values.overwrite, checkpoint))

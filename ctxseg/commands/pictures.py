@@ -6,10 +6,12 @@ from configs import defaults
 from ctxseg.commands.command_line import folders_of
 from ctxseg.errors import UserError
 from ctxseg.runs import workdir
+from ctxseg.training import checks
 from ctxseg.views import pictures
 
 
 def run(values) -> None:
+    checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
     folders = folders_of(values)
     runs = {folder: workdir.read_config(folder, defaults.get_config()) for folder in folders}
     if len(folders) == 1:

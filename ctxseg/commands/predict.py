@@ -2,9 +2,11 @@
 
 from ctxseg.commands.command_line import parse_checkpoint
 from ctxseg.inference import predict
+from ctxseg.training import checks
 
 
 def run(values) -> int:
+    checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
     failed = predict.predict(
         values.config,
         values.workdir,

@@ -16,7 +16,7 @@ def run(values) -> None:
 def show(config) -> None:
     """Prints every field that is read, with the value that takes effect, and the model's parts with their parameters.
 
-    Prepares no data and trains nothing.
+    Trains nothing. It prepares own data, whose classes nothing else says, and no others.
 
     Raises:
         UserError: what a training would refuse at its start, but for what it takes the data to know.
@@ -26,10 +26,14 @@ def show(config) -> None:
     if config.train.batch_size == 1:
         checks.check_network(config, class_names)
     model = create_model(config.model, len(class_names))
-    for name, value in reading.effective(config).items():
-        print(f"config.{name} = {value}")
     images, regions = jnp.zeros((1, *config.data.crop, 3), jnp.uint8), jnp.zeros((1, *config.data.crop), jnp.int32)
     output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images, regions), jax.random.PRNGKey(0))
+    values = reading.effective(config)
+    if values.get("model.context.levels") == [] and config.model.connections.name == "none":
+        maps = [name for name in output.features if name != "context"]
+        values["model.context.levels"] = maps[-reading.maps_read(config) :]
+    for name, value in values.items():
+        print(f"config.{name} = {value}")
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     jax.eval_shape(optimizer.init, variables["params"])  # for its checks of parameters' names
     print()

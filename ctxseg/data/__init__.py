@@ -41,7 +41,7 @@ DATASETS = {
 }
 
 
-def load(name: str, data_dir, manual_dir=None, download: bool = False):
+def load(name: str, data_dir, manual_dir=None, download: bool = False, field: str = "data.name"):
     """The prepared data set `name`, built first if need be.
 
     Args:
@@ -49,6 +49,7 @@ def load(name: str, data_dir, manual_dir=None, download: bool = False):
         data_dir: where prepared data sets are kept; `~` is expanded.
         manual_dir: the data set as its makers ship it. May be None for one that is generated, or prepared from one folder.
         download: where it is None and nothing is built, download the data set, if that can be done.
+        field: of the config, that gives the name.
 
     Returns:
         A `tfds.core.GeneratorBasedBuilder` to read from: see `builders.records` for its features and metadata.
@@ -57,7 +58,7 @@ def load(name: str, data_dir, manual_dir=None, download: bool = False):
         UserError: unknown name, a `manual_dir` that is missing or faulty, or a `data_dir` that cannot be written.
     """
     if name not in DATASETS:
-        raise UserError(f"config.data.name is {name!r}: there is {', '.join(DATASETS)}")
+        raise UserError(f"config.{field} is {name!r}: there is {', '.join(DATASETS)}")
     return store.prepare(DATASETS[name], data_dir, manual_dir, download)
 
 

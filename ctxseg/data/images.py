@@ -22,6 +22,12 @@ from PIL import Image, ImageCms
 
 LARGEST = 250_000_000  # pixels of an image that is read at all
 ORIENTATION = 0x0112  # its EXIF tag
+# Of the files that a folder is searched for.
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tga", ".tif", ".tiff", ".webp"),
+)
+INVERSE = {6: 8, 8: 6}  # what undoes an orientation; the others undo themselves
 _opening = threading.Lock()
 
 
@@ -36,6 +42,9 @@ def open_image(file) -> Image.Image:
             image = Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = before
+    if image.format == "TIFF":
+        # Of a named file Pillow maps the pixels of an uncompressed TIFF, by the size that it has when it is turned, and mixes them up.
+        image.filename = ""
     width, height = image.size
     if width * height > LARGEST:
         image.close()
@@ -49,7 +58,7 @@ def read(file, max_pixels: int | None = None, turn: bool = True) -> tuple[np.nda
     Args:
         file: a path or a binary file.
         max_pixels: more are averaged down to that; None: never.
-        turn: whether EXIF orientation is applied. TIFF is always upright.
+        turn: whether EXIF orientation is applied.
 
     Returns:
         uint8 `[h,w,3]`, and the file's own height and width, turned likewise.
@@ -63,28 +72,39 @@ def read(file, max_pixels: int | None = None, turn: bool = True) -> tuple[np.nda
         target = (max(round(width / factor), 1), max(round(height / factor), 1))
         if image.format in ("JPEG", "MPO") and factor > 1:
             image.draft("RGB", target)  # decodes no more than it has to
-        if image.format == "PNG":
-            image.load()  # its EXIF may be behind its pixels
-        number = orientation(image) if turn else 1
+        number = orientation(image)
         # Smaller before anything else, so that there is one large copy at the most.
         if image.size != target and image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
             rgb = _rgb(image.resize(target, Image.Resampling.BOX))
         else:
             rgb = _rgb(image)
             rgb = rgb if rgb.size == target else rgb.resize(target, Image.Resampling.BOX)
-    size = (width, height) if number > 4 else (height, width)
-    return np.ascontiguousarray(upright(np.asarray(rgb), number)), size
+        turned = image.format == "TIFF"  # by Pillow, its size too
+    size = (height, width)
+    pixels = np.asarray(rgb)
+    if turn != turned:
+        pixels = upright(pixels, number if turn else INVERSE.get(number, number))
+        size = (width, height) if number > 4 else size
+    return np.ascontiguousarray(pixels), size
 
 
 def orientation(image: Image.Image) -> int:
-    """How an image is to be turned to be upright, 1 to 8 as EXIF has it, by what is loaded of it. Of a TIFF 1: Pillow turns it itself."""
-    if image.format == "TIFF":
-        return 1
+    """How what is stored is to be turned to be upright, 1 to 8 as EXIF has it. A TIFF is asked before it is loaded, for that turns it."""
     try:
+        if image.format == "PNG":
+            image.load()  # its EXIF may be behind its pixels
         found = Image.Image.getexif(image).get(ORIENTATION)  # a PNG's own method decodes it all
     except Exception:  # damaged EXIF makes Pillow raise all sorts
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def as_stored(image: Image.Image) -> np.ndarray:
+    """The pixels of an image that is not loaded yet, as the file stores them, whatever its orientation."""
+    if image.format != "TIFF":
+        return np.asarray(image)
+    number = orientation(image)
+    return np.ascontiguousarray(upright(np.asarray(image), INVERSE.get(number, number)))
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:

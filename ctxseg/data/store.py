@@ -80,14 +80,25 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
             return builder
         folder = Path(builder.data_dir).parent
         folder.mkdir(parents=True, exist_ok=True)
-        with lock(folder):
-            if not _prepared(builder):  # which another process may have done meanwhile
-                _build(builder_cls, folder, Path(builder.data_dir), manual_dir)
+        try:
+            with lock(folder):
+                if not _prepared(builder):  # which another process may have done meanwhile
+                    _build(builder_cls, folder, Path(builder.data_dir), manual_dir)
+        finally:
+            _remove_empty(folder)
     except OSError as error:
         raise UserError(
             f"cannot prepare {builder_cls.name} in config.data.data_dir={data_dir}: {reason(error)}"
         ) from error
     return _builder(builder_cls, data_dir, fingerprint)
+
+
+def _remove_empty(folder):
+    """Removes the folder of a build that came to nothing. Another process that waits for its lock makes it again."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
 
 
 def fingerprint_of(builder_cls, data_dir, manual_dir) -> str:

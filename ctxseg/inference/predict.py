@@ -22,18 +22,6 @@ from ctxseg.inference.protocol import superpixel_views
 from ctxseg.progress import Progress
 from ctxseg.runs import checkpoints, provenance, workdir
 
-SUFFIXES = (
-    ".bmp",
-    ".gif",
-    ".jpeg",
-    ".jpg",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)  # of what a folder is searched for
-
 
 def predict(
     config, folder: str, where: str, output: str | None = None, overwrite=False, probabilities=False, checkpoint=None
@@ -63,8 +51,8 @@ def predict(
         UserError: no images, no such checkpoint, `config` is not the run's, or `output` cannot be written.
     """
     workdir.check_same(os.path.join(folder, "config.json"), config)
-    if config.eval.max_pixels < 1:
-        raise UserError(f"config.eval.max_pixels is {config.eval.max_pixels}, but must be at least 1")
+    if isinstance(checkpoint, int) and not os.path.isdir(os.path.join(folder, "checkpoints", str(checkpoint))):
+        raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint of step {checkpoint}")
     output = Path(output or os.path.join(folder, "predictions"))
     jobs = _jobs(find(where, output), output)
     endings = [".png", "_overlay.jpg", *["_probabilities.npz"] * probabilities]
@@ -131,9 +119,12 @@ def find(where: str, output: Path) -> list[tuple[Path, Path]]:
                 f"--output={output} is the folder of --input: results would be taken for images; choose another"
             )
         root, results = path, Path(os.path.realpath(output))
-        found = (p for p in _below(path, where) if p.suffix.lower() in SUFFIXES and p.is_file())
-        paths = [p for p in found if results not in Path(os.path.realpath(p)).parents]
-        what = f"no image ({', '.join(SUFFIXES)}) in the folder"
+        below = [p for p in _below(path, where) if results not in Path(os.path.realpath(p)).parents]
+        paths = [p for p in below if p.suffix.lower() in images.SUFFIXES and p.is_file()]
+        if others := sorted(set(below) - set(paths)):
+            more = f" and {len(others) - 1} more are" if len(others) > 1 else " is"
+            print(f"{others[0]}{more} no image by name: passed over", file=sys.stderr)
+        what = f"no image ({', '.join(images.SUFFIXES)}) in the folder"
     elif path.is_file():
         root, paths, what = path.parent, [path], ""
     else:

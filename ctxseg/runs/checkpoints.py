@@ -13,7 +13,7 @@ from orbax.checkpoint import checkpoint_managers
 from ctxseg import files
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from ctxseg.runs import metrics_log, provenance
+from ctxseg.runs import metrics_log, provenance, record
 from ctxseg.training import schedules
 from ctxseg.training.state import create_state
 
@@ -147,6 +147,8 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     """
     model = create_model(config.model, len(provenance.metadata(config, folder)["class_names"]))
     optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    if not os.path.isdir(os.path.join(folder, "checkpoints")):  # which Orbax would make
+        raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint: train first (--mode=train)")
     # Shapes are all that restoring reads, so no initial weights are computed.
     shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))
     with Checkpoints(os.path.join(folder, "checkpoints")) as saved:
@@ -163,6 +165,10 @@ def _best(folder, saved):
     steps = saved.all_steps()
     entries = [e for e in metrics_log.read_metrics(folder) if e["kind"] == "eval" and e["step"] in steps]
     scores = {entry["step"]: entry.get("mIoU") or 0.0 for entry in entries}
+    # Evaluated by --mode=evaluate, of which the log does not tell.
+    results = record.read(Path(folder))
+    if not scores and results.get("step") in steps:
+        return results["step"]
     return max(scores, key=scores.get) if scores else saved.best_step()
 
 

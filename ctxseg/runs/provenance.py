@@ -63,8 +63,8 @@ def check(folder: str, here: dict, remedy: str) -> None:
         raise UserError(f"{folder} was trained on {words(there)}, and this is {differ}: {remedy}")
 
 
-def choose(names: Sequence[str], dataset: str, folder: str, data_dir: str) -> str:
-    """Which of several work directories is that of own data: the one that has a run of them, or else the first that has none at all.
+def choose(names: Sequence[str], dataset: str, folder: str, data_dir: str, first: int = 0) -> str:
+    """Which of several work directories is that of own data: the one that has a run of them, or else the first that has none of other data.
 
     A run is of `folder` if it says so, or if the folder that it says is no more and these are the same data, which have been moved.
 
@@ -73,32 +73,35 @@ def choose(names: Sequence[str], dataset: str, folder: str, data_dir: str) -> st
         dataset: a key of `data.DATASETS`.
         folder: of the data.
         data_dir: where prepared data sets are kept.
+        first: of `names`, which a new run may have; those before it are of other data.
 
     Raises:
         UserError: a run's config.json is damaged, or the data cannot be read.
     """
     folder, runs = os.path.realpath(os.path.expanduser(folder)), {name: _origin(name) for name in names}
-    for name, (place, _) in runs.items():
+    for name, (place, *_) in runs.items():
         if place and os.path.realpath(place) == folder:
             return name
-    moved = {name: mark for name, (place, mark) in runs.items() if place and mark and not os.path.isdir(place)}
+    moved = {name: mark for name, (place, mark, _) in runs.items() if place and mark and not os.path.isdir(place)}
     if moved and os.path.isdir(folder):
         here = store.fingerprint_of(data.DATASETS[dataset], data_dir, folder)
         for name, mark in moved.items():
             if mark == here:
                 return name
-    return next((name for name, (place, _) in runs.items() if not place), names[-1])
+    return next((name for name in names[first:] if not runs[name][0] and runs[name][2] in (None, dataset)), names[-1])
 
 
 def _origin(name):
-    """The folder and the fingerprint of the data of a run, or of the runs below it, as far as they say."""
+    """The folder, fingerprint and name of the data of a run, or of the runs below it, as far as they say."""
+    of = None
     for path in [Path(name, "config.json"), *sorted(Path(name).glob("*/config.json"))]:
         if path.exists():
             found = workdir.read_dataset(str(path.parent)) or {}
-            place = found.get("folder") or workdir.read_config(str(path.parent), defaults.get_config()).data.manual_dir
+            config = workdir.read_config(str(path.parent), defaults.get_config()).data
+            place, of = found.get("folder") or config.manual_dir, config.name
             if place:
-                return os.path.expanduser(place), found.get("fingerprint")
-    return None, None
+                return os.path.expanduser(place), found.get("fingerprint"), of
+    return None, None, of
 
 
 def same(one: dict, other: dict) -> bool:

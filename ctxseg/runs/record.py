@@ -104,6 +104,15 @@ def are_classes(names: Sequence[str], palette: Sequence, groups: Mapping) -> boo
     return _are_names(names) and _is_palette(palette, names) and _are_groups(groups, names)
 
 
+def is_dataset(found) -> bool:
+    """Whether this says what data a run is of, as `provenance.describe` does: name, folder and fingerprint."""
+    return (
+        isinstance(found, dict)
+        and all(isinstance(found.get(key), str) for key in ("name", "fingerprint"))
+        and isinstance(found.get("folder", 0), str | None)
+    )
+
+
 def _rights(results):
     """{entry: whether it is what it should be, or missing}."""
     palette, matrix = results.get("palette", []), results.get("confusion", [])
@@ -116,6 +125,7 @@ def _rights(results):
     rights["seconds"] = is_number(results.get("seconds", 0), 0)
     rights["seconds_per_image"] = results.get("seconds_per_image") is None or is_number(results["seconds_per_image"], 0)
     rights["eval"] = isinstance(results.get("eval", {}), dict)
+    rights["dataset"] = results.get("dataset") is None or is_dataset(results["dataset"])
     for key in ("per_class_iou", "group_iou"):
         of = results.get(key, {})
         rights[key] = isinstance(of, dict) and all(map(_is_score, of.values()))

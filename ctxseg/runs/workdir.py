@@ -1,8 +1,10 @@
 """A run's folder: whose it is, who is at work in it, and what its config file says."""
 
 import contextlib
+import difflib
 import errno
 import fcntl
+import glob
 import json
 import os
 from pathlib import Path
@@ -13,6 +15,7 @@ from configs import defaults
 from ctxseg import interrupts
 from ctxseg.errors import UserError
 from ctxseg.files import parse_json, write_json
+from ctxseg.nearest import NEAR
 from ctxseg.runs import record
 from ctxseg.settings.fields import FREE, flatten_as_json, is_like
 
@@ -139,7 +142,7 @@ def read_dataset(folder: str) -> dict | None:
     if not os.path.exists(path):
         return None
     found = _read(path).get("dataset")
-    if found is not None and not (isinstance(found, dict) and _is_dataset(found)):
+    if found is not None and not (_is_dataset(found)):
         raise UserError(f"{path} is damaged: dataset does not say what data the run is of")
     return found
 
@@ -147,9 +150,7 @@ def read_dataset(folder: str) -> dict | None:
 def _is_dataset(found):
     """Whether this is what `provenance.describe` gives."""
     return (
-        all(isinstance(found.get(key), str) for key in ("name", "fingerprint"))
-        and "folder" in found
-        and isinstance(found["folder"], str | None)
+        record.is_dataset(found)
         and bool(found.get("class_names") and found.get("palette"))
         and record.are_classes(found["class_names"], found.get("palette"), found.get("groups"))
     )
@@ -179,12 +180,25 @@ def _load(path):
         if not isinstance(saved, dict):
             raise ValueError("it holds no object")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: --workdir is not the folder of a run") from None
+        near = _near(os.path.dirname(path))
+        hint = f": did you mean {near}?" if near else ""
+        raise UserError(f"{path} is missing: --workdir is not the folder of a run{hint}") from None
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from e
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}): choose another --workdir, or remove this one") from e
     return saved
+
+
+def _near(folder):
+    """The folder of a run, beside one that is missing, whose name is near its own; or None."""
+    name, above = os.path.basename(os.path.normpath(folder)), os.path.dirname(os.path.normpath(folder))
+    runs = [
+        os.path.basename(os.path.dirname(path))
+        for path in glob.glob(os.path.join(glob.escape(above), "*", "config.json"))
+    ]
+    near = difflib.get_close_matches(name, [run for run in runs if run != name], 1, NEAR)
+    return os.path.join(above, near[0]) if near else None
 
 
 def _read(path):
@@ -243,7 +257,7 @@ def check_same(path: str, config: ConfigDict) -> None:
         wanted |= flatten_as_json({k: now[k] for k in younger if k in now})
     differ = [
         f"config.{k} is {wanted.get(k)} here and {saved.get(k)} there"
-        for k in sorted(saved.keys() | wanted.keys())
+        for k in sorted(saved.keys() | wanted.keys(), key=lambda k: (k not in ("system", "data.name"), k))
         # One that nothing reads may be anything.
         if k in saved and saved[k] != wanted.get(k) and not k.startswith(FREE) and k not in unread
     ]

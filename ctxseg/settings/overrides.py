@@ -19,10 +19,13 @@ def overridden(argv):
 
 def check_names(argv, base):
     """UserError for the first override that names no field of the config it changes."""
-    names = field_flags(base)
-    for name in overridden(argv):
+    names, given = field_flags(base), overridden(argv)
+    for name in given:
         if f"config.{name}" not in names:
             raise UserError(unknown(f"config.{name}", names))
+    for name, default in flatten(base).items():
+        if isinstance(default, tuple) and given.count(name) > 1:  # which ml_collections joins
+            raise UserError(f"--config.{name} is given twice: give all its values at once, as A,B")
 
 
 def field_flags(config):

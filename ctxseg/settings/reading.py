@@ -2,8 +2,9 @@
 
 What a module reads, the module says: the fields of its dataclass, and in its class attribute `READ_WHEN` those that it reads only
 under some values of others, {field: (other, its values)}; of several others, (other, its values, another, its values); a list of these
-where any one of them will do. The values are a tuple, or a `range` without end. `conditions` has what belongs to no module. All other
-fields are always read, if only by the modes that they are for.
+where any one of them will do. The values are a tuple, or a `range` without end. Where a field may leave its value to another one, the
+module's `effective` says what it then is. `conditions` has what belongs to no module. All other fields are always read, if only by the
+modes that they are for.
 """
 
 import dataclasses
@@ -119,7 +120,18 @@ def effective(config) -> dict:
         for name, default in (fields(module) | getattr(module, "keywords", {})).items():
             if values.get(f"{path}.{name}", ...) is None and default is not dataclasses.MISSING:
                 values[f"{path}.{name}"] = list(default) if isinstance(default, tuple) else default
+    for path, module in modules.items():
+        if hasattr(_class(module), "effective"):
+            section = {
+                name.removeprefix(f"{path}."): value for name, value in values.items() if name.startswith(f"{path}.")
+            }
+            values |= {f"{path}.{name}": value for name, value in _class(module).effective(section).items()}
     return {name: value for name, value in values.items() if name not in dropped}
+
+
+def maps_read(config) -> int:
+    """How many of the backbone's maps the context reads where `levels` names none."""
+    return _class(CONTEXTS[config.model.context.name]).READS
 
 
 def message(field: str, why: str) -> str:

@@ -98,9 +98,6 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
 
 # They keep the channels they are given, and come after a projection.
 PROJECTED = ("rce",)
-# They read more than the last map.
-SEVERAL_MAPS = ("msc", "msci", "zigzag", "encoder_decoder", "deeplabv3plus", "ocr", "ann")
-
 # Name → function of the config that gives a module and the shapes of its inputs.
 ROWS = {name: partial(build, context=name, projected=name in PROJECTED) for name in CONTEXTS if name != "none"}
 ROWS["dca"] = partial(build, memory="mcibi")
@@ -360,7 +357,7 @@ def _notes(result, paper):
     for row in result["rows"]:
         if row["input"] != result["input"]:
             yield f"{row['context']} keeps the channels it is given: its input is {_shape(row['input'])}"
-    if several := [row["context"] for row in result["rows"] if row["context"] in SEVERAL_MAPS]:
+    if several := [row["context"] for row in result["rows"] if getattr(CONTEXTS.get(row["context"]), "READS", 1) > 1]:
         yield f"reading finer maps too, as of a ResNet of output stride 8: {', '.join(several)}"
     yield "multiply-adds: of convolutions alone. FLOPs: of everything, as XLA counts them, loops by their length"
     yield "memory: parameters, input, results and temporary buffers of the compiled forward pass. ms: the median"

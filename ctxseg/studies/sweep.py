@@ -15,7 +15,7 @@ import numpy as np
 from ctxseg import data, files
 from ctxseg.errors import UserError
 from ctxseg.evaluation import bootstrap, evaluate
-from ctxseg.runs import record, workdir
+from ctxseg.runs import provenance, record, workdir
 from ctxseg.settings import reading
 from ctxseg.settings.fields import flatten_as_json
 from ctxseg.studies import complexity, tables
@@ -214,7 +214,7 @@ def prepare(runs: Sequence[Run]) -> None:
     """Builds the data sets of the runs, or finds them built, so that a fault in one is said once.
 
     Raises:
-        UserError: as `data.load`, or a split that a run asks for is not there.
+        UserError: as `data.load`, a split that a run asks for is not there, or a run was made of other data.
     """
     built = {}
     for run in runs:
@@ -225,6 +225,8 @@ def prepare(runs: Sequence[Run]) -> None:
         if run.mode == "train":
             evaluate.split_source(built[key], config.train.split, 0, "config.train.split")
             evaluate.split_source(evaluate.load_tested(config), config.eval.split, 0)
+            dataset = provenance.describe(built[key], config.data.manual_dir)
+            provenance.check(run.folder, dataset, "choose another --workdir, or remove that run")
 
 
 def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str]) -> dict:

@@ -5,6 +5,7 @@ Images go through the network once, as large as they are, whatever protocol the 
 
 import dataclasses
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 
 from ctxseg import data
+from ctxseg.data import superpixels
 from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate
 from ctxseg.inference.probabilities import at_base_size
@@ -28,7 +30,7 @@ from ctxseg.models.context.zigzag import Stage, ZigZag
 from ctxseg.models.layers import resize
 from ctxseg.models.memory import FeatureMemory
 from ctxseg.models.scales import MultiScale
-from ctxseg.runs import checkpoints, provenance, record
+from ctxseg.runs import checkpoints, provenance, record, workdir
 from ctxseg.views import figures
 
 TSNE_IMAGES = 32  # images, the first of the split, that pixels are drawn from
@@ -66,7 +68,7 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
     Args:
         folders: of runs that are evaluated and still have a checkpoint, the newest of which is taken.
         configs: of the runs; `eval.split` and the place of the data are read from the first.
-        images: indices into the split.
+        images: indices into the split; where the data are not there, into the samples that the first run keeps.
 
     Returns:
         The files written, PNG.
@@ -89,15 +91,22 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
         raise UserError(
             f"--workdir: two runs are called {max(names, key=names.count)}: side by side, folders need names of their own"
         )
-    builder = data.load(data_config.name, data_config.data_dir, data_config.manual_dir)
-    dataset = provenance.describe(builder, data_config.manual_dir)
-    for folder in folders:
-        provenance.check(str(folder), dataset, "pictures are of the data that a run is of")
-    runs = [_open(Path(f), config, builder, split) for f, config in zip(folders, configs, strict=True)]
-    wrong = [i for i in images if not 0 <= i < len(runs[0].source)]
+    scored = [_read_results(Path(folder)) for folder in folders]
+    try:
+        builder = data.load(data_config.name, data_config.data_dir, data_config.manual_dir)
+    except UserError as e:
+        print(f"note: {e}: images are those of {folders[0]}/samples.npz", file=sys.stderr, flush=True)
+        sources, where = _of_samples(folders, configs), f"{folders[0]}/samples.npz"
+    else:
+        dataset = provenance.describe(builder, data_config.manual_dir)
+        for folder in folders:
+            provenance.check(str(folder), dataset, "pictures are of the data that a run is of")
+        sources = [evaluate.split_source(builder, split, config.data.superpixels) for config in configs]
+        where = f"the split {split} of {builder.name}"
+    wrong = [i for i in images if not 0 <= i < len(sources[0])]
     if wrong:
-        last = len(runs[0].source) - 1
-        raise UserError(f"--images has {wrong[0]}, but the split {split} of {builder.name} has images 0 to {last}")
+        raise UserError(f"--images has {wrong[0]}, but {where} has images 0 to {len(sources[0]) - 1}")
+    runs = [_open(Path(folder), *of) for folder, *of in zip(folders, configs, scored, sources, strict=True)]
     written = []
     for run in runs:
         for name, picture in _own(run, images).items():
@@ -108,11 +117,36 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
     return written
 
 
-def _open(folder, config, builder, split):
+def _of_samples(folders, configs):
+    """A source for each run of what the first one's samples.npz holds. UserError if that is nothing, or the runs are of other data."""
+    trained = [workdir.read_dataset(folder) for folder in folders]
+    for folder, dataset in zip(folders, trained, strict=True):
+        if dataset and trained[0] and not provenance.same(dataset, trained[0]):
+            raise UserError(
+                f"{folder} is of {provenance.words(dataset)}, and {folders[0]} of {provenance.words(trained[0])}: side by side, runs "
+                "must have the same data"
+            )
+    samples = record.read_samples(folders[0])
+    if not samples:
+        raise UserError(
+            f"{folders[0]}/samples.npz is missing, or holds nothing: evaluate the run again (--mode=evaluate)"
+        )
+
+    def source(segments):
+        found = [{"image": image, "label": label} for image, label, _ in samples.values()]
+        if segments:
+            found = [
+                s | {"regions": superpixels.stack([superpixels.compute(s["image"], superpixels.View(segments))])}
+                for s in found
+            ]
+        return found
+
+    return [source(config.data.superpixels) for config in configs]
+
+
+def _open(folder, config, scored, source):
     """The run in `folder`, its newest checkpoint restored."""
-    scored = _read_results(folder)
-    metadata = builder.info.metadata
-    source = evaluate.split_source(builder, split, config.data.superpixels)
+    metadata = provenance.metadata(config, str(folder))
     model, state = checkpoints.restore_run(config, str(folder))
     return TrainedRun(folder, scored, metadata, source, model, state.variables, _looker(model, tuple(config.eval.size)))
 

@@ -14,6 +14,7 @@ from ctxseg.errors import UserError
 from ctxseg.evaluation import bootstrap
 from ctxseg.files import write_text
 from ctxseg.progress import duration
+from ctxseg.runs import provenance
 from ctxseg.settings.fields import flatten_as_json
 from ctxseg.views import curves, figures, page, reported_run
 
@@ -45,6 +46,12 @@ def write_report(folders, usual: Callable[[Path], dict | None] | None = None, pa
         if of[0] != of[1]:
             raise UserError(
                 f"{folder} is a run on {of[1]}, and {folders[0]} on {of[0]}: a report is of runs on the same data"
+            )
+        of = [r.tested for r in (runs[0], run)]
+        if None not in of and not provenance.same(*of):
+            raise UserError(
+                f"{folder} is of {provenance.words(of[1])}, and {folders[0]} of {provenance.words(of[0])}: a report is of runs on the "
+                "same data"
             )
     if path is None:
         # Not report.html there: of the runs of a sweep, that is its table.
@@ -80,6 +87,7 @@ def _headline(run):
         for key in ("mIoU", "pixel_accuracy", "mean_accuracy")
     )
     facts = {
+        "data": run.other_data,
         "split": results.get("split"),
         "protocol": results.get("protocol"),
         "steps": f"{results['step']:,}" if "step" in results else None,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ctxseg.errors import UserError
-from ctxseg.runs import record
+from ctxseg.runs import provenance, record, workdir
 from ctxseg.runs.metrics_log import read_metrics
 from ctxseg.settings.fields import flatten_as_json
 from ctxseg.views import style
@@ -21,6 +21,7 @@ class ReportedRun:
         colour: of its curves and bars.
         config: config.json.
         usual: the config of its file without overrides, {} if unknown.
+        trained: what data it is trained on, see `workdir.read_dataset`.
         results: results.json.
         metrics: lines of metrics.jsonl.
         samples: {name: (image, label, prediction)} of samples.npz.
@@ -32,6 +33,7 @@ class ReportedRun:
     colour: str
     config: dict
     usual: dict
+    trained: dict | None
     results: dict
     metrics: list
     samples: dict
@@ -47,6 +49,17 @@ class ReportedRun:
             *flags,
             *(f"--config.{k}={tuple(v) if isinstance(v, list) else v}" for k, v in overrides),
         ]
+
+    @property
+    def tested(self) -> dict | None:
+        """What data the scores are of, or before there are any, what the run is trained on, see `provenance.describe`; None if unknown."""
+        return self.results.get("dataset") or self.trained
+
+    @property
+    def other_data(self) -> str | None:
+        """The data that the scores are of, in words, where the run was not trained on them."""
+        other = self.trained and self.tested and not provenance.same(self.trained, self.tested)
+        return provenance.words(self.tested) if other else None
 
     @property
     def overrides(self) -> dict:
@@ -78,6 +91,7 @@ def read(folder: Path, index: int, count: int, usual: Callable | None) -> Report
         colour=style.run_style(index)[0],
         config=config,
         usual=(usual and usual(folder)) or {},
+        trained=workdir.read_dataset(str(folder)),
         results=record.read(folder),
         metrics=read_metrics(folder),
         samples=record.read_samples(folder),

@@ -50,14 +50,14 @@ def test_defaults():
     f = parse(FCN)
     assert (f.config.system, f.config.data.name, f.mode, f.workdir) == ("fcn", "scenes", "train", "runs/fcn-scenes")
     assert f.config.to_dict() == fcn.get_config().to_dict()
-    f = parse("--config", "configs/zigzag.py:camvid", "--mode=show", "--workdir=/x")
-    assert (f.config.system, f.config.data.name, f.mode, f.workdir) == ("zigzag", "camvid", "show", "/x")
+    f = parse("--config", "configs/zigzag.py:camvid", "--mode=evaluate", "--workdir=/x")
+    assert (f.config.system, f.config.data.name, f.mode, f.workdir) == ("zigzag", "camvid", "evaluate", "/x")
 
 
 def test_overrides():
     config = parse(
         FCN, "--config.train.steps=7", "--config.data.crop=(64, 32)", "--config.data.scale_range=1,2",
-        "--noconfig.data.flip", "--config.model.context.levels=res3", "--config.model.context.levels=res5",
+        "--noconfig.data.flip", "--config.model.context.levels=res3,res5",
         "--config.optimizer.nesterov", "--config.model.backbone.width=4", "--config.data.manual_dir=x",
     ).config  # fmt: skip
     assert config.train.steps == 7 and config.data.crop == (64, 32) and config.data.scale_range == (1, 2)
@@ -104,6 +104,9 @@ BAD_COMMAND_LINES = {
     "float": ([FCN, "--config.optimizer.learning_rate=low"], "learning_rate=low cannot be: it wants a number"),
     "bool": ([FCN, "--config.data.flip=maybe"], "--config.data.flip=maybe cannot be: it wants true or false"),
     "no value": ([FCN, "--config.train.steps"], "Missing value for flag --config.train.steps"),
+    "a tuple twice": ([FCN, "--config.eval.scales=0.5", "--config.eval.scales=1"], "--config.eval.scales is given twice: give all its"),
+    "a folder for show": ([FCN, "--mode=show", "--workdir=x"], "--workdir is not read by --mode=show where --config is given"),
+    "a folder for prepare": ([FCN, "--mode=prepare", "--workdir=x"], "--workdir is not read by --mode=prepare where --config is"),
     "one number": ([FCN, "--config.data.crop=64"], "config.data.crop is (64,), but must be like (128, 128)"),
     "three numbers": ([FCN, "--config.data.crop=(64, 64, 3)"], "crop is (64, 64, 3), but must be like (128, 128)"),
     "no numbers": ([FCN, "--config.data.crop=('a', 'b')"], "crop is ('a', 'b'), but must be like (128, 128)"),
@@ -127,6 +130,16 @@ SUGGESTIONS = {
     "config.optimizer.name": None,
     "config.data.path": None,
     "gpu": None,
+    "config.model.name": None,  # of four things
+    "config.model.dropout": None,
+    "config.model.context.heads": None,
+    "config.model.memory.size": None,
+    "config.data.size": "config.data.base_size",
+    "config.data.scale": "config.data.scale_range",
+    "config.optimizer.warmup": "config.optimizer.warmup_steps",
+    "config.optimizer.decay": "config.optimizer.weight_decay",
+    "config.optimizer.grad_clip": "config.optimizer.clip_norm",
+    "config.train.weight_decay": "config.optimizer.weight_decay",
 }
 
 
@@ -137,6 +150,15 @@ def test_what_is_near_is_suggested_and_nothing_else(given):
         with pytest.raises(UserError) as error:
             call(FCN, f"--mode={mode}", f"--{given}=1")
         assert str(error.value) == f"there is no --{given}" + (f": did you mean --{near}?" if near else "")
+
+
+def test_runs_and_files_that_are_near_are_suggested(copied, tmp_path):
+    with pytest.raises(UserError, match=f"runn/config.json is missing: .* of a run: did you mean {copied}\\?$"):
+        call("--mode=report", f"--workdir={copied.parent / 'runn'}")
+    with pytest.raises(UserError, match="configs/fnc.py is not a file: did you mean configs/fcn.py?"):
+        parse("--config=configs/fnc.py")
+    with pytest.raises(UserError, match="config.eval.data is 'foldr': there is scenes, "):
+        call("--mode=evaluate", f"--workdir={copied}", "--config.eval.data=foldr")
 
 
 def test_no_file_is_suggested_for_one_that_is_not_near():
@@ -315,18 +337,25 @@ def test_bad_data_folders(tiny, tmp_path):
         for mode in ("train", "prepare"):
             with pytest.raises(UserError, match=f"^config.data.manual_dir: .*{message}"):
                 changes = replace(tiny, f"--config.data.manual_dir={tmp_path / folder}")
-                call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={tmp_path}/run")
+                workdir = [f"--workdir={tmp_path}/run"] if mode == "train" else []
+                call(f"{FCN}:camvid", *changes, f"--mode={mode}", *workdir)
     missing = "^config.data.manual_dir is not given, and no camvid is prepared in .*/other: --mode=prepare downloads it"
     with pytest.raises(UserError, match=missing):
         call(f"{FCN}:camvid", f"--config.data.data_dir={tmp_path}/other", f"--workdir={tmp_path}/run")
 
 
-def test_show_trains_nothing(tmp_path):
-    out = call(FCN, "--mode=show", "--config.model.backbone.width=4", f"--workdir={tmp_path}/run")
+def test_show_trains_nothing(tmp_path, monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(tmp_path)
+        out = call(f"--config={ROOT}/configs/fcn.py", "--mode=show", "--config.model.backbone.width=4")
+        assert not os.listdir(tmp_path)
     assert "config.model.backbone.width = 4\n" in out and "config.model.backbone.stem" not in out
     assert "logits (1, 16, 16, 11) for an image (1, 128, 128, 3)" in out
-    assert not (tmp_path / "run").exists()
+    assert "config.model.context.levels = ['res5']\n" in out
+    out = call("--config=configs/largefov.py:voc2012", "--mode=show")
+    assert "config.model.backbone.conv7_kernel = 1\n" in out
     out = call("--config=configs/zigzag.py", "--mode=show")
+    assert "config.model.context.levels = ['res2', 'res3', 'res4', 'res5']\n" in out
     for field, value in {"combine": "product", "region_context": "rce", "subdivisions": "[3, 5, 7]"}.items():
         assert f"config.model.context.{field} = {value}\n" in out, "the module's own default"
     assert "config.model.context.dilations" not in out and "complexity" not in out

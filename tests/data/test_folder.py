@@ -252,6 +252,40 @@ def test_classes_as_other_tools_name_them(name, text, tmp_path):
     np.testing.assert_array_equal(pipeline.source(builder, "val")[0]["label"], LABEL)
 
 
+def test_what_else_says_which_classes_there_are_is_said(tmp_path, capsys):
+    root = write(tmp_path / "mine", count=2)
+    (root / "labelmap.txt").write_text("a:::\nb:::\n")
+    load(root, tmp_path)
+    assert (
+        f"warning: {root}/labelmap.txt is not read: the classes are those of classes.txt\n" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("kind, name", [("images", "JPEGImages"), ("labels", "SegmentationClass"), ("labels", "masks")])
+def test_folders_as_other_tools_name_them(kind, name, tmp_path):
+    root = write(tmp_path / "mine", count=2)
+    (root / kind).rename(root / name)
+    with pytest.raises(UserError, match=f"mine/{name} should be .*/mine/{kind}: rename it"):
+        load(root, tmp_path)
+
+
+def test_a_folder_above_is_suggested_only_if_it_is_one(tmp_path):
+    write(tmp_path / "mine", count=2)
+    (tmp_path / "mine/deep/er").mkdir(parents=True)
+    (tmp_path / "mine/deep/er/x").touch()
+    with pytest.raises(UserError, match=f"did you mean {tmp_path}/mine\\?"):
+        load(tmp_path / "mine/deep/er", tmp_path)
+    shutil.rmtree(tmp_path / "mine/labels")
+    with pytest.raises(UserError, match="er/images is missing; folder wants "):
+        load(tmp_path / "mine/deep/er", tmp_path)
+
+
+def test_a_refused_folder_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="label id 6, 7, 8, 9"):
+        load(write(tmp_path / "mine", LABEL + 7), tmp_path)
+    assert not [path for path in (tmp_path / "prepared/folder").iterdir() if path.is_dir()]
+
+
 def photos(root, *names, shape=(2, 4, 3), suffix=".png", **options):
     for name in names:
         (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)

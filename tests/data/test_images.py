@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ctxseg.data import images, pipeline
-from ctxseg.data.builders import records
-from ctxseg.data.builders.checks import find_faults
+from ctxseg.data.builders import labels, records
+from ctxseg.data.builders.checks import find_faults, orientation
 from ctxseg.data.builders.pairs import Pair
 
 RNG = np.random.default_rng(0)
@@ -96,6 +96,8 @@ def cases():
         ),
         "PNG RGB 16": (cv2.imencode(".png", IMAGE[..., ::-1].astype(np.uint16) * 256 + 200)[1].tobytes(), IMAGE),
         "WEBP RGB": (saved(COLOUR, "WEBP", lossless=True), IMAGE),
+        "AVIF RGB": (saved(COLOUR, "AVIF", quality=100, subsampling="4:4:4"), IMAGE),
+        **{f"{form} RGB": (saved(COLOUR, form), IMAGE) for form in ("JPEG2000", "TGA", "PCX", "SGI")},
         "JPEG RGB": (saved(COLOUR, "JPEG", quality=98, subsampling=0), IMAGE),
         "JPEG L": (saved(SHADE, "JPEG", quality=98), THREE),
         "JPEG CMYK": (saved(COLOUR.convert("CMYK"), "JPEG", quality=98), IMAGE),
@@ -131,6 +133,9 @@ def cases():
         for compression in (None, "tiff_lzw"):
             found[f"TIFF orientation {number} {compression}"] = (
                 saved(stored, "TIFF", exif=tag, compression=compression), IMAGE
+            )  # fmt: skip
+            found[f"TIFF L orientation {number} {compression}"] = (
+                saved(Image.fromarray(turned(GREY, number)), "TIFF", exif=tag, compression=compression), THREE
             )  # fmt: skip
     blocks = {
         "text": exif(b"6", 2), "text of two": exif(b"66", 2), "9": exif(9), "0": exif(0), "nothing": b"Exif\0\0",
@@ -171,19 +176,37 @@ def stored(name, image):
 def test_every_file_is_read_alike(name, tmp_path):
     """Right in a prediction; in records that are made of it the same; and in those that hold the file as it is, but for its orientation."""
     content, expected = CASES[name]
-    lossy = "JPEG" in name or "MPO" in name
+    lossy = any(form in name for form in ("JPEG", "MPO", "AVIF"))
     path = tmp_path / "file"
     path.write_bytes(content)
     actual, size = images.read(path)
     assert actual.dtype == np.uint8 and size == actual.shape[:2] == expected.shape[:2]
     np.testing.assert_allclose(actual, expected, atol=6 if lossy or "LAB" in name or "YCbCr" in name else 1)
     kept, turn = records._encoded(path)
+    assert turn == orientation(path)[0]
     np.testing.assert_allclose(stored(name, kept.getvalue()).image(0), actual, atol=2 if lossy else 0)
     if turn == 1:
         np.testing.assert_allclose(stored(name, content).image(0), actual, atol=2 if lossy else 0)
     else:
         np.testing.assert_allclose(turned(actual, turn), stored(name, content).image(0), atol=2)
     assert find_faults("stub", {"train": [Pair("x", path, path)]}, lambda _: turned(expected, turn)) == ([], 1)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG", "WEBP"])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_label_is_turned_with_its_image(form, number, tmp_path):
+    """Labels are of the pixels as they are stored: also labels that are TIFFs with an orientation of their own."""
+    tag = Image.Exif()
+    tag[0x0112] = number
+    stored = turned(IMAGE, number)
+    Image.fromarray(stored).save(tmp_path / "image", form, exif=tag, **({"lossless": True} if form == "WEBP" else {}))
+    ids = np.kron(np.arange(6).reshape(2, 3), np.ones((16, 16))).astype(np.uint8)
+    Image.fromarray(turned(ids, number)).save(tmp_path / "label", "TIFF", exif=tag)
+    read = labels.label_image("stub", {i: i for i in range(6)})
+    pair = Pair("x", tmp_path / "image", tmp_path / "label")
+    assert find_faults("stub", {"train": [pair]}, read) == ([], 1)
+    ((_, example),) = records.pair_examples("stub", [pair], read)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(example["label"].getvalue(), np.uint8), -1), ids)
 
 
 def damaged():

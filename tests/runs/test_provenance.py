@@ -120,9 +120,58 @@ def test_other_data_are_refused_and_moved_ones_are_not(place, run, tmp_path):
         call("--mode=evaluate", f"--workdir={run}", f"--config.data.manual_dir={moved}")
 
 
+def test_a_folder_called_as_a_data_set(place, tmp_path, monkeypatch):
+    """Its run does not take the folder of the data set's run, nor the other way round."""
+    (place, settings), config = place, f"--config={os.path.abspath('configs/fcn.py')}"
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(place / "mine", "photos/scenes")
+    mine = [f"{config}:folder", *settings, "--config.data.manual_dir=photos/scenes"]
+    assert parse(*mine).workdir == "runs/fcn-photos-scenes" and parse(config).workdir == "runs/fcn-scenes"
+    shutil.copytree(place / "run", "runs/fcn-photos-scenes")
+    assert parse(*mine).workdir.endswith("photos-scenes") and parse(config).workdir == "runs/fcn-scenes"
+    shutil.move("runs/fcn-photos-scenes", "runs/fcn-scenes")  # as it was called before
+    saved = json.loads((tmp_path / "runs/fcn-scenes/config.json").read_text())
+    saved["dataset"]["folder"] = str(tmp_path / "photos/scenes")
+    (tmp_path / "runs/fcn-scenes/config.json").write_text(json.dumps(saved))
+    assert parse(*mine).workdir == "runs/fcn-scenes"
+    with pytest.raises(UserError, match="another config: config.data.name is scenes here and folder there; "):
+        call(config)
+
+
+def test_a_sweep_s_runs_are_of_the_present_data(place, tmp_path):
+    (place, settings), mine = place, shutil.copytree(place[0] / "mine", tmp_path / "mine")
+    command = [FCN, "--mode=sweep", *settings, f"--config.data.manual_dir={mine}", f"--workdir={tmp_path}/sweep"]
+    call(*command)
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(mine / "labels/0.png")
+    with pytest.raises(
+        UserError, match=r"sweep/\S+ was trained on folder in \S+ \(\w+\), and this is .* which has changed since"
+    ):
+        call(*command)
+
+
+def test_reports_and_pictures_are_of_one_data_set(place, run, tmp_path):
+    """By what the data hold; a run that was scored on others says so."""
+    (place, settings), other = place, f"{tmp_path}/other"
+    data = f"--config.data.manual_dir={place}/other"
+    call(FCN, *settings, data, f"--workdir={other}")
+    with pytest.raises(
+        UserError, match=rf"{other} is of folder in {place}/other \(\w+\), and {run} of .*: a report is of runs on"
+    ):
+        call("--mode=report", f"--workdir={run},{other}")
+    call(f"--workdir={run}", "--mode=evaluate", data, "--config.eval.data=folder")
+    assert f"folder in {place}/other" in (run / "report.html").read_text()
+    call("--mode=report", f"--workdir={run},{other}")  # scored on the same
+    for folder in (run, other):
+        saved = json.loads(open(f"{folder}/config.json").read())
+        saved["data"] |= {"data_dir": f"{tmp_path}/nowhere", "manual_dir": "/nowhere"}
+        open(f"{folder}/config.json", "w").write(json.dumps(saved))
+    with pytest.raises(UserError, match=f"{other} is of folder in .*, and {run} of .*: side by side, runs must"):
+        call("--mode=pictures", f"--workdir={run},{other}", "--images=0")
+
+
 @pytest.mark.parametrize("older", [False, True])
 def test_a_run_is_enough(older, place, run, tmp_path):
-    """To predict, export and report, also one that says what its classes are in results.json alone; nothing is prepared, or looked for."""
+    """To predict, export, report and draw, also one that says what its classes are in results.json alone; nothing is prepared."""
     config = json.loads((run / "config.json").read_text())
     config["data"] |= {"data_dir": f"{tmp_path}/nowhere", "manual_dir": "/nowhere"}
     if older:
@@ -132,7 +181,27 @@ def test_a_run_is_enough(older, place, run, tmp_path):
     assert Image.open(run / "predictions/0.png").getpalette()[:6] == [10, 20, 30, 40, 50, 60]
     call(f"--workdir={run}", "--mode=export")
     assert call(f"--workdir={run}", "--mode=report") == f"{run}/report.html\n"
+    drawn = call(f"--workdir={run}", "--mode=pictures", "--images=0").splitlines()
+    assert drawn == [f"{run}/pictures/{name}.png" for name in ("predictions", "confusion")]
+    with pytest.raises(UserError, match=f"--images has 99, but {run}/samples.npz has images 0 to "):
+        call(f"--workdir={run}", "--mode=pictures", "--images=99")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_best_is_what_an_evaluation_alone_found(run):
+    """Of a run that was stopped before its own evaluation."""
+    lines = [line for line in (run / "metrics.jsonl").read_text().splitlines(True) if '"eval"' not in line]
+    (run / "metrics.jsonl").write_text("".join(lines))
+    where = [f"--input={run}/x.png", "--mode=predict", f"--workdir={run}"]
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(run / "x.png")
+    call(*where, "--checkpoint=best")
+    with pytest.raises(UserError, match="checkpoints has no checkpoint of step 77"):  # though the labels are there
+        call(*where, "--checkpoint=77")
+    shutil.rmtree(run / "checkpoints")
+    for mode in ("predict", "export"):
+        with pytest.raises(UserError, match="has no checkpoint: train first"):
+            call(f"--mode={mode}", f"--workdir={run}", f"--output={run}/new", *where[: mode == "predict"])
+    assert not (run / "checkpoints").exists()
 
 
 def test_a_run_of_before_continues_with_a_line(place, run, capsys):

@@ -93,7 +93,9 @@ def _image_size(path):
 def orientation(path: Path) -> tuple[int, tuple[int, int]]:
     """How an image file is to be turned to be upright, as EXIF has it (1: not at all), and its (width, height) as it is stored."""
     with images.open_image(path) as file:
-        return images.orientation(file), file.size
+        turn, (width, height) = images.orientation(file), file.size
+        # Of a TIFF, Pillow gives the size that it will have.
+        return turn, (height, width) if file.format == "TIFF" and turn > 4 else (width, height)
 
 
 def _array_size(read):

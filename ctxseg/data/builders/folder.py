@@ -33,10 +33,14 @@ from ctxseg.data.builders.checks import find_faults, orientation
 from ctxseg.data.builders.folder_labels import UNKNOWN_IDS, LabelReader, read_classes, read_lines
 from ctxseg.data.builders.pairs import Pair, fingerprint_pairs, raise_faults, require
 from ctxseg.data.builders.records import dataset_info, pair_examples
+from ctxseg.data.images import SUFFIXES
 from ctxseg.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+LOSSLESS = (".bmp", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff")
+OTHER_NAMES = {  # of the two folders, in what other tools write
+    "images": ("JPEGImages", "image", "imgs", "img"),
+    "labels": ("SegmentationClass", "masks", "mask", "annotations", "label"),
+}
 LABEL_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_L")  # what tools put behind the image's name
 SPLIT_NAMES = {  # of folders and lists, in any case
     "train": ("train", "training"),
@@ -86,7 +90,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
                 f"{splits['train'][0].label}: every pixel of this and all other training labels is ignored: "
                 f"nothing can be learnt; 255 counts nowhere, nor do the lines 'ignore' of {_classes_file(manual_dir)}"
             )
-        for note in notes + _turned(splits):
+        for note in notes + _two_class_files(manual_dir) + _turned(splits):
             print(f"warning: {note}", file=sys.stderr)
         return {split: self._generate_examples(split, pairs, read) for split, pairs in splits.items()}
 
@@ -100,8 +104,19 @@ def _classes_file(manual_dir):
     return next((manual_dir / name for name in names if (manual_dir / name).exists()), manual_dir / names[0])
 
 
+def _two_class_files(manual_dir):
+    """What to warn of: files with classes that are not read, as another is there."""
+    read = _classes_file(manual_dir)
+    others = [name for name in ("labelmap.txt", "_classes.csv") if name != read.name and (manual_dir / name).exists()]
+    return [f"{manual_dir / name} is not read: the classes are those of {read.name}" for name in others]
+
+
 def _check_order(manual_dir):
-    """UserError for train/images, train/labels and so on, where images/train and labels/train are wanted."""
+    """UserError for train/images, train/labels and so on, where images/train and labels/train are wanted, and for other tools' names."""
+    for kind, others in OTHER_NAMES.items():
+        for name in others:
+            if (manual_dir / name).is_dir() and not (manual_dir / kind).exists():
+                raise UserError(f"config.data.manual_dir: {manual_dir / name} should be {manual_dir / kind}: rename it")
     if (manual_dir / "images").exists():
         return
     for folder in sorted(manual_dir.glob("*/images")):

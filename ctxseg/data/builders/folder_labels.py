@@ -16,6 +16,7 @@ import numpy as np
 
 from ctxseg.data.builders.labels import IGNORE, bit_palette, map_ids, open_label
 from ctxseg.data.builders.pairs import raise_faults
+from ctxseg.data.images import as_stored
 from ctxseg.errors import UserError
 
 VOID_SHARE = 0.05  # of 255 in labels of 0 and 255 alone: rims around objects hold less
@@ -106,7 +107,7 @@ COLUMNS = ONE_COLUMN | {
 
 def _without_heading(path, lines):
     """`lines` without comments, and without a first one that names columns. UserError if it may be a class as well."""
-    lines = [line for line in lines if line[1][0] != "#"]
+    lines = [(number, re.sub(r"\s+#(?![0-9a-fA-F]{6}\b).*", "", line)) for number, line in lines if line[0] != "#"]
     number, text = lines[0] if lines else (0, "")
     words = re.sub(r"[_\"-]+", " ", text.lower())
     columns = [" ".join(column.split()) for column in re.split(r"[,:;\t]", words) if column.strip()]
@@ -114,6 +115,11 @@ def _without_heading(path, lines):
         raise UserError(f"{path} line {number}: {text!r} looks like a heading: remove it, or call that class otherwise")
     if len(columns) == 1:
         columns = words.split()
+        # Words that may be a class, unless the next line has numbers where these do not.
+        if len(columns) > 1 and COLUMNS.issuperset(columns) and not (lines[1:] and re.search(r"\d", lines[1][1])):
+            raise UserError(
+                f"{path} line {number}: {text!r} looks like a heading: remove it, or call that class otherwise"
+            )
     return lines[1:] if len(columns) > 1 and COLUMNS.issuperset(columns) else lines
 
 
@@ -139,8 +145,9 @@ def _int(digits):
 
 
 NUMBERS = re.compile(r".*[^\s,;:](?:[\s,;:]+[-+]?\d*\.?\d+){3}")  # three at the end, as of a colour
-ID_FIRST = re.compile(r"(?P<id>\d+)(?P<mark>[\s,;:.)]+)(?P<name>\S.*)")
-ID_LAST = re.compile(r"(?P<name>.*[^\s,;:])(?P<mark>\s*[,;:\t]\s*)(?P<id>\d+)")  # not behind a space: `type 1`
+ID_FIRST = re.compile(r"(?P<id>\d+)(?P<mark>[\s,;:=.)]+)(?P<name>\S.*)")
+ID_LAST = re.compile(r"(?P<name>.*[^\s,;:=])(?P<mark>\s*[,;:=\t]\s*)(?P<id>\d+)")  # not behind a space: `type 1`
+ID_BY_SPACE = re.compile(r"(?P<name>.*\S)(?P<mark>\s+)(?P<id>\d+)")
 
 
 def _without_ids(path, entries):
@@ -149,6 +156,11 @@ def _without_ids(path, entries):
         found = [form.fullmatch(name) for _, name, _ in entries]
         if len(found) > 1 and all(found[1:]):  # the first may be a heading
             return _checked_ids(path, entries, found)
+    found = [ID_BY_SPACE.fullmatch(name) for _, name, _ in entries]
+    ids = [_int(match["id"]) for match in found if match]
+    # `sky 2`, `road 1`, `background 0`: names, were they in order, but as they stand, ids of other lines.
+    if len(entries) > 1 and sorted(ids) == list(range(len(entries))) and ids != sorted(ids):
+        return _checked_ids(path, entries, found)
     return entries
 
 
@@ -203,7 +215,7 @@ class LabelReader:
 
     def _read(self, path):
         with open_label(path) as file:
-            mode, values, palette = file.mode, np.asarray(file), file.getpalette()
+            mode, values, palette = file.mode, as_stored(file), file.getpalette()
         if mode in ("RGB", "RGBA"):
             values = values[..., :3]
             if self._classes.colours or (values != values[..., :1]).any():

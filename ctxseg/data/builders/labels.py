@@ -46,7 +46,7 @@ def label_image(dataset: str, ids: Mapping[int, int]) -> Callable[[Path], np.nda
         with open_label(path) as file:
             if file.mode not in ("L", "P"):  # P: ids with a palette to show them in colour
                 raise ValueError(f"label has pixels of kind {file.mode}, but must have one channel of 8 bits")
-            return map_ids(dataset, np.asarray(file), ids)
+            return map_ids(dataset, images.as_stored(file), ids)
 
     return read
 

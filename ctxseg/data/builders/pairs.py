@@ -84,11 +84,10 @@ def require(builder_cls, manual_dir: Path, *paths: str) -> None:
         try:
             (manual_dir / path).stat()  # not exists(): what may not be looked at is not missing
         except (FileNotFoundError, NotADirectoryError):
-            found = [*sorted(manual_dir.glob(f"*/{path}")), *sorted(manual_dir.glob(f"*/*/{path}"))]
-            found += [folder / path for folder in manual_dir.parents[:3] if os.path.exists(folder / path)]
-            root = found and Path(*found[0].parts[: -len(Path(path).parts)])
+            roots = [*sorted(manual_dir.glob("*/")), *sorted(manual_dir.glob("*/*/")), *manual_dir.parents[:3]]
+            found = [root for root in roots if all(os.path.exists(root / wanted) for wanted in paths)]
             wanted = f"{builder_cls.name} wants {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            hint = f"did you mean {root}?" if found else wanted
+            hint = f"did you mean {found[0]}?" if found else wanted
             raise UserError(f"config.data.manual_dir: {manual_dir / path} is missing; {hint}") from None
 
 

@@ -114,8 +114,6 @@ def pair_examples(
 def _encoded(path):
     """An image file as it is kept, and the EXIF orientation that it had."""
     with images.open_image(path) as file:
-        if file.format == "PNG":
-            file.load()  # its EXIF may be behind its pixels
         turn, plain = images.orientation(file), images.plain(file)
     if plain and turn == 1:
         return io.BytesIO(path.read_bytes()), 1

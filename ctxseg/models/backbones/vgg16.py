@@ -46,6 +46,11 @@ class VGG16(nn.Module):
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
 
+    @staticmethod
+    def effective(fields: dict) -> dict:
+        """`conv7_kernel` as it takes effect, given the section's fields."""
+        return {"conv7_kernel": fields["conv7_kernel"] or (1 if fields["layout"] == "largefov" else 3)}
+
     @nn.compact
     def __call__(self, x, train: bool = False) -> dict[str, jnp.ndarray]:
         """`x` `[B,H,W,3]`, normalised → maps of `width` × 1, 2, 4, 8, 8, 16 and 16 channels."""
@@ -67,7 +72,7 @@ class VGG16(nn.Module):
             x = window_mean(x, 3)
         x = self.conv(16 * self.width, 3, dilation=12, norm=self.norm, name="conv6")(x, train)
         maps["conv6"] = x = self.dropout_layer(self.dropout)(x, train)
-        kernel = self.conv7_kernel or (1 if largefov else 3)
+        kernel = self.effective({"conv7_kernel": self.conv7_kernel, "layout": self.layout})["conv7_kernel"]
         x = self.conv(16 * self.width, kernel, norm=self.norm, name="conv7")(x, train)
         maps["conv7"] = self.dropout_layer(self.dropout)(x, train)
         return maps

@@ -38,10 +38,12 @@ class ANN(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
+    READS = 2  # the backbone's last 2 maps, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
-        maps = select(features, self.levels, 2)
+        maps = select(features, self.levels, self.READS)
         low, high = maps[-2:] if len(maps) > 1 else (maps[0], maps[0])
         inner = max(self.channels // 2, 1)
 

@@ -57,10 +57,12 @@ class APCNet(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
+    READS = 1  # the backbone's last map, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
-        x = select(features, self.levels, 1)[-1]
+        x = select(features, self.levels, self.READS)[-1]
         fields = (self.norm, self.conv, self.dtype)
         contexts = [AdaptiveContext(self.channels, k, *fields, name=f"context{k}")(x, train) for k in self.bins]
         y = jnp.concatenate([x, *contexts], axis=-1)

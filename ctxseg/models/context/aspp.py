@@ -29,10 +29,12 @@ class ASPP(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
+    READS = 1  # the backbone's last map, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
-        x = select(features, self.levels, 1)[-1]
+        x = select(features, self.levels, self.READS)[-1]
         parts = [self.conv(self.channels, 1, norm=self.norm, name="point")(x, train)]
         for d in self.dilations:
             parts.append(self.conv(self.channels, 3, dilation=d, norm=self.norm, name=f"dilation{d}")(x, train))

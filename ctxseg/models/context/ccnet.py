@@ -50,10 +50,12 @@ class CCNet(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
+    READS = 1  # the backbone's last map, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
-        x = select(features, self.levels, 1)[-1]
+        x = select(features, self.levels, self.READS)[-1]
         y = self.conv(self.channels, 3, norm=self.norm, name="reduce")(x, train)
         keys = max(self.channels // 8, 1)
         query, key, value = (

@@ -40,10 +40,12 @@ class DANet(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
+    READS = 1  # the backbone's last map, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
-        x = select(features, self.levels, 1)[-1]
+        x = select(features, self.levels, self.READS)[-1]
         branches = []
         for name, attend in (("position", self._position), ("channel", channel_attention)):
             y = self.conv(self.channels, 3, norm=self.norm, name=f"{name}_reduce")(x, train)

@@ -30,10 +30,12 @@ class DeepLabV3Plus(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
+    READS = 4  # the backbone's last 4 maps, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h_l,w_l,·]`} → `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
-        maps = select(features, self.levels, 4)
+        maps = select(features, self.levels, self.READS)
         fine, coarse = maps[0], maps[-1]
         fields = {"channels": self.channels, "dilations": self.dilations, "norm": self.norm, "conv": self.conv}
         x, _ = ASPP(**fields, fuse_kernel=1, name="aspp")({"x": coarse}, train=train)

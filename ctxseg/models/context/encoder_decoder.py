@@ -29,12 +29,14 @@ class EncoderDecoder(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
+    READS = 4  # the backbone's last 4 maps, where `levels` names none
+
     READ_WHEN: ClassVar[dict] = {"dilations": ("aspp", (True,))}
 
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h_l,w_l,·]`} → `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
-        *finer, x = select(features, self.levels, 4)
+        *finer, x = select(features, self.levels, self.READS)
         if self.aspp:
             fields = {"channels": self.channels, "dilations": self.dilations, "norm": self.norm, "conv": self.conv}
             x, _ = ASPP(**fields, name="aspp")({"x": x}, train=train)

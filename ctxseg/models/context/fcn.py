@@ -26,10 +26,12 @@ class FCNHead(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
+    READS = 1  # the backbone's last map, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
-        x = select(features, self.levels, 1)[-1]
+        x = select(features, self.levels, self.READS)[-1]
         for i in range(1, self.convolutions + 1):
             x = self.conv(self.channels, 3, norm=self.norm, name=f"conv{i}")(x, train)
         return x, {}

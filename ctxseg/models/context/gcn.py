@@ -28,10 +28,12 @@ class GCN(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
+    READS = 1  # the backbone's last map, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
-        x = select(features, self.levels, 1)[-1]
+        x = select(features, self.levels, self.READS)[-1]
         column, row = (self.kernel, 1), (1, self.kernel)
         total = 0
         for name, sizes in (("columns_first", (column, row)), ("rows_first", (row, column))):

@@ -32,10 +32,12 @@ class GlobalFC(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
+    READS = 1  # the backbone's last map, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
-        x = select(features, self.levels, 1)[-1]
+        x = select(features, self.levels, self.READS)[-1]
         x = self.conv(self.channels, 1, norm=self.norm, relu=False, name="project")(x, train)
         cells = average_pool(x, (self.grid, self.grid))
         size = (1, 1) if self.kind == "image" else (self.grid, self.grid)

@@ -23,13 +23,15 @@ class MSc(nn.Module):
     channels: int = 128
     dtype: Any = jnp.float32
 
+    READS = 5  # the backbone's last 5 maps, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h_l,w_l,·]`} → `[B,h,w,C + heads·channels]`, {}. `regions` is not used."""
         levels = self.levels
         if not levels and "pool1" in features:
             levels = ("pixels", "pool1", "pool2", "pool3", "pool4", "conv7")
-        *finer, last = select(features, levels, 5)
+        *finer, last = select(features, levels, self.READS)
         parts = [last]
         for i, f in enumerate(finer, 1):
             for j, size in ((1, 3), (2, 1)):

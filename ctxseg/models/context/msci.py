@@ -222,6 +222,8 @@ class MSCI(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
+    READS = 4  # the backbone's last 4 maps, where `levels` names none
+
     READ_WHEN: ClassVar[dict] = {
         "reset_states": ("cell_states", (True,), "phases", ("all",)),
         "region_shape": ("superpixels", (True,)),
@@ -254,7 +256,7 @@ class MSCI(nn.Module):
         names = self.levels or tuple(features)[-4:]
         maps = [
             self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(f, train)
-            for i, f in enumerate(select(features, self.levels, 4, section))
+            for i, f in enumerate(select(features, self.levels, self.READS, section))
         ]
         cells = [None] * len(maps)
         touch = None

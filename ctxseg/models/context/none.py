@@ -14,6 +14,8 @@ class NoContext(nn.Module):
 
     levels: tuple[str, ...] = ()
 
+    READS = 1  # the backbone's last map, where `levels` names none
+
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,C]`} → the map of the last level, {}. `regions` and `train` are not used."""
-        return select(features, self.levels, 1)[-1], {}
+        return select(features, self.levels, self.READS)[-1], {}

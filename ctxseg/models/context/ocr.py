@@ -38,10 +38,12 @@ class OCR(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
+    READS = 2  # the backbone's last 2 maps, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {"ocr": m, float32 `[B,h',w',K]`}. `regions` is not used."""
-        maps = select(features, self.levels, 2)
+        maps = select(features, self.levels, self.READS)
         before, last = maps[-2:] if len(maps) > 1 else (maps[0], maps[0])
         x = self.conv(self.channels, 3, norm=self.norm, name="pixels")(last, train)
         auxiliary = self.conv(self.channels, 3, norm=self.norm, name="auxiliary")(before, train)

@@ -45,10 +45,12 @@ class RegionContextEncoding(nn.Module):
     conv: Callable = ConvNorm
     levels: tuple[str, ...] = ()
 
+    READS = 1  # the backbone's last map, where `levels` names none
+
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: F `[B,h,w,C]`} → R of the same shape, {}. `regions` is not used."""
-        f = select(features, self.levels, 1)[-1]
+        f = select(features, self.levels, self.READS)[-1]
         _, height, width, channels = f.shape
         # The branches' C→C convolutions read the same map, so they run as one convolution to len(subdivisions)·C channels.
         branches = self.conv(len(self.subdivisions) * channels, 3, norm=self.norm, relu=False, name="branches")(

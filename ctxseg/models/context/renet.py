@@ -161,13 +161,15 @@ class ReNet(nn.Module):
     dtype: Any = jnp.float32
     normalisation: Callable = Norm
 
+    READS = 1  # the backbone's last map, where `levels` names none
+
     READ_WHEN: ClassVar[dict] = {"l2_scale": ("entering", ("l2",))}
 
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,⌈h/s⌉,⌈w/t⌉,2·units]`, {}. `regions` is not used."""
         maps = []
-        for i, x in enumerate(select(features, self.levels, 1)):
+        for i, x in enumerate(select(features, self.levels, self.READS)):
             if self.entering == "batch":
                 x = self.normalisation(name=f"enter{i + 1}")(x, train)
             elif self.entering == "l2":

@@ -186,6 +186,8 @@ class ZigZag(nn.Module):
     conv: Callable = ConvNorm
     normalisation: Callable = Norm
 
+    READS = 4  # the backbone's last 4 maps, where `levels` names none
+
     READ_WHEN: ClassVar[dict] = {
         "subdivisions": ("region_context", ("rce",)),
         "region_pool": ("region_context", ("rce",)),
@@ -205,7 +207,7 @@ class ZigZag(nn.Module):
         """`features` {name: `[B,h_l,w_l,·]`} → P^{1,d}_{T+1} `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
         maps = tuple(
             self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(f, train)
-            for i, f in enumerate(select(features, self.levels, 4))
+            for i, f in enumerate(select(features, self.levels, self.READS))
         )
 
         fields = {"norm": self.norm, "conv": self.conv}
