@@ -215,7 +215,7 @@ def damaged():
     for form in ("PNG", "TIFF", "WEBP", "JPEG", "BMP", "GIF", "PPM"):
         noise = Image.fromarray(RNG.integers(0, 256, (32, 48, 3), np.uint8))
         content = saved(noise.quantize(256) if form == "GIF" else noise, form)
-        found |= {f"{form} half": content[: len(content) // 2], f"{form} head": content[:20]}
+        found |= {f"{form} cut in half": content[: len(content) // 2], f"{form} head": content[:20]}
     bomb = bytearray(saved(COLOUR, "PNG"))
     bomb[16:24] = (30000).to_bytes(4, "big") * 2
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
