@@ -1,7 +1,8 @@
 """Every field that exists, with its default. A config file changes some of them; the command line, any.
 
 A field that is `None` takes the default of the module it belongs to. A field that the chosen module does not have is not read, and an
-override of one that nothing reads is an error (`ctxseg/settings/reading.py`).
+override of one that nothing reads is an error (`ctxseg/settings/reading.py`). A `name` may also be of something outside of the package,
+`package.module:Class`, which is looked for in the working directory too.
 """
 
 from ml_collections import ConfigDict
@@ -122,7 +123,9 @@ def get_config() -> ConfigDict:
     scales.head_kernel = placeholder(int)  # attention: of the first layer
     scales.head_filters = placeholder(int)  # attention: of the first layer
 
-    config.loss = ConfigDict()  # weights, relative to the scores' cross entropy
+    config.loss = ConfigDict()
+    config.loss.name = "cross_entropy"  # of the scores at pixels: cross_entropy, or package.module:function
+    # Weights, relative to the scores' own loss.
     config.loss.auxiliary = 0.4  # of auxiliary classifiers: ocr's soft regions, mcibi's class distributions (α)
     config.loss.heads = 0.4  # of the auxiliary heads of config.model.auxiliary
     config.loss.memory = 1.0  # mcibi: representation consistent learning (β); 0: off
@@ -155,11 +158,13 @@ def get_config() -> ConfigDict:
     train.steps = 600  # optimiser updates
     train.batch_size = 16  # images a step, over all devices
     train.log_every = 20  # steps
+    train.loggers = ("tensorboard",)  # beside metrics.jsonl: tensorboard, or package.module:Class
     train.eval_every = 0  # steps between evaluations on the validation split; 0: at the end alone
     train.checkpoint_every = 200  # steps
     train.keep = 2  # last checkpoints kept, beside the best one
 
     config.optimizer = optimizer = ConfigDict()
+    optimizer.name = "sgd"  # sgd, or package.module:function
     optimizer.learning_rate = 0.01  # at its highest
     optimizer.momentum = 0.9  # Attention to Scale's; the other papers give none
     optimizer.nesterov = False

@@ -189,7 +189,7 @@ def default_workdir(what: str, name: str, folder: str | None, data_dir: str, own
         own_folder: whether without `folder` it is that of what is prepared.
     """
     if name != "folder":
-        return f"runs/{what}-{name}"
+        return f"runs/{what}-{name.rpartition(':')[2].lower()}"  # of one from outside, its class's name
     if not folder and own_folder:
         from ctxseg.data import DATASETS, store
 

@@ -1,5 +1,6 @@
 """The data sets, by the name that `config.data.name` has."""
 
+from ctxseg.choices import find
 from ctxseg.data import store
 from ctxseg.data.builders.ade20k import ADE20K
 from ctxseg.data.builders.camvid import CamVid
@@ -18,7 +19,6 @@ from ctxseg.data.builders.scenes import Scenes
 from ctxseg.data.builders.stanford_background import StanfordBackground
 from ctxseg.data.builders.sunrgbd import SUNRGBD
 from ctxseg.data.builders.voc2012 import VOC2012
-from ctxseg.errors import UserError
 
 DATASETS = {
     "scenes": Scenes,
@@ -45,7 +45,7 @@ def load(name: str, data_dir, manual_dir=None, download: bool = False, field: st
     """The prepared data set `name`, built first if need be.
 
     Args:
-        name: a key of `DATASETS`.
+        name: a key of `DATASETS`, or `package.module:Class` of a builder, see `builders.pairs` and `builders.records`.
         data_dir: where prepared data sets are kept; `~` is expanded.
         manual_dir: the data set as its makers ship it. May be None for one that is generated, or prepared from one folder.
         download: where it is None and nothing is built, download the data set, if that can be done.
@@ -57,9 +57,7 @@ def load(name: str, data_dir, manual_dir=None, download: bool = False, field: st
     Raises:
         UserError: unknown name, a `manual_dir` that is missing or faulty, or a `data_dir` that cannot be written.
     """
-    if name not in DATASETS:
-        raise UserError(f"config.{field} is {name!r}: there is {', '.join(DATASETS)}")
-    return store.prepare(DATASETS[name], data_dir, manual_dir, download)
+    return store.prepare(find(field, name, DATASETS), data_dir, manual_dir, download)
 
 
 def metadata(config) -> dict:
@@ -67,9 +65,7 @@ def metadata(config) -> dict:
 
     UserError for an unknown name, or as `load`.
     """
-    if config.name not in DATASETS:
-        raise UserError(f"config.data.name is {config.name!r}: there is {', '.join(DATASETS)}")
-    found = store.unprepared(DATASETS[config.name]).info.metadata
+    found = store.unprepared(find("data.name", config.name, DATASETS)).info.metadata
     if not found["class_names"]:
         found = load(config.name, config.data_dir, config.manual_dir).info.metadata
     return dict(found)

@@ -8,6 +8,7 @@ from functools import partial
 
 import jax.numpy as jnp
 
+from ctxseg.choices import find
 from ctxseg.errors import UserError
 from ctxseg.models.auxiliary import AuxiliaryHeads
 from ctxseg.models.backbones import BACKBONES
@@ -42,7 +43,7 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
     Args:
         config: a ConfigDict (or any mapping) with `backbone`, `connections`, `context`, `memory`, `auxiliary`, `classifier`, `scales`,
             `frozen` and `dtype`. A field that is None takes the module's own default; a field that the chosen module does not have is not
-            read.
+            read. A `name` may be `package.module:Class`, of a flax module that is called as those of its package are.
         num_classes: K, of the data set.
         axis_name: of the `pmap` axis that batch statistics are reduced over, or None for one device.
 
@@ -113,7 +114,7 @@ def _check(field, value, kind):
 
 
 def _build(field, section, choices, bound):
-    module = _choice(f"{field}.name", section["name"], choices)
+    module = find(f"{field}.name", section["name"], choices)
     if module is None:
         return None
     cls = module.func if isinstance(module, partial) else module

@@ -1,38 +1,42 @@
-"""What a run writes down as it goes: metrics.jsonl and TensorBoard events."""
+"""What a run writes down as it goes: metrics.jsonl, and what its loggers make of it."""
 
 import json
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-
+from ctxseg.choices import find
 from ctxseg.errors import UserError
 from ctxseg.files import is_number, parse_json, plain, write_text
+from ctxseg.runs.loggers import LOGGERS
 
 
 class MetricsLog:
-    """metrics.jsonl and the TensorBoard events of a run. One process of a run has one; others may read at any time."""
+    """metrics.jsonl of a run, and its other loggers. One process of a run has one; others may read at any time."""
 
-    def __init__(self, workdir):
-        """Opens the log of `workdir`, which is made if it is not there; a last line cut short by a crash is dropped."""
+    def __init__(self, workdir, loggers: Sequence[str] = ()):
+        """Opens the log of `workdir`, which is made if it is not there; a last line cut short by a crash is dropped.
+
+        Args:
+            workdir: folder of the run.
+            loggers: names in `LOGGERS`, or `package.module:Class`.
+
+        Raises:
+            UserError: no logger of that name.
+        """
         self._workdir = Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._path = self._workdir / "metrics.jsonl"
-        self._events = None  # opened at the first write, so that truncate() can come before
-        self._restart = None  # the step from which older events are void
+        self._loggers = [find("train.loggers", name, LOGGERS)(self._workdir) for name in loggers]
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             self._rewrite(read_metrics(workdir))
 
     def write(self, step: int, kind: str, values: dict) -> None:
-        """Appends one line to metrics.jsonl and one event to TensorBoard's file; both outlive the process from here on.
+        """Appends one line to metrics.jsonl, which outlives the process from here on, and tells the other loggers.
 
         Args:
             step: optimiser updates done.
-            kind: 'train' or 'eval'; the first part of the TensorBoard tags.
-            values: numbers (Python's, NumPy's or JAX's), or {name: number} as `per_class_iou`. NaN and infinity become
-                null, which JSON has; TensorBoard gets neither.
+            kind: 'train' or 'eval'.
+            values: numbers (Python's, NumPy's or JAX's), or {name: number} as `per_class_iou`. NaN and infinity become null.
         """
         step, values = int(step), plain(values)
         try:
@@ -41,34 +45,19 @@ class MetricsLog:
         except OSError as e:
             e.filename = str(self._path)  # which a full disk does not say
             raise
-        if self._events is None:
-            self._events = self._open_events()
-        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(kind, values)]
-        self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
-        self._events.flush()
+        for logger in self._loggers:
+            logger.write(step, kind, values)
 
     def truncate(self, step: int) -> None:
-        """Forgets what came after `step`, at which the run resumes; TensorBoard hides its older events after it."""
-        self.close()
-        self._restart = step + 1
+        """Forgets what came after `step`, at which the run resumes."""
+        for logger in self._loggers:
+            logger.restart(step)
         self._rewrite([entry for entry in read_metrics(self._workdir) if entry["step"] <= step])
 
     def close(self) -> None:
-        """Closes the event file; a later write opens another."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-
-    def _open_events(self):
-        # Not tensorboardX's SummaryWriter: it writes from a thread, and what is queued is lost if nobody closes it.
-        folder = self._workdir / "tensorboard"
-        folder.mkdir(exist_ok=True)
-        # The name has the time in seconds: the suffix keeps two files of one second apart.
-        events = EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
-        if self._restart is not None:
-            start = SessionLog(status=SessionLog.START)
-            events.write_event(Event(wall_time=time.time(), step=self._restart, session_log=start))
-        return events
+        """Closes the other loggers."""
+        for logger in self._loggers:
+            logger.close()
 
     def _rewrite(self, entries):
         write_text(self._path, "".join(json.dumps(entry) + "\n" for entry in entries))
@@ -114,12 +103,3 @@ def _is_entry(step=None, kind=None, **values):
             numbers.append(value)
     whole = type(step) is int and is_number(step, 0) and type(kind) is str
     return whole and all(number is None or is_number(number) for number in numbers)
-
-
-def _scalars(tag, value):
-    """('eval', {'mIoU': 0.5, 'per_class_iou': {'Car': 0.7}}) → ('eval/mIoU', 0.5), ('eval/iou/Car', 0.7)."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _scalars(f"{tag}/{'iou' if name == 'per_class_iou' else name}", inner)
-    elif isinstance(value, (int, float)):
-        yield tag, value

@@ -234,7 +234,7 @@ def _effective(config):
 
     try:
         return reading.effective(config)
-    except KeyError:
+    except UserError:
         return flatten_as_json(config)
 
 

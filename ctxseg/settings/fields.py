@@ -6,7 +6,7 @@ FIXED = ("data.crop", "data.scale_range", "complexity.input")
 # Fields that may change between a run and its continuation: none of them touches what is learned.
 FREE = (
     "data.data_dir", "data.manual_dir", "data.threads",
-    "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep",
+    "train.loggers", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep",
     "eval.", "complexity.",
 )  # fmt: skip
 

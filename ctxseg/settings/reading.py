@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Set
 from functools import partial
 
+from ctxseg.choices import find
+from ctxseg.errors import UserError
 from ctxseg.models import BACKBONES, CONNECTIONS, CONTEXTS, MEMORIES, MERGES, MultiScale
 from ctxseg.models.auxiliary import AuxiliaryHeads
 from ctxseg.settings.fields import flatten_as_json
@@ -30,7 +32,7 @@ def conditions(config, mode: str, unread: Set[str]):
     optimizer, crf = config.optimizer, config.eval.crf.iterations > 0
     context, memory, merge = config.model.context.name, config.model.memory.name, config.model.scales.merge
     # A context with scores of its own knows of how many classes.
-    scores = memory != "none" or context not in CONTEXTS or "num_classes" in fields(CONTEXTS[context])
+    scores = memory != "none" or _takes_classes(context)
     step, poly = optimizer.schedule == "step", optimizer.schedule == "poly"
     superpixels = mode == "prepare" or any(
         f"model.{part}.regions" not in unread and config.model[part].region_shape != "grid"
@@ -88,6 +90,13 @@ def conditions(config, mode: str, unread: Set[str]):
     )
 
 
+def _takes_classes(context):
+    try:
+        return "num_classes" in fields(find("model.context.name", context, CONTEXTS))
+    except UserError:
+        return True
+
+
 def unread(config, mode: str = "train", chosen: dict[str, Set[str]] | None = None) -> dict[str, str]:
     """The fields that nothing reads, each with what would: {"model.context.dilations": "aspp, deeplabv3plus have it"}.
 
@@ -102,10 +111,14 @@ def unread(config, mode: str = "train", chosen: dict[str, Set[str]] | None = Non
         section = config
         for key in path.split("."):
             section = section[key]
-        if not names <= modules.keys():
+        try:
+            chosen_modules = {name: find(path, name, modules) for name in names}
+        except UserError:
             continue
         for field in section:
-            if field != chooser and not any(_reads(modules[name], field, {**section, chooser: name}) for name in names):
+            if field != chooser and not any(
+                _reads(module, field, {**section, chooser: name}) for name, module in chosen_modules.items()
+            ):
                 found[f"{path}.{field}"] = _readers(modules, chooser, field)
     for names, read, wanted in conditions(config, mode, found.keys()):
         found |= {} if read else dict.fromkeys(names, f"it wants {wanted}")
@@ -113,9 +126,12 @@ def unread(config, mode: str = "train", chosen: dict[str, Set[str]] | None = Non
 
 
 def effective(config) -> dict:
-    """{'a.b': value} of all fields that a training of `config` reads: where a field is None, the default of the module that reads it."""
+    """{'a.b': value} of all fields that a training of `config` reads: where a field is None, the default of the module that reads it.
+
+    UserError if it names a module that there is not.
+    """
     values, dropped = flatten_as_json(config), unread(config)
-    modules = {path: of[values[f"{path}.{chooser}"]] for path, (chooser, of) in SECTIONS.items()}
+    modules = {path: find(path, values[f"{path}.{chooser}"], of) for path, (chooser, of) in SECTIONS.items()}
     for path, module in (modules | {"model.auxiliary": AuxiliaryHeads}).items():
         for name, default in (fields(module) | getattr(module, "keywords", {})).items():
             if values.get(f"{path}.{name}", ...) is None and default is not dataclasses.MISSING:

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 import jax
 
 from ctxseg import devices
+from ctxseg.choices import find
 from ctxseg.data import superpixels
 from ctxseg.data.transforms import create_augmentation
 from ctxseg.errors import UserError
 from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
 from ctxseg.models.context.msci import MSCI
+from ctxseg.runs.loggers import LOGGERS
 from ctxseg.training import schedules
+from ctxseg.training.losses import LOSSES
 from ctxseg.training.state import create_state
 
 # The least that these numbers may be, and where there is one the most: steps and seeds are counted in 32 bits.
@@ -61,6 +64,9 @@ def check_fields(config, class_names: Sequence[str]) -> None:
     create_augmentation(config.data, class_names)
     create_protocol(config.eval, class_names)
     create_model(config.model, len(class_names))
+    find("loss.name", config.loss.name, LOSSES)
+    for name in config.train.loggers:
+        find("train.loggers", name, LOGGERS)
     schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
 
 

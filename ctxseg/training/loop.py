@@ -78,7 +78,7 @@ def train(config, folder: str) -> dict:
                 f"{folder}: config.model.frozen: {names}: random for good, as no pretrained weights fill them",
                 flush=True,
             )
-        log = metrics_log.MetricsLog(folder) if primary else None
+        log = metrics_log.MetricsLog(folder, config.train.loggers) if primary else None
         if log:
             log.truncate(first)
         evaluation = partial(evaluate.evaluate_split, config, tested, eval_step)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ctxseg.choices import find
 from ctxseg.models.layers import resize
 
 IGNORE = 255  # label of pixels that count nowhere
@@ -29,8 +30,12 @@ def cross_entropy(logits, labels, axis_name: str | None = None):
     return jnp.where(counts, ce, 0.0).sum() / jnp.maximum(total, 1)
 
 
+# Name → loss of the scores at pixels, called as `cross_entropy`.
+LOSSES = {"cross_entropy": cross_entropy}
+
+
 def total(output, labels, config, seen=None, axis_name: str | None = None):
-    """The training loss: cross entropy of the scores, and of what else the segmenter gives, each with its weight.
+    """The training loss: `config.name`'s of the scores, and of what else the segmenter gives, each with its weight.
 
     - `scale/S` (Attention to Scale, §3.3): a scale's own scores against labels at their resolution, `config.scales`.
     - `memory` (MCIBI, §3.5): mean_k CE(H2(M[k]), k) over the classes that the memory has seen, `config.memory`.
@@ -46,8 +51,12 @@ def total(output, labels, config, seen=None, axis_name: str | None = None):
 
     Returns:
         This device's share, as of `cross_entropy`.
+
+    Raises:
+        UserError: no loss of that name.
     """
-    loss = cross_entropy(output.logits, labels, axis_name)
+    pixel_loss = find("loss.name", config.name, LOSSES)
+    loss = pixel_loss(output.logits, labels, axis_name)
     for name, logits in output.aux.items():
         if name == "memory":
             if config.memory:
@@ -56,12 +65,12 @@ def total(output, labels, config, seen=None, axis_name: str | None = None):
         elif name.startswith("scale/"):
             if config.scales:
                 small = resize(labels[..., None], logits.shape[1:3], "nearest")[..., 0]
-                loss += config.scales * cross_entropy(logits, small, axis_name)
+                loss += config.scales * pixel_loss(logits, small, axis_name)
         elif name.startswith("head/"):
             if config.heads:
-                loss += config.heads * cross_entropy(logits, labels, axis_name)
+                loss += config.heads * pixel_loss(logits, labels, axis_name)
         elif config.auxiliary:
-            loss += config.auxiliary * cross_entropy(logits, labels, axis_name)
+            loss += config.auxiliary * pixel_loss(logits, labels, axis_name)
     return loss
 
 

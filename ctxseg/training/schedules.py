@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import optax
 
+from ctxseg.choices import find
 from ctxseg.errors import UserError
 from ctxseg.models.layers import is_frozen
 
@@ -36,10 +37,20 @@ def learning_rate(config, steps: int) -> optax.Schedule:
     return lambda step: schedule(step) * jax.numpy.minimum(1.0, (step + 1) / config.warmup_steps)
 
 
-def create_optimizer(config, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
-    """SGD with momentum and L2 on kernels alone, parameters that `rates` names at that many times the rate.
+def sgd(config) -> list[optax.GradientTransformation]:
+    """Momentum, and L2 on kernels alone:   g ← ∇ + λ·w (kernels);   v ← μ·v + g."""
+    return [
+        optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
+        optax.trace(config.momentum, nesterov=config.nesterov),
+    ]
 
-        g ← ∇ + λ·w (kernels);   v ← μ·v + g;   w ← w − lr(t) · factor · v
+
+# Name → function of `config.optimizer` that gives the transformations of gradients, before they are multiplied by the rate.
+OPTIMIZERS = {"sgd": sgd}
+
+
+def create_optimizer(config, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
+    """The steps of `config.optimizer.name`, parameters that `rates` names at that many times the rate:   w ← w − lr(t) · factor · v
 
     Args:
         config: `config.optimizer`.
@@ -47,11 +58,10 @@ def create_optimizer(config, steps: int, frozen: tuple[str, ...] = ()) -> optax.
         frozen: beginnings of names of parameters that stay as they are, see `layers.is_frozen`.
 
     Raises:
-        UserError: as `learning_rate` and `parse_rates`, and from the transformation's `init`, as `rate_factors`.
+        UserError: as `learning_rate` and `parse_rates`, no optimiser of that name, and from the transformation's `init`, as `rate_factors`.
     """
     stages = [
-        optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
-        optax.trace(config.momentum, nesterov=config.nesterov),
+        *find("optimizer.name", config.name, OPTIMIZERS)(config),
         _scale_by_name(parse_rates(config.rates)),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     ]
