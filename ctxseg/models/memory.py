@@ -130,6 +130,29 @@ class FeatureMemory(nn.Module):
         """m of the update after step `step` of `steps`."""
         return momentum(step, steps, self.momentum, self.power) if self.polynomial else self.momentum
 
+    def updated(self, bank, pixels, labels, step, steps: int, axis_name: str | None = None):
+        """The bank after step `step` of `steps`, see `update`."""
+        return update(bank, pixels, labels, self.rate(step, steps), cosine=self.cosine, axis_name=axis_name)
+
+    @property
+    def filling(self) -> int:
+        """How many batches of the training set fill the bank before the first step, at the most; 0: none."""
+        return 0 if self.first == "mean" else self.clustering_batches
+
+    def gather(self, pixels, labels, rng, axis_name: str | None = None):
+        """What one batch has to fill the bank with, see `sample` and `cluster`."""
+        if self.first == "random":
+            return sample(pixels, labels, self.num_classes, rng, axis_name)
+        return cluster(pixels, labels, self.num_classes, axis_name)
+
+    def join(self, one, other):
+        """Of two results of `gather`, what both batches together have."""
+        return higher(one, other) if self.first == "random" else jax.tree.map(jnp.add, one, other)
+
+    def filled(self, found):
+        """The bank that begins with what was gathered."""
+        return sampled(found) if self.first == "random" else centres(found)
+
     def _fuse(self, r, beyond, train):
         if self.fusion == "add":
             return r + beyond

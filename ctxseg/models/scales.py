@@ -62,6 +62,10 @@ class MultiScale(nn.Module):
     def memory(self):
         return self.segmenter.memory
 
+    @property
+    def most_superpixels(self):
+        return self.segmenter.most_superpixels
+
     def __call__(self, images, regions=None, train: bool = False) -> SegmenterOutput:
         """As `Segmenter`. `scale_weights` are w, float32 `[B,h,w,|S|]`; `aux` has each scale's own scores as `scale/S`, and what else the
         segmenter gives at the largest scale, whose `pixels` and `features` are handed on.

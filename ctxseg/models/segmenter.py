@@ -76,6 +76,13 @@ class Segmenter(nn.Module):
     dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32
 
+    @property
+    def most_superpixels(self) -> dict[str, int]:
+        """{section of the config: how many super-pixels of an image its module reads at the most}, of those that read any."""
+        stages = {"context": self.context, "connections": self.connections}
+        most = {section: getattr(stage, "most_superpixels", None) for section, stage in stages.items()}
+        return {section: count for section, count in most.items() if count is not None}
+
     def setup(self):
         self.classifier = Classifier(
             self.num_classes, self.hidden, self.dropout, self.conv, self.dropout_layer, self.dtype

@@ -12,7 +12,6 @@ from ctxseg.data.transforms import create_augmentation
 from ctxseg.errors import UserError
 from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
-from ctxseg.models.context.msci import MSCI
 from ctxseg.runs.loggers import LOGGERS
 from ctxseg.training import schedules
 from ctxseg.training.losses import LOSSES
@@ -45,15 +44,6 @@ def check_numbers(config) -> None:
     if not 0 <= config.model.kernel_std < math.inf:
         raise UserError(f"config.model.kernel_std is {config.model.kernel_std}, but must be 0 or more")
     superpixels.check(config.data.superpixels)
-    for section in ("context", "connections"):
-        module = config.model[section]
-        if module.name != "msci" or module.superpixels is False or module.region_shape == "grid":
-            continue
-        segments, most = config.data.superpixels, MSCI.regions if module.regions is None else module.regions
-        if segments < 1:
-            raise UserError(f"config.data.superpixels is {segments}, but msci needs some: 1000 for photographs")
-        if segments > most:
-            raise UserError(f"config.data.superpixels is {segments}, more than config.model.{section}.regions, {most}")
     devices.check_batch_size("train.batch_size", config.train.batch_size)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
 
@@ -63,7 +53,14 @@ def check_fields(config, class_names: Sequence[str]) -> None:
     check_numbers(config)
     create_augmentation(config.data, class_names)
     create_protocol(config.eval, class_names)
-    create_model(config.model, len(class_names))
+    model = create_model(config.model, len(class_names))
+    for section, most in model.most_superpixels.items():
+        segments = config.data.superpixels
+        if segments < 1:
+            name = config.model[section].name
+            raise UserError(f"config.data.superpixels is {segments}, but {name} needs some: 1000 for photographs")
+        if segments > most:
+            raise UserError(f"config.data.superpixels is {segments}, more than config.model.{section}.regions, {most}")
     find("loss.name", config.loss.name, LOSSES)
     for name in config.train.loggers:
         find("train.loggers", name, LOGGERS)

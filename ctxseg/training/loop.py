@@ -69,9 +69,9 @@ def train(config, folder: str) -> dict:
             first = int(state.step)
             word = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
             print(f"{folder}: {word}", flush=True)
-        elif model.memory and model.memory.first != "mean":
+        elif model.memory and model.memory.filling:
             epoch = math.ceil(len(source) / config.train.batch_size)
-            state = fill_memory(model, state, new_batches(), min(model.memory.clustering_batches, epoch))
+            state = fill_memory(model, state, new_batches(), min(model.memory.filling, epoch))
         if primary and config.model.frozen and not first:
             names = ", ".join(config.model.frozen)
             print(

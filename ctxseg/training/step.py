@@ -6,7 +6,6 @@ import jax
 import optax
 
 from ctxseg import devices
-from ctxseg.models import memory
 from ctxseg.training import losses, schedules
 from ctxseg.training.state import TrainState
 
@@ -51,9 +50,8 @@ def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     bank = state.memory
     if model.memory:
-        rate = model.memory.rate(state.step, config.train.steps)
-        fields = {"cosine": model.memory.cosine, "axis_name": axis_name}
-        bank = {"memory": memory.update(_bank(bank), pixels, batch["label"], rate, **fields)}
+        given = _bank(bank), pixels, batch["label"], state.step, config.train.steps, axis_name
+        bank = {"memory": model.memory.updated(*given)}
     state = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -81,12 +79,11 @@ def create_train_step(model, optimizer, config):
 
 
 def fill_memory(model, state: TrainState, batches, count: int) -> TrainState:
-    """`state` with the memory that `model.memory.first`, `random` or `clustering`, makes of the next `count` of `batches`.
+    """`state` with the memory that `model.memory` begins with, of the next `count` of `batches`.
 
     Representations are those that a training step would give: normalised by the statistics of their batch, for there are no running
     ones before the first step. (By the initial ones, mean 0 and variance 1, they come out some seven times as long on `scenes`.)
     """
-    random = model.memory.first == "random"
 
     def step(state, index, batch):
         rng = jax.random.fold_in(state.rng, index)
@@ -98,16 +95,11 @@ def fill_memory(model, state: TrainState, batches, count: int) -> TrainState:
             rngs={"dropout": rng},
             mutable=["batch_stats"],
         )
-        given = output.pixels, batch["label"], model.num_classes
-        new = memory.sample(*given, rng, devices.AXIS) if random else memory.cluster(*given, devices.AXIS)
-        return index + 1, new
+        return index + 1, model.memory.gather(output.pixels, batch["label"], rng, devices.AXIS)
 
     step, replicas, index, found = devices.parallel(step), devices.replicate(state), devices.replicate(0), None
     for _ in range(count):
         index, new = step(replicas, index, devices.shard(next(batches)))
         new = devices.unreplicate(new)
-        if found is None:
-            found = new
-        else:
-            found = memory.higher(found, new) if random else jax.tree.map(jax.numpy.add, found, new)
-    return state.replace(memory={"memory": memory.sampled(found) if random else memory.centres(found)})
+        found = new if found is None else model.memory.join(found, new)
+    return state.replace(memory={"memory": model.memory.filled(found)})

@@ -231,6 +231,11 @@ class MSCI(nn.Module):
         "regions": ("superpixels", (True,)),
     }
 
+    @property
+    def most_superpixels(self) -> int | None:
+        """How many super-pixels an image may have; None where none are read."""
+        return self.regions if self.superpixels and self.region_shape == "superpixels" else None
+
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h_l,w_l,·]`}, `regions` int32 `[B,H,W]` (-1: none) → `[B,h_1,w_1,channels]`, {}.
 
