@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.layers import Conv, relu, resize
+from ctxseg.models.seen import show
 from ctxseg.models.segmenter import Segmenter, SegmenterOutput
 
 
@@ -97,6 +98,7 @@ class MultiScale(nn.Module):
         weights = None
         if self.merge == "max":
             merged = scores.max(3)
+            show(self, "scales", lambda: {"chosen": chosen_scale(scores)})
         elif self.merge == "average":
             weights = jnp.full((scores.shape[0], *size, len(self.scales)), 1 / len(self.scales))
             merged = scores.mean(3)
@@ -104,6 +106,7 @@ class MultiScale(nn.Module):
             heads = [to_largest(self._head_map(outputs[s]), s) for s in self.scales]
             with extent.padded(*padding[largest]):
                 weights = self._weights(jnp.concatenate(heads, axis=-1))
+            show(self, "scales", lambda: {"weights": weights})
             merged = jnp.einsum("bhws,bhwsk->bhwk", weights, scores)
         aux = result.aux | {f"scale/{s}": output.logits for s, output in outputs.items()}
         return result.replace(logits=merged, aux=aux, scale_weights=weights)
@@ -119,3 +122,9 @@ class MultiScale(nn.Module):
         if self.head_layers == 2:
             x = relu(self.attention1(x))
         return nn.softmax(self.attention2(x).astype(jnp.float32))
+
+
+def chosen_scale(scores):
+    """Whose score the maximum over scales takes for the class that wins: `[B,h,w,S,K]` → int32 `[B,h,w]`."""
+    winner = scores.max(3).argmax(-1)
+    return jnp.take_along_axis(scores, winner[..., None, None], -1)[..., 0].argmax(3).astype(jnp.int32)

@@ -77,6 +77,11 @@ class Segmenter(nn.Module):
     dtype: Any = jnp.float32
 
     @property
+    def scales(self) -> tuple[float, ...]:
+        """Of the image, in the order in which they are seen."""
+        return (1.0,)
+
+    @property
     def most_superpixels(self) -> dict[str, int]:
         """{section of the config: how many super-pixels of an image its module reads at the most}, of those that read any."""
         stages = {"context": self.context, "connections": self.connections}

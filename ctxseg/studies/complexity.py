@@ -96,10 +96,12 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
     return Measured(None if context == "none" else segmenter.context, segmenter.memory), inputs
 
 
-# They keep the channels they are given, and come after a projection.
-PROJECTED = ("rce",)
 # Name → function of the config that gives a module and the shapes of its inputs.
-ROWS = {name: partial(build, context=name, projected=name in PROJECTED) for name in CONTEXTS if name != "none"}
+ROWS = {
+    name: partial(build, context=name, projected=getattr(module, "KEEPS_CHANNELS", False))
+    for name, module in CONTEXTS.items()
+    if name != "none"
+}
 ROWS["dca"] = partial(build, memory="mcibi")
 ROWS["aspp + dca"] = partial(build, context="aspp", memory="mcibi")
 

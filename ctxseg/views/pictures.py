@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
@@ -24,12 +23,7 @@ from ctxseg.data import superpixels
 from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate
 from ctxseg.inference.probabilities import at_base_size
-from ctxseg.models.context.msci import MSCI, adjacency
-from ctxseg.models.context.renet import ReNet, ReNetLayer
-from ctxseg.models.context.zigzag import Stage, ZigZag
 from ctxseg.models.layers import resize
-from ctxseg.models.memory import FeatureMemory
-from ctxseg.models.scales import MultiScale
 from ctxseg.runs import checkpoints, provenance, record, workdir
 from ctxseg.views import figures
 
@@ -62,8 +56,8 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
     It sees whole images at their base size, `config.eval.size`; neither windows nor other scales.
 
     Every run: `predictions`, `confusion`; attention over scales: `attention`; maximum over scales: `choice`; super-pixels:
-    `superpixels`; ReNet: `renet_I` of each image; ZigZagNet: `contexts_I` of each image; MCIBI: `distributions`, `memory`. Several
-    runs: `predictions_side_by_side`, and if one has a memory `memory_side_by_side`.
+    `superpixels`; a context that shows maps, as ReNet's and ZigZagNet's do: `context_I` of each image; MCIBI: `distributions`,
+    `memory`. Several runs: `predictions_side_by_side`, and if one has a memory `memory_side_by_side`.
 
     Args:
         folders: of runs that are evaluated and still have a checkpoint, the newest of which is taken.
@@ -152,16 +146,13 @@ def _open(folder, config, scored, source):
 
 
 def _looker(model, base):
-    """(variables, image uint8 `[H,W,3]`, regions int32 `[H,W]` or None) → the output, intermediates, and label map int32 `[H,W]`.
+    """(variables, image uint8 `[H,W,3]`, regions int32 `[H,W]` or None) → the output, what modules show, and label map int32 `[H,W]`.
 
     The network sees the image at its base size, `config.eval.size`, as in an evaluation at scale 1.
 
-    Intermediates are those of ReNet's layers and of ZigZagNet's region contexts; flax does not hand out those of the stages that
-    `nn.scan` runs, all but the first and the last.
+    What modules show is the collection `seen` (`models.seen`); flax does not hand out that of the stages of ZigZagNet that `nn.scan`
+    runs, all but the first and the last.
     """
-
-    def wanted(module, method):
-        return (type(module), method) in ((ReNetLayer, "__call__"), (Stage, "context"))
 
     @jax.jit
     def look(variables, image, regions):
@@ -170,11 +161,10 @@ def _looker(model, base):
             variables,
             images,
             regions,
-            capture_intermediates=wanted,
-            mutable=["intermediates"],
+            mutable=["seen"],
         )
         scores = resize(output.logits, image.shape[:2])
-        return output, found.get("intermediates", {}), scores[0].argmax(-1)
+        return output, found.get("seen", {}), scores[0].argmax(-1)
 
     return look
 
@@ -187,9 +177,7 @@ def _look(run, index):
 
 def _own(run, images):
     """{name: picture} of what the model of `run` has to show."""
-    model, palette, names = run.model, run.metadata["palette"], list(run.metadata["class_names"])
-    scales = model.scales if isinstance(model, MultiScale) else ()
-    segmenter = model.segmenter if scales else model
+    palette, names = run.metadata["palette"], list(run.metadata["class_names"])
     looks = [_look(run, i) for i in images]
     labels = [(sample["image"], sample["label"], np.asarray(prediction)) for sample, *_, prediction in looks]
 
@@ -201,25 +189,28 @@ def _own(run, images):
 
     drawn = {"predictions": figures.prediction_grid(labels, palette, names, headings=("image", "truth", run.name))}
     drawn["confusion"] = figures.confusion_matrix(run.results["confusion"], names)
-    if scales and model.merge == "attention":
-        weights = beside(output.scale_weights[0] for _, output, *_ in looks)
+    seen = [dict(shown) for *_, shown, _ in looks]
+    scales = run.model.scales
+    of_scales = [shown.pop("scales", [{}])[-1] for shown in seen]
+    if "weights" in of_scales[0]:
+        weights = beside(shown["weights"][0] for shown in of_scales)
         drawn["attention"] = figures.attention_weights(weights, scales, palette, names)
-    if scales and model.merge == "max":
-        maps = [scale_choice([output.aux[f"scale/{s}"][0] for s in scales])[..., None] for _, output, *_ in looks]
-        chosen = [(*row, index[..., 0]) for *row, index in beside(maps, "nearest")]
+    if "chosen" in of_scales[0]:
+        chosen = [(*row, x[..., 0]) for *row, x in beside((s["chosen"][0][..., None] for s in of_scales), "nearest")]
         drawn["choice"] = figures.scale_choice(chosen, scales, palette, names)
-    if isinstance(segmenter.context, MSCI) and segmenter.context.superpixels:
-        drawn["superpixels"] = figures.superpixels([_superpixels(sample, segmenter.context) for sample, *_ in looks])
-    largest = scales.index(max(scales)) if scales else 0
-    for index, (sample, _, found, _) in zip(images, looks, strict=True):
-        if isinstance(segmenter.context, ReNet):
-            drawn[f"renet_{index}"] = figures.feature_maps(sample["image"], sweeps(found["context"], largest))
-        if isinstance(segmenter.context, ZigZag):
-            rows = region_contexts(found["context"], largest, max(len(scales), 1))
-            drawn[f"contexts_{index}"] = figures.feature_maps(sample["image"], rows)
-    if isinstance(segmenter.memory, FeatureMemory):
+    largest = scales.index(max(scales))
+    rows = [seen_rows(shown, largest, len(scales)) for shown in seen]
+    graphs = [next((row.pop(title) for title in list(row) if title.endswith("super-pixels")), None) for row in rows]
+    if graphs[0]:
+        regions = [(s["image"], s["regions"], g["adjacency"]) for (s, *_), g in zip(looks, graphs, strict=True)]
+        drawn["superpixels"] = figures.superpixels(regions)
+    for index, (sample, *_), row in zip(images, looks, rows, strict=True):
+        if row:
+            drawn[f"context_{index}"] = figures.feature_maps(sample["image"], row)
+    if "distribution" in looks[0][1].aux:
         distributions = beside(jax.nn.softmax(output.aux["distribution"][0]) for _, output, *_ in looks)
         drawn["distributions"] = figures.class_distribution(distributions, palette, names)
+    if run.variables["memory"]:
         drawn["memory"] = _memory([run])
     return drawn
 
@@ -239,61 +230,26 @@ def _side_by_side(runs, images):
     return drawn
 
 
-def scale_choice(scores):
-    """Whose score the maximum over scales takes for the class that wins: S maps `[h_s,w_s,K]` → int32 `[h,w]` of the largest's size."""
-    height, width = (max(x.shape[i] for x in scores) for i in (0, 1))
-    stacked = jnp.stack([resize(x[None], (height, width))[0] for x in scores])  # [S,h,w,K]
-    winner = stacked.max(0).argmax(-1)
-    return jnp.take_along_axis(stacked, winner[None, ..., None], -1)[..., 0].argmax(0).astype(jnp.int32)
-
-
-def sweeps(found, scale: int = 0):
-    """Rows for `figures.feature_maps`: of each ReNet layer what either direction has, and the one of its units that varies most.
+def seen_rows(seen, scale: int = 0, scales: int = 1) -> dict[str, dict[str, np.ndarray]]:
+    """Rows for `figures.feature_maps`: what the modules of a network show (`models.seen`), {title: {name: map of the first image}}.
 
     Args:
-        found: intermediates of a `ReNet`; an entry for each scale that it is run at.
+        seen: the collection.
         scale: index of the one to draw.
+        scales: at how many the modules are called.
     """
     rows = {}
-    for group in range(1, len(found) // 2 + 1):
-        for layer, ends in (
-            ("vertical", ("from the top", "from below")),
-            ("horizontal", ("from the left", "from the right")),
-        ):
-            halves = np.split(np.asarray(found[f"{layer}{group}"]["__call__"][scale][0]), 2, axis=-1)
-            maps = {}
-            for end, x in zip(ends, halves, strict=True):
-                unit = int(x.var((0, 1)).argmax())
-                maps |= {end: x, f"{end}, unit {unit}": x[..., unit]}
-            rows[f"{layer} {group}"] = maps
+
+    def walk(inside, path):
+        for name, value in inside.items():
+            if isinstance(value, tuple):
+                of_scale = value[scale * len(value) // scales :][0]
+                rows[", ".join([*path, name])] = {key: np.asarray(x[0]) for key, x in of_scale.items()}
+            else:
+                walk(value, [*path, name] if path or name not in ("context", "connections") else path)
+
+    walk(seen, [])
     return rows
-
-
-def region_contexts(found, scale: int = 0, scales: int = 1):
-    """Rows for `figures.feature_maps`: R of ZigZagNet's levels, as they are combined, top down and bottom up in its first and last stage.
-
-    Args:
-        found: intermediates of a `ZigZag`; the entries of all scales that it is run at, one after the other.
-        scale: index of the one to draw.
-        scales: how many.
-    """
-    rows = {}
-    for name in sorted(found):
-        calls = found[name]["context"]
-        count = len(calls) // scales
-        contexts = [np.asarray(x[0]) for x in calls[scale * count : (scale + 1) * count]]
-        # All levels but the finest give context on the way down; up again, all but the coarsest, unless it is the last stage.
-        given = count // 2 if name == "stage1" and len(found) > 1 else count
-        label = f"stage {name.removeprefix('stage')}"
-        rows[f"{label}, top down"] = {f"level {given + 1 - i}": x for i, x in enumerate(contexts[:given])}
-        if count > given:
-            rows[f"{label}, bottom up"] = {f"level {i + 1}": x for i, x in enumerate(contexts[given:])}
-    return rows
-
-
-def _superpixels(sample, context):
-    touch = np.asarray(adjacency(jnp.asarray(sample["regions"])[None], context.regions)[0])
-    return sample["image"], sample["regions"], touch
 
 
 def _memory(runs):

@@ -12,8 +12,10 @@ from configs import defaults
 from ctxseg import files
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
+from ctxseg.models.context import renet
 from ctxseg.models.context.msci import adjacency
 from ctxseg.models.layers import resize
+from ctxseg.models.scales import chosen_scale
 from ctxseg.runs import checkpoints
 from ctxseg.training import schedules
 from ctxseg.views import figures, pictures
@@ -98,7 +100,7 @@ def test_scale_choice_is_of_the_class_that_wins():
         winner = stacked[:, y, x].max(0).argmax()
         expected[y, x] = stacked[:, y, x, winner].argmax()
     assert 0 < expected.mean() < 1
-    np.testing.assert_array_equal(pictures.scale_choice([jnp.asarray(coarse), jnp.asarray(fine)]), expected)
+    np.testing.assert_array_equal(chosen_scale(jnp.asarray(stacked.transpose(1, 2, 0, 3))[None])[0], expected)
 
 
 def test_class_distribution_shows_the_commonest_classes(sample):
@@ -182,18 +184,19 @@ def test_draw_pixels_takes_as_many_of_each_class():
     np.testing.assert_array_equal(pictures.draw_pixels(source, 3)[1], y)
 
 
-def intermediates(context, scales=None):
+def intermediates(context, scales=None, merge="average"):
     """Shapes of what a small network with `context` hands out, without compiling it."""
     config = defaults.get_config()
     config.model.backbone.width = 4
     config.model.context.update(context)
     if scales:
-        config.model.scales.update({"merge": "average", "scales": scales})
+        config.model.scales.update({"merge": merge, "scales": scales})
     model = create_model(config.model, 3)
     image = jnp.zeros((32, 32, 3), jnp.uint8)
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image[None]))
-    _, found, _ = jax.eval_shape(pictures._looker(model, ()), variables, image, None)
-    return jax.tree.map(lambda x: np.random.default_rng(0).normal(size=x.shape), found)["context"]
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image[None], jnp.zeros((1, 32, 32), jnp.int32)))
+    regions = jnp.zeros((32, 32), jnp.int32) if context["name"] == "msci" else None
+    _, found, _ = jax.eval_shape(pictures._looker(model, ()), variables, image, regions)
+    return jax.tree.map(lambda x: np.random.default_rng(0).normal(size=x.shape), found)
 
 
 def test_pictures_see_the_base_size():
@@ -209,28 +212,47 @@ def test_pictures_see_the_base_size():
 
 def test_sweeps_of_renet(sample):
     found = intermediates({"name": "renet", "units": (2, 3), "patch": (2, 2)}, scales=(0.5, 1.0))
-    rows = pictures.sweeps(found, scale=1)
-    assert list(rows) == ["vertical 1", "horizontal 1", "vertical 2", "horizontal 2"]
-    layer = found["horizontal2"]["__call__"][1][0]
-    np.testing.assert_array_equal(rows["horizontal 2"]["from the right"], layer[..., 3:])
-    left = rows["horizontal 2"]["from the left"]
-    unit = left.var((0, 1)).argmax()
-    np.testing.assert_array_equal(rows["horizontal 2"][f"from the left, unit {unit}"], left[..., unit])
+    rows = pictures.seen_rows(found, 1, 2)
+    assert list(rows) == ["horizontal 1", "horizontal 2", "vertical 1", "vertical 2"]
+    ends = ["from the left", "from the left, one unit", "from the right", "from the right, one unit"]
+    assert sorted(rows["horizontal 2"]) == ends
+    np.testing.assert_array_equal(
+        rows["horizontal 2"]["from the right"], found["context"]["horizontal 2"][1]["from the right"][0]
+    )
     rendered(figures.feature_maps(sample[0], rows))
+
+
+def test_the_unit_of_a_sweep_that_varies_most():
+    x = np.random.default_rng(0).normal(size=(1, 4, 5, 6)) * [1, 3, 2, 1, 2, 9]
+    maps = renet.sweeps(jnp.asarray(x), ("a", "b"))
+    assert list(maps) == ["a", "a, one unit", "b", "b, one unit"]
+    np.testing.assert_allclose(maps["a"], x[..., :3], rtol=1e-6)
+    np.testing.assert_allclose(maps["a, one unit"], x[..., 1], rtol=1e-6)
+    np.testing.assert_allclose(maps["b, one unit"], x[..., 5], rtol=1e-6)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_region_contexts_of_zigzag(stages):
     found = intermediates({"name": "zigzag", "channels": 4, "stages": stages}, scales=(1.0, 0.5))
-    rows = pictures.region_contexts(found, scale=0, scales=2)
-    down, up = ["level 4", "level 3", "level 2"], ["level 1", "level 2", "level 3"]
-    expected = {"stage 1, top down": down}
+    rows = pictures.seen_rows(found, 0, 2)
+    down, up = {"level 4", "level 3", "level 2"}, {"level 1", "level 2", "level 3"}
+    expected = {"stage1, top down": down}
     if stages > 1:
-        expected |= {"stage 1, bottom up": up, f"stage {stages}, top down": down}
-    assert {name: list(maps) for name, maps in rows.items()} == expected
+        expected |= {"stage1, bottom up": up, f"stage{stages}, top down": down}
+    assert {name: set(maps) for name, maps in rows.items()} == expected
     # Of 32 pixels, level 1 has a position for 4 of them, the others for 8.
     sizes = {level: x.shape[0] for maps in rows.values() for level, x in maps.items()}
     assert sizes == {level: 8 if level == "level 1" else 4 for maps in expected.values() for level in maps}
+
+
+def test_what_msci_and_scales_show():
+    found = intermediates({"name": "msci", "channels": 4, "regions": 5})
+    (adjacency,) = found["context"]["super-pixels"]
+    assert adjacency["adjacency"].shape == (1, 5, 5)
+    assert not intermediates({"name": "msci", "channels": 4, "region_shape": "grid", "regions": 4})
+    weights = intermediates({"name": "none"}, (1.0, 0.5), "attention")["scales"][0]["weights"]
+    chosen = intermediates({"name": "none"}, (1.0, 0.5), "max")["scales"][0]["chosen"]
+    assert weights.shape == (1, 4, 4, 2) and chosen.shape == (1, 4, 4)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm, Upsample2, resize
+from ctxseg.models.seen import show
 
 
 def cell_regions(regions, size: tuple[int, int]):
@@ -275,6 +276,8 @@ class MSCI(nn.Module):
                 )
             cells = [cell_regions(regions, f.shape[1:3]) for f in maps]
             touch = adjacency(regions, self.regions)
+            if self.region_shape == "superpixels":
+                show(self, "super-pixels", lambda: {"adjacency": touch})
 
         pairs, zeros = [], []
         for i, (fine, coarse) in enumerate(zip(maps, maps[1:], strict=False)):

@@ -45,6 +45,7 @@ class RegionContextEncoding(nn.Module):
     conv: Callable = ConvNorm
     levels: tuple[str, ...] = ()
 
+    KEEPS_CHANNELS = True  # as it stands behind a projection, inside ZigZagNet
     READS = 1  # the backbone's last map, where `levels` names none
 
     @nn.compact

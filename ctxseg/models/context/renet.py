@@ -10,6 +10,7 @@ scan's batch, and both directions ride in one scan.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ from jax import lax
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Norm, resize
+from ctxseg.models.seen import show
 
 # A cell: (what the input adds, what the state adds, state) → next state; the first entry of a state is h. Names as in the gates below.
 
@@ -177,6 +179,17 @@ class ReNet(nn.Module):
             maps.append(resize(x, maps[0].shape[1:3]) if maps else x)
         x = patches(jnp.concatenate(maps, axis=-1), self.patch)
         for i, units in enumerate(self.units, 1):
-            x = ReNetLayer(units, True, self.cell, self.dtype, name=f"vertical{i}")(x)
-            x = ReNetLayer(units, False, self.cell, self.dtype, name=f"horizontal{i}")(x)
+            x = vertical = ReNetLayer(units, True, self.cell, self.dtype, name=f"vertical{i}")(x)
+            x = horizontal = ReNetLayer(units, False, self.cell, self.dtype, name=f"horizontal{i}")(x)
+            show(self, f"vertical {i}", partial(sweeps, vertical, ("from the top", "from below")))
+            show(self, f"horizontal {i}", partial(sweeps, horizontal, ("from the left", "from the right")))
         return x, {}
+
+
+def sweeps(x, ends: tuple[str, str]) -> dict:
+    """What either direction of a layer has in its map `[B,h,w,2d]`, and of its units the one that varies most."""
+    maps = {}
+    for end, half in zip(ends, jnp.split(x, 2, axis=-1), strict=True):
+        unit = half.var((0, 1, 2)).argmax()
+        maps |= {end: half, f"{end}, one unit": jnp.take(half, unit, axis=-1)}
+    return maps

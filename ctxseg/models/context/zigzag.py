@@ -23,6 +23,7 @@ from ctxseg.models.context.levels import select
 from ctxseg.models.context.ppm import PPM
 from ctxseg.models.context.rce import RegionContextEncoding
 from ctxseg.models.layers import ConvNorm, Norm, area_resize, relu, resize
+from ctxseg.models.seen import show
 
 # What can give a map its context (Table 2), by the name in `ZigZag.region_context`; `none`: the map itself.
 REGION_CONTEXTS = {
@@ -68,22 +69,27 @@ class Stage(nn.Module):
         before_down, before_up = maps
         levels = len(before_down)
 
-        down, contexts = [None] * levels, []
+        down, contexts, seen = [None] * levels, [], {}
         for i in reversed(range(levels)):
             p = before_down[i] if self.first else self.fuse(before_down[i] + before_up[i], f"fuse_down{i + 1}")
             down[i] = self.receive(p, [resize(r, p.shape[1:3]) for r in contexts])
             if i > 0:
-                contexts.append(self.context(down[i], f"context_down{i + 1}"))
+                seen[f"level {i + 1}"] = self.context(down[i], f"context_down{i + 1}")
+                contexts.append(seen[f"level {i + 1}"])
                 contexts = contexts if self.dense else contexts[-1:]
 
-        up, contexts = [], {}
+        show(self, "top down", seen.copy)
+
+        up, contexts, seen = [], {}, {}
         for j in range(self.up_levels):
             p = down[j] if self.first else self.fuse(down[j] + before_up[j], f"fuse_up{j + 1}")
             received = [self.bring_down(r, p.shape[1:3], f"bring{i + 1}to{j + 1}") for i, r in contexts.items()]
             up.append(self.receive(p, received))
             if j < self.up_levels - 1:
-                context = self.context(up[j], f"context_up{j + 1}")
+                context = seen[f"level {j + 1}"] = self.context(up[j], f"context_up{j + 1}")
                 contexts = (contexts if self.dense else {}) | {j: context}
+        if seen:
+            show(self, "bottom up", seen.copy)
         return (tuple(down), tuple(up)), None
 
     def fuse(self, x, name):
