@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
+from ctxseg.models.context.self_attention import joined
 from ctxseg.models.layers import Conv, ConvNorm
 
 
@@ -65,6 +66,4 @@ class CCNet(nn.Module):
         gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32).astype(y.dtype)
         for _ in range(self.recurrence):
             y = gamma * criss_cross(query(y), key(y), value(y)) + y
-        y = self.conv(self.channels, 3, norm=self.norm, name="out")(y, train)
-        both = jnp.concatenate([x, y], axis=-1)
-        return self.conv(self.channels, 3, norm=self.norm, name="fuse")(both, train), {}
+        return joined(x, y, self.conv, self.channels, 3, self.norm, train), {}

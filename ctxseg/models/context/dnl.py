@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
+from ctxseg.models.context.self_attention import joined
 from ctxseg.models.layers import Conv, ConvNorm, attention
 
 
@@ -58,6 +59,4 @@ class DNL(nn.Module):
         ]
         z = disentangled(*flat, self.temperature, extent.positions(y.shape[1:3])).reshape(*y.shape[:3], inner)
         y = y + self.conv(self.channels, 1, norm=self.norm, relu=False, name="project")(z, train)
-        y = self.conv(self.channels, 3, norm=self.norm, name="out")(y, train)
-        both = jnp.concatenate([x, y], axis=-1)
-        return self.conv(self.channels, 3, norm=self.norm, name="fuse")(both, train), {}
+        return joined(x, y, self.conv, self.channels, 3, self.norm, train), {}

@@ -162,8 +162,10 @@ class LevelPair(nn.Module):
     dtype: Any
 
     def setup(self):
-        fields = (self.channels, self.superpixels, self.cell_states, self.region_pool, self.dtype)
-        self.up, self.down = Direction(*fields), Direction(*fields)
+        fields = {
+            name: getattr(self, name) for name in ("channels", "superpixels", "cell_states", "region_pool", "dtype")
+        }
+        self.up, self.down = Direction(**fields), Direction(**fields)
         if self.upsample:
             self.deconv = Upsample2(self.channels, self.dtype)
         else:

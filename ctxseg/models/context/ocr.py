@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ctxseg.models import extent
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
+from ctxseg.models.context.self_attention import joined
 from ctxseg.models.layers import ConvNorm, attention, resize
 
 
@@ -59,9 +60,7 @@ class OCR(nn.Module):
         value = self.conv(self.key_channels, 1, norm=self.norm, name="value")(objects, train)
         flat = [t.reshape(t.shape[0], -1, self.key_channels) for t in (query, key, value)]
         y = attention(*flat, scale=self.key_channels**-0.5).reshape(query.shape)
-        y = self.conv(self.channels, 1, norm=self.norm, name="out")(y, train)
-        both = jnp.concatenate([x, y], axis=-1)
-        return self.conv(self.channels, 1, norm=self.norm, name="fuse")(both, train), {"ocr": scores}
+        return joined(x, y, self.conv, self.channels, 1, self.norm, train), {"ocr": scores}
 
 
 def soft_object_regions(x, scores):

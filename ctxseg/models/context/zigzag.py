@@ -93,7 +93,8 @@ class Stage(nn.Module):
         return (tuple(down), tuple(up)), None
 
     def fuse(self, x, name):
-        return fuse(x, name, self.fuse_order, self.fuse_kernel, self.norm, self.conv, self.normalisation, self.train)
+        fields = {"order": self.fuse_order, "kernel": self.fuse_kernel, "norm": self.norm, "train": self.train}
+        return fuse(x, name, **fields, conv=self.conv, normalisation=self.normalisation)
 
     def context(self, f, name):
         r = f if self.region_context is None else self.region_context(name=name)({"f": f}, train=self.train)[0]
@@ -122,7 +123,7 @@ class Stage(nn.Module):
         return p + total
 
 
-def fuse(x, name, order, kernel, norm, conv, normalisation, train):
+def fuse(x, name: str, *, order, kernel, norm, train, conv, normalisation):
     """P, given the sum of two directions' maps (eqs. 2 and 4), with batch normalisation at one of three places; see `ZigZag.fuse_order`."""
     if order == "conv_norm_relu":
         return conv(x.shape[-1], kernel, norm=norm, name=name)(x, train)
@@ -256,5 +257,5 @@ class ZigZag(nn.Module):
             return down[0], {}
         if self.readout == "up":
             (down, _), _ = stage(first=False, up_levels=0, name=f"stage{stages + 1}")(carry)
-        order = (self.fuse_order, self.fuse_kernel, self.norm, self.conv, self.normalisation)
-        return fuse(down[0] + up[0], "fuse_out", *order, train), {}
+        fields = {"order": self.fuse_order, "kernel": self.fuse_kernel, "norm": self.norm, "train": train}
+        return fuse(down[0] + up[0], "fuse_out", **fields, conv=self.conv, normalisation=self.normalisation), {}
