@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import cv2
 import grain
@@ -16,6 +16,7 @@ import skimage
 from array_record.python.array_record_module import ArrayRecordWriter
 from skimage import segmentation, transform
 
+from ctxseg import bounds
 from ctxseg.data.builders.records import PNG_OF_IDS
 from ctxseg.data.parallel import each
 from ctxseg.data.sizes import base_size_of
@@ -111,8 +112,7 @@ def stack(regions: Sequence[np.ndarray]) -> np.ndarray:
 
 def check(segments: int) -> None:
     """UserError if `config.data.superpixels` cannot be `segments`."""
-    if not 0 <= segments <= LARGEST:
-        raise UserError(f"config.data.superpixels is {segments}, but must be 0 (none) to {LARGEST}")
+    bounds.check("data.superpixels", segments, Annotated[int, bounds.Bound(least=0, most=LARGEST)])
 
 
 def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecordDataSource:

@@ -9,16 +9,20 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 
+from ctxseg import bounds
 from ctxseg.data import images
 from ctxseg.data.sizes import base_size_of
 from ctxseg.errors import UserError
 
 # What lies outside of the image: ImageNet's mean colour, which the models' normalisation takes to 0; ignore; no region.
 PADDING = {"image": (124, 116, 104), "label": 255, "regions": -1}
+
+Share = Annotated[float, bounds.Bound(least=0, most=1)]
 
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
 RGB_TO_YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
@@ -201,16 +205,16 @@ class Augmentation:
 
     crop: tuple[int, int]
     flip: bool = False
-    mirrored_classes: tuple[int, ...] = ()
+    mirrored_classes: tuple = ()
     scale_range: tuple[float, float] = (1.0, 1.0)
-    rotate: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    padding: str = "ignore"
-    base_size: tuple[int, ...] = ()
-    rotate_share: float = 1.0
+    rotate: Annotated[float, bounds.Bound(least=0, most=180)] = 0.0
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    hue: Annotated[float, bounds.Bound(least=0, most=0.5)] = 0.0
+    padding: Literal["ignore", "reflect"] = "ignore"
+    base_size: tuple = ()
+    rotate_share: Share = 1.0
 
     def __post_init__(self):
         if len(self.crop) != 2 or min(self.crop) < 1:
@@ -221,12 +225,7 @@ class Augmentation:
         check_base_size(self.base_size, "data.base_size")
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise UserError(f"config.data.scale_range is {self.scale_range}, but must be (low, high), 0 < low <= high")
-        if self.padding not in ("ignore", "reflect"):
-            raise UserError(f"config.data.padding is {self.padding!r}, but it can be ignore, reflect")
-        limits = {"rotate": 180, "rotate_share": 1, "brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5}
-        for field, limit in limits.items():
-            if not 0 <= getattr(self, field) <= limit:
-                raise UserError(f"config.data.{field} is {getattr(self, field)}, but must lie in 0..{limit}")
+        bounds.check_fields("data", vars(self), Augmentation)
 
     def __call__(self, sample: dict, rng: np.random.Generator) -> dict:
         mirrored = rng.random() < 0.5

@@ -1,25 +1,16 @@
 """How images are tested: scales, mirror images, windows, shapes and the CRF (SPEC §8)."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
-import numpy as np
-
+from ctxseg.bounds import check
 from ctxseg.data import superpixels
 from ctxseg.data.sizes import base_size_of, bucket
 from ctxseg.data.transforms import check_base_size, mirrored_classes
 from ctxseg.errors import UserError
+from ctxseg.settings import declared
 
 SHAPES = ("buckets", "exact")
-CRF_PARAMETERS = (
-    "iterations",
-    "spatial_weight",
-    "spatial_sigma",
-    "bilateral_weight",
-    "bilateral_sigma",
-    "colour_sigma",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,23 +51,10 @@ class Protocol:
 
 def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
     """The protocol that `config.eval` describes, for these classes. UserError for a value that it cannot have."""
+    declared.check_section("eval", config)
     check_base_size(config.size, "eval.size")
     if len(config.window) not in (0, 2) or any(type(n) is not int or n < 1 for n in config.window):
         raise UserError(f"config.eval.window is {tuple(config.window)}, but must be a height and a width, or ()")
-    if not config.scales or not all(0 < scale < math.inf for scale in config.scales):
-        raise UserError(f"config.eval.scales is {tuple(config.scales)}, but must be one or more factors above 0")
-    if not 0 < config.stride <= 1:
-        raise UserError(
-            f"config.eval.stride is {config.stride}, but must be above 0 and at most 1, a share of the window"
-        )
-    if config.superpixels not in superpixels.TESTED:
-        raise UserError(
-            f"config.eval.superpixels is {config.superpixels!r}, but it can be {', '.join(superpixels.TESTED)}"
-        )
-    if config.shapes not in SHAPES:
-        raise UserError(f"config.eval.shapes is {config.shapes!r}, but it can be {', '.join(SHAPES)}")
-    if config.score not in ("original", "resized"):
-        raise UserError(f"config.eval.score is {config.score!r}, but it can be original, resized")
     check_crf(dict(config.crf), "config.eval.crf")
     refinement = dict(config.crf) if config.crf.iterations else None
     return Protocol(
@@ -105,16 +83,14 @@ def canvas_of(size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | No
 
 def check_crf(parameters: dict, field: str = "config.crf") -> None:
     """UserError unless these are parameters of `mean_field`, with values that they can have; `field` is what they are called by."""
+    kinds = declared.FIELDS["eval.crf"]
     for name, value in parameters.items():
-        if name not in CRF_PARAMETERS:
-            raise UserError(f"{field}.{name} is unknown: the parameters of the CRF are {', '.join(CRF_PARAMETERS)}")
-        if name == "iterations":
-            if type(value) is not int or value < 0:
-                raise UserError(f"{field}.iterations is {value!r}, but must be a whole number, at least 0")
-            continue
-        least = 0.1 if name.endswith("sigma") else 0
-        if not isinstance(value, (int, float)) or not least <= value < np.inf:
-            raise UserError(f"{field}.{name} is {value!r}, but must be a number, at least {least}")
+        if name not in kinds:
+            raise UserError(f"{field}.{name} is unknown: the parameters of the CRF are {', '.join(kinds)}")
+        number = int if name == "iterations" else int | float
+        if not isinstance(value, number) or isinstance(value, bool):
+            raise UserError(f"{field}.{name} is {value!r}, but must be a {'whole ' * (number is int)}number")
+        check(f"{field.removeprefix('config.')}.{name}", value, kinds[name])
 
 
 def superpixel_views(config):

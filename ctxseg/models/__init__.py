@@ -1,13 +1,11 @@
 """Networks. `create_model` is the door; `segmenter.py` is what to read first."""
 
 import dataclasses
-import math
-import typing
-from collections.abc import Sequence
 from functools import partial
 
 import jax.numpy as jnp
 
+from ctxseg.bounds import check_fields
 from ctxseg.choices import find
 from ctxseg.errors import UserError
 from ctxseg.models.auxiliary import AuxiliaryHeads
@@ -84,35 +82,6 @@ def _choice(field, name, choices):
     return choices[name] if isinstance(choices, dict) else name
 
 
-def _check(field, value, kind):
-    """Holds a field to its annotation: one of its `Literal`s, a number in its range, a tuple without repeats, a sequence."""
-    origin, entries = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        _choice(field, value, entries)
-    elif origin in (tuple, Sequence):
-        of = entries[0]
-        accepted = (int, float) if of is float else (of,)
-        repeats = origin is tuple and len(set(value)) < len(value)
-        if field.endswith(".patch") and len(value) != 2:
-            raise UserError(f"config.{field} is {value}, but must be a height and a width")
-        if not value or repeats or any(type(v) not in accepted for v in value):
-            rule = ", none of them twice" if origin is tuple else ""
-            raise UserError(f"config.{field} is {value}, but must be one or more {of.__name__}{rule}")
-        for v in value:
-            _check(field, v, of)
-            if of is float and v <= 0:
-                raise UserError(f"config.{field} is {value}, but must be more than 0")
-    elif kind is int:
-        least = 0 if field.endswith(".hidden") else 1
-        if value < least:
-            raise UserError(f"config.{field} is {value}, but must be at least {least}")
-    elif kind is float and value == 0 and field.endswith(".temperature"):
-        raise UserError(f"config.{field} is {value}, but must be more than 0")
-    elif kind is float and not (0 <= value < (1 if field.endswith(".dropout") else math.inf)):
-        below = " and less than 1" if field.endswith(".dropout") else ""
-        raise UserError(f"config.{field} is {value}, but must be 0 or more{below}")
-
-
 def _build(field, section, choices, bound):
     module = find(f"{field}.name", section["name"], choices)
     if module is None:
@@ -125,7 +94,5 @@ def _fields(field, section, cls, bound):
     """What `section` and `bound` say of the fields of `cls`, checked."""
     known = {f.name for f in dataclasses.fields(cls)}
     given = {k: v for k, v in section.items() if k in known and k != "name" and v is not None}
-    for name, kind in typing.get_type_hints(cls).items():
-        if name in given:
-            _check(f"{field}.{name}", given[name], kind)
+    check_fields(field, given, cls)
     return given | {k: v for k, v in bound.items() if k in known}

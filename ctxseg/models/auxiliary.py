@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count, Portion
 from ctxseg.errors import UserError
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.layers import ConvNorm, Dropout
@@ -26,8 +27,8 @@ class AuxiliaryHeads(nn.Module):
 
     num_classes: int
     levels: tuple[str, ...]
-    channels: int = 512
-    dropout: float = 0.1
+    channels: Count = 512
+    dropout: Portion = 0.1
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32

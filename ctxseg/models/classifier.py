@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ctxseg.bounds import Portion, Whole
 from ctxseg.models.layers import Conv, ConvNorm, Dropout
 
 
@@ -22,8 +23,8 @@ class Classifier(nn.Module):
     """
 
     num_classes: int
-    hidden: int = 0
-    dropout: float = 0.0
+    hidden: Whole = 0
+    dropout: Portion = 0.0
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ctxseg.bounds import Amount, Count, Portion
 from ctxseg.models import extent
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.layers import Conv, ConvNorm, Dropout, attention, interpolation
@@ -71,15 +72,15 @@ class FeatureMemory(nn.Module):
     """
 
     num_classes: int
-    channels: int = 512
+    channels: Count = 512
     fusion: Literal["concat", "add", "weighted_add"] = "concat"
-    dropout: float = 0.1
+    dropout: Portion = 0.1
     first: Literal["random", "mean", "clustering"] = "random"
-    clustering_batches: int = 100
+    clustering_batches: Count = 100
     cosine: bool = True
-    momentum: float = 0.9
+    momentum: Amount = 0.9
     polynomial: bool = True
-    power: float = 0.9
+    power: Amount = 0.9
     consistency_norm: Literal["running", "entries"] = "running"
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout

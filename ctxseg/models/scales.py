@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count, Factor
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.layers import Conv, relu, resize
@@ -31,12 +32,12 @@ class MultiScale(nn.Module):
     """
 
     segmenter: Segmenter
-    scales: tuple[float, ...] = (1.0, 0.5)
+    scales: tuple[Factor, ...] = (1.0, 0.5)
     merge: Literal["attention", "average", "max"] = "attention"
     head_input: str = "context"
     head_layers: Literal[1, 2] = 2
     head_kernel: Literal[1, 3, 5, 7] = 3
-    head_filters: int = 512
+    head_filters: Count = 512
     dtype: Any = jnp.float32
 
     READ_WHEN: ClassVar[dict] = {

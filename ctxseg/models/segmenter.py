@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.bounds import Portion, Whole
 from ctxseg.models import extent
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
@@ -70,8 +71,8 @@ class Segmenter(nn.Module):
     connections: nn.Module | None = None
     memory: nn.Module | None = None
     auxiliary: nn.Module | None = None
-    hidden: int = 0
-    dropout: float = 0.0
+    hidden: Whole = 0
+    dropout: Portion = 0.0
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32

@@ -18,6 +18,7 @@ from ctxseg import data
 from ctxseg.errors import UserError
 from ctxseg.files import write_json
 from ctxseg.models import CONTEXTS, create_model
+from ctxseg.settings import declared
 
 # Jin et al., ICCV 2021 (MCIBI), Table 3: parameters (M), multiply-adds (G), on `PAPER_INPUT` with 512 channels. SPEC §6.
 PAPER_INPUT, PAPER_CHANNELS = (1, 128, 128, 2048), 512
@@ -255,9 +256,7 @@ def check(config) -> tuple[str, ...]:
         raise UserError(
             f"config.complexity.input is {tuple(fields.input)}, but must be images, height, width and channels, each at least 1"
         )
-    for name, least in (("channels", 1), ("repeats", 0)):
-        if fields[name] < least:
-            raise UserError(f"config.complexity.{name} is {fields[name]}, but must be at least {least}")
+    declared.check_section("complexity", fields)
     # On the command line, `a,b` is one string.
     names = [name.strip() for entry in fields.contexts for name in entry.split(",")]
     for name in names:

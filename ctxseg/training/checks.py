@@ -1,6 +1,5 @@
 """What is wrong with a config, found without data: numbers that no run can have, and parts that do not fit together."""
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -13,44 +12,18 @@ from ctxseg.errors import UserError
 from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
 from ctxseg.runs.loggers import LOGGERS
+from ctxseg.settings import declared
 from ctxseg.training import schedules
 from ctxseg.training.losses import LOSSES
 from ctxseg.training.state import create_state
 
-# The least that these numbers may be, and where there is one the most: steps and seeds are counted in 32 bits.
-LIMITS = {
-    "train.steps": (1, 2**31 - 1),
-    "train.log_every": (0, math.inf),
-    "train.eval_every": (0, math.inf),
-    "train.checkpoint_every": (0, math.inf),
-    "train.keep": (1, math.inf),
-    "data.threads": (0, 1000),
-    "eval.samples": (0, math.inf),
-    "eval.crf_images": (1, math.inf),
-    "eval.max_pixels": (1, math.inf),
-}
-
-
-def check_numbers(config) -> None:
-    """Raises UserError for a number of the config that no run can have, batch sizes among them."""
-    for field, (least, most) in LIMITS.items():
-        section, name = field.split(".")
-        value = config[section][name]
-        if not least <= value <= most:
-            limit = f"at least {least}" if value < least else f"at most {most}"
-            raise UserError(f"config.{field} is {value}, but must be {limit}")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed is {config.seed}, but must be 0 or more, and less than 2³²")
-    if not 0 <= config.model.kernel_std < math.inf:
-        raise UserError(f"config.model.kernel_std is {config.model.kernel_std}, but must be 0 or more")
-    superpixels.check(config.data.superpixels)
-    devices.check_batch_size("train.batch_size", config.train.batch_size)
-    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
-
 
 def check_fields(config, class_names: Sequence[str]) -> None:
     """Finds what is wrong with a config without data: UserError for a number or a name that no run can have."""
-    check_numbers(config)
+    declared.check_all(config)
+    superpixels.check(config.data.superpixels)
+    devices.check_batch_size("train.batch_size", config.train.batch_size)
+    devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     create_augmentation(config.data, class_names)
     create_protocol(config.eval, class_names)
     model = create_model(config.model, len(class_names))

@@ -11,6 +11,7 @@ import optax
 from ctxseg.choices import find
 from ctxseg.errors import UserError
 from ctxseg.models.layers import is_frozen
+from ctxseg.settings import declared
 
 
 def learning_rate(config, steps: int) -> optax.Schedule:
@@ -28,10 +29,8 @@ def learning_rate(config, steps: int) -> optax.Schedule:
         schedule = optax.polynomial_schedule(peak, 0.0, config.poly_power, steps)
     elif config.schedule == "step":
         schedule = optax.piecewise_constant_schedule(peak, dict.fromkeys(config.step_boundaries, config.step_factor))
-    elif config.schedule == "constant":
-        schedule = optax.constant_schedule(peak)
     else:
-        raise UserError(f"config.optimizer.schedule is {config.schedule!r}, but it can be poly, step, constant")
+        schedule = optax.constant_schedule(peak)
     if not config.warmup_steps:
         return schedule
     return lambda step: schedule(step) * jax.numpy.minimum(1.0, (step + 1) / config.warmup_steps)
@@ -158,12 +157,7 @@ def _check_names(field, beginnings, names):
 
 
 def _check(config):
-    numbers = "learning_rate weight_decay clip_norm warmup_steps poly_power step_factor"
-    for name in numbers.split():
-        if not 0 <= config[name] < math.inf:
-            raise UserError(f"config.optimizer.{name} is {config[name]}, but must be 0 or more")
-    if not 0 <= config.momentum < 1:
-        raise UserError(f"config.optimizer.momentum is {config.momentum}, but must be 0 or more, and less than 1")
+    declared.check_section("optimizer", config)
     boundaries = config.step_boundaries
     if any(type(b) is not int or b < 1 for b in boundaries) or list(boundaries) != sorted(set(boundaries)):
         raise UserError(f"config.optimizer.step_boundaries is {boundaries}, but must be steps, the earliest first")

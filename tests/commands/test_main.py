@@ -157,7 +157,7 @@ def test_runs_and_files_that_are_near_are_suggested(copied, tmp_path):
         call("--mode=report", f"--workdir={copied.parent / 'runn'}")
     with pytest.raises(UserError, match="configs/fnc.py is not a file: did you mean configs/fcn.py?"):
         parse("--config=configs/fnc.py")
-    with pytest.raises(UserError, match="config.eval.data is 'foldr': there is scenes, "):
+    with pytest.raises(UserError, match="config.eval.data is 'foldr', but it can be scenes, "):
         call("--mode=evaluate", f"--workdir={copied}", "--config.eval.data=foldr")
 
 
@@ -267,15 +267,15 @@ BAD_VALUES = {
     "train.checkpoint_every=-1": "config.train.checkpoint_every is -1, but must be at least 0",
     "eval.batch_size=0": "config.eval.batch_size is 0, but must be at least 1",
     "eval.split=vall": "config.eval.split is 'vall', but camvid has train, val",
-    "seed=-1": "config.seed is -1, but must be 0 or more",
-    "data.name=foo": "config.data.name is 'foo': there is scenes, folder, camvid",
+    "seed=-1": "config.seed is -1, but must be at least 0",
+    "data.name=foo": "config.data.name is 'foo', but it can be scenes, folder, camvid",
     "data.threads=-1": "config.data.threads is -1, but must be at least 0",
     "data.crop=(0, 32)": r"config.data.crop is \(0, 32\), but must be \(height, width\), at least 1",
     "data.crop=(32, -8)": r"config.data.crop is \(32, -8\), but must be",
     "data.scale_range=(2.0, 0.5)": r"config.data.scale_range is \(2.0, 0.5\), but must be \(low, high\), 0 < low <= h",
-    "data.hue=0.7": "config.data.hue is 0.7, but must lie in 0..0.5",
+    "data.hue=0.7": "config.data.hue is 0.7, but must be at most 0.5",
     "optimizer.schedule=foo": "config.optimizer.schedule is 'foo', but it can be poly, step, constant",
-    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5, but must be",
+    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5, but must be less than 1",
     "model.dtype=float16": "config.model.dtype is 'float16', but it can be float32, bfloat16",
     "model.backbone.name=resnet19": "config.model.backbone.name is 'resnet19', but it can be none, tiny, vgg16, resnet18, ",
     "model.backbone.output_stride=7": "config.model.backbone.output_stride is 7, but it can be 32, 16, 8",
@@ -287,7 +287,7 @@ BAD_VALUES = {
     "model.context.levels=()": r"config.model.context.levels is \(\), but must be one or more str, none of them twice",
     "model.context.levels=('res5', 'res5')": "config.model.context.levels is .*, but must be one or more str, none",
     "model.context.levels=(4, 5)": r"config.model.context.levels is \(4, 5\), but must be one or more str",
-    "model.context.subdivisions=(3, 0)": "config.model.context.subdivisions is 0, but must be at least 1",
+    "model.context.subdivisions=(3, 0)": r"config.model.context.subdivisions is \(3, 0\), but every entry must be at least 1",
     "model.context.subdivisions=a": r"config.model.context.subdivisions is \('a',\), but must be one or more int",
     "model.context.stages=0": "config.model.context.stages is 0, but must be at least 1",
     "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam', but there is .*backbone/stem",
@@ -295,7 +295,7 @@ BAD_VALUES = {
     "optimizer.rates=ten": "config.optimizer.rates has 'ten', but an entry must be NAME=FACTOR with a factor of 0 or more",
     "model.scales.merge=maximum": "config.model.scales.merge is 'maximum', but it can be none, attention, average, max",
     "model.memory.name=mcibi2": "config.model.memory.name is 'mcibi2', but it can be none, mcibi",
-    "model.classifier.dropout=1.0": "config.model.classifier.dropout is 1.0, but must be 0 or more and less than 1",
+    "model.classifier.dropout=1.0": "config.model.classifier.dropout is 1.0, but must be less than 1",
     "model.context.fuse_kernel=2": "config.model.context.fuse_kernel is 2, but it can be 1, 3, 5, 7",
 }  # fmt: skip
 
@@ -361,20 +361,20 @@ def test_show_trains_nothing(tmp_path, monkeypatch):
     assert "config.model.context.dilations" not in out and "complexity" not in out
     with pytest.raises(UserError, match="^config.data.crop is .0, 32., but must be"):
         call(FCN, "--mode=show", "--config.data.crop=(0, 32)")
-    with pytest.raises(UserError, match="^config.data.superpixels is -1, but must be 0"):
+    with pytest.raises(UserError, match="^config.data.superpixels is -1, but must be at least 0"):
         call("--config=configs/msci.py", "--mode=show", "--config.data.superpixels=-1")
 
 
 # What training refuses at its start, of each part of it.
 REFUSED = {
-    "data.hue=0.7": "config.data.hue is 0.7, but must lie in 0..0.5",
-    "eval.scales=(1.0, 0.0)": r"config.eval.scales is \(1.0, 0.0\), but must be one or more factors above 0",
+    "data.hue=0.7": "config.data.hue is 0.7, but must be at most 0.5",
+    "eval.scales=(1.0, 0.0)": r"config.eval.scales is \(1.0, 0.0\), but every entry must be more than 0",
     "eval.window=(32,)": r"config.eval.window is \(32,\), but must be a height and a width",
     "eval.shapes=padded": "config.eval.shapes is 'padded', but it can be buckets, exact",
     "eval.crf.iterations=-1": "config.eval.crf.iterations is -1, but must be ",
     "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam', but there is .*backbone/stem",
     "optimizer.rates=backbone/stam=2": "config.optimizer.rates has 'backbone/stam', but there is .*",
-    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5, but must be",
+    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5, but must be less than 1",
     "train.batch_size=1": "config.train.batch_size is 1, but context/pool1/norm normalises a map of one position",
 }
 

@@ -75,7 +75,7 @@ FIELDS = {
     "train.batch_size=-8": "config.train.batch_size is -8, but must be at least 1",
     "train.stepz.x=1": "there is no --config.train.stepz.x",
     "train.log_every=None": "train.log_every=None cannot be",
-    "seed=99999999999999999999": "config.seed is 9+, but must be 0 or more, and less than",
+    "seed=99999999999999999999": "config.seed is 9+, but must be less than 4294967296",
     "seed=-9": "config.seed is -9, but must be",
     "seed=true": "seed=true cannot be: it wants a whole number",
     "optimizer.learning_rate=nan": "config.optimizer.learning_rate is nan, but must be",

@@ -222,7 +222,7 @@ def test_a_crf_sees_no_padding(source, trained):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"scales": ()}, r"config.eval.scales is \(\), but must be one or more factors above 0"),
+        ({"scales": ()}, r"config.eval.scales is \(\), but must be one or more float"),
         ({"scales": (1.0, 0.0)}, "config.eval.scales"),
         ({"scales": (1.0, float("inf"))}, "config.eval.scales"),
         ({"window": (321,)}, r"config.eval.window is \(321,\), but must be a height and a width, or \(\)"),
@@ -230,9 +230,9 @@ def test_a_crf_sees_no_padding(source, trained):
         ({"size": (-512,)}, r"config.eval.size is \(-512,\), but must be a whole number above 0"),
         ({"size": (512.0,)}, "config.eval.size"),
         ({"size": (1, 2, 3)}, "config.eval.size"),
-        ({"stride": 0.0}, "config.eval.stride is 0.0, but must be above 0 and at most 1"),
+        ({"stride": 0.0}, "config.eval.stride is 0.0, but must be more than 0"),
         ({"score": "both"}, "config.eval.score is 'both', but it can be original, resized"),
-        ({"crf": {"colour_sigma": 0.0}}, "config.eval.crf.colour_sigma is 0.0, but must be a number, at least 0.1"),
+        ({"crf": {"colour_sigma": 0.0}}, "config.eval.crf.colour_sigma is 0.0, but must be at least 0.1"),
         ({"shapes": "any"}, "config.eval.shapes is 'any', but it can be buckets, exact"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count
 from ctxseg.models.backbones.layout import STAGES
 from ctxseg.models.layers import ConvNorm, relu
 
@@ -39,7 +40,7 @@ class Tiny(nn.Module):
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
-    width: int = 24
+    width: Count = 24
     output_stride: Literal[32, 16, 8] = 8
     conv: Callable = ConvNorm
 

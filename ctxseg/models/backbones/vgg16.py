@@ -17,6 +17,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count, Portion
 from ctxseg.models.layers import ConvNorm, Dropout, max_pool, window_mean
 
 # Convolutions, and their width relative to conv1's, of conv1 … conv5.
@@ -40,9 +41,9 @@ class VGG16(nn.Module):
 
     layout: Literal["largefov", "hrenet"] = "largefov"
     conv7_kernel: Literal[0, 1, 3] = 0
-    width: int = 64
+    width: Count = 64
     norm: Literal["none", "batch"] = "none"
-    dropout: float = 0.5
+    dropout: Portion = 0.5
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm, average_pool, relu
 
@@ -51,8 +52,8 @@ class APCNet(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 512
-    bins: tuple[int, ...] = (1, 2, 3, 6)
+    channels: Count = 512
+    bins: tuple[Count, ...] = (1, 2, 3, 6)
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32

@@ -6,6 +6,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm, average_pool, resize
 
@@ -23,8 +24,8 @@ class ASPP(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 512
-    dilations: tuple[int, ...] = (12, 24, 36)
+    channels: Count = 512
+    dilations: tuple[Count, ...] = (12, 24, 36)
     fuse_kernel: Literal[1, 3, 5, 7] = 3
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm

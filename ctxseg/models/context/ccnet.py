@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.self_attention import joined
@@ -45,8 +46,8 @@ class CCNet(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 512
-    recurrence: int = 2
+    channels: Count = 512
+    recurrence: Count = 2
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm, attention
@@ -35,7 +36,7 @@ class DANet(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 512
+    channels: Count = 512
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32

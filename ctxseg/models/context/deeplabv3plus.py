@@ -6,6 +6,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count
 from ctxseg.models.context.aspp import ASPP
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm, resize
@@ -24,9 +25,9 @@ class DeepLabV3Plus(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 256
-    low_channels: int = 48
-    dilations: tuple[int, ...] = (12, 24, 36)
+    channels: Count = 256
+    low_channels: Count = 48
+    dilations: tuple[Count, ...] = (12, 24, 36)
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 

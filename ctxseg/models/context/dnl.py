@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count, Factor
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.self_attention import joined
@@ -39,8 +40,8 @@ class DNL(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 512
-    temperature: float = 0.05
+    channels: Count = 512
+    temperature: Factor = 0.05
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import flax.linen as nn
 
+from ctxseg.bounds import Count
 from ctxseg.models.context.aspp import ASPP
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm, resize
@@ -23,9 +24,9 @@ class EncoderDecoder(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 256
+    channels: Count = 256
     aspp: bool = False
-    dilations: tuple[int, ...] = (12, 24, 36)
+    dilations: tuple[Count, ...] = (12, 24, 36)
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 
+from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm
 
@@ -21,8 +22,8 @@ class FCNHead(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 512
-    convolutions: int = 2
+    channels: Count = 512
+    convolutions: Count = 2
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 
+from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm
 
@@ -23,7 +24,7 @@ class GCN(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 512
+    channels: Count = 512
     kernel: Literal[3, 5, 7, 9, 11, 13, 15] = 15
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm

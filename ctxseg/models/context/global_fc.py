@@ -5,6 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 
+from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm, average_pool, resize
 
@@ -26,9 +27,9 @@ class GlobalFC(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 512
+    channels: Count = 512
     kind: Literal["image", "subregion"] = "image"
-    grid: int = 3
+    grid: Count = 3
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, relu, resize
 
@@ -20,7 +21,7 @@ class MSc(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 128
+    channels: Count = 128
     dtype: Any = jnp.float32
 
     READS = 5  # the backbone's last 5 maps, where `levels` names none

@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
@@ -211,8 +212,8 @@ class MSCI(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 256
-    stages: int = 3
+    channels: Count = 256
+    stages: Count = 3
     phases: Literal["all", "one"] = "all"
     directions: Literal["both", "up", "down"] = "both"
     superpixels: bool = True
@@ -220,7 +221,7 @@ class MSCI(nn.Module):
     reset_states: bool = False
     region_shape: Literal["superpixels", "grid"] = "superpixels"
     region_pool: Literal["sum", "mean"] = "sum"
-    regions: int = 1000
+    regions: Count = 1000
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ctxseg.bounds import Count
 from ctxseg.models import extent
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
@@ -33,8 +34,8 @@ class OCR(nn.Module):
 
     num_classes: int
     levels: tuple[str, ...] = ()
-    channels: int = 512
-    key_channels: int = 256
+    channels: Count = 512
+    key_channels: Count = 256
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctxseg.bounds import Count
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm
@@ -39,7 +40,7 @@ class RegionContextEncoding(nn.Module):
         levels: names of maps, the last of which is read; () for the backbone's last.
     """
 
-    subdivisions: tuple[int, ...] = (3, 5, 7)
+    subdivisions: tuple[Count, ...] = (3, 5, 7)
     region_pool: Literal["sum", "mean"] = "mean"
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ctxseg.bounds import Amount, Count
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Norm, resize
@@ -155,11 +156,11 @@ class ReNet(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    units: Sequence[int] = (120,)
-    patch: Sequence[int] = (1, 1)
+    units: Sequence[Count] = (120,)
+    patch: tuple[Count, Count] = (1, 1)
     cell: Literal["lstm", "gru", "irnn"] = "lstm"
     entering: Literal["none", "batch", "l2"] = "none"
-    l2_scale: float = 1000.0
+    l2_scale: Amount = 1000.0
     dtype: Any = jnp.float32
     normalisation: Callable = Norm
 

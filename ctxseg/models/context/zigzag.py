@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 
 import flax.linen as nn
 
+from ctxseg.bounds import Count
 from ctxseg.models.context.aspp import ASPP
 from ctxseg.models.context.gcn import GCN
 from ctxseg.models.context.global_fc import GlobalFC
@@ -174,12 +175,12 @@ class ZigZag(nn.Module):
     """
 
     levels: tuple[str, ...] = ()
-    channels: int = 256
-    stages: int = 3
+    channels: Count = 256
+    stages: Count = 3
     region_context: Literal["rce", "global_image", "global_subregion", "gcn", "ppm", "aspp", "none"] = "rce"
-    subdivisions: tuple[int, ...] = (3, 5, 7)
+    subdivisions: tuple[Count, ...] = (3, 5, 7)
     region_pool: Literal["sum", "mean"] = "mean"
-    dilations: tuple[int, ...] = (12, 24, 36)
+    dilations: tuple[Count, ...] = (12, 24, 36)
     combine: Literal["product", "sum"] = "product"
     exchange: bool = True
     fusion: bool = True
