@@ -96,7 +96,7 @@ def test_builds_of_several_folders_are_kept_apart(tree, tmp_path, monkeypatch):
     with open(moved / "valannot/d.png", "ab") as file:
         file.write(b"more")  # a file of another size is another data set
     assert camvid.CamVid.fingerprint(moved) != first.info.metadata["fingerprint"]
-    with pytest.raises(UserError, match="config.data.name is 'camvit': there is scenes, .*camvid, "):
+    with pytest.raises(UserError, match="config.data.name is 'camvit', but it can be scenes, .*camvid, "):
         data.load("camvit", cache)
 
 
