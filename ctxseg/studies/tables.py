@@ -297,17 +297,12 @@ def as_html(made: dict, pages: Sequence[Sequence[str]]) -> str:
     """The page of the table; `pages` are the folders of each row's runs, relative to the page's, whose report.html are linked."""
     head, rows = cells(made)
     head = [*head, ("", "runs")]
-    body = []
-    for row, folders in zip(rows, pages, strict=True):
-        links = " ".join(
-            f"<a href='{page.text(folder)}/report.html'>{i}</a>" for i, folder in enumerate(dict.fromkeys(folders), 1)
-        )
-        body.append(f"<tr>{''.join(f'<td>{page.text(text)}</td>' for text in row)}<td>{links}</td></tr>\n")
-    groups = [(of, len(list(columns))) for of, columns in itertools.groupby(of for of, _ in head)]
-    above = "".join(f"<th colspan={count}>{page.text(of)}</th>" for of, count in groups)
-    above = f"<tr class=note>{above}</tr>" if len(groups) > 1 else ""
-    heads = "".join(f"<th>{page.text(text)}</th>" for _, text in head)
-    content = f"<p class=note>{page.text(setting(made))}</p>"
-    content += f"<div class=wide><table class=sweep>{above}<tr class=note>{heads}</tr>{''.join(body)}</table></div>"
-    content += "".join(f"<p>{page.text(remark)}</p>" for remark in remarks(made))
-    return page.frame(made["source"], content)
+    return page.render(
+        "table.html",
+        title=made["source"],
+        setting=setting(made),
+        groups=[(of, len(list(columns))) for of, columns in itertools.groupby(of for of, _ in head)],
+        head=[text for _, text in head],
+        rows=[(row, list(dict.fromkeys(folders))) for row, folders in zip(rows, pages, strict=True)],
+        remarks=remarks(made),
+    )

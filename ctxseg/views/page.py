@@ -1,32 +1,21 @@
-"""What all pages have: their frame and style (`page.css`), in one file that needs no network; and text made safe."""
+"""Pages: templates in `templates/`, filled by Jinja, which makes all text safe. A page is one file that needs no network."""
 
-import html
-import json
 from pathlib import Path
 
-_FRAME = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
+import jinja2
+from markupsafe import Markup, escape
+
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=jinja2.select_autoescape(("html",)),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+# A dotted name may be broken after each dot.
+_templates.filters["wbr"] = lambda text: escape(text).replace(".", Markup(".<wbr>"))
 
 
-def frame(title: str, body: str) -> str:
-    """A whole page; `title` is text, `body` HTML."""
-    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-    return _FRAME.format(title=text(title), style=style, body=body)
-
-
-def text(value) -> str:
-    """A text, or the JSON of anything else, as HTML."""
-    return html.escape(value if isinstance(value, str) else json.dumps(value))
+def render(template: str, **values) -> str:
+    """A whole page; `values` are text and numbers, and lists, dicts and objects of them."""
+    return _templates.get_template(template).render(**values)
