@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         0.0  # of first kernels, normal, of vgg16's conv6 and conv7 and convolutions after the backbone; 0: He's
     )
     config.model.backbone = backbone = ConfigDict()
-    backbone.name = "tiny"  # tiny, vgg16, resnet18, resnet34, resnet50, resnet101, resnet152; none (raw pixels)
+    backbone.name = "tiny"  # tiny, vgg16, resnet18, resnet34, resnet50, resnet101, resnet152; none (raw pixels); or package.module:Class
     backbone.output_stride = (
         8  # tiny, resnet*: 32, 16 or 8: pixels per position of the coarsest map; 16 and 8 by dilation
     )
@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     backbone.dropout = placeholder(float)  # vgg16: after conv6 and conv7
 
     config.model.context = context = ConfigDict()
-    context.name = "none"  # none (the FCN) or a key of ctxseg.models.CONTEXTS: renet, msci, zigzag, ppm, aspp, ocr, …
+    context.name = "none"  # none (the FCN) or a key of ctxseg.models.CONTEXTS: renet, msci, zigzag, ppm, aspp, ocr, …; or package.module:Class
     context.levels = placeholder(tuple)  # names of the backbone's maps it reads, finest first
     context.channels = placeholder(int)  # C, to which the maps are projected
     context.norm = placeholder(str)  # batch or none, inside the context module
@@ -132,7 +132,7 @@ def get_config() -> ConfigDict:
     config.loss.scales = 1.0  # extra supervision of each scale's own scores; 0: off
 
     config.data = data = ConfigDict()
-    data.name = "scenes"  # scenes, folder (your own), camvid, voc2012, … : the keys of ctxseg.data.DATASETS
+    data.name = "scenes"  # scenes, folder (your own), camvid, voc2012, … : the keys of ctxseg.data.DATASETS; or package.module:Class
     data.data_dir = "~/.cache/ctxseg"  # where prepared data sets are kept
     data.manual_dir = placeholder(
         str

@@ -58,7 +58,7 @@ def mean_field(
         Q_i(l) ∝ p_i(l) · exp( Σ_m w_m Σ_{j≠i} K̂^m_ij Q_j(l) ),      K̂ = D^-½ K D^-½,   D_i = Σ_j K_ij
 
     with K_ij = exp(−|p_i − p_j|² / 2σ_xy²) and exp(−|p_i − p_j|² / 2σ_αxy² − |I_i − I_j|² / 2σ_β²), and Potts compatibility. Kernels are
-    normalised as in the authors' code. The bilateral one is approximate (`tests/test_crf.py` has its error) and symmetric
+    normalised as in the authors' code. The bilateral one is approximate (`tests/inference/test_crf.py` has its error) and symmetric
     on average only, so updates use it and its transpose in turn. Images of a batch are filtered one after the other.
 
     Args:

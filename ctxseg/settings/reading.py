@@ -147,7 +147,7 @@ def effective(config) -> dict:
 
 def maps_read(config) -> int:
     """How many of the backbone's maps the context reads where `levels` names none."""
-    return _class(CONTEXTS[config.model.context.name]).READS
+    return getattr(_class(find("model.context.name", config.model.context.name, CONTEXTS)), "READS", 1)
 
 
 def message(field: str, why: str) -> str:

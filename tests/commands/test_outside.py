@@ -103,6 +103,7 @@ def test_parts_from_outside(tmp_path, monkeypatch, compiled):
         "--config.data.crop=16,16", "--config.data.threads=0", "--config.model.context.channels=5",
         "--config.train.steps=2", "--config.train.batch_size=2", "--config.train.log_every=1",
     ]  # fmt: skip
+    assert "config.model.context.levels = ['res5']" in call("--config=configs/fcn.py", "--mode=show", *settings)
     call("--config=configs/fcn.py", "--mode=sweep", *settings, f"--workdir={tmp_path}/sweep")
     (run,) = (path.parent for path in (tmp_path / "sweep").glob("*/config.json"))
     assert (run / "lines.txt").read_text().splitlines() == [
