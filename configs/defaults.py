@@ -33,7 +33,9 @@ def get_config() -> ConfigDict:
     backbone.dropout = placeholder(float)  # vgg16: after conv6 and conv7
 
     config.model.context = context = ConfigDict()
-    context.name = "none"  # none (the FCN) or a key of ctxseg.models.CONTEXTS: renet, msci, zigzag, ppm, aspp, ocr, …; or package.module:Class
+    context.name = (
+        "none"  # none (the FCN), a key of ctxseg.models.CONTEXTS: renet, msci, zigzag, ppm, …; or package.module:Class
+    )
     context.levels = placeholder(tuple)  # names of the backbone's maps it reads, finest first
     context.channels = placeholder(int)  # C, to which the maps are projected
     context.norm = placeholder(str)  # batch or none, inside the context module

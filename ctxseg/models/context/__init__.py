@@ -2,8 +2,8 @@
 
 Every module is called as `module(features, regions=None, train=False)` and returns the map, `[B,h,w,C]`, and a dict of
 auxiliary logits {name: float32 `[B,h',w',K]`} that only the loss reads, mostly empty; what gives some has the field `num_classes`. `levels`
-names the maps it reads, and `READS` says how many of the last ones are read where it names none. `READ_WHEN`, if it has one, says which fields it reads only under some values of others (see
-`ctxseg/settings/reading.py`).
+names the maps it reads, and `READS` says how many of the last ones are read where it names none. `READ_WHEN`, if it has one, says which
+fields it reads only under some values of others (see `ctxseg/settings/reading.py`).
 """
 
 from ctxseg.models.context.ann import ANN
