@@ -241,20 +241,24 @@ def _effective(config):
 def check_same(path: str, config: ConfigDict) -> None:
     """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters.
 
-    A field that is younger than the run, and so is missing there, counts as its default: the run was made without it.
+    A field that is younger than the run, and so is missing there, counts as its default: the run was made without it. A field that is
+    None counts as what its module takes for it.
     """
     from ctxseg.settings import reading  # here, as it imports every network, and a config.json can be read without
 
     read = _read(path)
     saved = flatten_as_json({section: value for section, value in read.items() if section != "dataset"})
     wanted, unread = flatten_as_json(config), reading.unread(config)
-    if younger := [k for k in wanted.keys() - saved.keys() if k not in unread]:
+    left_open = [
+        k for k, v in wanted.items() if k not in unread and (k not in saved or (saved[k] is None) != (v is None))
+    ]
+    if left_open:
         without = defaults.get_config()
         _update(without, read, path)
         before, now = _effective(without), _effective(config)
         # What the run would not read is read now because another field differs.
-        saved |= flatten_as_json({k: before[k] for k in younger if k in before})
-        wanted |= flatten_as_json({k: now[k] for k in younger if k in now})
+        saved |= flatten_as_json({k: before[k] for k in left_open if k in before})
+        wanted |= flatten_as_json({k: now[k] for k in left_open if k in now})
     differ = [
         f"config.{k} is {wanted.get(k)} here and {saved.get(k)} there"
         for k in sorted(saved.keys() | wanted.keys(), key=lambda k: (k not in ("system", "data.name"), k))

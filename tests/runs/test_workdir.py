@@ -56,7 +56,7 @@ def test_another_config_is_refused_by_its_fields(run):
         "optimizer__momentum": 0.5,
         "data__flip": False,
     }
-    message = "config.data.flip is False here and True there; config.model.backbone.width is 9 here and None there; "
+    message = "config.data.flip is False here and True there; config.model.backbone.width is 9 here and 24 there; "
     with pytest.raises(UserError, match=rf"{message}config.optimizer.momentum is .* \(and 2 more\); choose another"):
         workdir.check(run, changed(**changes))
     assert (run / "config.json").read_text() == before
@@ -69,6 +69,14 @@ def test_a_field_that_went_is_named_and_one_that_came_is_not(run):
     (run / "config.json").write_text(json.dumps(saved))
     with pytest.raises(UserError, match="config: config.model.depth is None here and 3 there; choose"):
         workdir.check(run, fcn.get_config())
+
+
+def test_a_field_that_is_left_open_counts_as_its_module_s_default(run):
+    workdir.check(run, changed(model__backbone__width=24))
+    workdir.claim(run, changed(model__backbone__width=24))
+    workdir.check(run, fcn.get_config())
+    with pytest.raises(UserError, match="config.model.backbone.width is 25 here and 24 there"):
+        workdir.check(run, changed(model__backbone__width=25))
 
 
 def test_a_field_younger_than_the_run_counts_as_its_default(run):
