@@ -21,17 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 import numpy as np
-from ctxseg.inference.protocol import Protocol
-from ctxseg.training.step import create_train_step
 
 from configs import attention as attention_config
 from configs import defaults, hrenet, largefov
 from ctxseg import devices
 from ctxseg.inference.probabilities import predict_probabilities
+from ctxseg.inference.protocol import Protocol
 from ctxseg.models import create_model
 from ctxseg.studies import complexity
 from ctxseg.training import schedules
 from ctxseg.training.state import create_state
+from ctxseg.training.step import create_train_step
 
 CLASSES = 21
 

@@ -23,7 +23,6 @@ import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ctxseg.training.step import create_train_step
 from torch import nn
 
 from configs import defaults
@@ -31,6 +30,7 @@ from ctxseg import devices
 from ctxseg.models import create_model
 from ctxseg.training import losses, schedules
 from ctxseg.training.state import create_state
+from ctxseg.training.step import create_train_step
 
 CLASSES = 21
 

@@ -47,7 +47,8 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     ("config.model.backbone"). None if none is near, or several are as near: a wrong suggestion is worse.
     """
     *sections, last = (SYNONYMS.get(word, word) for word in name.replace("-", "_").lower().split("."))
-    best, found = (0,), []
+    best: tuple[float, ...] = (0,)
+    found: list[str] = []
     for candidate in names:
         *above, word = candidate.split(".")
         below = bool(sections) and above[: len(sections)] == sections

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ class Progress:
     def __init__(self, total: int, start: int = 0, label: str = "", compiles: bool = False):
         """`total` steps, or images, of which `start` are done; `label` says of what. `compiles`: the first begins with a compilation."""
         self._total, self._step, self._label, self._compiles = total, start, label, compiles
-        self._values = {}
+        self._values: dict[str, Any] = {}
 
     def __enter__(self):
         self._began = self._line_time = time.monotonic()

@@ -12,14 +12,14 @@ if __name__ == "__main__":
 
     import jax
     import numpy as np
-    from ctxseg.inference.protocol import Protocol
-    from ctxseg.training.step import create_train_step, fill_memory
 
     from configs import zigzag
     from ctxseg import devices
     from ctxseg.evaluation import evaluate
+    from ctxseg.inference.protocol import Protocol
     from ctxseg.models import create_model
     from ctxseg.training import schedules
+    from ctxseg.training.step import create_train_step, fill_memory
     from tests.drawn import drawn_state
 
     assert jax.local_device_count() == count

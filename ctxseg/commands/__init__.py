@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from absl import logging
+from absl import flags, logging
 
 from ctxseg import interrupts
 from ctxseg.commands import command_line
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
     if "--help" in argv:
         print(command_line.USAGE, command_line.define_flags(argv).get_help(), sep="\n")
         return 0
+    given: command_line.Sweep | flags.FlagValues
     if command_line.value_of(argv, "mode") == "sweep":
         given = command_line.read_sweep(argv)
         print(f"sweep: {given.path}{given.dataset and ':'}{given.dataset}: starting", file=sys.stderr, flush=True)

@@ -155,15 +155,16 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
         raise UserError(
             f"--checkpoint={values.checkpoint} is of another run than --workdir={values.workdir}: give one of them"
         )
-    values.workdir = values.workdir or run
-    if not values.workdir:
-        data = values.config.data
-        values.workdir = (
-            "runs"
-            if values.mode == "complexity"
-            else default_workdir(values.config.system, data.name, data.manual_dir, data.data_dir)
-        )
+    values.workdir = values.workdir or run or _workdir(values)
     return values
+
+
+def _workdir(values):
+    """The work directory where the flags name none."""
+    if values.mode == "complexity":
+        return "runs"
+    data = values.config.data
+    return default_workdir(values.config.system, data.name, data.manual_dir, data.data_dir)
 
 
 def _check_mode(values):

@@ -33,11 +33,11 @@ def run(given) -> int:
     if values.row is not None and not 0 <= values.row < len(table.rows):
         raise UserError(f"--row={values.row} cannot be: the rows are 0 to {len(table.rows) - 1}")
 
-    folders = [value_of(given.overrides, f"config.data.{field}") for field in ("manual_dir", "data_dir")]
-    folders[1] = folders[1] or defaults.get_config().data.data_dir
+    manual_dir = value_of(given.overrides, "config.data.manual_dir")
+    data_dir = value_of(given.overrides, "config.data.data_dir") or defaults.get_config().data.data_dir
     failed = sweep.sweep(
         table,
-        values.workdir or default_workdir(table.name, table.dataset, *folders, own_folder=False),
+        values.workdir or default_workdir(table.name, table.dataset, manual_dir, data_dir, own_folder=False),
         given.overrides,
         lambda arguments: read_flags(["main.py", *arguments]).config,
         [sys.executable, str(MAIN)],

@@ -37,7 +37,9 @@ def digests(paths: Iterable[str], cache: Path | None = None) -> dict[str, str | 
         OSError: a file that cannot be read.
     """
     known = _read(cache)
-    found, marks, unknown = {}, {}, []
+    found: dict[str, str | None] = {}
+    marks: dict[str, list[int] | None] = {}
+    unknown: list[str] = []
     for path in dict.fromkeys(paths):
         marks[path] = _mark(path)
         entry = known.get(path)

@@ -18,7 +18,7 @@ It needs pillow and numpy.
 import threading
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 LARGEST = 250_000_000  # pixels of an image that is read at all
 ORIENTATION = 0x0112  # its EXIF tag
@@ -31,7 +31,7 @@ INVERSE = {6: 8, 8: 6}  # what undoes an orientation; the others undo themselves
 _opening = threading.Lock()
 
 
-def open_image(file) -> Image.Image:
+def open_image(file) -> ImageFile.ImageFile:
     """`Image.open` of a path or a binary file, for what has up to `LARGEST` pixels, whatever Pillow's own limit is.
 
     OSError, ValueError, …: not an image, damaged, or larger.

@@ -195,7 +195,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
-    shape_of: Callable[[tuple[int, int]], tuple[int, int]] = tuple,
+    shape_of: Callable[[tuple[int, int]], tuple[int, int]] = lambda size: size,
     canvas_of: Callable[[tuple[int, int]], Any] = lambda size: None,
 ) -> Iterator[dict]:
     """Every sample once, whole, in batches of one shape; otherwise in the order of `source`.
@@ -222,7 +222,7 @@ def eval_batches(
     """
     local_size = _local_size(batch_size, process_count)
     cv2.setNumThreads(0)
-    by_shape = {}
+    by_shape: dict[tuple[tuple[int, ...], Any], list[int]] = {}
     for index in range(len(source)):
         size = source.size(index)
         by_shape.setdefault((tuple(shape_of(size)), canvas_of(size)), []).append(index)

@@ -97,7 +97,7 @@ def layout(rng: np.random.Generator) -> Layout:
 
 
 def _try_layout(rng: np.random.Generator) -> Layout | None:
-    placed = []  # [n,4] arrays
+    placed: list[np.ndarray] = []  # [n,4] each
 
     def place(shape, away=None):
         """Moves `shape`, rectangles `[n,4]` of one thing, to the first of `TRIES` random places where it fits."""

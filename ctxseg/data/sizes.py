@@ -15,9 +15,11 @@ def base_size_of(size: tuple[int, int], base: Sequence[int]) -> tuple[int, int]:
     Returns:
         Height and width.
     """
-    if len(base) != 1:
-        return tuple(base) or tuple(size)
-    return tuple(rounded_ratio(n * base[0], min(size)) for n in size)
+    if len(base) == 1:
+        height, width = (rounded_ratio(n * base[0], min(size)) for n in size)
+    else:
+        height, width = tuple(base) or tuple(size)
+    return height, width
 
 
 def rounded_ratio(a, b):

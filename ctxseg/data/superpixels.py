@@ -134,7 +134,8 @@ def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecord
     check(view.segments)
     resized = "" if view.scale == 1 and not view.base else f"-at-{view.scale:g}"
     resized += f"-of-{'x'.join(map(str, view.base))}" if view.base else ""
-    folder = Path(builder.data_dir) / f"superpixels-{view.segments}{resized}-slic-{skimage.__version__}"
+    version = skimage.__version__  # type: ignore[attr-defined]  # missing in its stub
+    folder = Path(builder.data_dir) / f"superpixels-{view.segments}{resized}-slic-{version}"
     shards = _shards(folder, split, len(images))
     try:
         if not all(path.exists() for path in shards):

@@ -251,7 +251,9 @@ class Augmentation:
         sample = sample | {key: sample[key][y, columns] for key in _maps(sample)}
 
         if jitter.any():
-            sample["image"] = adjust_colour(sample["image"], *(jitter + (1, 1, 1, 0)), cv2.mean(image)[:3])
+            brightness, contrast, saturation, hue = jitter + (1, 1, 1, 0)
+            mean = cv2.mean(image)[:3]
+            sample["image"] = adjust_colour(sample["image"], brightness, contrast, saturation, hue, mean)
         if mirrored:
             sample = flip(sample, self.mirrored_classes)
         if warped:

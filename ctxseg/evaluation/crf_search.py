@@ -28,7 +28,7 @@ def search(samples, candidates: list[dict]) -> list[dict]:
     """
     for candidate in candidates:
         check_crf(candidate, "crf")
-    confusion = [0] * len(candidates)
+    confusion = [np.zeros((), np.int64)] * len(candidates)
     for probabilities, image, labels in samples:
         for i, candidate in enumerate(candidates):
             predictions = mean_field(probabilities[None], image[None], **candidate).argmax(-1)

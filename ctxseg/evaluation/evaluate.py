@@ -76,7 +76,10 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
     """
     protocol = create_protocol(config.eval)
     names = list(builder.info.metadata["class_names"])
-    total, counts, image_names, shown = np.zeros((len(names), len(names)), np.int64), [], [], []
+    total = np.zeros((len(names), len(names)), np.int64)
+    counts: list[np.ndarray] = []
+    image_names: list[str] = []
+    shown: list[tuple[Any, ...]] = []
     compiled, seconds = set(), []
     batches = pipeline.eval_batches(
         _scored_source(config, builder),

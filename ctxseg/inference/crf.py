@@ -31,13 +31,13 @@ class Lattice(NamedTuple):
         vertices: int32 `[N,6]`, the corners of the simplex around each pixel.
         weights: float32 `[N,6]`, its barycentric coordinates, which add up to 1.
         neighbours: int32 `[6,2,C]`: the vertices before and after a vertex in each direction.
-        count: int32, vertices in use, the 0th included; at most C.
+        used: int32, vertices in use, the 0th included; at most C.
     """
 
     vertices: jax.Array
     weights: jax.Array
     neighbours: jax.Array
-    count: jax.Array
+    used: jax.Array
 
 
 @partial(jax.jit, static_argnames=("iterations", "spatial_sigma"))
@@ -194,7 +194,7 @@ class _Table(NamedTuple):
 
     slots: jax.Array
     keys: tuple[jax.Array, jax.Array]
-    count: jax.Array
+    used: jax.Array
 
 
 def _slot(table, keys, probe):
@@ -236,11 +236,11 @@ def _insert(table, keys, wanted):
         outside = len(table.slots)
         slots = table.slots.at[jnp.where(free, slot, outside)].min(token, mode="drop")
         won = free & (_at(slots, slot) == token)
-        new = table.count + jnp.cumsum(won) - 1
+        new = table.used + jnp.cumsum(won) - 1
         slots = slots.at[jnp.where(won, slot, outside)].set(new, mode="drop")
         into = jnp.where(won, new, len(table.keys[0]))
         stored = tuple(old.at[into].set(key, mode="drop") for old, key in zip(table.keys, keys, strict=True))
-        table = _Table(slots, stored, table.count + won.sum())
+        table = _Table(slots, stored, table.used + won.sum())
         number = jnp.where(found, number, _at(slots, slot))
         found = found | _equal(table, number, keys)
         return table, tries + ~found, number, found
@@ -275,7 +275,7 @@ def build(features, there=None) -> Lattice:
     table, vertices = jax.lax.scan(lambda table, x: _insert(table, *x), table, (keys, wanted))
     table = _complete(table)
     vertices = vertices.ravel()[: points * CORNERS].reshape(points, CORNERS)
-    return Lattice(vertices, weights, _neighbours(table), table.count)
+    return Lattice(vertices, weights, _neighbours(table), table.used)
 
 
 def _around(table, i, block):
@@ -284,13 +284,13 @@ def _around(table, i, block):
     near = [_step(keys, direction, sign) for direction in range(CORNERS) for sign in (-1, 1)]
     numbers = i * block + jnp.arange(block)
     near = tuple(jnp.stack(words).reshape(CORNERS, 2, block) for words in zip(*near, strict=True))
-    return near, (numbers > 0) & (numbers < table.count)
+    return near, (numbers > 0) & (numbers < table.used)
 
 
 def _complete(table):
     """Adds the absent vertices that lie between HOLE or more others, as far as there is room: without them, paths of a blur are broken."""
     block = min(VERTICES, len(table.keys[0]))
-    blocks = _blocks(table.count, block)
+    blocks = _blocks(table.used, block)
 
     def absent(i):
         near, there = _around(table, i, block)
@@ -305,7 +305,7 @@ def _complete(table):
     def add(i, state):
         keys, slot, missing = absent(i)
         wanted = missing & (_at(votes, slot) >= HOLE)
-        wanted &= state.count + jnp.cumsum(wanted) <= len(state.keys[0])
+        wanted &= state.used + jnp.cumsum(wanted) <= len(state.keys[0])
         return _insert(state, keys, wanted)[0]
 
     votes = jax.lax.fori_loop(0, blocks, count, jnp.zeros_like(table.slots))
@@ -323,7 +323,7 @@ def _neighbours(table):
         return jax.lax.dynamic_update_slice_in_dim(neighbours, jnp.where(there, number, 0), i * block, 2)
 
     blank = jnp.zeros((CORNERS, 2, capacity), jnp.int32)
-    return jax.lax.fori_loop(0, _blocks(table.count, block), find, blank)
+    return jax.lax.fori_loop(0, _blocks(table.used, block), find, blank)
 
 
 def _buffers(lattice: Lattice, channels: int):
@@ -348,7 +348,7 @@ def _filter(lattice: Lattice, values, buffers, order):
     points, channels = values.shape
     x, y = buffers
     block = min(VERTICES, len(x))
-    blocks = _blocks(lattice.count, block)
+    blocks = _blocks(lattice.used, block)
     blank = jnp.zeros((block, channels))
     x = jax.lax.fori_loop(0, blocks, lambda i, x: jax.lax.dynamic_update_slice_in_dim(x, blank, i * block, 0), x)
 

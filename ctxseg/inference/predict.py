@@ -53,12 +53,12 @@ def predict(
     workdir.check_same(os.path.join(folder, "config.json"), config)
     if isinstance(checkpoint, int) and not os.path.isdir(os.path.join(folder, "checkpoints", str(checkpoint))):
         raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint of step {checkpoint}")
-    output = Path(output or os.path.join(folder, "predictions"))
-    jobs = _jobs(find(where, output), output)
+    results = Path(output or os.path.join(folder, "predictions"))
+    jobs = _jobs(find(where, results), results)
     endings = [".png", "_overlay.jpg", *["_probabilities.npz"] * probabilities]
     todo = [(path, stem) for path, stem in jobs if overwrite or not all(_at(stem, e).exists() for e in endings)]
     if len(todo) < len(jobs):
-        print(f"{len(jobs) - len(todo)} are in {output} already: --overwrite makes them anew", file=sys.stderr)
+        print(f"{len(jobs) - len(todo)} are in {results} already: --overwrite makes them anew", file=sys.stderr)
     if not todo:
         return 0
     model, state = checkpoints.restore_run(config, folder, checkpoint)
@@ -87,7 +87,7 @@ def predict(
         except UserError:
             raise
         except OSError as e:
-            raise UserError(f"--output={output} cannot be written: {e.strerror}") from e
+            raise UserError(f"--output={results} cannot be written: {e.strerror}") from e
         except Exception as e:  # too little memory for this one, say
             return f"{type(e).__name__}: {_reason(e)}"
         return None
@@ -102,7 +102,7 @@ def predict(
     finally:  # also when interrupted
         for line in failed:
             print(f"skipped {line}", file=sys.stderr)
-    print(f"{len(todo) - len(failed)} of {len(todo)} images labelled in {output}")
+    print(f"{len(todo) - len(failed)} of {len(todo)} images labelled in {results}")
     return len(failed)
 
 
@@ -128,10 +128,10 @@ def find(where: str, output: Path) -> list[tuple[Path, Path]]:
     elif path.is_file():
         root, paths, what = path.parent, [path], ""
     else:
-        root = Path(where[: re.search(r"[*?[]|$", where).start()] + "x").parent  # what comes before the first wildcard
+        root = Path(re.split(r"[*?[]", where, maxsplit=1)[0] + "x").parent  # what comes before the first wildcard
         pattern = path.relative_to(root).parts
         if "**" in pattern:  # of which Python's glob goes around cycles of links
-            below = _below(root, where) if root.is_dir() else ()
+            below = _below(root, where) if root.is_dir() else []
             paths = [p for p in below if _matches(p.relative_to(root).parts, pattern) and p.is_file()]
         else:
             paths = [Path(p) for p in sorted(glob.glob(where)) if os.path.isfile(p)]

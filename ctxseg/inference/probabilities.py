@@ -7,6 +7,7 @@ padded to one of a few, or left as they are.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def predict_probabilities(model, variables, images, regions, sizes, protocol: Pr
         images = jnp.concatenate([images, flip(images, sizes)])
         regions = None if regions is None else jnp.concatenate([regions, flip(regions, sizes)])
         sizes = None if sizes is None else jnp.concatenate([sizes, sizes])
-    total = 0.0
+    total: Any = 0.0  # then an array
     for i, scale in enumerate(protocol.scales):
         x, own = _scaled(images, sizes, scale, protocol.size, canvas)
         ids = None

@@ -71,7 +71,8 @@ def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
 
 def shape_of(size: tuple[int, int], shapes: str) -> tuple[int, int]:
     """The shape that an image of `size` (height, width) is computed in."""
-    return tuple(map(bucket, size)) if shapes == "buckets" else tuple(size)
+    height, width = map(bucket, size) if shapes == "buckets" else size
+    return height, width
 
 
 def canvas_of(size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | None:

@@ -16,7 +16,9 @@ image's.
 import contextlib
 import contextvars
 import math
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ import numpy as np
 STRIDE = 32  # of the coarsest map of any backbone
 LONGEST = 1 << 14  # pixels along a side of an image in a symbolic shape
 
-_scope = contextvars.ContextVar("extent", default=None)
+_scope: contextvars.ContextVar[tuple[Any, tuple[int, ...]] | None] = contextvars.ContextVar("extent", default=None)
 
 
 @contextlib.contextmanager
@@ -69,16 +71,18 @@ def _times(n, factor):
     return -(-n * exact.numerator // exact.denominator)
 
 
-def whole_strides(shape: tuple[int, int]) -> tuple[int, int]:
+def whole_strides(shape: Sequence[int]) -> tuple[int, int]:
     """`shape`, rounded up to multiples of `STRIDE`."""
-    return tuple(-(-n // STRIDE) * STRIDE for n in shape)
+    height, width = (-(-n // STRIDE) * STRIDE for n in shape)
+    return height, width
 
 
 def lengths(shape: tuple[int, int]):
     """How many rows and columns of a map of `shape` (height, width) are the image's: two int32 `[B]`; None without padding."""
-    if _scope.get() is None:
+    scope = _scope.get()
+    if scope is None:
         return None
-    sizes, image = _scope.get()
+    sizes, image = scope
     return tuple(_rows(sizes[:, axis], n, m) for axis, (n, m) in enumerate(zip(image, shape, strict=True)))
 
 

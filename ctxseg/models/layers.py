@@ -3,7 +3,7 @@
 Maps are `[B,h,w,C]`. Parameters and batch statistics are float32; computation is in `dtype`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -368,6 +368,7 @@ def max_pool(x, size: int, stride: int, padding: int | Literal["SAME", "CAFFE"])
     `padding` may be `SAME`: one more row or column, at the end, where windows of 2 and stride 2 do not divide the size. Or `CAFFE`, for
     windows of 3 and stride 2: padded by 1, and the size rounded up, `[B,⌊h/2⌋+1,⌊w/2⌋+1,C]`; the last window of an even size has one row.
     """
+    pairs: str | Sequence[tuple[int, int]]
     if padding == "SAME":
         pairs = padding
     elif padding == "CAFFE":

@@ -39,8 +39,8 @@ class CrossAttention(nn.Module):
         q = self.conv(inner, 1, name="query2")(self.conv(inner, 1, name="query1")(r, train), train)
         k = self.conv(inner, 1, name="key2")(self.conv(inner, 1, name="key1")(c, train), train)
         v = self.conv(inner, 1, name="value")(c, train)
-        flat = [x.reshape(x.shape[0], -1, inner) for x in (q, k, v)]
-        y = attention(*flat, scale=inner**-0.5, mask=extent.positions(c.shape[1:3])).reshape(q.shape)
+        queries, keys, values = [x.reshape(x.shape[0], -1, inner) for x in (q, k, v)]
+        y = attention(queries, keys, values, scale=inner**-0.5, mask=extent.positions(c.shape[1:3])).reshape(q.shape)
         return self.conv(self.channels, 1, name="out")(y, train)
 
 

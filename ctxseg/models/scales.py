@@ -3,6 +3,7 @@
 g[i,c] = Σ_s w^s[i] · f^s[i,c],      w^s[i] = exp(h^s[i]) / Σ_t exp(h^t[i])                                (1, 2)
 """
 
+import dataclasses
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -110,7 +111,7 @@ class MultiScale(nn.Module):
             show(self, "scales", lambda: {"weights": weights})
             merged = jnp.einsum("bhws,bhwsk->bhwk", weights, scores)
         aux = result.aux | {f"scale/{s}": output.logits for s, output in outputs.items()}
-        return result.replace(logits=merged, aux=aux, scale_weights=weights)
+        return dataclasses.replace(result, logits=merged, aux=aux, scale_weights=weights)
 
     def _head_map(self, output):
         maps = output.features | {"logits": output.logits}

@@ -21,8 +21,8 @@ class TensorBoard:
 
     def __init__(self, workdir: Path):
         self._folder = Path(workdir) / "tensorboard"
-        self._events = None  # opened at the first write, so that restart() can come before
-        self._restart = None  # the step from which older events are void
+        self._events: EventsWriter | None = None  # opened at the first write, so that restart() can come before
+        self._restart: int | None = None  # the step from which older events are void
 
     def write(self, step: int, kind: str, values: dict) -> None:
         """One event. `kind` is the first part of the tags; what is None gets none."""

@@ -59,8 +59,8 @@ def check(folder: str, here: dict, remedy: str) -> None:
     elif not same(there, here):
         differ = ["which has changed since"] if there["folder"] == here["folder"] else []
         differ += ["of other classes"] if there["class_names"] != here["class_names"] else []
-        differ = ", ".join([words(here), *differ])
-        raise UserError(f"{folder} was trained on {words(there)}, and this is {differ}: {remedy}")
+        this = ", ".join([words(here), *differ])
+        raise UserError(f"{folder} was trained on {words(there)}, and this is {this}: {remedy}")
 
 
 def choose(names: Sequence[str], dataset: str, folder: str, data_dir: str, first: int = 0) -> str:

@@ -1,5 +1,7 @@
 """What the fields of a config are, apart from what they mean."""
 
+from typing import Any
+
 # Tuples whose entries have a meaning by their place; others may become longer or shorter.
 FIXED = ("data.crop", "data.scale_range", "complexity.input")
 
@@ -21,7 +23,7 @@ def is_like(given: tuple, default: tuple | None, field: str) -> bool:
 
 def flatten(config, prefix: str = "") -> dict:
     """Nested mapping → {'a.b.c': value}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key: value}
     return flat

@@ -8,8 +8,9 @@ modes that they are for.
 """
 
 import dataclasses
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from functools import partial
+from typing import Any
 
 from ctxseg.choices import find
 from ctxseg.errors import UserError
@@ -18,7 +19,7 @@ from ctxseg.models.auxiliary import AuxiliaryHeads
 from ctxseg.settings.fields import flatten_as_json
 
 # The sections that modules have: the field that chooses one, and the modules.
-SECTIONS = {
+SECTIONS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "model.backbone": ("name", BACKBONES),
     "model.connections": ("name", CONNECTIONS),
     "model.context": ("name", CONTEXTS),
@@ -97,7 +98,7 @@ def _takes_classes(context):
         return True
 
 
-def unread(config, mode: str = "train", chosen: dict[str, Set[str]] | None = None) -> dict[str, str]:
+def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = None) -> dict[str, str]:
     """The fields that nothing reads, each with what would: {"model.context.dilations": "aspp, deeplabv3plus have it"}.
 
     Args:

@@ -185,7 +185,9 @@ def _flops(equation) -> int:
         return equation.primitive.bind(*args, **equation.params)
 
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
-    return int(jax.jit(run).lower(*shapes).cost_analysis().get("flops", 0))
+    costs = jax.jit(run).lower(*shapes).cost_analysis()
+    assert costs is not None, "the backend counts no operations"
+    return int(costs.get("flops", 0))
 
 
 def measure(module: nn.Module, inputs, repeats: int) -> dict:

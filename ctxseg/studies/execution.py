@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ class Run(NamedTuple):
     mode: str
 
 
-def unique(runs: Sequence[Run]) -> list[Run]:
+def unique(runs: Iterable[Run]) -> list[Run]:
     """Without those that several rows have in common."""
     return list({run.folder: run for run in runs}.values())
 
@@ -137,11 +137,11 @@ def execute(runs: Sequence[Run], command: Sequence[str], compiled: str, jobs: in
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}, but must be at least 1")
-    groups = {}  # what differs in its evaluation alone is made one after the other
+    groups: dict[str, list[Run]] = {}  # what differs in its evaluation alone is made one after the other
     for run in unique(runs):
         groups.setdefault(_trained(run), []).append(run)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    shares = queue.SimpleQueue()
+    shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
     for i in range(jobs):
         shares.put(cores[i::jobs] if len(cores) >= jobs > 1 else [])
     total, began, done = sum(map(len, groups.values())), time.monotonic(), itertools.count(1)

@@ -9,6 +9,7 @@ import os
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,9 +48,9 @@ def grid(system: str, dataset: str, sweeps: Sequence[str]) -> Table:
     names = [field.rpartition(".")[2] for field in fields]
     names = [short if names.count(short) == 1 else field for short, field in zip(names, fields, strict=True)]
     rows = []
-    for values in itertools.product(*fields.values()):
-        name = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-        rows.append(Row(name or system, system, dict(zip(fields, values, strict=True))))
+    for chosen in itertools.product(*fields.values()):
+        name = ", ".join(f"{name}={value}" for name, value in zip(names, chosen, strict=True))
+        rows.append(Row(name or system, system, dict(zip(fields, chosen, strict=True))))
     name = f"{system}-{','.join(fields) or 'seeds'}"
     return Table(name, f"{system}: {' × '.join(fields) or 'seeds'}", dataset, rows)
 
@@ -77,11 +78,13 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}, but must be at least 1")
     given = set(map(_field, common))
-    if "seed" in given or any(
-        "seed" in of for of in (*(e.overrides for e in (*table.rows, *table.columns)), *table.folds)
-    ):
+    of_table = [*(row.overrides for row in table.rows), *(column.overrides for column in table.columns), *table.folds]
+    if "seed" in given or any("seed" in overrides for overrides in of_table):
         raise UserError("config.seed is what --seeds counts: leave it out")
-    runs, known, used, idle = {}, {}, set(), {}
+    runs: dict[tuple, Run] = {}
+    known: dict[str, Run] = {}
+    used: set[tuple[str, str]] = set()
+    idle: dict[tuple[str, str], str] = {}
     for seed, (f, fold) in itertools.product(range(seeds if table.mode == "train" else 1), enumerate(table.folds)):
         for (r, row), (c, column) in itertools.product(enumerate(table.rows), enumerate(table.columns)):
             if row.system is None or not column.runs:
@@ -156,7 +159,7 @@ def _slug(text):
 
 def parse_rows(text: str, count: int) -> tuple[int, ...]:
     """ "0,2-4" → (0, 2, 3, 4). UserError if that is not of `count` rows."""
-    found = []
+    found: list[int] = []
     for part in text.split(","):
         ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         chosen = ends and range(int(ends[1]), int(ends[2] or ends[1]) + 1)
@@ -239,25 +242,28 @@ def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str])
         many mIoU is the mean of, in one run or another; `runs`, the folders. None where something is missing.
     """
     seeds, folds = (sorted({key[i] for key in runs}) for i in (2, 3))
-    found, faults = {}, dict(failed)
+    found: dict[str, dict[str, float]] = {}
+    faults = dict(failed)
     for run in unique(runs.values()):
         try:
-            found[run.folder] = read_scores(run)
+            if figures := read_scores(run):
+                found[run.folder] = figures
         except UserError as e:
             faults.setdefault(run.folder, str(e))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for r, row in enumerate(table.rows):
-        cells = []
+        cells: list[dict[str, Any]] = []
         for c, column in enumerate(table.columns):
-            ours, made = {}, []
+            ours: dict[int, float] = {}
+            made: list[str] = []
             for seed in seeds:
                 of_folds = [runs[r, c, seed, f].folder for f in folds if (r, c, seed, f) in runs]
-                values = [found[folder][column.score] for folder in of_folds if found.get(folder)]
+                values = [found[folder][column.score] for folder in of_folds if folder in found]
                 if of_folds and len(values) == len(of_folds) and None not in values:
                     ours[seed] = statistics.mean(values)
-                made += [folder for folder in of_folds if found.get(folder)]
+                made += [folder for folder in of_folds if folder in found]
             scores = [found[folder] for folder in made]
-            cell = {
+            cell: dict[str, Any] = {
                 "ours": ours,
                 "mean": statistics.mean(ours.values()) if ours else None,
                 "std": statistics.stdev(ours.values()) if len(ours) > 1 else None,

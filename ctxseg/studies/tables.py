@@ -102,7 +102,7 @@ def check(table: Table) -> None:
         ("folds", Mapping, "{field: value}"),
     ):
         entries = getattr(table, field)
-        good = isinstance(entries, (list, tuple)) and not isinstance(entries, kind) and entries
+        good = isinstance(entries, (list, tuple)) and not isinstance(entries, kind) and bool(entries)
         want(good and all(isinstance(e, kind) for e in entries), "", field, entries, f"a list of one or more {rule}")
     for field, names in (("rows", [row.name for row in table.rows]), ("columns", [c.title for c in table.columns])):
         good = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
@@ -117,11 +117,14 @@ def check(table: Table) -> None:
         where = f", row {r} ({row.name})"
         want(isinstance(row.overrides, Mapping), where, "overrides", row.overrides, "{field: value}")
         good = isinstance(row.paper, (list, tuple)) and len(row.paper) <= len(table.columns)
-        good = good and all(
-            x is None or type(x) is str or type(x) in (int, float) and math.isfinite(x) for x in row.paper
-        )
+        good = good and all(map(_is_figure, row.paper))
         rule = f"a list of {len(table.columns)} or fewer numbers, texts or None, one a column"
         want(good, where, "paper", row.paper, rule)
+
+
+def _is_figure(x: Any) -> bool:
+    """Whether a paper's figure may be this: a finite number, a text or None."""
+    return x is None or type(x) is str or type(x) in (int, float) and math.isfinite(x)
 
 
 def on(table: Table, dataset: str | None) -> Table:
@@ -250,7 +253,7 @@ def remarks(made: dict) -> list[str]:
                 f"{scatter if made['seeds'] > 1 else 'and '}{len(turned)} in the other order{f': {names}' if turned else ''}."
                 f"{unknown if made['seeds'] == 1 else ''}"
             )
-        counts = {}
+        counts: dict[int, list[int]] = {}
         for i, row in enumerate(made["rows"]):
             for classes in row["cells"][column]["classes"]:
                 counts.setdefault(classes, []).append(i)
@@ -271,8 +274,8 @@ def remarks(made: dict) -> list[str]:
 def markdown(made: dict) -> str:
     """The table, its source and setting above and remarks below."""
     head, rows = cells(made)
-    lines = [[f"{of}: {text}" if of else text for of, text in head], *rows]
-    lines = [f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines]
+    texts = [[f"{of}: {text}" if of else text for of, text in head], *rows]
+    lines = [f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in texts]
     lines.insert(1, "|---" * len(head) + "|")
     return "\n\n".join([f"**{made['source']}**; {setting(made)}", "\n".join(lines), *remarks(made)]) + "\n"
 

@@ -1,5 +1,6 @@
 """The training step, a pure function of state and batch, and what comes before the first one."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -52,7 +53,8 @@ def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis
     if model.memory:
         given = _bank(bank), pixels, batch["label"], state.step, config.train.steps, axis_name
         bank = {"memory": model.memory.updated(*given)}
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=updated.get("batch_stats", {}),
@@ -102,4 +104,4 @@ def fill_memory(model, state: TrainState, batches, count: int) -> TrainState:
         index, new = step(replicas, index, devices.shard(next(batches)))
         new = devices.unreplicate(new)
         found = new if found is None else model.memory.join(found, new)
-    return state.replace(memory={"memory": model.memory.filled(found)})
+    return dataclasses.replace(state, memory={"memory": model.memory.filled(found)})

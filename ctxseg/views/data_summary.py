@@ -42,9 +42,9 @@ def draw(summary: dict, sizes: dict[str, np.ndarray], palette) -> Figure:
                 panel.text(low * 1.1, y, f"none in {first}", fontsize=6, va="center", color=INK)
         for j, split in enumerate(others):
             points = [(100 * shares[split][n], y) for y, n in enumerate(shown) if shares[split][n] > 0]
-            x, y = zip(*points, strict=True) if points else ((), ())
+            right, down = zip(*points, strict=True) if points else ((), ())
             marker = ("o", "D", "s", "^")[j % 4]
-            panel.plot(x, y, marker, color="white", markeredgecolor="black", markersize=3.5, label=split)
+            panel.plot(right, down, marker, color="white", markeredgecolor="black", markersize=3.5, label=split)
         panel.set_yticks(range(len(shown)), shown, fontsize=7)
         panel.set_xlabel("% of labelled pixels")
         panel.grid(axis="x", alpha=0.3)

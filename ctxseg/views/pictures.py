@@ -286,7 +286,7 @@ def draw_pixels(source, classes: int):
         image index, y, x and label, each int64 `[P]`.
     """
     rng, each = np.random.default_rng(0), max(1, min(TSNE_PIXELS, TSNE_POINTS // classes))
-    found = [[] for _ in range(classes)]
+    found: list[list[tuple[int, int, int, int]]] = [[] for _ in range(classes)]
     for i in range(min(TSNE_IMAGES, len(source))):
         label = source[i]["label"]
         for k in np.unique(label[label < classes]):

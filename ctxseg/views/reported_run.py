@@ -58,8 +58,8 @@ class ReportedRun:
     @property
     def other_data(self) -> str | None:
         """The data that the scores are of, in words, where the run was not trained on them."""
-        other = self.trained and self.tested and not provenance.same(self.trained, self.tested)
-        return provenance.words(self.tested) if other else None
+        trained, tested = self.trained, self.tested
+        return provenance.words(tested) if trained and tested and not provenance.same(trained, tested) else None
 
     @property
     def overrides(self) -> dict:

@@ -91,7 +91,7 @@ def test_every_vertex_has_one_number_and_neighbours_know_each_other(lattice):
     _, names = np.unique(corners, axis=0, return_inverse=True)
     pairs = np.unique(np.stack([names.ravel(), np.asarray(built.vertices).ravel()]), axis=1)
     assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
-    assert pairs[1].min() > 0 and pairs[1].max() < built.count
+    assert pairs[1].min() > 0 and pairs[1].max() < built.used
     before, after = np.asarray(built.neighbours).swapaxes(0, 1)
     for one, other in ((before, after), (after, before)):
         direction, vertex = np.nonzero(one)

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ctxseg.training.step import fill_memory
 
 from configs import defaults
 from ctxseg.models import SegmenterOutput, create_model, memory
 from ctxseg.models.layers import ConvNorm
 from ctxseg.training import losses, schedules
+from ctxseg.training.step import fill_memory
 from tests.drawn import drawn_state
 from tests.models.gradients import check_against
 from tests.references import memory_numpy

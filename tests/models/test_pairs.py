@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import optax
 import pytest
-from ctxseg.training.step import train_step
 
 from configs import defaults
 from ctxseg.models import CONTEXTS, convolution, create_model, layers
 from ctxseg.training.state import create_state
+from ctxseg.training.step import train_step
 from tests.drawn import drawn
 
 SMALL = {

@@ -53,9 +53,9 @@ read_label = label_image("ade20k", {0: IGNORE} | {i: i - 1 for i in range(1, 151
 
 def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs by name}. UserError: a folder is missing or empty."""
-    roots = [manual_dir / "images", manual_dir / "annotations"]
+    roots = images, labels = manual_dir / "images", manual_dir / "annotations"
     require(ADE20K, manual_dir, *(f"{root.name}/{folder}" for root in roots for folder in FOLDERS.values()))
-    return {split: by_name(*(root / folder for root in roots)) for split, folder in FOLDERS.items()}
+    return {split: by_name(images / folder, labels / folder) for split, folder in FOLDERS.items()}
 
 
 class ADE20K(PairsBuilder):

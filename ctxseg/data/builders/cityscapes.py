@@ -45,13 +45,13 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, by city and name as 'aachen_000000_000019'}. UserError: a folder is missing or empty."""
     splits = {}
     for split in SPLITS:
-        roots = [manual_dir / kind / split for kind in ("leftImg8bit", "gtFine")]
+        roots = images, labels = [manual_dir / kind / split for kind in ("leftImg8bit", "gtFine")]
         if split != "test":
             require(Cityscapes, manual_dir, *(str(root.relative_to(manual_dir)) for root in roots))
         elif not all(root.exists() for root in roots):
             continue
         cities = sorted({city.name for root in roots for city in root.iterdir() if city.is_dir()})
-        splits[split] = [pair for city in cities for pair in by_name(*(root / city for root in roots), SUFFIXES)]
+        splits[split] = [pair for city in cities for pair in by_name(images / city, labels / city, SUFFIXES)]
     return splits
 
 

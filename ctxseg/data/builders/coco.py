@@ -8,7 +8,7 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,7 +118,7 @@ def paint(picture: Picture, ids: Mapping[int, int]) -> np.ndarray:
     return np.ascontiguousarray(label)
 
 
-def area(picture: Picture, categories: Sequence[int]) -> int:
+def area(picture: Picture, categories: Container[int]) -> int:
     """The number of an image's pixels that objects of some categories cover. ValueError: what is wrong with an object."""
     regions = [_run_lengths(picture, segmentation) for _, _, segmentation in _objects(picture, categories)]
     return int(mask.area(mask.merge(regions))) if regions else 0

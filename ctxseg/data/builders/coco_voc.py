@@ -33,7 +33,8 @@ def read_label(part: Part):
 
 def select(everything: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
     """{split: pairs} by the rule at the top. UserError: what is wrong with which images' objects."""
-    selected, faults = {split: [] for split in everything}, []
+    selected: dict[str, list[Pair]] = {split: [] for split in everything}
+    faults = []
     every = [(split, pair) for split, pairs in everything.items() for pair in pairs]
     for split, pair in progress(every, len(every), "select coco_voc"):
         try:

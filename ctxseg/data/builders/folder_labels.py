@@ -10,7 +10,7 @@ A label file holds ids, by the lines of classes.txt from 0, or the colours that 
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ctxseg.errors import UserError
 VOID_SHARE = 0.05  # of 255 in labels of 0 and 255 alone: rims around objects hold less
 UNKNOWN_IDS = "label id"  # faults of which `LabelReader.shifted` explains have it
 BLACK_AND_WHITE = [0, 0, 0, 255, 255, 255]
+Colour: TypeAlias = tuple[int, int, int]
 
 
 class Classes(NamedTuple):
@@ -35,9 +36,9 @@ class Classes(NamedTuple):
     """
 
     names: list[str]
-    palette: list[tuple[int, int, int]]
+    palette: list[Colour]
     ids: dict[int, int]
-    colours: dict[tuple[int, int, int], int]
+    colours: dict[Colour, int]
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -58,7 +59,12 @@ def read_classes(path: Path) -> Classes:
         UserError: all faults at once: fewer than two classes, one twice, a colour that is none, missing, or two classes', a heading that is
             not understood, ids that are not those of the lines, no UTF-8.
     """
-    names, palette, ids, colours, faults, without = [], [], {}, {}, [], []
+    names: list[str] = []
+    palette: list[Colour] = []
+    ids: dict[int, int] = {}
+    colours: dict[Colour, int] = {}
+    faults: list[str] = []
+    without: list[tuple[int, str]] = []
     entries = _without_ids(path, [_entry(*line) for line in _without_heading(path, read_lines(path))])
     for number, name, colour in entries:
         if colour and max(colour) > 255:
@@ -199,12 +205,12 @@ class LabelReader:
     def __init__(self, classes: Classes):
         """`classes` as `read_classes` found them."""
         greys = {r: target for (r, g, b), target in classes.colours.items() if r == g == b}
-        self.labelled = set()
+        self.labelled: set[Path] = set()
         self._classes = classes
         self._tables = [classes.ids, {IGNORE: IGNORE} | greys]  # of grey values: what may explain them
-        self._seen = {}  # {grey value: a file that has it}
-        self._masks = {}  # {file of 0 and 255 alone: share of 255}
-        self._void = None  # a file that has 255 beside a class other than 0
+        self._seen: dict[int, Path] = {}  # {grey value: a file that has it}
+        self._masks: dict[Path, float] = {}  # {file of 0 and 255 alone: share of 255}
+        self._void: Path | None = None  # a file that has 255 beside a class other than 0
 
     def __call__(self, path: Path) -> np.ndarray:
         """Reads a label file, in any thread."""

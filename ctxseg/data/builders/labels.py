@@ -95,7 +95,7 @@ def bit_palette(count: int, first: int = 0) -> list[tuple[int, int, int]]:
     for bit in range(8):
         for channel in range(3):
             colours[:, channel] |= (ids >> (3 * bit + channel) & 1) << (7 - bit)
-    return [tuple(map(int, colour)) for colour in colours]
+    return [(r, g, b) for r, g, b in colours.tolist()]
 
 
 def _describe(ids):

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ctxseg.data import contents
 from ctxseg.errors import UserError, printable
@@ -17,7 +17,7 @@ class Part(NamedTuple):
     """Something in a file that holds more: `key` says what to the function that reads it; it is not shown to users."""
 
     file: Path
-    key: object
+    key: Any
 
 
 class Pair(NamedTuple):

@@ -18,7 +18,7 @@ from ctxseg.data.builders.records import PairsBuilder
 
 # {class: names of parts, l… and r… for the left and right one}
 CLASSES = {
-    "background": (),
+    "background": "",
     "head": "head hair nose mouth leye reye lear rear lebrow rebrow",
     "torso": "torso neck",
     "upper arms": "luarm ruarm",
@@ -26,7 +26,7 @@ CLASSES = {
     "upper legs": "luleg ruleg",
     "lower legs": "llleg rlleg lfoot rfoot",
 }
-PARTS = {part: i for i, parts in enumerate(CLASSES.values()) if parts for part in parts.split()}
+PARTS = {part: i for i, parts in enumerate(CLASSES.values()) for part in parts.split()}
 SPLITS = {"train": 1_716, "val": 1_817}
 LISTS = "pascal_person_part/pascal_person_part_trainval_list"
 

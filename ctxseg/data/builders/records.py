@@ -120,7 +120,7 @@ def _encoded(path):
     return encode_png(images.read(path)[0]), turn
 
 
-class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS has no types
     """What all builders of data sets whose files are listed as `Pair`s do; each says with what.
 
     Attributes:
@@ -140,7 +140,7 @@ class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")  # another one where the same files give other samples
     groups: Mapping[str, Sequence[str]] = {}
     downloads: download.Download | None = None
-    read_image = None
+    read_image: Callable[[Part], np.ndarray] | None = None
 
     @classmethod
     def fingerprint(cls, manual_dir: Path, digests: Callable = contents.digests) -> str:

@@ -40,8 +40,8 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     }
     if (manual_dir / SBD).is_dir():
         require(VOC2012, manual_dir, str(SBD / "train.txt"), str(SBD / "val.txt"))
-        more = {name for split in ("train", "val") for name in read_names(manual_dir / SBD / f"{split}.txt")}
-        more = sorted(more - set(names["train"]) - set(names["val"]))
+        of_sbd = {name for split in ("train", "val") for name in read_names(manual_dir / SBD / f"{split}.txt")}
+        more = sorted(of_sbd - set(names["train"]) - set(names["val"]))
         splits["train_aug"] = splits["train"] + [_pair(manual_dir, name, SBD / f"cls/{name}.mat") for name in more]
     return splits
 

@@ -38,8 +38,15 @@ class DeepLabV3Plus(nn.Module):
         """`features` {name: `[B,h_l,w_l,·]`} → `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
         maps = select(features, self.levels, self.READS)
         fine, coarse = maps[0], maps[-1]
-        fields = {"channels": self.channels, "dilations": self.dilations, "norm": self.norm, "conv": self.conv}
-        x, _ = ASPP(**fields, fuse_kernel=1, name="aspp")({"x": coarse}, train=train)
+        aspp = ASPP(
+            channels=self.channels,
+            dilations=self.dilations,
+            fuse_kernel=1,
+            norm=self.norm,
+            conv=self.conv,
+            name="aspp",
+        )
+        x, _ = aspp({"x": coarse}, train=train)
         low = self.conv(self.low_channels, 1, norm=self.norm, name="low")(fine, train)
         x = jnp.concatenate([resize(x, low.shape[1:3]), low], axis=-1)
         for name in ("refine1", "refine2"):

@@ -54,10 +54,11 @@ class DNL(nn.Module):
         x = select(features, self.levels, self.READS)[-1]
         y = self.conv(self.channels, 3, norm=self.norm, name="reduce")(x, train)
         inner = max(self.channels // 2, 1)
-        flat = [
+        query, key, value, unary = [
             Conv(n, 1, dtype=self.dtype, name=name)(y).reshape(y.shape[0], -1, n)
             for name, n in (("query", inner), ("key", inner), ("value", inner), ("mask", 1))
         ]
-        z = disentangled(*flat, self.temperature, extent.positions(y.shape[1:3])).reshape(*y.shape[:3], inner)
+        z = disentangled(query, key, value, unary, self.temperature, extent.positions(y.shape[1:3]))
+        z = z.reshape(*y.shape[:3], inner)
         y = y + self.conv(self.channels, 1, norm=self.norm, relu=False, name="project")(z, train)
         return joined(x, y, self.conv, self.channels, 3, self.norm, train), {}

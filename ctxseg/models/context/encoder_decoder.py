@@ -39,8 +39,8 @@ class EncoderDecoder(nn.Module):
         """`features` {name: `[B,h_l,w_l,·]`} → `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
         *finer, x = select(features, self.levels, self.READS)
         if self.aspp:
-            fields = {"channels": self.channels, "dilations": self.dilations, "norm": self.norm, "conv": self.conv}
-            x, _ = ASPP(**fields, name="aspp")({"x": x}, train=train)
+            aspp = ASPP(channels=self.channels, dilations=self.dilations, norm=self.norm, conv=self.conv, name="aspp")
+            x, _ = aspp({"x": x}, train=train)
         else:
             x = self.conv(self.channels, 1, norm=self.norm, name=f"project{len(finer) + 1}")(x, train)
         for i in reversed(range(len(finer))):

@@ -59,8 +59,8 @@ class OCR(nn.Module):
 
         query, key = twice(x, "query"), twice(objects, "key")
         value = self.conv(self.key_channels, 1, norm=self.norm, name="value")(objects, train)
-        flat = [t.reshape(t.shape[0], -1, self.key_channels) for t in (query, key, value)]
-        y = attention(*flat, scale=self.key_channels**-0.5).reshape(query.shape)
+        queries, keys, values = [t.reshape(t.shape[0], -1, self.key_channels) for t in (query, key, value)]
+        y = attention(queries, keys, values, scale=self.key_channels**-0.5).reshape(query.shape)
         return joined(x, y, self.conv, self.channels, 1, self.norm, train), {"ocr": scores}
 
 

@@ -171,7 +171,7 @@ class ReNet(nn.Module):
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h,w,·]`} → `[B,⌈h/s⌉,⌈w/t⌉,2·units]`, {}. `regions` is not used."""
-        maps = []
+        maps: list[Any] = []
         for i, x in enumerate(select(features, self.levels, self.READS)):
             if self.entering == "batch":
                 x = self.normalisation(name=f"enter{i + 1}")(x, train)
@@ -189,7 +189,7 @@ class ReNet(nn.Module):
 
 def sweeps(x, ends: tuple[str, str]) -> dict:
     """What either direction of a layer has in its map `[B,h,w,2d]`, and of its units the one that varies most."""
-    maps = {}
+    maps: dict[str, jax.Array] = {}
     for end, half in zip(ends, jnp.split(x, 2, axis=-1), strict=True):
         unit = half.var((0, 1, 2)).argmax()
         maps |= {end: half, f"{end}, one unit": jnp.take(half, unit, axis=-1)}

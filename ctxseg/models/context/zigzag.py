@@ -12,7 +12,7 @@ Every symbol has its own weights at every stage, level and direction ("we omit t
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 
@@ -27,7 +27,7 @@ from ctxseg.models.layers import ConvNorm, Norm, area_resize, relu, resize
 from ctxseg.models.seen import show
 
 # What can give a map its context (Table 2), by the name in `ZigZag.region_context`; `none`: the map itself.
-REGION_CONTEXTS = {
+REGION_CONTEXTS: dict[str, Callable[..., nn.Module] | None] = {
     "none": None,
     "rce": RegionContextEncoding,
     "global_image": partial(GlobalFC, kind="image"),
@@ -218,7 +218,7 @@ class ZigZag(nn.Module):
             for i, f in enumerate(select(features, self.levels, self.READS))
         )
 
-        fields = {"norm": self.norm, "conv": self.conv}
+        fields: dict[str, Any] = {"norm": self.norm, "conv": self.conv}
         if self.region_context == "rce":
             fields |= {"subdivisions": self.subdivisions, "region_pool": self.region_pool}
         else:
