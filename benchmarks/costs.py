@@ -29,7 +29,7 @@ from ctxseg.inference.probabilities import predict_probabilities
 from ctxseg.inference.protocol import Protocol
 from ctxseg.models import create_model
 from ctxseg.studies import complexity
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 from ctxseg.training.step import create_train_step
 
@@ -75,7 +75,7 @@ def attention_pair():
 
     def trainer(config):
         model = create_model(config.model, CLASSES, axis_name=devices.AXIS)
-        optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+        optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps)
         state = [devices.replicate(create_state(model, optimizer, size[1:], 0))]
         step = create_train_step(model, optimizer, config)
 

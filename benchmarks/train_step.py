@@ -28,7 +28,7 @@ from torch import nn
 from configs import defaults
 from ctxseg import devices
 from ctxseg.models import create_model
-from ctxseg.training import losses, schedules
+from ctxseg.training import losses, optimizers
 from ctxseg.training.state import create_state
 from ctxseg.training.step import create_train_step
 
@@ -94,7 +94,7 @@ def ctxseg_step(images, labels):
     config.model.backbone.name, config.model.backbone.output_stride = "resnet50", 8
     config.optimizer.update({"learning_rate": 0.01, "schedule": "constant", "weight_decay": 0.0})
     model = create_model(config.model, CLASSES, axis_name=devices.AXIS)
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps)
     state = create_state(model, optimizer, images.shape[1:3], 0)
     variables, parameters = state.variables, sum(p.size for p in jax.tree.leaves(state.params))
     state, batch = [devices.replicate(state)], devices.shard({"image": images, "label": labels})

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     from ctxseg.evaluation import evaluate
     from ctxseg.inference.protocol import Protocol
     from ctxseg.models import create_model
-    from ctxseg.training import schedules
+    from ctxseg.training import optimizers
     from ctxseg.training.step import create_train_step, fill_memory
     from tests.drawn import drawn_state
 
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     config.model.memory.update({"name": "mcibi", "channels": 4, "dropout": 0.5})
     config.model.scales.update({"merge": "average", "scales": (1.0,)})  # whose own scores count in the loss
     model = create_model(config.model, 3, axis_name=devices.AXIS)
-    optimizer = schedules.create_optimizer(config.optimizer, 10)
+    optimizer = optimizers.create_optimizer(config.optimizer, 10)
     state = drawn_state(model, optimizer, (16, 16))
 
     rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from configs.tables import mcibi_frameworks, mcibi_fusion, mcibi_generalization
 from ctxseg.data import transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 from ctxseg.training.step import train_step
 
@@ -51,16 +51,16 @@ def test_resolves(system):
         assert size[0] / 16 <= output.logits.shape[1] <= size[0]
         count = sum(x.size for x in jax.tree.leaves(variables["params"]))
         assert count < 2e6 if dataset == "scenes" else count > 5e5
-        schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
-        schedules.frozen_mask(variables["params"], tuple(config.model.frozen))
-        schedules.rate_factors(variables["params"], schedules.parse_rates(config.optimizer.rates))
+        optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+        optimizers.frozen_mask(variables["params"], tuple(config.model.frozen))
+        optimizers.rate_factors(variables["params"], optimizers.parse_rates(config.optimizer.rates))
 
 
 @pytest.mark.parametrize("dataset", datasets.PROTOCOLS)
 def test_every_protocol(dataset):
     config = config_of("fcn", dataset)
     assert config.data.name == dataset and config.train.steps >= 700
-    schedules.create_optimizer(config.optimizer, config.train.steps)
+    optimizers.create_optimizer(config.optimizer, config.train.steps)
     transforms.create_augmentation(config.data)
 
 
@@ -106,7 +106,7 @@ def test_ten_times_the_rate_for_the_final_classifier_layer_alone(context):
     config.model.context.name = context
     model = create_model(config.model, 7)
     params = jax.eval_shape(lambda r: model.init(r, jnp.zeros((1, 32, 32, 3))), jax.random.PRNGKey(0))["params"]
-    factors = schedules.rate_factors(params, schedules.parse_rates(config.optimizer.rates))
+    factors = optimizers.rate_factors(params, optimizers.parse_rates(config.optimizer.rates))
     of = {jax.tree_util.keystr(p, simple=True, separator="/"): f for p, f in jax.tree.leaves_with_path(factors)}
     assert {name for name, factor in of.items() if factor == 10} == {
         "classifier/scores/kernel",
@@ -175,7 +175,7 @@ def test_normal_kernels_after_the_backbone():
     config.model.context.update({"name": "renet", "units": (3,)})
     config.model.classifier.hidden = 64
     model = create_model(config.model, 21)
-    optimizer = schedules.create_optimizer(config.optimizer, 10)
+    optimizer = optimizers.create_optimizer(config.optimizer, 10)
     usual, drawn = (create_state(model, optimizer, (16, 16), 0, std).params for std in (0.0, 0.1))
     assert drawn["classifier"]["scores"]["kernel"].std() == pytest.approx(0.1, rel=0.1)
     assert (drawn["classifier"]["hidden"]["conv"]["kernel"] != usual["classifier"]["hidden"]["conv"]["kernel"]).all()
@@ -203,7 +203,7 @@ def test_frozen_layers_neither_move_nor_learn(merge):
     config.model.frozen = ("backbone/stem", "backbone/res2")
     config.model.scales.merge = merge
     model = create_model(config.model, 3, axis_name="devices")
-    optimizer = schedules.create_optimizer(config.optimizer, 10, tuple(config.model.frozen))
+    optimizer = optimizers.create_optimizer(config.optimizer, 10, tuple(config.model.frozen))
     state = create_state(model, optimizer, (16, 16), 0)
     rng = np.random.default_rng(0)
     batch = {
@@ -239,4 +239,4 @@ def test_frozen_layers_neither_move_nor_learn(merge):
 def test_frozen_name_that_is_none():
     params = {"backbone": {"conv1_1": {"conv": {"kernel": np.zeros(1)}}}}
     with pytest.raises(UserError, match="config.model.frozen has 'backbone/conv8'.*backbone/conv1_1"):
-        schedules.frozen_mask(params, ("backbone/conv8",))
+        optimizers.frozen_mask(params, ("backbone/conv8",))

@@ -296,7 +296,7 @@ def parse_checkpoint(text: str | None):
 def value_of(argv, flag):
     """What `argv` gives for `--flag=value` or `--flag value`; '' if nothing. UserError if it is there twice."""
     found = []
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    for argument, following in zip(argv, [*argv[1:], ""], strict=False):  # of nothing, none follows
         name, equals, value = argument.partition("=")
         if name in (f"--{flag}", f"-{flag}"):
             found.append(value if equals else following)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ctxseg import data
 from ctxseg.models import create_model
 from ctxseg.settings import reading
-from ctxseg.training import checks, schedules
+from ctxseg.training import checks, optimizers
 
 
 def run(values) -> None:
@@ -34,7 +34,7 @@ def show(config) -> None:
         values["model.context.levels"] = maps[-reading.maps_read(config) :]
     for name, value in values.items():
         print(f"config.{name} = {value}")
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     jax.eval_shape(optimizer.init, variables["params"])  # for its checks of parameters' names
     print()
     for part, tree in variables["params"].items():

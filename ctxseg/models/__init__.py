@@ -1,7 +1,9 @@
 """Networks. `create_model` is the door; `segmenter.py` is what to read first."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -19,6 +21,7 @@ from ctxseg.models.segmenter import Segmenter, SegmenterOutput
 
 __all__ = [
     "create_model",
+    "find_module",
     "Segmenter",
     "SegmenterOutput",
     "MultiScale",
@@ -82,8 +85,20 @@ def _choice(field, name, choices):
     return choices[name] if isinstance(choices, dict) else name
 
 
+def find_module(field: str, name: str, choices: Mapping[str, Any]) -> Any:
+    """What a config's name stands for: a flax module's class, a `partial` of one, or None, which leaves a stage out.
+
+    Raises:
+        UserError: as `choices.find`, or it is no flax module.
+    """
+    module = find(field, name, choices)
+    if module is not None and not dataclasses.is_dataclass(module.func if isinstance(module, partial) else module):
+        raise UserError(f"config.{field} is {name!r}, which is no flax module")
+    return module
+
+
 def _build(field, section, choices, bound):
-    module = find(f"{field}.name", section["name"], choices)
+    module = find_module(f"{field}.name", section["name"], choices)
     if module is None:
         return None
     cls = module.func if isinstance(module, partial) else module

@@ -14,7 +14,7 @@ from ctxseg import files
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.runs import metrics_log, provenance, record
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 
 DAMAGED = "cannot be read; if it is damaged, delete it to go on from the checkpoint before it"
@@ -146,7 +146,7 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
         UserError: no such checkpoint, or one of another model.
     """
     model = create_model(config.model, len(provenance.metadata(config, folder)["class_names"]))
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     if not os.path.isdir(os.path.join(folder, "checkpoints")):  # which Orbax would make
         raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint: train first (--mode=train)")
     # Shapes are all that restoring reads, so no initial weights are computed.

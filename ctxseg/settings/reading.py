@@ -12,9 +12,8 @@ from collections.abc import Mapping, Set
 from functools import partial
 from typing import Any
 
-from ctxseg.choices import find
 from ctxseg.errors import UserError
-from ctxseg.models import BACKBONES, CONNECTIONS, CONTEXTS, MEMORIES, MERGES, MultiScale
+from ctxseg.models import BACKBONES, CONNECTIONS, CONTEXTS, MEMORIES, MERGES, MultiScale, find_module
 from ctxseg.models.auxiliary import AuxiliaryHeads
 from ctxseg.settings.fields import flatten_as_json
 
@@ -93,7 +92,7 @@ def conditions(config, mode: str, unread: Set[str]):
 
 def _takes_classes(context):
     try:
-        return "num_classes" in fields(find("model.context.name", context, CONTEXTS))
+        return "num_classes" in fields(find_module("model.context.name", context, CONTEXTS))
     except UserError:
         return True
 
@@ -113,7 +112,7 @@ def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = 
         for key in path.split("."):
             section = section[key]
         try:
-            chosen_modules = {name: find(path, name, modules) for name in names}
+            chosen_modules = {name: find_module(f"{path}.{chooser}", name, modules) for name in names}
         except UserError:
             continue
         for field in section:
@@ -132,7 +131,7 @@ def effective(config) -> dict:
     UserError if it names a module that there is not.
     """
     values, dropped = flatten_as_json(config), unread(config)
-    modules = {path: find(path, values[f"{path}.{chooser}"], of) for path, (chooser, of) in SECTIONS.items()}
+    modules = {path: find_module(path, values[f"{path}.{chooser}"], of) for path, (chooser, of) in SECTIONS.items()}
     for path, module in (modules | {"model.auxiliary": AuxiliaryHeads}).items():
         for name, default in (fields(module) | getattr(module, "keywords", {})).items():
             if values.get(f"{path}.{name}", ...) is None and default is not dataclasses.MISSING:
@@ -148,7 +147,7 @@ def effective(config) -> dict:
 
 def maps_read(config) -> int:
     """How many of the backbone's maps the context reads where `levels` names none."""
-    return getattr(_class(find("model.context.name", config.model.context.name, CONTEXTS)), "READS", 1)
+    return getattr(_class(find_module("model.context.name", config.model.context.name, CONTEXTS)), "READS", 1)
 
 
 def message(field: str, why: str) -> str:

@@ -13,7 +13,7 @@ from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
 from ctxseg.runs.loggers import LOGGERS
 from ctxseg.settings import declared
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.training.losses import LOSSES
 from ctxseg.training.state import create_state
 
@@ -37,13 +37,13 @@ def check_fields(config, class_names: Sequence[str]) -> None:
     find("loss.name", config.loss.name, LOSSES)
     for name in config.train.loggers:
         find("train.loggers", name, LOGGERS)
-    schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
 
 
 def check_network(config, class_names: Sequence[str]) -> None:
     """Makes the initial state in the abstract, which takes seconds. UserError for parts that do not fit together."""
     model = create_model(config.model, len(class_names))
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     state = jax.eval_shape(
         lambda: create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
     )

@@ -16,7 +16,7 @@ from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
 from ctxseg.progress import Progress
 from ctxseg.runs import checkpoints, metrics_log, provenance, workdir
-from ctxseg.training import schedules
+from ctxseg.training import optimizers, schedules
 from ctxseg.training.checks import check_fields, check_network
 from ctxseg.training.state import create_state
 from ctxseg.training.step import create_train_step, fill_memory
@@ -54,7 +54,7 @@ def train(config, folder: str) -> dict:
         check_network(config, class_names)
     batches = new_batches()
     model = create_model(config.model, len(class_names), axis_name=devices.AXIS)
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     print("train  compiling the initial state", file=sys.stderr, flush=True)
     state = create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
     eval_step = evaluate.create_eval_step(model, create_protocol(config.eval, class_names))

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from ctxseg import devices
-from ctxseg.training import losses, schedules
+from ctxseg.training import losses, optimizers
 from ctxseg.training.state import TrainState
 
 
@@ -32,7 +32,7 @@ def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis
 
     def loss_fn(params):
         if config.model.frozen:
-            frozen = schedules.frozen_mask(params, tuple(config.model.frozen))
+            frozen = optimizers.frozen_mask(params, tuple(config.model.frozen))
             params = jax.tree.map(lambda x, stop: jax.lax.stop_gradient(x) if stop else x, params, frozen)
         variables = state.variables | {"params": params}
         output, updated = model.apply(

@@ -46,6 +46,10 @@ def call(*arguments):
     return out.getvalue()
 
 
+def test_nothing_gives_no_value():
+    assert command_line.value_of([], "config") == ""  # as a sweep without overrides asks
+
+
 def test_defaults():
     f = parse(FCN)
     assert (f.config.system, f.config.data.name, f.mode, f.workdir) == ("fcn", "scenes", "train", "runs/fcn-scenes")

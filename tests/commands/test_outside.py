@@ -131,6 +131,11 @@ def test_what_is_not_there_is_named(name, told):
         find("f", name, {"ppm": 1})
 
 
+def test_a_function_is_no_module():
+    with pytest.raises(UserError, match="config.model.context.name is 'json:loads', which is no flax module"):
+        call(f"--config={ROOT}/configs/fcn.py", "--mode=show", "--config.model.context.name=json:loads")
+
+
 def test_modules_are_looked_for_in_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "of_this_folder.py").write_text("answer = 42\n")
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -22,7 +22,7 @@ from ctxseg.data import pipeline
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.runs import checkpoints, metrics_log, provenance, workdir
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ class Bench:
         workdir.check(str(folder), config)
         workdir.claim(str(folder), config, provenance.describe(builder, root))
         model = create_model(config.model, len(NAMES))
-        optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+        optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps)
         shapes = jax.eval_shape(lambda: create_state(model, optimizer, config.data.crop, 0))
         state = jax.tree.map(lambda x: jnp.full(x.shape, 1, x.dtype), shapes)
         log = metrics_log.MetricsLog(folder)

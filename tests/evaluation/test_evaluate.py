@@ -17,7 +17,7 @@ from ctxseg.inference.probabilities import create_predictor, predict_probabiliti
 from ctxseg.inference.protocol import SHAPES, Protocol, canvas_of, create_protocol, shape_of
 from ctxseg.models import SegmenterOutput, create_model
 from ctxseg.models.layers import resize
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.training.step import create_train_step
 from tests.drawn import drawn_state
 from tests.references import testing_numpy
@@ -53,7 +53,7 @@ def trained(source):
     config.model.context.update({"name": "ppm", "channels": 4, "bins": (1, 2)})
     config.optimizer.learning_rate = 0.1
     model = create_model(config.model, 3, axis_name=devices.AXIS)
-    optimizer = schedules.create_optimizer(config.optimizer, 40)
+    optimizer = optimizers.create_optimizer(config.optimizer, 40)
     pair = [s for s in source if s["label"].shape == (40, 52)][:2]
     batch = devices.shard({k: np.stack([s[k] for s in pair]) for k in ("image", "label")})
     state = devices.replicate(drawn_state(model, optimizer, (40, 52)))

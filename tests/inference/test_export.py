@@ -21,7 +21,7 @@ from ctxseg.inference.probabilities import create_predictor
 from ctxseg.inference.protocol import Protocol
 from ctxseg.models import create_model
 from ctxseg.runs import checkpoints, workdir
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 
 # What a stranger runs: the script of the archive, on arrays in batches of several sizes and on photographs.
@@ -72,7 +72,7 @@ PHOTOS = {"wide": (75, 131), "high": (61, 40)}  # heights and widths that no str
 def save(folder, config):
     """A run whose only checkpoint has random numbers everywhere, as of step 7. Returns the variables and the model."""
     model = create_model(config.model, len(data.metadata(config.data)["class_names"]))
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, ())
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, ())
     shapes = jax.eval_shape(lambda: create_state(model, optimizer, config.data.crop, config.seed))
     rng = np.random.default_rng(0)
     state = jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.1, 0.9, x.shape), x.dtype), shapes)

@@ -17,7 +17,7 @@ from ctxseg.inference import predict
 from ctxseg.inference.probabilities import create_predictor
 from ctxseg.models import create_model
 from ctxseg.runs import checkpoints, workdir
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 from tests.references.testing_numpy import bilinear
 
@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     config.model.backbone.width = 4
     workdir.claim(folder, config)
     model = create_model(config.model, len(data.metadata(fcn.get_config().data)["class_names"]))
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps)
     state = create_state(model, optimizer, config.data.crop, 0)
     with checkpoints.Checkpoints(str(folder / "checkpoints")) as saved:
         saved.save(3, state, {})

@@ -10,7 +10,7 @@ import pytest
 from configs import defaults
 from ctxseg.models import SegmenterOutput, create_model, memory
 from ctxseg.models.layers import ConvNorm
-from ctxseg.training import losses, schedules
+from ctxseg.training import losses, optimizers
 from ctxseg.training.step import fill_memory
 from tests.drawn import drawn_state
 from tests.models.gradients import check_against
@@ -141,7 +141,7 @@ def test_memory_is_filled_from_training_batches(first):
     config.model.backbone.width = 4
     config.model.memory.update({"name": "mcibi", "channels": 4, "first": first})
     model = create_model(config.model, CLASSES, axis_name="devices")
-    state = drawn_state(model, schedules.create_optimizer(config.optimizer, 1), (16, 16))
+    state = drawn_state(model, optimizers.create_optimizer(config.optimizer, 1), (16, 16))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 2, 16, 16, 3), np.uint8)
     labels = rng.choice([0, 1, 2, 255], (4, 2, 16, 16)).astype(np.uint8)

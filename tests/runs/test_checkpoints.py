@@ -9,7 +9,7 @@ from configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.runs import checkpoints, metrics_log
 from ctxseg.runs.checkpoints import Checkpoints
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.training.state import TrainState
 
 
@@ -22,7 +22,7 @@ def random_state(step=0, channels=3, **optimizer):
         "classifier": {"kernel": rng.normal(size=(channels, 2))},
     }
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    opt_state = schedules.create_optimizer(config, 10).init(params)
+    opt_state = optimizers.create_optimizer(config, 10).init(params)
     return TrainState(
         step=jnp.int32(step),
         params=params,

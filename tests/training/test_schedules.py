@@ -5,7 +5,7 @@ import pytest
 
 from configs import defaults
 from ctxseg.errors import UserError
-from ctxseg.training import schedules
+from ctxseg.training import optimizers, schedules
 
 
 def settings(**changes):
@@ -93,7 +93,7 @@ def test_three_updates_against_numpy(changes):
             factor = next((f for beginning, f in factors.items() if name.startswith(beginning)), 1)
             w[name] = w[name] - rate[t] * factor * update
 
-    optimizer = schedules.create_optimizer(config, steps)
+    optimizer = optimizers.create_optimizer(config, steps)
     state = optimizer.init(params)
     for gradient in gradients:
         updates, state = optimizer.update(gradient, state, params)
@@ -123,12 +123,12 @@ def test_three_updates_against_numpy(changes):
 )
 def test_bad_values_are_named(changes, message):
     with pytest.raises(UserError, match=f"^config.{message}"):
-        schedules.create_optimizer(settings(**changes), 10)
+        optimizers.create_optimizer(settings(**changes), 10)
 
 
 def test_a_rate_of_no_parameter_is_named():
     params = random_tree(np.random.default_rng(0))
-    optimizer = schedules.create_optimizer(settings(rates=("classifier=2", "backbone/covn=3")), 10)
+    optimizer = optimizers.create_optimizer(settings(rates=("classifier=2", "backbone/covn=3")), 10)
     with pytest.raises(UserError, match="^config.optimizer.rates has 'backbone/covn', but there is backbone/conv, "):
         optimizer.init(params)
 
@@ -138,5 +138,5 @@ def test_checkpoints_of_older_runs_have_the_same_state():
     params = random_tree(np.random.default_rng(0))
     before = optax.masked(optax.scale(1.0), jax.tree.map(lambda _: False, params)).init(params)
     for rates in ((), ("classifier=10",)):
-        state = schedules.create_optimizer(settings(rates=rates), 10).init(params)
+        state = optimizers.create_optimizer(settings(rates=rates), 10).init(params)
         assert len(state) == 4 and state[2] == before

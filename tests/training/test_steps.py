@@ -6,7 +6,7 @@ import numpy as np
 from configs import defaults
 from ctxseg import devices
 from ctxseg.models import create_model
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 from ctxseg.training.step import create_train_step
 from tests.references import mcibi_torch as reference
@@ -27,7 +27,7 @@ def test_three_steps_of_mcibi_are_pytorch_s_in_float64():
         learning_rate=reference.LEARNING_RATE, momentum=reference.MOMENTUM, weight_decay=reference.WEIGHT_DECAY
     )
     model = create_model(config.model, reference.CLASSES, axis_name=devices.AXIS)
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps)
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps)
     images, _ = next(reference.batches())
     state = create_state(model, optimizer, images.shape[1:3], seed=0)
     params = jax.tree_util.tree_map_with_path(lambda path, x: reference.initial(name_of(path), x.shape), state.params)

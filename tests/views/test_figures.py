@@ -17,7 +17,7 @@ from ctxseg.models.context.msci import adjacency
 from ctxseg.models.layers import resize
 from ctxseg.models.scales import chosen_scale
 from ctxseg.runs import checkpoints
-from ctxseg.training import schedules
+from ctxseg.training import optimizers
 from ctxseg.views import figures, pictures
 from tests.drawn import drawn_state
 
@@ -265,7 +265,7 @@ def run(street, tmp_path_factory):
     config.model.backbone.width = 4
     config.model.memory.update({"name": "mcibi", "channels": 4})
     model = create_model(config.model, 11)
-    optimizer = schedules.create_optimizer(config.optimizer, config.train.steps, ())
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, ())
     state = drawn_state(model, optimizer, (32, 32))
     with checkpoints.Checkpoints(str(folder / "checkpoints")) as saved:
         saved.save(1, state, {})
