@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ctxseg import data
 from ctxseg.data import scenes
+from ctxseg.data.builders import scenes as builder
 from ctxseg.data.scenes import BEACONS, CLASS_NAMES, GROUPS, SIZE, Answers, scene
 
 ID = {name: i for i, name in enumerate(CLASS_NAMES)}
@@ -33,6 +34,23 @@ def test_same_arguments_same_bytes_and_no_two_scenes_alike():
     assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True))
     others = [scene(*of)[0].tobytes() for of in ((3, "train", 5), (4, "train", 5), (3, "val", 5), (3, "train", 13))]
     assert len(set(others)) == 4
+
+
+# Of a few scenes of seed 0: the mean of the image, and pixels of each class. Where these change, so must `FINGERPRINT`.
+KNOWN = {
+    ("train", 0): (105.48, [8654, 800, 800, 784, 0, 1682, 0, 1872, 0, 896, 896]),
+    ("train", 1999): (112.13, [8590, 800, 800, 0, 784, 0, 1458, 0, 2160, 896, 896]),
+    ("val", 1): (104.95, [8760, 800, 800, 0, 784, 0, 1576, 1872, 0, 896, 896]),
+    ("val", 399): (110.63, [8535, 800, 800, 0, 784, 0, 1513, 0, 2160, 896, 896]),
+}
+
+
+def test_the_fingerprint_is_of_these_scenes():
+    assert (builder.FINGERPRINT, builder.SEED, scenes.SPLITS) == ("bdd4a2ecf9a1", 0, {"train": 2000, "val": 400})
+    for (split, index), (mean, pixels) in KNOWN.items():
+        image, label = scene(builder.SEED, split, index)
+        assert abs(image.mean() - mean) < 0.05
+        assert np.bincount(label.ravel(), minlength=len(CLASS_NAMES)).tolist() == pixels
 
 
 def test_contents(drawn):
