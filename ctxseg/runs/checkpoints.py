@@ -165,11 +165,14 @@ def _best(folder, saved):
     steps = saved.all_steps()
     entries = [e for e in metrics_log.read_metrics(folder) if e["kind"] == "eval" and e["step"] in steps]
     scores = {entry["step"]: entry.get("mIoU") or 0.0 for entry in entries}
-    # Evaluated by --mode=evaluate, of which the log does not tell.
-    results = record.read(Path(folder))
-    if not scores and results.get("step") in steps:
-        return results["step"]
-    return max(scores, key=scores.get) if scores else saved.best_step()
+    if scores:
+        return max(scores, key=lambda step: scores[step])
+    best = saved.best_step()
+    if best is not None:
+        return best
+    # Of what --mode=evaluate found, neither the log nor the checkpoints tell.
+    step = record.read(Path(folder)).get("step")
+    return step if step in steps else None
 
 
 def _shapes(tree):

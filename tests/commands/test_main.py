@@ -131,7 +131,7 @@ SUGGESTIONS = {
     "ckpt": "checkpoint",
     "config.loss.class_weights": None,
     "config.model.pretrained": None,
-    "config.optimizer.name": None,
+    "config.optimizer.kind": None,
     "config.data.path": None,
     "gpu": None,
     "config.model.name": None,  # of four things

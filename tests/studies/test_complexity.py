@@ -188,7 +188,7 @@ def test_dca_has_the_parameters_of_the_paper_to_the_digit(capsys, tmp_path):
 
 def test_the_table_and_the_file(capsys, tmp_path):
     lines, result = call(
-        capsys, *TINY, "--config.complexity.contexts=renet", "--config.complexity.contexts=rce",
+        capsys, *TINY, "--config.complexity.contexts=renet,rce",
         "--config.complexity.repeats=2", f"--workdir={tmp_path}/new",
     )  # fmt: skip
     assert lines[0].startswith("input [1,16,16,32], 16 channels, float32, on ")

@@ -460,7 +460,7 @@ def test_table_in_words(tmp_path, stand_in):
 
     page = sweep.write(made, str(tmp_path / "sweep"))
     content = Path(page).read_text()
-    assert "href='2-all-1/report.html'" in content and "50.5 ± 0.7" in content and "A note." in content
+    assert 'href="2-all-1/report.html"' in content and "50.5 ± 0.7" in content and "A note." in content
     with open(tmp_path / "sweep" / "table.csv") as f:
         lines = list(csv.reader(f))
     assert lines[0][:8] == ["row", "name", "column", "mean", "std", "difference", "low", "high"]
