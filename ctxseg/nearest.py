@@ -56,13 +56,9 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
         likeness = max(_like(last, word), _shared(last, word) if below else 0.0)
         if word == "name":  # of many things: which one, the section says
             likeness = max(likeness if inside >= NEAR else 0.0, _like(last, above[-1]))
-        telling = "_" in word or len(word) > TELLING or inside >= NEAR or not sections or not above
-        if (
-            likeness >= (NEAR if inside >= NEAR or not sections or not above else FAR)
-            and telling
-            or below
-            and likeness >= NEAR
-        ):
+        telling = "_" in word or len(word) > TELLING
+        in_section = inside >= NEAR or not sections or not above
+        if (likeness >= NEAR) if in_section else (telling and likeness >= FAR):
             agree = inside if inside >= NEAR else 0.0
             order = likeness == 1, likeness + agree, "train" in above
             if order > best:

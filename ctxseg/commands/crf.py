@@ -6,5 +6,5 @@ from ctxseg.training import checks
 
 
 def run(values) -> None:
-    checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
+    checks.check_fields(values.config)
     evaluate.search_crf(values.config, values.workdir, parse_checkpoint(values.checkpoint)[1])

@@ -8,7 +8,7 @@ from ctxseg.training import checks
 
 
 def run(values) -> None:
-    checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
+    checks.check_fields(values.config)
     checkpoint = parse_checkpoint(values.checkpoint)[1]
     with workdir.hold(values.workdir, make=False):
         finish(values, evaluate.evaluate(values.config, values.workdir, checkpoint))

@@ -6,6 +6,6 @@ from ctxseg.training import checks
 
 
 def run(values) -> None:
-    checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
+    checks.check_fields(values.config)
     checkpoint = parse_checkpoint(values.checkpoint)[1]
     print(export.export(values.config, values.workdir, values.output, values.overwrite, checkpoint))

@@ -11,7 +11,7 @@ from ctxseg.views import pictures
 
 
 def run(values) -> None:
-    checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
+    checks.check_fields(values.config)
     folders = folders_of(values)
     runs = {folder: workdir.read_config(folder, defaults.get_config()) for folder in folders}
     if len(folders) == 1:

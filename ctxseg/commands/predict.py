@@ -6,7 +6,7 @@ from ctxseg.training import checks
 
 
 def run(values) -> int:
-    checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
+    checks.check_fields(values.config)
     failed = predict.predict(
         values.config,
         values.workdir,

@@ -15,7 +15,7 @@ from ctxseg.views import report
 def run(values) -> None:
     folders = folders_of(values)
     if values["config"].present and os.path.isdir(folders[0]):
-        checks.check_fields(values.config, ("", ""))  # a value that no run can have is what is wrong, not the folder
+        checks.check_fields(values.config)
         workdir.check_same(os.path.join(folders[0], "config.json"), values.config)
     print(report.write_report(folders, usual))
 

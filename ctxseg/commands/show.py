@@ -33,7 +33,7 @@ def show(config) -> None:
         maps = [name for name in output.features if name != "context"]
         values["model.context.levels"] = maps[-reading.maps_read(config) :]
     for name, value in values.items():
-        print(f"config.{name} = {value}")
+        print(f"config.{name} = {'(not given)' if value is None else value}")
     optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     jax.eval_shape(optimizer.init, variables["params"])  # for its checks of parameters' names
     print()

@@ -63,9 +63,6 @@ class View(NamedTuple):
     base: tuple[int, ...] = ()
 
 
-TESTED = ("image", "scale", "scale_by_area")
-
-
 def views(segments: int, kind: str, scales: Sequence[float], base: Sequence[int] = ()) -> tuple[View, ...]:
     """The super-pixels that testing at several scales takes.
 

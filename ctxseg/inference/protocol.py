@@ -10,8 +10,6 @@ from ctxseg.data.transforms import check_base_size, mirrored_classes
 from ctxseg.errors import UserError
 from ctxseg.settings import declared
 
-SHAPES = ("buckets", "exact")
-
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:

@@ -18,8 +18,11 @@ from ctxseg.training.losses import LOSSES
 from ctxseg.training.state import create_state
 
 
-def check_fields(config, class_names: Sequence[str]) -> None:
-    """Finds what is wrong with a config without data: UserError for a number or a name that no run can have."""
+def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
+    """Finds what is wrong with a config without data: UserError for a number or a name that no run can have.
+
+    Commands ask this before they hold a config to that of a run: such a value is what is wrong, and not the folder.
+    """
     declared.check_all(config)
     superpixels.check(config.data.superpixels)
     devices.check_batch_size("train.batch_size", config.train.batch_size)

@@ -29,7 +29,7 @@ def train(config, folder: str) -> dict:
         UserError: bad input, a loss that is not finite any more, or an interruption (SIGINT, SIGTERM). Nothing that was saved is lost.
     """
     start = time.time()
-    check_fields(config, ("", ""))  # a value that no run can have is what is wrong, not the folder
+    check_fields(config)
     primary = devices.process()[0] == 0  # the one of several hosts that writes
     if primary:
         workdir.check(folder, config)

@@ -356,6 +356,7 @@ def test_show_trains_nothing(tmp_path, monkeypatch):
     assert "config.model.backbone.width = 4\n" in out and "config.model.backbone.stem" not in out
     assert "logits (1, 16, 16, 11) for an image (1, 128, 128, 3)" in out
     assert "config.model.context.levels = ['res5']\n" in out
+    assert "config.data.manual_dir = (not given)\n" in out and "= None" not in out
     out = call("--config=configs/largefov.py:voc2012", "--mode=show")
     assert "config.model.backbone.conv7_kernel = 1\n" in out
     out = call("--config=configs/zigzag.py", "--mode=show")
