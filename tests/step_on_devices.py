@@ -1,4 +1,4 @@
-"""One training step and one of evaluation on a forced number of host devices, run by test_train.py.
+"""One training step and one of evaluation on a forced number of host devices, run by `tests/training/test_loop.py`.
 
 python -m tests.step_on_devices N OUT.npz
 """

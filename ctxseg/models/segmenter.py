@@ -1,4 +1,4 @@
-"""The composition that every system here is a configuration of (SPEC, top):
+"""The composition that every system here is a configuration of (SPEC §0):
 
     image → backbone → within-image context → beyond-image memory → classifier
 

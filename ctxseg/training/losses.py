@@ -35,12 +35,12 @@ LOSSES = {"cross_entropy": cross_entropy}
 
 
 def total(output, labels, config, seen=None, axis_name: str | None = None):
-    """The training loss: `config.name`'s of the scores, and of what else the segmenter gives, each with its weight.
+    """The training loss: `config.loss.name`'s of the scores, and of what else the segmenter gives, each with its weight.
 
-    - `scale/S` (Attention to Scale, §3.3): a scale's own scores against labels at their resolution, `config.scales`.
-    - `memory` (MCIBI, §3.5): mean_k CE(H2(M[k]), k) over the classes that the memory has seen, `config.memory`.
-    - `head/LEVEL`: an auxiliary head's scores (PSPNet, §4), `config.heads`.
-    - any other auxiliary scores, `config.auxiliary`.
+    - `scale/S` (Attention to Scale, §3.3): a scale's own scores against labels at their resolution, `config.loss.scales`.
+    - `memory` (MCIBI, §3.5): mean_k CE(H2(M[k]), k) over the classes that the memory has seen, `config.loss.memory`.
+    - `head/LEVEL`: an auxiliary head's scores (PSPNet, §4), `config.loss.heads`.
+    - any other auxiliary scores, `config.loss.auxiliary`.
 
     Args:
         output: a `SegmenterOutput`.

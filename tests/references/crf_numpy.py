@@ -1,4 +1,4 @@
-"""Mean field of a fully connected CRF in float64 NumPy with the exact N×N kernels (SPEC section 2; Krähenbühl & Koltun, NIPS 2011).
+"""Mean field of a fully connected CRF in float64 NumPy with the exact N×N kernels (SPEC §2; Krähenbühl & Koltun, NIPS 2011).
 
 An independent and deliberately slow reference for tests, for images of a thousand pixels.
 """

@@ -1,4 +1,4 @@
-"""MCIBI's memory, aggregation and losses in float64 NumPy, from the equations alone (SPEC section 6; paper 004, eqs. 4-19).
+"""MCIBI's memory, aggregation and losses in float64 NumPy, from the equations alone (SPEC §6; Jin et al., ICCV 2021, eqs. 4-19).
 
 An independent and deliberately slow reference for tests: explicit loops that read like the equations, no sharing of
 code with the package. Maps are NHWC, labels are class ids in [0, K) with 255 = ignore, the memory M is [K,C].

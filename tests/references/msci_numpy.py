@@ -1,4 +1,4 @@
-"""MSCI in float64 NumPy, written from the equations alone (SPEC section 4; paper 000, algorithm 1 and eqs. 1-5).
+"""MSCI in float64 NumPy, written from the equations alone (SPEC §4; Lin et al., ECCV 2018, algorithm 1 and eqs. 1-5).
 
 An independent and deliberately slow reference for tests: explicit loops that read like the equations, no
 normalisation anywhere (`norm='none'`), no sharing of code with the package. Maps are NHWC, levels run finest first,

@@ -1,4 +1,4 @@
-"""ReNet layers in float64 NumPy, written from the equations alone (SPEC section 2; paper 001, eq. 1 and sections 3 and 4.2).
+"""ReNet layers in float64 NumPy, written from the equations alone (SPEC §2; Yan et al., 2016, eq. 1, §3 and §4.2).
 
 An independent and deliberately slow reference for tests: explicit loops that read like the equations, no sharing of
 code with the package. Maps are NHWC. Weights of one sweep, for patch vectors of n = s·t·C values and d units:

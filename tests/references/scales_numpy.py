@@ -1,4 +1,4 @@
-"""Attention to scale in float64 NumPy, written from the equations alone (SPEC section 3; paper 002, eqs. 1 and 2).
+"""Attention to scale in float64 NumPy, written from the equations alone (SPEC §3; Chen et al., CVPR 2016, eqs. 1 and 2).
 
 An independent and deliberately slow reference for tests: explicit loops that read like the equations, no sharing of
 code with the package. Maps are NHWC. Scores and features come as lists over the scales, and that order is the order of

@@ -1,4 +1,4 @@
-"""Testing over scales, mirror images and windows in NumPy, one image at a time (SPEC section 8): a slow reference for tests.
+"""Testing over scales, mirror images and windows in NumPy, one image at a time (SPEC §8): a slow reference for tests.
 
 `scores(image [h,w,3]) → [h',w',K]` is a network's scores of an image, at its own resolution. Nothing is padded.
 """

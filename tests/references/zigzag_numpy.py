@@ -1,4 +1,4 @@
-"""ZigZagNet's context module in float64 NumPy, written from the equations alone (SPEC section 5; paper 003, eqs. 1-6).
+"""ZigZagNet's context module in float64 NumPy, written from the equations alone (SPEC §5; Lin et al., CVPR 2019, eqs. 1-6).
 
 An independent and deliberately slow reference for tests: explicit loops that read like the equations, no sharing of
 code with the package. Maps are NHWC, levels run finest first. Without any 'norm' among the parameters it is what
@@ -208,7 +208,7 @@ def rce(F, params, subdivisions=(3, 5, 7), pool="sum"):
     """Region context encoding (eqs. 5 and 6): R(h,w) = F(h,w) + Σ_{K'} Q_{K'}(x,y), (h,w) ∈ S(x,y).
 
     params[K'] = {'conv', 'encode', 'decode'}, each {'kernel', 'bias'}, as in the module's docstring. Per branch:
-        G = conv3x3(F), normalised if 'conv' has a 'norm'           linear: neither SPEC nor paper names an activation
+        G = conv3x3(F), normalised if 'conv' has a 'norm'           linear: the paper names no activation (SPEC §5)
         M[x,y,c] = sum or mean of G over the cell (x,y)
         g[c'] = ReLU( Σ_{x,y,c} M[x,y,c] · E[x,y,c,c'] + b[c'] )    K'×K' convolution, no padding: one position
         Q[x,y,c'] = Σ_c g[c] · D[x,y,c,c'] + b[c']                  K'×K' deconvolution of one position, linear

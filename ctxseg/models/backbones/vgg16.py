@@ -4,7 +4,7 @@ pool4 and pool5 have stride 1 and conv5 dilation 2, so that the stride is 8 from
 dilation 12. The two differ in pool1 … pool3, in a pooling before conv6 and in conv7.
 
 Where a cell lies: the padded 3×3 poolings of `largefov` centre cell i of stride 8 on pixel 8i, the 2×2 ones of `hrenet` on 8i + 3.5. All
-resizing here is by half-pixel centres (SPEC, conventions), which is right to the pixel for the latter where 8 divides the size. Of the
+resizing here is by half-pixel centres (SPEC §0), which is right to the pixel for the latter where 8 divides the size. Of the
 former it moves scores towards the middle of the image: in a crop of 321, whose 41 cells it spreads over the whole of it, by 3.4 pixels
 at either border and not at all in the middle. DeepLab's released networks are exact there: the test network's Interp layer (zoom 8)
 aligns the corners, on images padded to 513 = 8·64 + 1, and training compares the scores with the labels of every eighth pixel. To do
