@@ -89,7 +89,7 @@ def torch_step(images, labels, channels_last):
 
 
 def ctxseg_step(images, labels):
-    """A function that runs one step of `ctxseg.train` and returns the loss, the number of parameters, and functions of its parts."""
+    """A function that runs one `ctxseg.training.step` and returns the loss, the number of parameters, and functions of its parts."""
     config = defaults.get_config()
     config.model.backbone.name, config.model.backbone.output_stride = "resnet50", 8
     config.optimizer.update({"learning_rate": 0.01, "schedule": "constant", "weight_decay": 0.0})

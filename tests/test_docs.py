@@ -1,4 +1,4 @@
-"""What pages, docstrings and comments point to exists: sections of the spec, links, files and fields of the config."""
+"""What pages, docstrings and comments point to exists: sections of the spec, links, files, modules and fields of the config."""
 
 import ast
 import functools
@@ -17,13 +17,15 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MODULES = sorted([ROOT / "main.py", *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 FILE_NAMES = {path.name for path in [*PAGES, *MODULES]}
 
-# Files that are no part of the repository: placeholders, a reader's own, those that a command writes, and another project's.
-ELSEWHERE = {"configs/SYSTEM.py", "ctxseg/models/context/mine.py", "mine.py", "run.py", "table.md", "helpers/labels.py"}
+# Files that are no part of the repository: a reader's own, those that a command writes, and another project's.
+ELSEWHERE = {"ctxseg/models/context/mine.py", "mine.py", "run.py", "table.md", "helpers/labels.py"}
+PLACEHOLDER = re.compile("SYSTEM|NAME")
 
 CITATION = re.compile(r"\bSPEC\b((?:(?:,|\s+and|\s+to)?\s+§\w+)*)")
 PATH = re.compile(
     r"(?<![\w/.~$*-])(?:(?:ctxseg|configs|tests|docs|benchmarks|\.ci)/[\w./*-]*|(?:[\w-]+/)*[\w*-]+\.(?:py|md)\b)"
 )
+MODULE = re.compile(r"(?<![\w./])ctxseg((?:\.[A-Za-z_]\w*)+)")
 FIELD = re.compile(r"(?<![\w.])config\.([a-z_]\w*(?:\.[a-z_]\w*)*)(\.\*)?")
 SWEPT = re.compile(r"""--sweep=["']?([\w.]+)=""")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -76,13 +78,28 @@ def wrong_paths(text, path):
     """Files of the repository that do not exist. A name may begin at the root, in `ctxseg/`, in `tests/` or beside `path`."""
     for match in PATH.finditer(text):
         name = match[0].rstrip(".")
-        places = [ROOT] if name.startswith(tuple(f"{folder}/" for folder in FOLDERS)) else _PLACES + [path.parent]
+        places = (
+            [ROOT]
+            if name.startswith(tuple(f"{folder}/" for folder in FOLDERS))
+            else [ROOT, ROOT / "ctxseg", ROOT / "tests", path.parent]
+        )
         there = any(any(place.glob(name)) if "*" in name else (place / name).exists() for place in places)
-        if not there and name not in ELSEWHERE and not ("/" not in name and name in FILE_NAMES):
+        known = name in ELSEWHERE or PLACEHOLDER.search(name) or "/" not in name and name in FILE_NAMES
+        if not there and not known:
             yield match.start(), f"there is no {name}"
 
 
-_PLACES = [ROOT, ROOT / "ctxseg", ROOT / "tests"]
+def wrong_modules(text, _path=None):
+    """Modules of the package that do not exist, by their dotted names, and names that do not occur in theirs."""
+    for match in MODULE.finditer(text):
+        place, (*names,) = ROOT / "ctxseg", match[1][1:].split(".")
+        while names and (place / names[0]).is_dir():
+            place /= names.pop(0)
+        module = place / "__init__.py"
+        if names and (place / f"{names[0]}.py").exists():
+            module = place / f"{names.pop(0)}.py"
+        if names and not re.search(rf"\b{names[0]}\b", module.read_text(encoding="utf-8")):
+            yield match.start(), f"there is no {match[0]}"
 
 
 def _names(config, prefix=""):
@@ -136,7 +153,7 @@ def wrong_links(text, page):
             yield match.start(), f"link to #{anchor}, which {target.name} does not have"
 
 
-@pytest.mark.parametrize("check", [wrong_citations, wrong_paths, wrong_fields])
+@pytest.mark.parametrize("check", [wrong_citations, wrong_paths, wrong_modules, wrong_fields])
 def test_what_is_named_exists(check):
     assert faults([*PAGES, *MODULES], check) == []
 
@@ -155,6 +172,9 @@ def test_links_lead_somewhere():
         (wrong_paths, "configs/gone.py:voc2012", ["there is no configs/gone.py"]),
         (wrong_paths, "`data/gone.py` and gone.py", ["there is no data/gone.py", "there is no gone.py"]),
         (wrong_paths, "docs/gone.png, ctxseg/gone/*.py", ["there is no docs/gone.png", "there is no ctxseg/gone/*.py"]),
+        (wrong_modules, "ctxseg.data, ctxseg.data.scenes, `ctxseg.models.CONTEXTS`", []),
+        (wrong_modules, "ctxseg.scenes.draw", ["there is no ctxseg.scenes.draw"]),
+        (wrong_modules, "ctxseg.models.Contexts", ["there is no ctxseg.models.Contexts"]),
         (wrong_fields, "--config.train.steps=3, config.model.context.*, a config.json, config.model", []),
         (wrong_fields, "`config.model.context.sizes`", ["there is no field config.model.context.sizes"]),
         (wrong_fields, "config.train.steps.*", ["config.train.steps is no section"]),
