@@ -1,0 +1,22 @@
+"""Semantic segmentation by context aggregation.
+
+run = ctxseg.load("runs/zigzag-scenes")  # a run's folder, RUN/checkpoints/STEP, or an export
+labels = run.predict(image)
+"""
+
+import importlib
+
+# Where the names of the package are. They are imported when they are asked for, as JAX takes seconds.
+_PLACES = {"load": "ctxseg.inference.trained", "create_model": "ctxseg.models", "UserError": "ctxseg.errors"}
+__all__ = ["load", "create_model", "UserError", "__version__"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name):
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ctxseg' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__():
+    return __all__

@@ -18,7 +18,7 @@ It needs pillow and numpy.
 import threading
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 LARGEST = 250_000_000  # pixels of an image that is read at all
 ORIENTATION = 0x0112  # its EXIF tag
@@ -67,25 +67,37 @@ def read(file, max_pixels: int | None = None, turn: bool = True) -> tuple[np.nda
         OSError, ValueError, …: as `open_image`, or what Pillow cannot decode.
     """
     with open_image(file) as image:
-        width, height = image.size
-        factor = max((width * height / (max_pixels or LARGEST)) ** 0.5, 1.0)
-        target = (max(round(width / factor), 1), max(round(height / factor), 1))
-        if image.format in ("JPEG", "MPO") and factor > 1:
-            image.draft("RGB", target)  # decodes no more than it has to
-        number = orientation(image)
-        # Smaller before anything else, so that there is one large copy at the most.
-        if image.size != target and image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
-            rgb = _rgb(image.resize(target, Image.Resampling.BOX))
-        else:
-            rgb = _rgb(image)
-            rgb = rgb if rgb.size == target else rgb.resize(target, Image.Resampling.BOX)
-        turned = image.format == "TIFF"  # by Pillow, its size too
+        return as_rgb(image, max_pixels, turn)
+
+
+def as_rgb(image: Image.Image, max_pixels: int | None = None, turn: bool = True) -> tuple[np.ndarray, tuple[int, int]]:
+    """`read` of an image that is open."""
+    width, height = image.size
+    factor = max((width * height / (max_pixels or LARGEST)) ** 0.5, 1.0)
+    target = (max(round(width / factor), 1), max(round(height / factor), 1))
+    if image.format in ("JPEG", "MPO") and factor > 1:
+        image.draft("RGB", target)  # type: ignore[attr-defined]  # decodes no more than it has to
+    number = orientation(image)
+    # Smaller before anything else, so that there is one large copy at the most.
+    if image.size != target and image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        rgb = _rgb(image.resize(target, Image.Resampling.BOX))
+    else:
+        rgb = _rgb(image)
+        rgb = rgb if rgb.size == target else rgb.resize(target, Image.Resampling.BOX)
+    turned = image.format == "TIFF"  # by Pillow, its size too
     size = (height, width)
-    pixels = np.asarray(rgb)
+    array = np.asarray(rgb)
     if turn != turned:
-        pixels = upright(pixels, number if turn else INVERSE.get(number, number))
+        array = upright(array, number if turn else INVERSE.get(number, number))
         size = (width, height) if number > 4 else size
-    return np.ascontiguousarray(pixels), size
+    return np.ascontiguousarray(array), size
+
+
+def reason(error: Exception) -> str:
+    """Why an image could not be read, in a line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or damaged"
+    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
 
 
 def orientation(image: Image.Image) -> int:

@@ -72,7 +72,7 @@ def predict(
         try:
             image, size = images.read(path, config.eval.max_pixels)
         except Exception as e:  # Pillow raises all sorts on damaged files
-            return _reason(e)
+            return images.reason(e)
         if wrong := too_large(image.shape[:2], config.eval.size, config.eval.max_pixels):
             return wrong
         wanted = {e for e in endings if overwrite or not _at(stem, e).exists()}
@@ -89,7 +89,7 @@ def predict(
         except OSError as e:
             raise UserError(f"--output={results} cannot be written: {e.strerror}") from e
         except Exception as e:  # too little memory for this one, say
-            return f"{type(e).__name__}: {_reason(e)}"
+            return f"{type(e).__name__}: {images.reason(e)}"
         return None
 
     failed = []
@@ -173,12 +173,6 @@ def _at(stem, ending):
 
 def _same(path, other):
     return os.path.realpath(path) == os.path.realpath(other)
-
-
-def _reason(e) -> str:
-    if isinstance(e, Image.UnidentifiedImageError):
-        return "not an image, or damaged"
-    return " ".join(str(getattr(e, "strerror", None) or e or type(e).__name__).split())
 
 
 def _write(stem, image, p, size, palette, wanted):

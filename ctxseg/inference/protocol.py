@@ -82,7 +82,7 @@ def canvas_of(size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | No
 
 def check_crf(parameters: dict, field: str = "config.crf") -> None:
     """UserError unless these are parameters of `mean_field`, with values that they can have; `field` is what they are called by."""
-    kinds = declared.FIELDS["eval.crf"]
+    kinds = declared.annotations("eval.crf")
     for name, value in parameters.items():
         if name not in kinds:
             raise UserError(f"{field}.{name} is unknown: the parameters of the CRF are {', '.join(kinds)}")

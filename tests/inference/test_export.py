@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ctxseg
 from configs import defaults
 from ctxseg import data
 from ctxseg.errors import UserError
@@ -163,6 +164,10 @@ def test_the_archive_runs_without_the_package(tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(path.parent / f"{name}.png")), grey // 86)
     for name in PHOTOS:
         check_labels(config, tmp_path / "run", path.parent / f"{name}.png", path.parent / f"{name}-labels.png")
+    loaded, photo = ctxseg.load(path), path.parent / "wide.png"
+    np.testing.assert_array_equal(loaded.predict(photo), np.asarray(Image.open(path.parent / "wide-labels.png")))
+    assert loaded.probabilities(photo).shape[2] == len(loaded.class_names) == len(loaded.palette) == len(names)
+    assert not hasattr(loaded, "features")
     labels = Image.open(path.parent / "wide-labels.png")
     assert labels.mode == "P" and labels.getpalette()[:6] == about["palette"][0] + about["palette"][1]
     shares = [float(line.split()[-1].rstrip("%")) for line in printed.splitlines()]

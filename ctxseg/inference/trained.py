@@ -1,0 +1,139 @@
+"""`ctxseg.load`: a trained segmenter in Python."""
+
+import os
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from ctxseg.data import images, sizes, superpixels
+from ctxseg.errors import UserError, one_line
+from ctxseg.inference import crf, exported
+from ctxseg.inference.probabilities import at_base_size, create_predictor
+from ctxseg.inference.protocol import superpixel_views
+from ctxseg.runs import checkpoints, provenance, workdir
+
+
+def load(path: str | os.PathLike, checkpoint: int | str | None = None) -> "TrainedSegmenter | ExportedSegmenter":
+    """A trained segmenter.
+
+    Args:
+        path: the folder of a run, RUN/checkpoints/STEP, or an export (`--mode=export`).
+        checkpoint: of a run: a step; `best`, that of the highest mIoU; None, the newest.
+
+    Raises:
+        UserError: there is no run or export, or no such checkpoint.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return ExportedSegmenter(path)
+    if found := re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})", str(path)):
+        path, checkpoint = Path(found[1] or "."), int(found[2])
+    return TrainedSegmenter(path, checkpoint)
+
+
+class TrainedSegmenter:
+    """The segmenter of a run, on one device.
+
+    Attributes:
+        class_names: by class id.
+        palette: RGB colours, 0 to 255, by class id.
+        config: of the run.
+        model: a flax.linen module: `model.apply(variables, images)`, see `models.segmenter`.
+        variables: its variables: `params`, `batch_stats`, `memory`, …
+    """
+
+    def __init__(self, folder: Path, checkpoint: int | str | None = None):
+        self.config = workdir.read_config(str(folder))
+        metadata = provenance.metadata(self.config, str(folder))
+        self.model, state = checkpoints.restore_run(self.config, str(folder), checkpoint)
+        self.variables = state.variables
+        self.class_names = list(metadata["class_names"])
+        self.palette = [tuple(colour) for colour in metadata["palette"]]
+        self._predictor = create_predictor(self.model, self.config.eval, self.class_names)
+        self._apply = jax.jit(lambda variables, x, regions: self.model.apply(variables, x, regions).features)
+
+    def predict(self, image) -> np.ndarray:
+        """Class ids, uint8 `[H,W]`, at the size of the image, as `--mode=predict` gives them.
+
+        Args:
+            image: uint8 RGB `[H,W,3]`, a PIL image, or a path. Files and PIL images become RGB by the table in `data/images.py`, upright.
+
+        Raises:
+            UserError: no such file, or not an image.
+        """
+        pixels, size = read(image, self.config.eval.max_pixels)
+        return sizes.labels_at(self.probabilities(pixels), size)
+
+    def probabilities(self, image) -> np.ndarray:
+        """Class probabilities, float32 `[H,W,K]`. As `predict`, but a larger image than `config.eval.max_pixels` has them at that size."""
+        pixels, _ = read(image, self.config.eval.max_pixels)
+        if wrong := sizes.too_large(pixels.shape[:2], self.config.eval.size, self.config.eval.max_pixels):
+            raise UserError(f"the image: {wrong}")
+        return self._predictor(self.variables, pixels[None], self._regions(pixels))[0]
+
+    def features(self, image) -> dict[str, np.ndarray]:
+        """The maps of the network, {name: float32 `[h,w,C]`}: the backbone's, and as `context` what the classifier reads.
+
+        Of the image at its base size (`config.eval.size`) and scale 1. Each size of image is compiled once. As `predict`.
+        """
+        pixels, _ = read(image, self.config.eval.max_pixels)
+        regions = self._regions(pixels)
+        x, ids = at_base_size(pixels[None], None if regions is None else regions[..., 0], tuple(self.config.eval.size))
+        maps = self._apply(self.variables, x, ids)
+        return {name: np.asarray(found[0], np.float32) for name, found in maps.items() if name != "pixels"}
+
+    def _regions(self, pixels):
+        """Super-pixels of an image, int32 `[1,h,w,S]`, for a network that reads them."""
+        if not self.config.data.superpixels:
+            return None
+        return superpixels.stack([superpixels.compute(pixels, view) for view in superpixel_views(self.config)])[None]
+
+
+class ExportedSegmenter:
+    """The segmenter of an archive that `--mode=export` wrote. Its arguments and errors are those of `TrainedSegmenter`.
+
+    An export is a function from images to probabilities: there are no `features`.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            self._network, self._about = exported.load(path)
+            self.class_names, self.palette = self._about["class_names"], [tuple(c) for c in self._about["palette"]]
+        except Exception as e:  # zip, JSON, NumPy and JAX raise all sorts on damaged files
+            raise UserError(
+                f"{path} is neither the folder of a run nor an export that can be read: {one_line(e)}"
+            ) from e
+
+    def predict(self, image) -> np.ndarray:
+        """Class ids, uint8 `[H,W]`."""
+        pixels, size = read(image, self._about["max_pixels"])
+        return sizes.labels_at(self.probabilities(pixels), size)
+
+    def probabilities(self, image) -> np.ndarray:
+        """Class probabilities, float32 `[H,W,K]`."""
+        pixels, _ = read(image, self._about["max_pixels"])
+        if wrong := exported.unfit(pixels.shape[:2], self._about, sizes):
+            raise UserError(f"the image: {wrong}")
+        return exported.predict(self._network, self._about, pixels, sizes, superpixels, crf)
+
+
+def read(image, max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """An array, a PIL image or a file as uint8 `[h,w,3]` of at most `max_pixels`, upright, and its own height and width.
+
+    Raises:
+        UserError: no such file, or not an image.
+    """
+    if isinstance(image, str | os.PathLike):
+        try:
+            return images.read(image, max_pixels)
+        except Exception as e:  # Pillow raises all sorts on damaged files
+            raise UserError(f"{os.fspath(image)} cannot be read: {images.reason(e)}") from e
+    if not isinstance(image, Image.Image):
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UserError(f"expected an image, uint8 [H,W,3], got {image.dtype} {list(image.shape)}")
+        image = Image.fromarray(image)
+    return images.as_rgb(image, max_pixels)
