@@ -22,6 +22,16 @@ class Bound(NamedTuple):
     above: float = -math.inf
     below: float = math.inf
 
+    def in_words(self) -> str:
+        """All of its limits: "at least 0, less than 1"."""
+        limits = (
+            ("at least", self.least),
+            ("more than", self.above),
+            ("at most", self.most),
+            ("less than", self.below),
+        )
+        return ", ".join(f"{word} {limit:.15g}" for word, limit in limits if math.isfinite(limit))
+
     def broken(self, value: float) -> str | None:
         """The limit that a number does not keep, in words, or None. NaN keeps none."""
         if math.isnan(value):
@@ -36,6 +46,9 @@ class Bound(NamedTuple):
             return f"less than {self.below:.15g}"
         return None
 
+
+# In the annotation of a field that 0, or (), turns off: `none` on the command line.
+OFF = "off"
 
 Count = Annotated[int, Bound(least=1)]
 Whole = Annotated[int, Bound(least=0)]
@@ -60,6 +73,7 @@ def check(field: str, value: Any, kind: Any) -> None:
         if value not in entries:
             raise UserError(f"config.{field} is {value!r}, but it can be {', '.join(map(str, entries))}")
     elif origin is Annotated:
+        check(field, value, entries[0])
         _check_number(field, value, entries)
     elif origin in (tuple, Sequence):
         _check_entries(field, value, origin, entries)

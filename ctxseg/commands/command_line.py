@@ -7,9 +7,10 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import datasets, defaults
+from configs import datasets
 from ctxseg.errors import UserError, one_line
-from ctxseg.settings import config_file
+from ctxseg.settings import collect, config_file
+from ctxseg.settings.fields import flatten
 from ctxseg.settings.overrides import (
     bad_value,
     check_names,
@@ -20,6 +21,7 @@ from ctxseg.settings.overrides import (
     set_none,
     unknown,
     without_none,
+    without_off,
     without_unread,
 )
 
@@ -55,7 +57,7 @@ READ_BY = {
 
 
 def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagValues:
-    """The flags, in a set of their own: what they become is a function of `argv` alone. `base` is the config that has no file."""
+    """The flags, in a set of their own: what they become is a function of `argv` alone. `base` is the config that they change."""
     values = flags.FlagValues()
     flags.DEFINE_enum("mode", "train", MODES, "what to do; train ends with an evaluation", flag_values=values)
     flags.DEFINE_string(
@@ -83,11 +85,11 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_bool("dry_run", False, "sweep: print the commands of the runs instead", flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this; --mode=show lists the fields of a config", flag_values=values)
-    if base is None or value_of(argv, "config"):
+    if base is None:
         help = "configs/SYSTEM.py or configs/SYSTEM.py:DATASET; default: what the run in --workdir was made with"
         config_flags.DEFINE_config_file("config", None, help, flag_values=values, sys_argv=argv)
     else:
-        config_flags.DEFINE_config_dict("config", base.copy_and_resolve_references(), flag_values=values, sys_argv=argv)
+        config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=argv)
     return values
 
 
@@ -130,9 +132,13 @@ def read_flags(argv: list[str]) -> flags.FlagValues:
 def check_flags(argv: list[str]) -> flags.FlagValues:
     """The flags, with all that the config says. UserError for what can be seen to be wrong without the packages that take seconds."""
     base = base_config(argv)
+    chooser = {path: f"config.{path}.{chooser}" for path, (chooser, _, _) in collect.CHOSEN.items()}
+    collect.add_outside(base, {path: value_of(argv, flag) for path, flag in chooser.items()})
     check_names(argv, base)
-    argv, defaulted = without_none(argv)
-    argv = [quoted(argument, base) for argument in argv]
+    of_file = bool(value_of(argv, "config"))
+    argv, defaulted = without_none(_without_value_of(argv, "config"))
+    argv = [quoted(without_off(argument), base) for argument in argv]
+    before = flatten(base)
     values = define_flags(argv, base)
     try:
         rest = values(argv)[1:]
@@ -144,10 +150,11 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
         raise UserError(one_line(e)) from e
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: settings are given as --config.a.b=value")
+    values["config"].present = int(of_file)
     _check_mode(values)
     for name in defaulted:
         set_none(values.config, name)
-    check_tuples(values.config, base)
+    check_tuples(values.config, before)
     if values.mode == "predict" and not values.input:
         raise UserError("--input is missing: --mode=predict wants an image, a folder of images or a 'GLOB'")
     run = parse_checkpoint(values.checkpoint)[0]
@@ -236,7 +243,7 @@ def read_sweep(argv: list[str]) -> Sweep:
     try:
         rest = [a for a in values(own)[1:] if a != value_of(argv, "config")]
     except flags.UnrecognizedFlagError as e:
-        names = field_flags(defaults.get_config())
+        names = field_flags(collect.get_config())
         raise UserError(unknown(e.flagname, [*values, "config", *names])) from e
     except flags.Error as e:
         raise UserError(one_line(e)) from e
@@ -271,7 +278,7 @@ def base_config(argv: list[str]) -> ConfigDict:
             )
         from ctxseg.runs import workdir  # here, so that a misspelt flag is answered at once
 
-        return workdir.read_config(folder, defaults.get_config())
+        return workdir.read_config(folder)
     config_file.check(path)
     return config_file.load(path, dataset, "get_config")
 
@@ -291,6 +298,17 @@ def parse_checkpoint(text: str | None):
             f"--checkpoint={text} cannot be: it wants a step, best, or a path that ends in checkpoints/STEP"
         )
     return found[1] or ".", int(found[2])
+
+
+def _without_value_of(argv, flag):
+    """`argv` without `--flag=value` or `--flag value`, which has been read."""
+    kept, previous = [], ""
+    for argument in argv:
+        alone = argument in (f"--{flag}", f"-{flag}")
+        if not alone and previous not in (f"--{flag}", f"-{flag}") and argument.partition("=")[0].lstrip("-") != flag:
+            kept.append(argument)
+        previous = argument
+    return kept
 
 
 def value_of(argv, flag):

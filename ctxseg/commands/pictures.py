@@ -2,7 +2,6 @@
 
 import re
 
-from configs import defaults
 from ctxseg.commands.command_line import folders_of
 from ctxseg.errors import UserError
 from ctxseg.runs import workdir
@@ -13,7 +12,7 @@ from ctxseg.views import pictures
 def run(values) -> None:
     checks.check_fields(values.config)
     folders = folders_of(values)
-    runs = {folder: workdir.read_config(folder, defaults.get_config()) for folder in folders}
+    runs = {folder: workdir.read_config(folder) for folder in folders}
     if len(folders) == 1:
         runs = {folders[0]: values.config}  # with what the command line overrides
     for path in pictures.pictures(list(runs), list(runs.values()), _indices(values.images)):

@@ -2,7 +2,6 @@
 
 import os
 
-from configs import defaults
 from ctxseg.commands.command_line import base_config, folders_of
 from ctxseg.errors import UserError
 from ctxseg.runs import workdir
@@ -23,7 +22,7 @@ def run(values) -> None:
 def usual(folder) -> dict | None:
     """The config of a run without overrides, a nested dict, with what nothing reads as the run has it; None without its file."""
     try:
-        run = workdir.read_config(folder, defaults.get_config())
+        run = workdir.read_config(folder)
         usual = base_config(["", f"--config=configs/{run.system}.py:{run.data.name}"]).copy_and_resolve_references()
     except UserError:
         return None

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ctxseg import data
 from ctxseg.models import create_model
-from ctxseg.settings import reading
+from ctxseg.settings import collect, reading
 from ctxseg.training import checks, optimizers
 
 
@@ -33,7 +33,9 @@ def show(config) -> None:
         maps = [name for name in output.features if name != "context"]
         values["model.context.levels"] = maps[-reading.maps_read(config) :]
     for name, value in values.items():
-        print(f"config.{name} = {'(not given)' if value is None else value}")
+        shown = "(not given)" if value is None else "none" if collect.can_be_off(name) and not value else value
+        meaning = collect.meaning(config, name)
+        print(f"config.{name} = {shown}{meaning and f'  # {meaning}'}")
     optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     jax.eval_shape(optimizer.init, variables["params"])  # for its checks of parameters' names
     print()

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import defaults
 from ctxseg.commands.command_line import default_workdir, read_flags, value_of
 from ctxseg.errors import UserError
-from ctxseg.settings import config_file
+from ctxseg.settings import config_file, declared
 from ctxseg.studies import sweep, tables
 
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
@@ -34,7 +33,7 @@ def run(given) -> int:
         raise UserError(f"--row={values.row} cannot be: the rows are 0 to {len(table.rows) - 1}")
 
     manual_dir = value_of(given.overrides, "config.data.manual_dir")
-    data_dir = value_of(given.overrides, "config.data.data_dir") or defaults.get_config().data.data_dir
+    data_dir = value_of(given.overrides, "config.data.data_dir") or declared.DataFields.data_dir
     failed = sweep.sweep(
         table,
         values.workdir or default_workdir(table.name, table.dataset, manual_dir, data_dir, own_folder=False),

@@ -33,13 +33,16 @@ __all__ = [
 ]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-CONNECTIONS = {"none": None, "msci": MSCI}
+# One phase of MSCI's stages: nothing is kept from phase to phase.
+CONNECTIONS = {"none": None, "msci": partial(MSCI, phases="one", reset_states=False)}
 MEMORIES = {"none": None, "mcibi": FeatureMemory}
 MERGES = ("none", "attention", "average", "max")
+# The fields of modules that `create_model` gives them, and no config.
+BOUND = {"conv", "normalisation", "dropout_layer", "num_classes", "dtype", "parent", "name"}
 
 
 def create_model(config, num_classes: int, axis_name: str | None = None) -> Segmenter | MultiScale:
-    """The segmenter that `config.model` describes (fields: `configs/defaults.py`).
+    """The segmenter that `config.model` describes (fields: `docs/fields.md`).
 
     Args:
         config: a ConfigDict (or any mapping) with `backbone`, `connections`, `context`, `memory`, `auxiliary`, `classifier`, `scales`,

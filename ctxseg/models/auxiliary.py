@@ -1,12 +1,12 @@
 """Auxiliary heads: scores from maps inside the backbone, which only the loss reads (Zhao et al., PSPNet, CVPR 2017, §4)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ctxseg.bounds import Count, Portion
+from ctxseg.bounds import OFF, Count, Portion
 from ctxseg.errors import UserError
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.layers import ConvNorm, Dropout
@@ -17,7 +17,7 @@ class AuxiliaryHeads(nn.Module):
 
     Attributes:
         num_classes: K.
-        levels: names of the backbone's maps that have a head.
+        levels: names of the backbone's maps that have a head of their own, which only the loss reads.
         channels: of the 3×3 convolution.
         dropout: probability, before the 1×1 convolution.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
@@ -26,7 +26,7 @@ class AuxiliaryHeads(nn.Module):
     """
 
     num_classes: int
-    levels: tuple[str, ...]
+    levels: Annotated[tuple[str, ...], OFF] = ()
     channels: Count = 512
     dropout: Portion = 0.1
     conv: Callable = ConvNorm

@@ -7,14 +7,14 @@ but the shapes that pass between them, so any choice of one works with any choic
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctxseg.bounds import Portion, Whole
+from ctxseg.bounds import OFF, Portion, Whole
 from ctxseg.models import extent
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
@@ -59,7 +59,8 @@ class Segmenter(nn.Module):
         memory: (the context's last level, the context's map or None, train) → what the classifier reads, auxiliary logits, the pixels it
             learns from and its bank `[K,C]`; None leaves the stage out.
         auxiliary: (the backbone's maps, train) → {name: auxiliary logits}; None without such heads.
-        hidden, dropout: of the classifier.
+        hidden: channels of a convolution before the classifier's last.
+        dropout: probability, before the classifier's last convolution.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
         dtype: of the computation; parameters, batch statistics and logits are float32.
@@ -71,7 +72,7 @@ class Segmenter(nn.Module):
     connections: nn.Module | None = None
     memory: nn.Module | None = None
     auxiliary: nn.Module | None = None
-    hidden: Whole = 0
+    hidden: Annotated[Whole, OFF] = 0
     dropout: Portion = 0.0
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout

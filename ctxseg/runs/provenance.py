@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs import defaults
 from ctxseg import data
 from ctxseg.data import store
 from ctxseg.errors import UserError
@@ -97,7 +96,7 @@ def _origin(name):
     for path in [Path(name, "config.json"), *sorted(Path(name).glob("*/config.json"))]:
         if path.exists():
             found = workdir.read_dataset(str(path.parent)) or {}
-            config = workdir.read_config(str(path.parent), defaults.get_config()).data
+            config = workdir.read_config(str(path.parent)).data
             place, of = found.get("folder") or config.manual_dir, config.name
             if place:
                 return os.path.expanduser(place), found.get("fingerprint"), of

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import defaults
 from ctxseg import interrupts
 from ctxseg.errors import UserError
 from ctxseg.files import parse_json, write_json
 from ctxseg.nearest import NEAR
 from ctxseg.runs import record
+from ctxseg.settings import collect
 from ctxseg.settings.fields import FREE, flatten_as_json, is_like
 
 LOCK = "CTXSEG_LOCK"  # environment variable: the number of the open file by which a sweep holds the folder of its run
@@ -121,14 +121,16 @@ def claim(workdir: str, config: ConfigDict, dataset: dict | None = None) -> None
         raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
 
 
-def read_config(folder: str, config: ConfigDict) -> ConfigDict:
-    """`config`, all fields at their defaults, with the values of the run in `folder`; fields that the run does not know keep theirs.
+def read_config(folder: str) -> ConfigDict:
+    """The config of the run in `folder`; fields that the run does not know have their defaults.
 
     Raises:
         UserError: its config.json cannot be read, or has a value that the field cannot have.
     """
     path = os.path.join(folder, "config.json")
-    _update(config, _read(path), path)
+    saved = _read(path)
+    config = collect.get_config(collect.names_of(saved))
+    _update(config, saved, path)
     return config
 
 
@@ -253,7 +255,7 @@ def check_same(path: str, config: ConfigDict) -> None:
         k for k, v in wanted.items() if k not in unread and (k not in saved or (saved[k] is None) != (v is None))
     ]
     if left_open:
-        without = defaults.get_config()
+        without = collect.get_config(collect.names_of(read))
         _update(without, read, path)
         before, now = _effective(without), _effective(config)
         # What the run would not read is read now because another field differs.

@@ -7,9 +7,9 @@ import runpy
 
 from ml_collections import ConfigDict
 
-from configs import defaults
 from ctxseg.errors import UserError, one_line
 from ctxseg.nearest import nearest
+from ctxseg.settings import collect
 from ctxseg.settings.fields import flatten
 from ctxseg.settings.overrides import field_flags, unknown
 
@@ -54,8 +54,9 @@ def _check_whole(config, path):
         raise UserError(
             f"--config: {path}: get_config gives a {type(config).__name__}, but must give a ConfigDict: {right}"
         )
-    names, known = flatten(config), flatten(defaults.get_config())
+    known_config = collect.get_config(collect.names_of(config))
+    names, known = flatten(config), flatten(known_config)
     if missing := [name for name in known if name not in names]:
         raise UserError(f"--config: {path}: get_config gives no config.{missing[0]}: {right}")
     if more := [name for name in names if name not in known]:
-        raise UserError(f"--config: {path}: {unknown(f'config.{more[0]}', field_flags(defaults.get_config()))}")
+        raise UserError(f"--config: {path}: {unknown(f'config.{more[0]}', field_flags(known_config))}")

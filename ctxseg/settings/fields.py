@@ -1,9 +1,17 @@
 """What the fields of a config are, apart from what they mean."""
 
+import typing
 from typing import Any
 
+from ctxseg.settings import declared
+
 # Tuples whose entries have a meaning by their place; others may become longer or shorter.
-FIXED = ("data.crop", "data.scale_range", "complexity.input")
+FIXED = [
+    f"{path}.{name}"
+    for path, cls in declared.SECTIONS.items()
+    for name, annotation in typing.get_type_hints(cls).items()
+    if typing.get_origin(annotation) is tuple
+]
 
 # Fields that may change between a run and its continuation: none of them touches what is learned.
 FREE = (

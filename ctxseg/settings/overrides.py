@@ -3,9 +3,9 @@
 import ast
 import re
 
-from configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.nearest import nearest
+from ctxseg.settings import collect
 from ctxseg.settings.fields import FREE, flatten, is_like
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
@@ -46,10 +46,18 @@ def without_none(argv):
     return [a for a, f in zip(argv, found, strict=True) if not f], [f[1] for f in found if f]
 
 
+def without_off(argument):
+    """`argument`; of `--config.a.b=none`, where 0 or () turns the field off, with that."""
+    found = re.fullmatch(r"(--?config\.([^=]+))=none", argument)
+    if not found or not collect.can_be_off(found[2]):
+        return argument
+    return f"{found[1]}={'()' if collect.can_be_off(found[2]) is tuple else 0}"
+
+
 def set_none(config, name):
     """Gives a field back to the default of the module it belongs to. UserError if it is not such a field."""
-    if flatten(defaults.get_config())[name] is not None:
-        raise UserError(f"--config.{name}=None cannot be: it has no default of its own to fall back on")
+    if flatten(collect.get_config(collect.names_of(config)))[name] is not None:
+        raise UserError(f"--config.{name}=None: only a field of a module has a default to go back to; give a value")
     *sections, last = name.split(".")
     for key in sections:
         config = config[key]
@@ -85,10 +93,10 @@ def bad_value(message, base):
     return f"{given} cannot be: it wants {KINDS.get(section.get_type(name), 'a ' + section.get_type(name).__name__)}"
 
 
-def check_tuples(config, base):
-    """UserError for a tuple whose entries have become of another kind, or more or fewer where that cannot be."""
+def check_tuples(config, before):
+    """UserError for a tuple whose entries have become of another kind, or more or fewer than they can be; `before`: the flat config."""
     given = flatten(config)
-    for name, default in flatten(base).items():
+    for name, default in before.items():
         if isinstance(default, tuple) and default and not is_like(given[name], default, name):
             raise UserError(f"config.{name} is {given[name]}, but must be like {default}")
 
@@ -96,6 +104,6 @@ def check_tuples(config, base):
 def without_unread(config, unread):
     """A copy with the defaults of `unread`, the fields that nothing reads; but for what another mode may read of the run."""
     config = config.copy_and_resolve_references()
-    default = flatten(defaults.get_config())
+    default = flatten(collect.get_config(collect.names_of(config)))
     config.update_from_flattened_dict({name: default[name] for name in unread if not name.startswith(FREE)})
     return config

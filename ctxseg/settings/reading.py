@@ -9,22 +9,11 @@ modes that they are for.
 
 import dataclasses
 from collections.abc import Mapping, Set
-from functools import partial
-from typing import Any
 
 from ctxseg.errors import UserError
-from ctxseg.models import BACKBONES, CONNECTIONS, CONTEXTS, MEMORIES, MERGES, MultiScale, find_module
-from ctxseg.models.auxiliary import AuxiliaryHeads
+from ctxseg.models import CONTEXTS, find_module
+from ctxseg.settings.collect import CHOSEN, class_of, defaults_of, own_fields
 from ctxseg.settings.fields import flatten_as_json
-
-# The sections that modules have: the field that chooses one, and the modules.
-SECTIONS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "model.backbone": ("name", BACKBONES),
-    "model.connections": ("name", CONNECTIONS),
-    "model.context": ("name", CONTEXTS),
-    "model.memory": ("name", MEMORIES),
-    "model.scales": ("merge", {merge: None if merge == "none" else MultiScale for merge in MERGES}),
-}
 
 
 def conditions(config, mode: str, unread: Set[str]):
@@ -92,7 +81,7 @@ def conditions(config, mode: str, unread: Set[str]):
 
 def _takes_classes(context):
     try:
-        return "num_classes" in fields(find_module("model.context.name", context, CONTEXTS))
+        return "num_classes" in defaults_of(find_module("model.context.name", context, CONTEXTS))
     except UserError:
         return True
 
@@ -107,7 +96,7 @@ def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = 
     """
     found = {}
     for path, names in (_chosen(config) if chosen is None else chosen).items():
-        chooser, modules = SECTIONS[path]
+        chooser, _, modules = CHOSEN[path]
         section = config
         for key in path.split("."):
             section = section[key]
@@ -131,23 +120,23 @@ def effective(config) -> dict:
     UserError if it names a module that there is not.
     """
     values, dropped = flatten_as_json(config), unread(config)
-    modules = {path: find_module(path, values[f"{path}.{chooser}"], of) for path, (chooser, of) in SECTIONS.items()}
-    for path, module in (modules | {"model.auxiliary": AuxiliaryHeads}).items():
-        for name, default in (fields(module) | getattr(module, "keywords", {})).items():
+    modules = {path: find_module(path, values[f"{path}.{chooser}"], of) for path, (chooser, _, of) in CHOSEN.items()}
+    for path, module in modules.items():
+        for name, default in defaults_of(module).items():
             if values.get(f"{path}.{name}", ...) is None and default is not dataclasses.MISSING:
                 values[f"{path}.{name}"] = list(default) if isinstance(default, tuple) else default
     for path, module in modules.items():
-        if hasattr(_class(module), "effective"):
+        if hasattr(class_of(module), "effective"):
             section = {
                 name.removeprefix(f"{path}."): value for name, value in values.items() if name.startswith(f"{path}.")
             }
-            values |= {f"{path}.{name}": value for name, value in _class(module).effective(section).items()}
+            values |= {f"{path}.{name}": value for name, value in class_of(module).effective(section).items()}
     return {name: value for name, value in values.items() if name not in dropped}
 
 
 def maps_read(config) -> int:
     """How many of the backbone's maps the context reads where `levels` names none."""
-    return getattr(_class(find_module("model.context.name", config.model.context.name, CONTEXTS)), "READS", 1)
+    return getattr(class_of(find_module("model.context.name", config.model.context.name, CONTEXTS)), "READS", 1)
 
 
 def message(field: str, why: str) -> str:
@@ -155,14 +144,9 @@ def message(field: str, why: str) -> str:
     return f"config.{field} is read by nothing here: {why}"
 
 
-def fields(module) -> dict:
-    """{name: default} of what a module's class, or a `partial` of it, takes; nothing of None, which leaves a stage out."""
-    return {} if module is None else {field.name: field.default for field in dataclasses.fields(_class(module))}
-
-
 def when(module, field: str) -> list[dict]:
     """Each {other field: its values} under all of which a module reads `field`, and the others in turn; [{}]: always."""
-    conditions = getattr(_class(module), "READ_WHEN", {}).get(field, ())
+    conditions = getattr(class_of(module), "READ_WHEN", {}).get(field, ())
     found = []
     for condition in conditions if isinstance(conditions, list) else [conditions]:
         ways = [dict(zip(condition[::2], condition[1::2], strict=True))]
@@ -172,20 +156,16 @@ def when(module, field: str) -> list[dict]:
     return found
 
 
-def _class(module):
-    return module.func if isinstance(module, partial) else module
-
-
 def _chosen(config):
     """{section: the name of its module}."""
-    return {path: {config.model[path.removeprefix("model.")][chooser]} for path, (chooser, _) in SECTIONS.items()}
+    return {path: {config.model[path.removeprefix("model.")][chooser]} for path, (chooser, _, _) in CHOSEN.items()}
 
 
 def _reads(module, field, section):
     """Whether a module reads `field` when its section is so."""
-    has = fields(module)
+    has = defaults_of(module)
     given = {name: has.get(name) if value is None else value for name, value in section.items()}
-    return field in has and any(
+    return field in own_fields(module) and any(
         all(given[other] in values for other, values in way.items()) for way in when(module, field)
     )
 
@@ -195,7 +175,7 @@ def _readers(modules, chooser, field):
     always, sometimes = [], []
     for name, module in modules.items():
         ways = [way for way in when(module, field) if name in way.pop(chooser, [name])]
-        if field in fields(module) and ways:
+        if field in own_fields(module) and ways:
             wanted = ", or with ".join(
                 ", ".join(f"{other}={_values(values)}" for other, values in way.items()) for way in ways
             )

@@ -38,10 +38,11 @@ class Backbone(nn.Module):
 class Context(nn.Module):
     levels: tuple[str, ...] = ()
     channels: int = 3
+    slope: float = 1.0  # which no module of the package has
 
     @nn.compact
     def __call__(self, features, regions=None, train=False):
-        return nn.Dense(self.channels, name="mine")(features["res5"]), {}
+        return self.slope * nn.Dense(self.channels, name="mine")(features["res5"]), {}
 
 
 def adam(config):
@@ -101,9 +102,11 @@ def test_parts_from_outside(tmp_path, monkeypatch, compiled):
     settings += [
         f"--config.data.manual_dir={tmp_path}/halves", f"--config.data.data_dir={tmp_path}/prepared",
         "--config.data.crop=16,16", "--config.data.threads=0", "--config.model.context.channels=5",
+        "--config.model.context.slope=0.5",
         "--config.train.steps=2", "--config.train.batch_size=2", "--config.train.log_every=1",
     ]  # fmt: skip
-    assert "config.model.context.levels = ['res5']" in call("--config=configs/fcn.py", "--mode=show", *settings)
+    shown = call("--config=configs/fcn.py", "--mode=show", *settings)
+    assert "config.model.context.levels = ['res5']" in shown and "config.model.context.slope = 0.5" in shown
     call("--config=configs/fcn.py", "--mode=sweep", *settings, f"--workdir={tmp_path}/sweep")
     (run,) = (path.parent for path in (tmp_path / "sweep").glob("*/config.json"))
     assert (run / "lines.txt").read_text().splitlines() == [
@@ -111,6 +114,7 @@ def test_parts_from_outside(tmp_path, monkeypatch, compiled):
     ]  # fmt: skip
     assert not (run / "tensorboard").exists()
     scores = json.loads((run / "results.json").read_text())
+    assert json.loads((run / "config.json").read_text())["model"]["context"]["slope"] == 0.5
     assert list(scores["per_class_iou"]) == ["left", "right"]
     last = call("--mode=evaluate", f"--workdir={run}").splitlines()[-1]
     assert last == call(f"--workdir={run}").splitlines()[-1] and last.startswith(f"mIoU {scores['mIoU']:.4f}")

@@ -18,7 +18,7 @@ from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate
 from ctxseg.models import CONTEXTS, MultiScale, create_model
 from ctxseg.runs import workdir
-from ctxseg.settings import reading
+from ctxseg.settings import collect, reading
 from ctxseg.settings.fields import flatten
 from ctxseg.studies import sweep
 from ctxseg.studies.tables import Column, Row, Table
@@ -192,23 +192,7 @@ def test_an_override_of_a_column_is_read_by_one_of_its_runs():
 
 # What the modules say of themselves.
 
-BOUND = {"parent", "name", "conv", "normalisation", "dropout_layer", "num_classes", "dtype"}
-CLASSES = {module for _, modules in reading.SECTIONS.values() for module in modules.values() if module is not None}
-
-
-OF_PHASES = (set(), {"phases", "reset_states"})  # of which the connections have one
-
-
-def test_every_field_has_a_module_that_reads_it():
-    """And every field of a module is one of the config, but for what the modules of a section have in common."""
-    config = defaults.get_config().model
-    for path, (chooser, modules) in reading.SECTIONS.items():
-        known = set().union(*map(reading.fields, modules.values())) - BOUND
-        section = set(config[path.removeprefix("model.")]) - {chooser}
-        assert section <= known, path
-        assert (
-            known - section <= {"merge", "segmenter", "stage_sizes", "block"} | OF_PHASES[path == "model.connections"]
-        ), path
+CLASSES = {module for _, _, modules in collect.CHOSEN.values() for module in modules.values() if module is not None}
 
 
 def test_conditions_name_fields_and_values_that_there_are():
@@ -261,7 +245,7 @@ def test_the_conditions_are_those_of_the_code(name):
     config.backbone.name = "none"
 
     def operations(fields):
-        return trace(frozenset(of for of in fields if of not in reading.fields(module).items()))
+        return trace(frozenset(of for of in fields if of not in collect.defaults_of(module).items()))
 
     @cache
     def trace(fields):

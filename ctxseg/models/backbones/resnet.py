@@ -72,7 +72,7 @@ class ResNet(nn.Module):
 
     stage_sizes: tuple[int, int, int, int]
     block: Callable
-    output_stride: Literal[32, 16, 8] = 32
+    output_stride: Literal[32, 16, 8] = 8
     stem: Literal["conv7", "conv3_32", "conv3"] = "conv7"
     conv: Callable = ConvNorm
 
