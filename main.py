@@ -1,10 +1,6 @@
-"""The command line's door: `python main.py --help`."""
+"""The command line: `python main.py --help`."""
+
+from ctxseg.__main__ import main
 
 if __name__ == "__main__":
-    from ctxseg import interrupts
-
-    interrupts.install()  # before all that takes time
-
-    from ctxseg import commands
-
-    commands.run()
+    main()

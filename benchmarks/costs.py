@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
-from configs import attention as attention_config
-from configs import defaults, hrenet, largefov
 from ctxseg import devices
+from ctxseg.configs import attention as attention_config
+from ctxseg.configs import defaults, hrenet, largefov
 from ctxseg.inference.probabilities import predict_probabilities
 from ctxseg.inference.protocol import Protocol
 from ctxseg.models import create_model

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from configs import defaults
 from ctxseg import devices
+from ctxseg.configs import defaults
 from ctxseg.models import create_model
 from ctxseg.training import losses, optimizers
 from ctxseg.training.state import create_state

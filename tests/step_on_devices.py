@@ -13,8 +13,8 @@ if __name__ == "__main__":
     import jax
     import numpy as np
 
-    from configs import zigzag
     from ctxseg import devices
+    from ctxseg.configs import zigzag
     from ctxseg.evaluation import evaluate
     from ctxseg.inference.protocol import Protocol
     from ctxseg.models import create_model

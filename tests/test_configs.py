@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from configs import datasets, defaults, mcibi
-from configs.tables import mcibi_frameworks, mcibi_fusion, mcibi_generalization
+from ctxseg.configs import datasets, defaults, mcibi
+from ctxseg.configs.tables import mcibi_frameworks, mcibi_fusion, mcibi_generalization
 from ctxseg.data import transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
@@ -33,7 +33,7 @@ def test_one_config_per_system():
 
 
 def config_of(system, dataset):
-    return importlib.import_module(f"configs.{system}").get_config(dataset)
+    return importlib.import_module(f"ctxseg.configs.{system}").get_config(dataset)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import datasets
+from ctxseg.configs import datasets
 from ctxseg.errors import UserError, one_line
 from ctxseg.settings import collect, config_file
 from ctxseg.settings.fields import flatten
@@ -25,7 +25,7 @@ from ctxseg.settings.overrides import (
     without_unread,
 )
 
-USAGE = "python main.py --config=configs/SYSTEM.py[:DATASET] [--mode=MODE] [--workdir=DIR] [--config.a.b=value …]"
+USAGE = "{} --config=SYSTEM[:DATASET] [--mode=MODE] [--workdir=DIR] [--config.a.b=value …]"
 MODES = (
     "train",
     "evaluate",
@@ -86,7 +86,7 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this; --mode=show lists the fields of a config", flag_values=values)
     if base is None:
-        help = "configs/SYSTEM.py or configs/SYSTEM.py:DATASET; default: what the run in --workdir was made with"
+        help = "SYSTEM or SYSTEM:DATASET, of configs/, or a path of yours; default: what the run in --workdir was made with"
         config_flags.DEFINE_config_file("config", None, help, flag_values=values, sys_argv=argv)
     else:
         config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=argv)
@@ -252,7 +252,7 @@ def read_sweep(argv: list[str]) -> Sweep:
     _check_mode(values)
     if values.row is not None and values.rows:
         raise UserError("--row and --rows are both given: give one of them")
-    config_file.check(path)
+    config_file.find(path)
     return Sweep(values, path, dataset, [a for a in argv if re.match(r"--?(?:no)?config\.", a)])
 
 
@@ -279,7 +279,7 @@ def base_config(argv: list[str]) -> ConfigDict:
         from ctxseg.runs import workdir  # here, so that a misspelt flag is answered at once
 
         return workdir.read_config(folder)
-    config_file.check(path)
+    config_file.find(path)
     return config_file.load(path, dataset, "get_config")
 
 

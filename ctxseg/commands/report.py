@@ -23,7 +23,7 @@ def usual(folder) -> dict | None:
     """The config of a run without overrides, a nested dict, with what nothing reads as the run has it; None without its file."""
     try:
         run = workdir.read_config(folder)
-        usual = base_config(["", f"--config=configs/{run.system}.py:{run.data.name}"]).copy_and_resolve_references()
+        usual = base_config(["", f"--config={run.system}:{run.data.name}"]).copy_and_resolve_references()
     except UserError:
         return None
     given = flatten(run)

@@ -11,7 +11,9 @@ from ctxseg.errors import UserError
 from ctxseg.settings import config_file, declared
 from ctxseg.studies import sweep, tables
 
-MAIN = Path(__file__).resolve().parents[2] / "main.py"
+ROOT = Path(__file__).resolve().parents[2]  # of a clone
+# How a run is started, of a clone by its own file: it need not be installed.
+PROGRAM = [str(ROOT / "main.py")] if (ROOT / "pyproject.toml").exists() else ["-m", "ctxseg"]
 
 
 def run(given) -> int:
@@ -39,7 +41,7 @@ def run(given) -> int:
         values.workdir or default_workdir(table.name, table.dataset, manual_dir, data_dir, own_folder=False),
         given.overrides,
         lambda arguments: read_flags(["main.py", *arguments]).config,
-        [sys.executable, str(MAIN)],
+        [sys.executable, *PROGRAM],
         values.seeds,
         values.rows if values.row is None else str(values.row),
         values.jobs,

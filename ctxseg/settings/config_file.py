@@ -1,9 +1,9 @@
 """Config files: Python files with a `get_config`, or for a sweep a `get_table`."""
 
-import glob
 import inspect
 import os
 import runpy
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -13,24 +13,30 @@ from ctxseg.settings import collect
 from ctxseg.settings.fields import flatten
 from ctxseg.settings.overrides import field_flags, unknown
 
-
-def check(path: str) -> None:
-    """UserError if there is no such file; it names one that is near."""
-    if not os.path.isfile(path):
-        files = glob.glob("configs/[!_]*.py") + glob.glob("configs/tables/[!_]*.py")
-        near = nearest(_stem(path), map(_stem, files))
-        same = [file for file in files if _stem(file) == near]
-        raise UserError(f"--config: {path} is not a file" + (f": did you mean {same[0]}?" if same else ""))
+CONFIGS = Path(__file__).parents[1] / "configs"  # of the package
 
 
-def _stem(path):
-    return os.path.splitext(os.path.basename(path))[0]
+def find(path: str) -> str:
+    """The Python file that `--config` names: a path, or a config of the package, `zigzag`, `configs/zigzag.py` or `configs/tables/NAME.py`.
+
+    UserError if there is none; it names one that is near.
+    """
+    if os.path.isfile(path):
+        return path
+    files = [file for folder in (CONFIGS, CONFIGS / "tables") for file in sorted(folder.glob("[!_]*.py"))]
+    names = {form: file for file in files for form in (file.stem, f"configs/{file.relative_to(CONFIGS)}")}
+    if path in names:
+        return str(names[path])
+    near = nearest(Path(path).stem, [file.stem for file in files])
+    hint = next((form for form, file in names.items() if file.stem == near and ("/" in form) == ("/" in path)), None)
+    missing = f"{path} is not a file" if "/" in path or path.endswith(".py") else f"there is no config {path}"
+    raise UserError(f"--config: {missing}" + (f": did you mean {hint}?" if hint else ""))
 
 
 def load(path: str, dataset: str, *functions: str):
     """What the first of `functions` that the Python file has gives for a data set, or for its own default. UserError if it has none."""
     try:
-        module = runpy.run_path(path)
+        module = runpy.run_path(find(path))
         for function in functions:
             if function in module:
                 if dataset and not inspect.signature(module[function]).parameters:

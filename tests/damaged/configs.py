@@ -7,7 +7,7 @@ from ctxseg.training import checks
 from tests.damaged.bench import Input, Line, call, changed
 
 FCN = "--config=configs/fcn.py:folder"
-HEAD = "from configs import fcn\n"
+HEAD = "from ctxseg.configs import fcn\n"
 
 
 def checked(*arguments):

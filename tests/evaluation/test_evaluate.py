@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from configs import defaults
 from ctxseg import devices
+from ctxseg.configs import defaults
 from ctxseg.data import transforms
 from ctxseg.data.sizes import bucket
 from ctxseg.errors import UserError

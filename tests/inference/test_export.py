@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 import ctxseg
-from configs import defaults
 from ctxseg import data
+from ctxseg.configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.inference import export, predict
 from ctxseg.inference.probabilities import create_predictor

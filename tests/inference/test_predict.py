@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import fcn
 from ctxseg import commands, data
+from ctxseg.configs import fcn
 from ctxseg.data import sizes
 from ctxseg.errors import UserError
 from ctxseg.inference import predict

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import defaults
+from ctxseg.configs import defaults
 from ctxseg.models.context import ann, ccnet, danet, dnl, ocr
 from ctxseg.models.context.gcn import GCN
 from ctxseg.models.context.global_fc import GlobalFC

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import defaults
+from ctxseg.configs import defaults
 from ctxseg.models import CONTEXTS, convolution, create_model, extent, layers
 from tests.models.test_pairs import SMALL
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import defaults
+from ctxseg.configs import defaults
 from ctxseg.models import SegmenterOutput, create_model, memory
 from ctxseg.models.layers import ConvNorm
 from ctxseg.training import losses, optimizers

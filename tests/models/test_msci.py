@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import defaults
+from ctxseg.configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.models.context.msci import MSCI, adjacency, cell_regions, region_sums

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import defaults
+from ctxseg.configs import defaults
 from ctxseg.models import CONTEXTS, convolution, create_model, layers
 from ctxseg.training.state import create_state
 from ctxseg.training.step import train_step

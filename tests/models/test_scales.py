@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import defaults
+from ctxseg.configs import defaults
 from ctxseg.models import MultiScale, SegmenterOutput, create_model
 from ctxseg.training import losses
 from tests.models.gradients import check_against, random_like

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import defaults
+from ctxseg.configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.models import BACKBONES, convolution, create_model, layers
 from ctxseg.studies import complexity

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import defaults
+from ctxseg.configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.runs import checkpoints, metrics_log
 from ctxseg.runs.checkpoints import Checkpoints

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from configs import defaults, fcn
+from ctxseg.configs import defaults, fcn
 from ctxseg.errors import UserError
 from ctxseg.runs import workdir
 from ctxseg.settings import fields

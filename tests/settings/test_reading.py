@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import defaults, zigzag
 from ctxseg.commands import command_line, report
+from ctxseg.configs import defaults, zigzag
 from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate
 from ctxseg.models import CONTEXTS, MultiScale, create_model

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from configs import fcn
 from ctxseg import commands
 from ctxseg.commands import command_line
+from ctxseg.configs import fcn
 from ctxseg.errors import UserError
 from ctxseg.models.convolution import convolve
 from ctxseg.models.layers import ConvNorm, attention, relu

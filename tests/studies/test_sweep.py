@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import datasets
 from ctxseg import commands, files
 from ctxseg.commands import command_line
+from ctxseg.configs import datasets
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.runs import metrics_log
@@ -151,7 +151,7 @@ def test_what_is_given_for_all_rows_replaces_what_a_row_says():
 
 
 def test_folds_make_one_figure(tmp_path):
-    table = importlib.import_module("configs.tables.nrenet_stanford").get_table()
+    table = importlib.import_module("ctxseg.configs.tables.nrenet_stanford").get_table()
     runs = plan(table, tmp_path, seeds=2)
     splits = [(seed, fold, run.config.eval.split) for (_, column, seed, fold), run in runs.items() if column == 0]
     assert splits == [(seed, i, f"fold{i}") for seed in (0, 1) for i in range(5)]
@@ -172,7 +172,7 @@ def test_folds_make_one_figure(tmp_path):
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table(name):
     """Every row resolves, on the paper's data and on the embedded one, to a network that can be made; and has the paper's figures."""
-    get_table = importlib.import_module(f"configs.tables.{name}").get_table
+    get_table = importlib.import_module(f"ctxseg.configs.tables.{name}").get_table
     for table in (get_table(), get_table("scenes")):
         assert table.name == name
         tables.check(table)
@@ -210,7 +210,8 @@ def test_a_column_of_a_class(tmp_path, stand_in):
 def test_the_papers_tables_of_classes():
     """Figures that were typed off: means that the paper prints follow from them, or leave a likely IoU of the background."""
     parts, voc = (
-        importlib.import_module(f"configs.tables.{name}").get_table() for name in ("attention_parts", "hrenet_voc_test")
+        importlib.import_module(f"ctxseg.configs.tables.{name}").get_table()
+        for name in ("attention_parts", "hrenet_voc_test")
     )
     assert [column.score for column in parts.columns[-2:]] == ["IoU of background", "mIoU"] and len(parts.columns) == 8
     *figures, mean = parts.rows[0].paper
@@ -219,7 +220,7 @@ def test_the_papers_tables_of_classes():
     for row in voc.rows:
         *figures, mean = row.paper
         assert len(figures) == 20 and 90 < 21 * mean - sum(figures) < 96, row.name
-    persons = importlib.import_module("configs.tables.attention_coco_person").get_table
+    persons = importlib.import_module("ctxseg.configs.tables.attention_coco_person").get_table
     assert {column.score for column in persons().columns} == {"IoU of person"}
     assert persons().rows[-1].paper == (70.14, 72.72) and persons("scenes").columns[0].score == "IoU of long wall"
 
@@ -240,7 +241,7 @@ COMMAND = r"--config=\S+(?: --config\.\S+)*"
 @pytest.mark.parametrize("name", TABLES)
 def test_what_cannot_be_had_here_is_the_papers_figure_alone(name):
     """Rows and columns from COCO or of a test server, on any data; and a note says what comes nearest, which can be run."""
-    get_table, alone = importlib.import_module(f"configs.tables.{name}").get_table, PAPERS_ALONE.get(name, set())
+    get_table, alone = importlib.import_module(f"ctxseg.configs.tables.{name}").get_table, PAPERS_ALONE.get(name, set())
     table = get_table()
     runs = {(r, c) for r, c, *_ in plan(table, "x")}
     for (r, row), (c, column) in itertools.product(enumerate(table.rows), enumerate(table.columns)):
@@ -264,13 +265,13 @@ def test_what_cannot_be_had_here_is_the_papers_figure_alone(name):
 
 def test_random_scaling_is_of_the_row_attention_plus_alone():
     """Attention to Scale, §4.2: "randomly scaling input images (from 0.6 to 1.4)"."""
-    note = importlib.import_module("configs.tables.attention_voc_test").get_table().note
+    note = importlib.import_module("ctxseg.configs.tables.attention_voc_test").get_table().note
     _, crf, plus = (command.split() for command in re.findall(COMMAND, note))
     crf, plus = (command_line.parse(["main.py", *arguments]).config for arguments in (crf, plus))
     assert (crf.data.scale_range, plus.data.scale_range) == ((1.0, 1.0), (0.6, 1.4))
     assert crf.eval.crf.iterations == plus.eval.crf.iterations == 10 and plus.model.scales.merge == "attention"
     for name in ("attention_voc_imagenet", "attention_design"):
-        table = importlib.import_module(f"configs.tables.{name}").get_table()
+        table = importlib.import_module(f"ctxseg.configs.tables.{name}").get_table()
         for (r, *_), run in plan(table, "x").items():
             assert run.config.data.scale_range == (1.0, 1.0), table.rows[r].name
             if run.config.model.scales.merge != "none":
@@ -280,7 +281,7 @@ def test_random_scaling_is_of_the_row_attention_plus_alone():
 
 def test_rows_of_hrenet_state_what_they_lack():
     """Table 4 of H-ReNet: (a) to (g) on the paper's data. Table 6 says that 72.6 is with 2 iterations."""
-    table = importlib.import_module("configs.tables.hrenet_variants").get_table()
+    table = importlib.import_module("ctxseg.configs.tables.hrenet_variants").get_table()
     found = []
     for run in plan(table, "x").values():
         config, context = run.config, run.config.model.context
@@ -296,7 +297,7 @@ def test_rows_of_hrenet_state_what_they_lack():
         ("renet", conv7, "batch", 30_000, (15_000,), 2),
         ("renet", three, "batch", 40_000, (20_000,), 2),
     ]
-    times = importlib.import_module("configs.tables.hrenet_time").get_table()
+    times = importlib.import_module("ctxseg.configs.tables.hrenet_time").get_table()
     assert [run.config.eval.crf.iterations for run in plan(times, "x").values()][::2] == [0, 0, 2]
 
 
@@ -511,7 +512,7 @@ def test_a_faulty_table_stops_before_anything_is_made(tmp_path, fault, message):
 
 
 def test_the_papers_figures_are_those_of_the_data_set():
-    get_table = importlib.import_module("configs.tables.mcibi_frameworks").get_table
+    get_table = importlib.import_module("ctxseg.configs.tables.mcibi_frameworks").get_table
     figures = {
         dataset: [row.paper for row in get_table(dataset).rows[:2]]
         for dataset in ("cityscapes", "coco_stuff", "scenes")

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from configs import deeplabv3, fcn, pspnet
 from ctxseg import commands
+from ctxseg.configs import deeplabv3, fcn, pspnet
 from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate
 from ctxseg.training import checks, loop

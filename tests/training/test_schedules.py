@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import defaults
+from ctxseg.configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.training import optimizers, schedules
 

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from configs import defaults
 from ctxseg import devices
+from ctxseg.configs import defaults
 from ctxseg.models import create_model
 from ctxseg.training import optimizers
 from ctxseg.training.state import create_state

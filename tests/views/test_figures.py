@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import defaults
 from ctxseg import files
+from ctxseg.configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.models.context import renet

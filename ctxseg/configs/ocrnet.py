@@ -4,7 +4,7 @@ python main.py --config=configs/ocrnet.py          the embedded data set, minute
 python main.py --config=configs/ocrnet.py:ade20k
 """
 
-from configs import datasets, defaults
+from ctxseg.configs import datasets, defaults
 
 
 def get_config(dataset: str = "scenes"):

@@ -4,7 +4,7 @@ python main.py --config=configs/attention.py          the embedded data set, min
 python main.py --config=configs/attention.py:pascal_person_part
 """
 
-from configs import datasets, defaults
+from ctxseg.configs import datasets, defaults
 
 
 def get_config(dataset: str = "scenes"):

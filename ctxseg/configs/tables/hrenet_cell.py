@@ -1,7 +1,7 @@
 """H-ReNet (Yan et al., 2016), "LSTM v.s. IRNN": the cell of the ReNet layers, at the same number of parameters."""
 
 from configs.datasets import SMALL
-from configs.tables.hrenet_variants import renet
+from ctxseg.configs.tables.hrenet_variants import renet
 from ctxseg.studies.tables import Row, Table
 
 

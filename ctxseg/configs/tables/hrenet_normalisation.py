@@ -1,6 +1,6 @@
 """H-ReNet (Yan et al., 2016), "Multi-layer Feature Combination": what normalises the three maps that are joined."""
 
-from configs.tables.hrenet_variants import renet
+from ctxseg.configs.tables.hrenet_variants import renet
 from ctxseg.studies.tables import Row, Table
 
 

@@ -4,7 +4,7 @@ python main.py --config=configs/msci.py          the embedded data set, minutes 
 python main.py --config=configs/msci.py:voc2012
 """
 
-from configs import datasets, defaults
+from ctxseg.configs import datasets, defaults
 
 
 def get_config(dataset: str = "scenes"):

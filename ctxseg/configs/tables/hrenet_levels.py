@@ -1,6 +1,6 @@
 """H-ReNet (Yan et al., 2016), Table 5: the maps that the ReNet layers read."""
 
-from configs.tables.hrenet_variants import renet
+from ctxseg.configs.tables.hrenet_variants import renet
 from ctxseg.studies.tables import Row, Table
 
 

@@ -1,6 +1,6 @@
 """Attention to Scale (Chen et al., CVPR 2016), Table 5: as Table 3, from weights learned on COCO."""
 
-from configs.tables.attention_voc_imagenet import merges
+from ctxseg.configs.tables.attention_voc_imagenet import merges
 from ctxseg.studies.tables import Table
 
 PAPER = {  # without and with extra supervision

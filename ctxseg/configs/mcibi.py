@@ -4,7 +4,7 @@ python main.py --config=configs/mcibi.py          the embedded data set, minutes
 python main.py --config=configs/mcibi.py:ade20k
 """
 
-from configs import datasets, defaults
+from ctxseg.configs import datasets, defaults
 
 
 def fcn(dataset: str | None) -> dict:

@@ -4,7 +4,7 @@ python main.py --config=configs/nrenet.py          the embedded data set, minute
 python main.py --config=configs/nrenet.py:stanford_background
 """
 
-from configs import datasets, defaults
+from ctxseg.configs import datasets, defaults
 
 
 def get_config(dataset: str = "scenes"):

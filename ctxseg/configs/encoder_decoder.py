@@ -4,7 +4,7 @@ python main.py --config=configs/encoder_decoder.py          the embedded data se
 python main.py --config=configs/encoder_decoder.py:voc2012
 """
 
-from configs import datasets, defaults
+from ctxseg.configs import datasets, defaults
 
 
 def get_config(dataset: str = "scenes"):

@@ -1,7 +1,7 @@
 """H-ReNet (Yan et al., 2016), "Training Image Size": how much of the image a training crop shows to the ReNet layers."""
 
 from configs.datasets import SMALL
-from configs.tables.hrenet_variants import baseline, renet
+from ctxseg.configs.tables.hrenet_variants import baseline, renet
 from ctxseg.studies.tables import Row, Table
 
 

@@ -4,7 +4,7 @@ python main.py --config=configs/fcn.py          the embedded data set, minutes o
 python main.py --config=configs/fcn.py:voc2012
 """
 
-from configs import datasets, defaults
+from ctxseg.configs import datasets, defaults
 
 
 def get_config(dataset: str = "scenes"):

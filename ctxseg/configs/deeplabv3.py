@@ -4,7 +4,7 @@ python main.py --config=configs/deeplabv3.py          the embedded data set, min
 python main.py --config=configs/deeplabv3.py:ade20k
 """
 
-from configs import datasets, defaults
+from ctxseg.configs import datasets, defaults
 
 
 def get_config(dataset: str = "scenes"):

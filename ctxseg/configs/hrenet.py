@@ -7,7 +7,7 @@ python main.py --config=configs/hrenet.py          the embedded data set, minute
 python main.py --config=configs/hrenet.py:voc2012
 """
 
-from configs import datasets, defaults
+from ctxseg.configs import datasets, defaults
 
 
 def get_config(dataset: str = "scenes"):

@@ -1,6 +1,6 @@
 """H-ReNet (Yan et al., 2016), Table 6: seconds to label an image, and what they buy."""
 
-from configs.tables.hrenet_variants import baseline, renet
+from ctxseg.configs.tables.hrenet_variants import baseline, renet
 from ctxseg.studies.tables import Column, Row, Table
 
 
