@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import defaults
+from ctxseg.configs import defaults
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("ctxseg", "configs", "tests", "benchmarks", "docs")
+FOLDERS = ("ctxseg", "tests", "benchmarks", "docs")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MODULES = sorted([ROOT / "main.py", *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 FILE_NAMES = {path.name for path in [*PAGES, *MODULES]}
@@ -173,7 +173,7 @@ def test_links_lead_somewhere():
         (wrong_paths, "`data/gone.py` and gone.py", ["there is no data/gone.py", "there is no gone.py"]),
         (wrong_paths, "docs/gone.png, ctxseg/gone/*.py", ["there is no docs/gone.png", "there is no ctxseg/gone/*.py"]),
         (wrong_modules, "ctxseg.data, ctxseg.data.scenes, `ctxseg.models.CONTEXTS`", []),
-        (wrong_modules, "ctxseg.scenes.draw", ["there is no ctxseg.scenes.draw"]),
+        (wrong_modules, "ctxseg.gone.draw", ["there is no ctxseg.gone.draw"]),
         (wrong_modules, "ctxseg.models.Contexts", ["there is no ctxseg.models.Contexts"]),
         (wrong_fields, "--config.train.steps=3, config.model.context.*, a config.json, config.model", []),
         (wrong_fields, "`config.model.context.sizes`", ["there is no field config.model.context.sizes"]),

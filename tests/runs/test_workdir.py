@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from ctxseg.configs import defaults, fcn
+from ctxseg.configs import fcn
 from ctxseg.errors import UserError
 from ctxseg.runs import workdir
 from ctxseg.settings import fields
@@ -118,7 +118,7 @@ def test_a_run_from_before_rates_by_name_goes_on_if_it_had_one_rate(run):
     for factor in (1.0, 10.0):
         saved["optimizer"]["new_layer_factor"] = factor
         (run / "config.json").write_text(json.dumps(saved))
-        assert workdir.read_config(run, defaults.get_config()) == fcn.get_config()  # which is enough to evaluate it
+        assert workdir.read_config(run) == fcn.get_config()  # which is enough to evaluate it
         if factor == 1:
             workdir.check(run, fcn.get_config())
             continue
@@ -143,9 +143,9 @@ def test_a_dilated_resnet18_from_before_is_refused(run, stride, refused):
         (run / "config.json").write_text(json.dumps(saved))
         if refused and not auxiliary:
             with pytest.raises(UserError, match="output_stride=8.*train it anew"):
-                workdir.read_config(run, fcn.get_config())
+                workdir.read_config(run)
         else:
-            assert workdir.read_config(run, fcn.get_config()).model.backbone.output_stride == stride
+            assert workdir.read_config(run).model.backbone.output_stride == stride
 
 
 @pytest.mark.parametrize("kernel", [None, 1, 3])
@@ -155,7 +155,7 @@ def test_a_vgg16_from_before_its_layouts_is_what_it_was(run, kernel):
     saved["model"]["backbone"] |= {"name": "vgg16", "conv7_kernel": kernel}
     del saved["model"]["backbone"]["layout"]
     (run / "config.json").write_text(json.dumps(saved))
-    config = workdir.read_config(run, fcn.get_config())
+    config = workdir.read_config(run)
     assert (config.model.backbone.layout, config.model.backbone.conv7_kernel) == ("hrenet", kernel or 1)
     workdir.check(run, config)
     with pytest.raises(UserError, match="layout is largefov here and hrenet there"):
@@ -168,7 +168,7 @@ def test_a_run_older_than_base_sizes_is_tested_as_before(run, size):
     del saved["data"]["base_size"], saved["data"]["rotate_share"]
     saved["eval"]["size"] = size
     (run / "config.json").write_text(json.dumps(saved))
-    config = workdir.read_config(run, defaults.get_config())
+    config = workdir.read_config(run)
     assert (config.data.base_size, config.data.rotate_share, config.eval.size) == ((), 1.0, tuple(size))
     workdir.check(run, config)
 

@@ -1,5 +1,7 @@
 """MCIBI (Jin et al., ICCV 2021), Tables 6 to 9: DeepLabV3 + MCIBI on larger backbones, tested at several scales and mirrored."""
 
+from typing import Any
+
 from configs.datasets import SMALL
 from ctxseg.studies.tables import Column, Row, Table, on
 
@@ -16,7 +18,7 @@ DATASETS = {"ADE20K": "ade20k", "LIP": "lip", "Cityscapes": "cityscapes", "COCO-
 def get_table(dataset: str | None = None) -> Table:
     scales = {"eval.scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "eval.flip": True}
     tested = {"lip": {"eval.flip": True}}  # mirrored alone
-    aspp = {"model.context.name": "aspp"}
+    aspp: dict[str, Any] = {"model.context.name": "aspp"}
     if dataset in SMALL:
         aspp |= {"model.context.channels": 64, "model.context.dilations": (2, 4, 6)}
         rows = [Row("DeepLabV3 + MCIBI", "mcibi", aspp, PAPER["ResNet-50"][1])]

@@ -1,5 +1,7 @@
 """MCIBI (Jin et al., ICCV 2021), Table 5: the memory beside context from within the image."""
 
+from typing import Any
+
 from configs.datasets import SMALL
 from configs.mcibi import fcn
 from ctxseg.studies.tables import Column, Row, Table, on
@@ -14,16 +16,16 @@ DATASETS = {"ADE20K": "ade20k", "Cityscapes": "cityscapes", "LIP": "lip", "COCO-
 
 
 def get_table(dataset: str | None = None) -> Table:
-    small = {
+    small: dict[str, dict[str, Any]] = {
         "none": {},
         "ppm": {"model.context.channels": 64},
         "ocr": {"model.context.channels": 64, "model.context.key_channels": 32},
         "aspp": {"model.context.channels": 64, "model.context.dilations": (2, 4, 6)},
     }
-    own_scores = {"ocr": {"model.auxiliary.levels": ()}}  # of res4, as its own config has it
+    own_scores: dict[str, dict[str, Any]] = {"ocr": {"model.auxiliary.levels": ()}}  # of res4, as its own config has it
     rows = []
     for name, (system, context, without, beside) in PAPER.items():
-        overrides = {"model.context.name": context} | (
+        overrides: dict[str, Any] = {"model.context.name": context} | (
             small[context] if dataset in SMALL else own_scores.get(context, {})
         )
         rows.append(Row(name, system, fcn(dataset) if context == "none" else {}, without))
