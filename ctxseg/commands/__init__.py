@@ -41,8 +41,7 @@ def main(argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no UTF-8
     if "--help" in argv:
-        program = "ctxseg" if os.path.basename(argv[0]) in ("ctxseg", "__main__.py") else "python main.py"
-        print(command_line.USAGE.format(program), command_line.define_flags(argv).get_help(), sep="\n")
+        print(command_line.USAGE, command_line.define_flags(argv).get_help(), sep="\n")
         return 0
     given: command_line.Sweep | flags.FlagValues
     if command_line.value_of(argv, "mode") == "sweep":

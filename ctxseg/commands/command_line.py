@@ -7,6 +7,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from ctxseg import program
 from ctxseg.configs import datasets
 from ctxseg.errors import UserError, one_line
 from ctxseg.settings import collect, config_file
@@ -25,7 +26,7 @@ from ctxseg.settings.overrides import (
     without_unread,
 )
 
-USAGE = "{} --config=SYSTEM[:DATASET] [--mode=MODE] [--workdir=DIR] [--config.a.b=value …]"
+USAGE = f"{program.NAME} --config=SYSTEM[:DATASET] [--mode=MODE] [--workdir=DIR] [--config.a.b=value …]"
 MODES = (
     "train",
     "evaluate",

@@ -1,19 +1,14 @@
 """`--mode=sweep`: the rows of a table, or the grid of `--sweep` over a system's config."""
 
 import os
-import sys
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from ctxseg import program
 from ctxseg.commands.command_line import default_workdir, read_flags, value_of
 from ctxseg.errors import UserError
 from ctxseg.settings import config_file, declared
 from ctxseg.studies import sweep, tables
-
-ROOT = Path(__file__).resolve().parents[2]  # of a clone
-# How a run is started, of a clone by its own file: it need not be installed.
-PROGRAM = [str(ROOT / "main.py")] if (ROOT / "pyproject.toml").exists() else ["-m", "ctxseg"]
 
 
 def run(given) -> int:
@@ -41,7 +36,7 @@ def run(given) -> int:
         values.workdir or default_workdir(table.name, table.dataset, manual_dir, data_dir, own_folder=False),
         given.overrides,
         lambda arguments: read_flags(["main.py", *arguments]).config,
-        [sys.executable, *PROGRAM],
+        program.COMMAND,
         values.seeds,
         values.rows if values.row is None else str(values.row),
         values.jobs,

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ctxseg import program
 from ctxseg.errors import UserError
 from ctxseg.progress import duration
 from ctxseg.runs import metrics_log, record, workdir
@@ -55,7 +56,7 @@ def unique(runs: Iterable[Run]) -> list[Run]:
 def commands(runs: Sequence[Run]) -> Iterator[str]:
     """What makes each of the runs, to be given to a shell."""
     for run in unique(runs):
-        yield shlex.join(["python", "main.py", *run.arguments])
+        yield f"{program.NAME} {shlex.join(run.arguments)}"
 
 
 def read_scores(run: Run) -> dict[str, float] | None:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from ctxseg import program
 from ctxseg.errors import UserError
 from ctxseg.runs import provenance, record, workdir
 from ctxseg.runs.metrics_log import read_metrics
@@ -45,7 +46,7 @@ class ReportedRun:
         flags = [f"--config=configs/{self.config['system']}.py:{self.config['data']['name']}"]
         overrides = self.overrides.items()
         return [
-            "python main.py",
+            program.NAME,
             *flags,
             *(f"--config.{k}={tuple(v) if isinstance(v, list) else v}" for k, v in overrides),
         ]
