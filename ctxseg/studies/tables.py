@@ -244,14 +244,14 @@ def remarks(made: dict) -> list[str]:
         held, undecided, turned = orderings(made, column)
         count = held + undecided + len(turned)
         if count:
-            of = f"{title}: of" if len(made["columns"]) > 1 else "Of"
+            of = f"{title}: pairs" if len(made["columns"]) > 1 else "Pairs"
             names = "; ".join(f"“{a}” is below “{b}”" for a, b in turned)
-            scatter = f"{undecided} are closer than the seeds scatter, and "
-            unknown = " How far seeds scatter, one seed does not say."
+            several = made["seeds"] > 1
             found.append(
-                f"{of} {count} pair{'s' * (count > 1)} of rows that differ in the paper, {held} come in its order here, "
-                f"{scatter if made['seeds'] > 1 else 'and '}{len(turned)} in the other order{f': {names}' if turned else ''}."
-                f"{unknown if made['seeds'] == 1 else ''}"
+                f"{of} of rows that differ in the paper: {count}. In the same order here: {held}."
+                + f" Within the variation between seeds: {undecided}." * several
+                + f" Reversed: {len(turned)}{f' ({names})' if turned else ''}."
+                + " One seed does not show how much seeds vary." * (not several)
             )
         counts: dict[int, list[int]] = {}
         for i, row in enumerate(made["rows"]):
@@ -265,8 +265,8 @@ def remarks(made: dict) -> list[str]:
             found.append(f"{of} mean is over the classes that are in the truth or in the prediction: {means}.")
     if any(cell["interval"] for row in made["rows"] for cell in row["cells"]):
         found.append(
-            "95 %: of the difference, had the split had other images (a paired bootstrap over images); what another seed would give is "
-            "not in it, but in ±, the standard deviation over seeds."
+            "95 %: a confidence interval for the difference, from a paired bootstrap over images. It says how much the difference would "
+            "vary with other images, not with other seeds. ± is the standard deviation over seeds."
         )
     return found + [f"failed: {row['name']}: {row['failed']}" for row in made["rows"] if row["failed"]]
 

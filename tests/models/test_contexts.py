@@ -104,7 +104,7 @@ def test_global_context_reaches_every_position(kind):
     assert np.abs(gradient[0, 5, 5]).max() > 0
 
 
-# Jin et al. 2021, Table 3: to 0.02 M and 0.2 %; the README says why ANN is 0.7 % off.
+# Jin et al. 2021, Table 3: to 0.02 M and 0.2 %; docs/speed.md says why ANN is 0.7 % off.
 CLOSE = {
     "ppm": 0.002,
     "aspp": 0.002,

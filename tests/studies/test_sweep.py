@@ -456,7 +456,8 @@ def test_table_in_words(tmp_path, stand_in):
     assert 15 < low < high < 30  # IoU 0.43 and 0.67
     assert (
         "A note." in text
-        and "Of 3 pairs of rows that differ in the paper, 3 come in its order here, 0 are closer" in text
+        and "Pairs of rows that differ in the paper: 3. In the same order here: 3. Within the variation between seeds: 0."
+        in text
     )
 
     page = sweep.write(made, str(tmp_path / "sweep"))
@@ -530,7 +531,7 @@ def test_means_over_other_classes_are_told(tmp_path, stand_in):
     assert any(
         "in the truth or in the prediction: 1 in runs of row 1; 2 in runs of row 0, 2" in text for text in remarks
     )
-    assert "How far seeds scatter, one seed does not say." in remarks[0]
+    assert "One seed does not show how much seeds vary." in remarks[0]
 
 
 def test_orderings():
