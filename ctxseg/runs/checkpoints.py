@@ -13,7 +13,7 @@ from orbax.checkpoint import checkpoint_managers
 from ctxseg import files
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from ctxseg.runs import metrics_log, provenance, record
+from ctxseg.runs import metrics_log, old_names, provenance, record
 from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 
@@ -94,7 +94,7 @@ class Checkpoints:
             ) from e
 
     def restore(self, state, step: int | None = None):
-        """The state and data position of `step` (default: the newest).
+        """The state and data position of `step` (default: the newest), also of one whose names are older (see `old_names`).
 
         Args:
             state: a state of the same structure, shapes and dtypes; its values are not used.
@@ -108,17 +108,29 @@ class Checkpoints:
             raise UserError(f"{self._manager.directory} has no checkpoint{of_step}: train first (--mode=train)")
         path = self._manager.directory / str(step)
         try:
-            saved = _shapes(self._manager.item_metadata(step)["state"])
-            if saved:
-                _check_same(saved, _shapes(state), path)
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+            tree = getattr(self._manager.item_metadata(step)["state"], "tree", None)
+            saved, wanted = _arrays(tree), _arrays(state)
+            if not saved:
+                raise UserError(f"{path} {DAMAGED}")
+            current = partial(old_names.current, wanted=wanted)
+            now = jax.eval_shape(current, {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in saved.items()})
+            _check_same(now, wanted, path)
+            renamed = saved.keys() != wanted.keys()
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+            if renamed:  # Orbax reads by the names in the checkpoint
+                like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+                target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=args)
+            found = restored["state"]
+            if renamed:
+                arrays = current(_arrays(found))
+                found = jax.tree_util.tree_map_with_path(lambda keys, x: arrays[_name(keys)].astype(x.dtype), state)
         except UserError:
             raise
         except Exception as e:  # Orbax and TensorStore raise all sorts on damaged files
             raise UserError(f"{path} {DAMAGED}") from e
-        return restored["state"], restored["data"]
+        return found, restored["data"]
 
 
 def _damaged(directory):
@@ -175,10 +187,14 @@ def _best(folder, saved):
     return step if step in steps else None
 
 
-def _shapes(tree):
-    tree = tree.tree if hasattr(tree, "tree") else tree
+def _arrays(tree):
+    """{name: array} of a state, or of what Orbax says of a saved one."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(_key(k) for k in path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+    return {_name(keys): leaf for keys, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _name(keys):
+    return "/".join(_key(k) for k in keys)
 
 
 def _key(entry):
@@ -188,9 +204,10 @@ def _key(entry):
 def _check_same(saved, wanted, path):
     """Raises UserError with the first parameter that differs, or else the first other array."""
     for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params/"), name)):
-        if saved.get(name) != wanted.get(name):
+        there, here = (arrays[name].shape if name in arrays else "none" for arrays in (saved, wanted))
+        if there != here:
             what = "optimizer" if name.startswith("opt_state/") else "model"
             raise UserError(
-                f"{path} is a checkpoint of another {what}: {name} has shape {saved.get(name, 'none')} there and "
-                f"{wanted.get(name, 'none')} in this config; use the config it was trained with, or another --workdir"
+                f"{path} is a checkpoint of another {what}: {name} has shape {there} there and {here} in this config; "
+                "use the config it was trained with, or another --workdir"
             )
