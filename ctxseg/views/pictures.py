@@ -150,8 +150,7 @@ def _looker(model, base):
 
     The network sees the image at its base size, `config.eval.size`, as in an evaluation at scale 1.
 
-    What modules show is the collection `seen` (`models.seen`); flax does not hand out that of the stages of ZigZagNet that `nn.scan`
-    runs, all but the first and the last.
+    What modules show is the collection `seen` (`models.seen`).
     """
 
     @jax.jit

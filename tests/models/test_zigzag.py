@@ -56,13 +56,9 @@ def zigzag_parameters(params, stages, levels, subdivisions, sizes=None):
     result = zigzag_numpy.random_params(
         np.random.default_rng(2), levels, CHANNELS, stages, subdivisions, gain=0.3, sizes=sizes
     )
-    overwrite_stage(result[1], params.get("stage1", {}), subdivisions)
-    for t in range(2, stages):
-        overwrite_stage(result[t], jax.tree.map(lambda x, t=t: x[t - 2], params["stages"]), subdivisions)
-    if stages > 1:
-        overwrite_stage(result[stages], params[f"stage{stages}"], subdivisions)
+    for t in result:
+        overwrite_stage(result[t], params.get(f"stage{t}", {}), subdivisions)
     if f"stage{stages + 1}" in params:  # readout="up"
-        overwrite_stage(result[stages + 1], params[f"stage{stages + 1}"], subdivisions)
         result[stages + 1]["up"][0]["fuse"] = params["fuse_out"]["conv"]
     elif "fuse_out" in params:
         result[stages + 1]["down"][0]["fuse"] = params["fuse_out"]["conv"]
@@ -88,7 +84,7 @@ def test_region_context_encoding(pool, size):
 
 CASES = {
     "two levels, two stages": dict(stages=2, levels=("res2", "res3")),
-    "scan, three levels": dict(stages=4, levels=("res2", "res3", "res4")),
+    "four stages, three levels": dict(stages=4, levels=("res2", "res3", "res4")),
     "sum": dict(stages=2, levels=("res2", "res3", "res4"), combine="sum"),
     "not dense": dict(stages=2, levels=("res2", "res3", "res4"), dense=False),
     "no exchange": dict(stages=3, levels=("res2", "res3"), exchange=False),
@@ -104,6 +100,17 @@ CASES = {
 }
 
 
+def projections(params, features):
+    """B of the reference: what the module's 1×1 convolutions make of the features."""
+    layers = (params[f"project{i}"]["conv"] for i in range(1, len(features) + 1))
+    return [
+        zigzag_numpy.conv2d(
+            f.astype(np.float64), np.asarray(p["kernel"], np.float64), np.asarray(p["bias"], np.float64)
+        )
+        for f, p in zip(features.values(), layers, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_against_reference(case):
     fields = dict(dict(region_pool="mean", combine="product"), **CASES[case])
@@ -112,14 +119,7 @@ def test_against_reference(case):
     sizes = [(12, 10), (6, 5), (3, 3)][: len(levels)]
     features = inputs(sizes)
     params = random_like(jax.eval_shape(module.init, jax.random.PRNGKey(0), features))["params"]
-    projected = [
-        zigzag_numpy.conv2d(
-            features[name].astype(np.float64),
-            np.asarray(params[f"project{i}"]["conv"]["kernel"], np.float64),
-            np.asarray(params[f"project{i}"]["conv"]["bias"], np.float64),
-        )
-        for i, name in enumerate(levels, 1)
-    ]
+    projected = projections(params, features)
     stages = fields["stages"] if fields.get("exchange", True) and fields.get("fusion", True) else 1
     reference = zigzag_parameters(params, stages, len(levels), subdivisions, sizes)
     switches = {k: fields.get(k, True) for k in ("exchange", "fusion", "dense")}
@@ -131,6 +131,26 @@ def test_against_reference(case):
     actual, _ = jax.jit(module.apply)({"params": params}, features)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     assert expected.std() > 1e-3
+
+
+def test_every_stage_shows_what_it_sends():
+    """R = F here, which the reference has of every stage and level."""
+    module = ZigZag(channels=CHANNELS, stages=3, region_context="none", **PLAIN)
+    features = inputs([(6, 4), (3, 2), (2, 1)])
+    params = random_like(jax.eval_shape(module.init, jax.random.PRNGKey(0), features))["params"]
+    reference = zigzag_parameters(params, 3, 3, ())
+    trace = zigzag_numpy.zigzag_trace(projections(params, features), reference, 3, region_context="none")
+    _, found = jax.jit(lambda p: module.apply({"params": p}, features, mutable=["seen"]))(params)
+    shown = {(stage, title): x[0] for stage, titles in found["seen"].items() for title, x in titles.items()}
+    # Of the last bottom-up pass, level 1 alone is read, and it sends nothing.
+    senders = {(f"stage{t}", "top down"): trace["F_d"][t][1:] for t in (1, 2, 3)}
+    senders |= {(f"stage{t}", "bottom up"): trace["F_u"][t][:-1] for t in (1, 2)}
+    assert shown.keys() == senders.keys()
+    for (stage, title), expected in senders.items():
+        first = 2 if title == "top down" else 1
+        assert sorted(shown[stage, title]) == [f"level {first}", f"level {first + 1}"]
+        for i, x in enumerate(expected, first):
+            np.testing.assert_allclose(shown[stage, title][f"level {i}"], x, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("context_norm", ["gate", "batch"])
@@ -217,7 +237,7 @@ def parameter_names(**fields):
 
 def test_switches_change_what_they_name():
     full = parameter_names(stages=3)
-    assert any(name.startswith("stages/") for name in full) and "fuse_out/conv/kernel" in full
+    assert {f"stage{t}" for t in (1, 2, 3)} < {name.split("/")[0] for name in full} and "fuse_out/conv/kernel" in full
     # Neither the way contexts combine nor which levels send them has parameters of its own.
     assert parameter_names(stages=3, combine="sum") == full
     assert parameter_names(stages=3, dense=False) == full

@@ -3,10 +3,12 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ctxseg.configs import defaults
 from ctxseg.errors import UserError
+from ctxseg.models.context.zigzag import ZigZag
 from ctxseg.runs import checkpoints, metrics_log
 from ctxseg.runs.checkpoints import Checkpoints
 from ctxseg.training import optimizers
@@ -95,6 +97,77 @@ def test_another_model_or_optimizer_is_named(folder, difference):
         saved.restore(state)
     assert str(error.value).startswith(f"{folder}/5 is a checkpoint of another ") and "\n" not in str(error.value)
     assert error.match(message)
+
+
+def zigzag_state(stages, adam=False, seed=0):
+    """A state of ZigZagNet on two levels, all its arrays random."""
+    module = ZigZag(channels=2, stages=stages, subdivisions=(2,), readout="up")
+    features = {"res2": jnp.zeros((1, 4, 4, 3)), "res3": jnp.zeros((1, 2, 2, 3))}
+    optimizer = optax.adam(0.1) if adam else optimizers.create_optimizer(defaults.get_config().optimizer, 10)
+
+    def init():
+        variables = {k: {"context": v} for k, v in module.init(jax.random.PRNGKey(0), features).items()}
+        opt_state = optimizer.init(variables["params"])
+        return TrainState(jnp.int32(0), **variables, memory={}, opt_state=opt_state, rng=jax.random.PRNGKey(0))
+
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 9, x.shape), x.dtype), jax.eval_shape(init))
+
+
+def scanned(state, stages):
+    """The state as it was when stages 2 … T−1 were one `nn.scan`: their arrays stacked, as `stages`."""
+
+    def stack(tree):
+        if not isinstance(tree, dict) or not tree:
+            return tree
+        context = dict(tree["context"])
+        alike = [context.pop(f"stage{t}") for t in range(2, stages)]
+        return {"context": context | {"stages": jax.tree.map(lambda *x: np.stack(x), *alike)}}
+
+    return jax.tree.map(stack, state, is_leaf=lambda x: isinstance(x, dict))
+
+
+@pytest.mark.parametrize("stages, adam", [(3, False), (4, True)])
+def test_stages_of_zigzag_that_were_scanned(tmp_path, stages, adam):
+    state = zigzag_state(stages, adam)
+    old = scanned(state, stages)
+    assert old.params["context"]["stages"]["fuse_up2"]["conv"]["kernel"].shape == (stages - 2, 3, 3, 2, 2)
+    with Checkpoints(tmp_path, keep=2) as saved:
+        saved.save(7, old, {"next_index": 7})
+        saved.save(8, state, {"next_index": 8})
+    with Checkpoints(tmp_path) as saved:
+        for step in (7, 8):
+            restored, position = saved.restore(zigzag_state(stages, adam, seed=1), step)
+            assert_equal(restored, state)
+            assert position == {"next_index": step}
+        assert_equal(saved.restore(old, 7)[0], old)  # as of somebody's own context, which has such a name
+
+
+def without(tree, name):
+    """A tree of dicts without one of its branches, `a/b/c`."""
+    first, _, rest = name.partition("/")
+    return {k: without(v, rest) if k == first else v for k, v in tree.items() if rest or k != first}
+
+
+def test_another_zigzag_is_named_where_stages_were_scanned(tmp_path):
+    three = zigzag_state(3)
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, scanned(three, 3), {})
+    momentum = three.opt_state[1].trace
+    less = without(momentum, "context/stage2/fuse_up1/conv")
+    others = {
+        "model: params/context/stage4/context_up1/.* has shape none there and ": zigzag_state(4),
+        r"model: params/context/stage2/fuse_up1/conv/kernel has shape \(3, 3, 2, 2\) there and none in ": three.replace(
+            params=without(three.params, "context/stage2/fuse_up1/conv")
+        ),
+        r"optimizer: opt_state/1/trace/context/stage2/fuse_up1/conv/kernel has shape \(3, 3, 2, 2\) there and none ": three.replace(
+            opt_state=(three.opt_state[0], three.opt_state[1]._replace(trace=less), *three.opt_state[2:])
+        ),
+    }
+    for message, state in others.items():
+        with Checkpoints(tmp_path) as saved, pytest.raises(UserError, match=message) as error:
+            saved.restore(state)
+        assert str(error.value).startswith(f"{tmp_path}/1 is a checkpoint of another ") and "\n" not in str(error.value)
 
 
 def test_without_a_checkpoint(folder, tmp_path):

@@ -9,9 +9,10 @@
 Every symbol has its own weights at every stage, level and direction ("we omit the notations d, u and t", §3).
 """
 
+import operator
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -39,92 +40,71 @@ REGION_CONTEXTS: dict[str, Callable[..., nn.Module] | None] = {
 
 
 class Stage(nn.Module):
-    """One stage t+1: a top-down pass, then a bottom-up pass (eqs. 1 to 4).
+    """One stage, t → t+1: a top-down pass, then a bottom-up pass (eqs. 1 to 4). Maps are {level: `[B,h,w,C]`}, level 1 the finest.
 
     Attributes:
-        first: whether t = 0, where the backbone's maps enter and nothing is fused.
-        up_levels: levels that the bottom-up pass has to produce, from the finest; 0 leaves the pass out.
-        region_context: makes the module that gives a map its context, or None: R = F.
-        train: batch statistics or running ones.
-
-    The others are `ZigZag`'s.
+        fuse: (x, name) → ReLU( W * x ).
+        encode: (F, name) → R.
+        bring: (R, size, name) → R at the resolution `size` of a coarser level.
+        combine: `product` or `sum` of the R that a level receives.
+        dense: whether a level receives R of all levels passed before it, or of the last of them.
     """
 
-    first: bool
-    up_levels: int
-    region_context: Callable | None
-    dense: bool
+    fuse: Callable
+    encode: Callable
+    bring: Callable
     combine: str
-    norm: str
-    context_norm: str
-    bring: str
-    fuse_kernel: int
-    fuse_order: str
-    conv: Callable
-    normalisation: Callable
-    train: bool
+    dense: bool
 
     @nn.compact
-    def __call__(self, maps, _=None):
-        """`maps`: (F^d_t, F^u_t), two tuples of maps, finest first → ((F^d_{t+1}, F^u_{t+1}), None)."""
-        before_down, before_up = maps
-        levels = len(before_down)
+    def __call__(self, down, up, up_levels):
+        """F^d_t, F^u_t → F^d_{t+1}, F^u_{t+1}.
 
-        down, contexts, seen = [None] * levels, [], {}
-        for i in reversed(range(levels)):
-            p = before_down[i] if self.first else self.fuse(before_down[i] + before_up[i], f"fuse_down{i + 1}")
-            down[i] = self.receive(p, [resize(r, p.shape[1:3]) for r in contexts])
-            if i > 0:
-                seen[f"level {i + 1}"] = self.context(down[i], f"context_down{i + 1}")
-                contexts.append(seen[f"level {i + 1}"])
-                contexts = contexts if self.dense else contexts[-1:]
+        Args:
+            down: F^d_t of every level; B if t = 0.
+            up: F^u_t of every level; None if t = 0.
+            up_levels: the level at which the bottom-up pass ends; 0 leaves the pass out.
+        """
+        first = up is None  # t = 0
 
-        show(self, "top down", seen.copy)
+        f_down, r = {}, {}
+        for i in sorted(down, reverse=True):
+            p = down[i] if first else self.fuse(down[i] + up[i], f"fuse_down{i}")  # (2)
+            received = [resize(r[j], p.shape[1:3]) for j in self.senders(r)]
+            f_down[i] = self.receive(p, received)  # (1)
+            if i > 1:
+                r[i] = self.encode(f_down[i], f"context_down{i}")  # (5, 6)
+        self.show_contexts("top down", r)
 
-        up, contexts, seen = [], {}, {}
-        for j in range(self.up_levels):
-            p = down[j] if self.first else self.fuse(down[j] + before_up[j], f"fuse_up{j + 1}")
-            received = [self.bring_down(r, p.shape[1:3], f"bring{i + 1}to{j + 1}") for i, r in contexts.items()]
-            up.append(self.receive(p, received))
-            if j < self.up_levels - 1:
-                context = seen[f"level {j + 1}"] = self.context(up[j], f"context_up{j + 1}")
-                contexts = (contexts if self.dense else {}) | {j: context}
-        if seen:
-            show(self, "bottom up", seen.copy)
-        return (tuple(down), tuple(up)), None
+        f_up, r = {}, {}
+        for j in range(1, up_levels + 1):
+            p = f_down[j] if first else self.fuse(f_down[j] + up[j], f"fuse_up{j}")  # (4)
+            received = [self.bring(r[i], p.shape[1:3], f"bring{i}to{j}") for i in self.senders(r)]
+            f_up[j] = self.receive(p, received)  # (3)
+            if j < up_levels:
+                r[j] = self.encode(f_up[j], f"context_up{j}")  # (5, 6)
+        self.show_contexts("bottom up", r)
+        return f_down, f_up
 
-    def fuse(self, x, name):
-        fields = {"order": self.fuse_order, "kernel": self.fuse_kernel, "norm": self.norm, "train": self.train}
-        return fuse(x, name, **fields, conv=self.conv, normalisation=self.normalisation)
-
-    def context(self, f, name):
-        r = f if self.region_context is None else self.region_context(name=name)({"f": f}, train=self.train)[0]
-        if self.context_norm == "none":
-            return r
-        r = self.normalisation(name=f"{name}_norm")(r, self.train)
-        return 2 * nn.sigmoid(r) if self.context_norm == "gate" else r
-
-    def bring_down(self, r, size, name):
-        """R at the resolution `size` of a coarser level, which halving may miss by one (Caffe's poolings): the rest is interpolated."""
-        if self.bring == "average":
-            return area_resize(r, size)
-        step = 1
-        while self.bring == "strided" and any(n > m for n, m in zip(r.shape[1:3], size, strict=True)):
-            halved = self.conv(r.shape[-1], 3, stride=2, norm=self.norm, relu=False, name=f"{name}_{step}")
-            r, step = halved(r if step == 1 else relu(r), self.train), step + 1
-        return resize(r, size)
+    def senders(self, r):
+        """The levels whose R the next level receives, in the order in which they were passed."""
+        return list(r) if self.dense else list(r)[-1:]
 
     def receive(self, p, contexts):
-        """P + Π R (or Σ R) over the levels already passed."""
+        """P + Π R, or P + Σ R; the level that a pass begins at receives none."""
         if not contexts:
             return p
-        total = contexts[0]
-        for r in contexts[1:]:
-            total = total * r if self.combine == "product" else total + r
-        return p + total
+        return p + reduce(operator.mul if self.combine == "product" else operator.add, contexts)
+
+    def show_contexts(self, title, r):
+        if r:
+            show(self, title, lambda: {f"level {i}": x for i, x in r.items()})
 
 
-def fuse(x, name: str, *, order, kernel, norm, train, conv, normalisation):
+# What `Stage` calls, with the options of `ZigZag` bound. Their layers belong to the module that calls them, under the name given.
+
+
+def fuse(x, name: str, *, order, kernel, conv, normalisation, norm, train):
     """P, given the sum of two directions' maps (eqs. 2 and 4), with batch normalisation at one of three places; see `ZigZag.fuse_order`."""
     if order == "conv_norm_relu":
         return conv(x.shape[-1], kernel, norm=norm, name=name)(x, train)
@@ -132,6 +112,26 @@ def fuse(x, name: str, *, order, kernel, norm, train, conv, normalisation):
     if order == "norm_relu_conv":
         return conv(x.shape[-1], kernel, norm="none", relu=False, name=name)(relu(x), train)
     return conv(x.shape[-1], kernel, norm="none", name=name)(x, train)
+
+
+def encode(f, name: str, *, region_context, context_norm, normalisation, train):
+    """R = RCE(F) (eqs. 5 and 6), or what else `region_context` makes of F; F itself for None. See `ZigZag.context_norm`."""
+    r = f if region_context is None else region_context(name=name)({"f": f}, train=train)[0]
+    if context_norm == "none":
+        return r
+    r = normalisation(name=f"{name}_norm")(r, train)
+    return 2 * nn.sigmoid(r) if context_norm == "gate" else r
+
+
+def bring(r, size, name: str, *, how, conv, norm, train):
+    """R at the resolution `size` of a coarser level, which halving may miss by one (Caffe's poolings): the rest is interpolated."""
+    if how == "average":
+        return area_resize(r, size)
+    step = 1
+    while how == "strided" and any(n > m for n, m in zip(r.shape[1:3], size, strict=True)):
+        halved = conv(r.shape[-1], 3, stride=2, norm=norm, relu=False, name=f"{name}_{step}")
+        r, step = halved(r if step == 1 else relu(r), train), step + 1
+    return resize(r, size)
 
 
 class ZigZag(nn.Module):
@@ -213,11 +213,42 @@ class ZigZag(nn.Module):
     @nn.compact
     def __call__(self, features, regions=None, train: bool = False):
         """`features` {name: `[B,h_l,w_l,·]`} → P^{1,d}_{T+1} `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
-        maps = tuple(
-            self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(f, train)
-            for i, f in enumerate(select(features, self.levels, self.READS))
+        maps = {  # B^i
+            i: self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i}")(x, train)
+            for i, x in enumerate(select(features, self.levels, self.READS), 1)
+        }
+        conv: dict[str, Any] = {"conv": self.conv, "norm": self.norm, "train": train}
+        normalisation: dict[str, Any] = {"normalisation": self.normalisation, "train": train}
+        fuse_maps: Callable = partial(fuse, order=self.fuse_order, kernel=self.fuse_kernel, **(conv | normalisation))
+        stage = partial(
+            Stage,
+            fuse=fuse_maps,
+            encode=partial(
+                encode, region_context=self._region_context(), context_norm=self.context_norm, **normalisation
+            ),
+            bring=partial(bring, how=self.bring, **conv),
+            combine=self.combine,
+            dense=self.dense,
         )
+        T = self.stages if self.exchange and self.fusion else 1
+        # How many levels of the last bottom-up pass are read.
+        last = {"down": 1, "up": len(maps)}[self.readout] if self.fusion else 0
 
+        down = maps
+        up: Any = None  # there is no F^u_0
+        for t in range(T):  # (1) to (6)
+            down, up = stage(name=f"stage{t + 1}")(down, up, len(maps) if t < T - 1 else last)
+        if not self.fusion:
+            return down[1], {}
+        if self.readout == "up":  # P^{1,u}_{T+1} needs F^{1,d}_{T+1}
+            down, _ = stage(name=f"stage{T + 1}")(down, up, 0)
+        return fuse_maps(down[1] + up[1], "fuse_out"), {}
+
+    def _region_context(self):
+        """Makes the module that gives a map its context, by its name; None for `none`."""
+        module = REGION_CONTEXTS[self.region_context]
+        if module is None:
+            return None
         fields: dict[str, Any] = {"norm": self.norm, "conv": self.conv}
         if self.region_context == "rce":
             fields |= {"subdivisions": self.subdivisions, "region_pool": self.region_pool}
@@ -225,38 +256,4 @@ class ZigZag(nn.Module):
             fields |= {"channels": self.channels}
         if self.region_context == "aspp":
             fields |= {"dilations": self.dilations}
-        region_context = REGION_CONTEXTS[self.region_context]
-
-        stage = partial(
-            Stage,
-            region_context=region_context and partial(region_context, **fields),
-            dense=self.dense,
-            combine=self.combine,
-            norm=self.norm,
-            context_norm=self.context_norm,
-            bring=self.bring,
-            fuse_kernel=self.fuse_kernel,
-            fuse_order=self.fuse_order,
-            conv=self.conv,
-            normalisation=self.normalisation,
-            train=train,
-        )
-        levels, stages = len(maps), self.stages if self.exchange and self.fusion else 1
-        # How many levels of the last stage's bottom-up pass are read.
-        last_up = {"down": 1, "up": levels}[self.readout] if self.fusion else 0
-        carry = (maps, ())
-        carry, _ = stage(first=True, up_levels=last_up if stages == 1 else levels, name="stage1")(carry)
-        if stages > 2:
-            alike = nn.scan(
-                Stage, variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True}, length=stages - 2
-            )
-            carry, _ = alike(first=False, up_levels=levels, **stage.keywords, name="stages")(carry, None)
-        if stages > 1:
-            carry, _ = stage(first=False, up_levels=last_up, name=f"stage{stages}")(carry)
-        down, up = carry
-        if not self.fusion:
-            return down[0], {}
-        if self.readout == "up":
-            (down, _), _ = stage(first=False, up_levels=0, name=f"stage{stages + 1}")(carry)
-        fields = {"order": self.fuse_order, "kernel": self.fuse_kernel, "norm": self.norm, "train": train}
-        return fuse(down[0] + up[0], "fuse_out", **fields, conv=self.conv, normalisation=self.normalisation), {}
+        return partial(module, **fields)
