@@ -7,7 +7,6 @@ says which `manual_dir` it is of, and when it was last prepared from there.
 import contextlib
 import difflib
 import errno
-import fcntl
 import hashlib
 import io
 import os
@@ -25,6 +24,7 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader
 from google.protobuf.json_format import ParseError
 
+from ctxseg import locks
 from ctxseg.data import contents, download
 from ctxseg.errors import UserError
 from ctxseg.files import parse_json, write_json
@@ -308,16 +308,13 @@ def _check_manual_dir(builder_cls, manual_dir):
         )
 
 
-@contextlib.contextmanager
 def lock(folder):
-    """Holds `folder` against other processes; the system lets go of it if this one dies."""
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that prepares {folder}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Holds `folder` against other processes, and waits for one that does; see `locks.hold`."""
+
+    def waiting():
+        print(f"waiting for another process that prepares {folder}", file=sys.stderr, flush=True)
+
+    return locks.hold(folder / ".lock", waiting)
 
 
 @contextlib.contextmanager
