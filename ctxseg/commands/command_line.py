@@ -164,7 +164,17 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
             f"--checkpoint={values.checkpoint} is of another run than --workdir={values.workdir}: give one of them"
         )
     values.workdir = values.workdir or run or _workdir(values)
+    for place in [*str(values.workdir).split(","), values.output or ""]:
+        _check_reachable(place)
     return values
+
+
+def _check_reachable(place):
+    """UserError for a URL that cannot be."""
+    if "://" in place:
+        from ctxseg import files  # here, so that a misspelt flag is answered at once
+
+        files.check_reachable(place)
 
 
 def _workdir(values):
@@ -279,6 +289,7 @@ def base_config(argv: list[str]) -> ConfigDict:
             )
         from ctxseg.runs import workdir  # here, so that a misspelt flag is answered at once
 
+        _check_reachable(folder)
         return workdir.read_config(folder)
     config_file.find(path)
     return config_file.load(path, dataset, "get_config")

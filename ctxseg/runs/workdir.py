@@ -7,12 +7,13 @@ import json
 import os
 from pathlib import Path
 
+from etils import epath
 from filelock import Timeout
 from ml_collections import ConfigDict
 
 from ctxseg import interrupts, locks
 from ctxseg.errors import UserError
-from ctxseg.files import parse_json, write_json
+from ctxseg.files import is_remote, make_folder, parse_json, read_bytes, write_json
 from ctxseg.nearest import NEAR
 from ctxseg.runs import record
 from ctxseg.settings import collect
@@ -31,13 +32,14 @@ GONE = {
 def hold(workdir: str, make: bool):
     """Holds the folder of a run for this process while it writes there; `make`: makes it if there is none.
 
-    If nothing is written into it, neither what was made nor the lock stays behind.
+    If nothing is written into it, neither what was made nor the lock stays behind. Cloud storage has no locks: a remote folder is not
+    held, and two processes at once are the user's to avoid.
 
     Raises:
         UserError: another process holds it, or it cannot be used.
     """
     folder = Path(os.path.abspath(workdir))
-    if not make and not folder.is_dir():
+    if is_remote(workdir) or not make and not folder.is_dir():
         yield  # nothing to hold: whoever reads it says so
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -75,10 +77,10 @@ def check(workdir: str, config: ConfigDict) -> None:
     """
     path = os.path.join(workdir, "config.json")
     try:
-        os.makedirs(workdir, exist_ok=True)
+        make_folder(workdir)
     except OSError as e:
         raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
-    if os.path.exists(path):
+    if epath.Path(path).exists():
         saved = _load(path)
         for field, (neutral, remedy) in GONE.items():
             section, _, name = field.rpartition(".")
@@ -121,7 +123,7 @@ def read_dataset(folder: str) -> dict | None:
         UserError: its config.json cannot be read, or is damaged there.
     """
     path = os.path.join(folder, "config.json")
-    if not os.path.exists(path):
+    if not epath.Path(path).exists():
         return None
     found = _read(path).get("dataset")
     if found is not None and not (_is_dataset(found)):
@@ -157,8 +159,7 @@ def _update(config, saved, path, prefix=""):
 def _load(path):
     """The object that config.json holds."""
     try:
-        with open(path, "rb") as f:
-            saved = parse_json(f.read())
+        saved = parse_json(read_bytes(path))
         if not isinstance(saved, dict):
             raise ValueError("it holds no object")
     except FileNotFoundError:

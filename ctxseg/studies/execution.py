@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import Timeout
@@ -69,9 +68,9 @@ def read_scores(run: Run) -> dict[str, float] | None:
     name = "results.json" if run.mode == "train" else "complexity.json"
     try:
         if run.mode == "train":
-            found = record.read(Path(run.folder))
+            found = record.read(run.folder)
             return _training(run, found) if found else None
-        found = record.read_object(Path(run.folder, name))
+        found = record.read_object(os.path.join(run.folder, name))
         return _complexity(run, found) if found else None
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as e:
         raise UserError(f"{os.path.join(run.folder, name)} is damaged ({e}): remove it") from e
