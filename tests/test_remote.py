@@ -8,7 +8,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import ctxseg
 from ctxseg import data, files
-from ctxseg.commands import command_line
 from ctxseg.configs import fcn
 from ctxseg.data import superpixels
 from ctxseg.errors import UserError
@@ -191,12 +190,12 @@ def test_a_bucket_that_there_is_not():
 )
 def test_storage_that_cannot_be_reached(folder, message):
     for arguments in (
-        ("--config=configs/fcn.py", f"--workdir={folder}"),
+        ("--config=fcn", f"--workdir={folder}"),
         ("--mode=evaluate", f"--workdir={folder}"),
-        ("--config=configs/fcn.py", "--mode=export", f"--output={folder}"),
+        ("--config=fcn", "--mode=export", f"--output={folder}"),
     ):
         with pytest.raises(UserError, match=f"^{message}"):
-            command_line.check_flags(["main.py", *arguments])
+            call(*arguments)
 
 
 def test_a_sweep_needs_a_folder_of_this_machine():

@@ -164,13 +164,16 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
             f"--checkpoint={values.checkpoint} is of another run than --workdir={values.workdir}: give one of them"
         )
     values.workdir = values.workdir or run or _workdir(values)
-    for place in [*str(values.workdir).split(","), values.output or ""]:
-        _check_reachable(place)
     return values
 
 
+def check_remote(values: flags.FlagValues) -> None:
+    """UserError if `--workdir` or `--output` is a URL that cannot be reached."""
+    for place in [*str(values.workdir).split(","), values.output or ""]:
+        _check_reachable(place)
+
+
 def _check_reachable(place):
-    """UserError for a URL that cannot be."""
     if "://" in place:
         from ctxseg import files  # here, so that a misspelt flag is answered at once
 

@@ -28,12 +28,12 @@ def load(path: str | os.PathLike, checkpoint: int | str | None = None) -> "Train
         UserError: there is no run or export, or no such checkpoint.
     """
     check_reachable(path)
-    path = epath.Path(path).expanduser()
-    if path.is_file():
-        return ExportedSegmenter(path)
-    if found := re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})", str(path)):
-        path, checkpoint = epath.Path(found[1] or "."), int(found[2])
-    return TrainedSegmenter(path, checkpoint)
+    place = epath.Path(path).expanduser()
+    if place.is_file():
+        return ExportedSegmenter(place)
+    if found := re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})", str(place)):
+        place, checkpoint = epath.Path(found[1] or "."), int(found[2])
+    return TrainedSegmenter(place, checkpoint)
 
 
 class TrainedSegmenter:
