@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
         mode, config = given.mode, given.config
         folder = "" if mode in ("prepare", "show") else f", {given.workdir}"
         print(f"{mode}: {config.system} on {config.data.name}{folder}: starting", file=sys.stderr, flush=True)
+        command_line.check_remote(given)
         command_line.drop_unread(given, argv)
     # What takes seconds comes after a misspelt flag is answered, and after the first line.
     module = importlib.import_module(f"ctxseg.commands.{mode}")

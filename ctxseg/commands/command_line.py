@@ -167,6 +167,19 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
     return values
 
 
+def check_remote(values: flags.FlagValues) -> None:
+    """UserError if `--workdir` or `--output` is a URL that cannot be reached."""
+    for place in [*str(values.workdir).split(","), values.output or ""]:
+        _check_reachable(place)
+
+
+def _check_reachable(place):
+    if "://" in place:
+        from ctxseg import files  # here, so that a misspelt flag is answered at once
+
+        files.check_reachable(place)
+
+
 def _workdir(values):
     """The work directory where the flags name none."""
     if values.mode == "complexity":
@@ -279,6 +292,7 @@ def base_config(argv: list[str]) -> ConfigDict:
             )
         from ctxseg.runs import workdir  # here, so that a misspelt flag is answered at once
 
+        _check_reachable(folder)
         return workdir.read_config(folder)
     config_file.find(path)
     return config_file.load(path, dataset, "get_config")

@@ -2,6 +2,8 @@
 
 import os
 
+from etils import epath
+
 from ctxseg.commands.command_line import base_config, folders_of
 from ctxseg.errors import UserError
 from ctxseg.runs import workdir
@@ -13,7 +15,7 @@ from ctxseg.views import report
 
 def run(values) -> None:
     folders = folders_of(values)
-    if values["config"].present and os.path.isdir(folders[0]):
+    if values["config"].present and epath.Path(folders[0]).is_dir():
         checks.check_fields(values.config)
         workdir.check_same(os.path.join(folders[0], "config.json"), values.config)
     print(report.write_report(folders, usual))

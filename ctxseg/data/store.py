@@ -2,12 +2,13 @@
 
 A build is kept under `data_dir/name/fingerprint/version`, so another `manual_dir` is never taken for a cached one. In it, `source.json`
 says which `manual_dir` it is of, and when it was last prepared from there.
+
+A `data_dir` in cloud storage, gs://bucket/prepared, is read and not written: ArrayRecord, which reads from there, writes local files only.
 """
 
 import contextlib
 import difflib
 import errno
-import fcntl
 import hashlib
 import io
 import os
@@ -23,11 +24,13 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader
+from etils import epath
 from google.protobuf.json_format import ParseError
 
+from ctxseg import locks
 from ctxseg.data import contents, download
 from ctxseg.errors import UserError
-from ctxseg.files import parse_json, write_json
+from ctxseg.files import check_reachable, is_remote, parse_json, read_bytes, write_json
 from ctxseg.nearest import NEAR
 
 SHARD = 1000  # records of a file
@@ -48,9 +51,9 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
         download: where there is neither, download it to data_dir/downloads.
 
     Raises:
-        UserError: no or a faulty `manual_dir`, or a `data_dir` that cannot be written or is full.
+        UserError: no or a faulty `manual_dir`, or a `data_dir` that cannot be written or is full; one in cloud storage without the build.
     """
-    data_dir = Path(data_dir).expanduser()
+    data_dir = _place(data_dir)
     if builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
         manual_dir = None
     elif not manual_dir:
@@ -65,9 +68,12 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
                 return builder
         except OSError as error:
             raise UserError(f"config.data.data_dir: cannot read {reason(error)}") from error
+        _check_writable(builder_cls, data_dir)
         manual_dir = _download(builder_cls, data_dir, download)
     try:
         if manual_dir:
+            if is_remote(manual_dir):
+                raise UserError(f"config.data.manual_dir={manual_dir}: expected a folder of this machine")
             manual_dir = Path(manual_dir).expanduser()
             _check_manual_dir(builder_cls, manual_dir)
     except OSError as error:
@@ -78,6 +84,7 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
         if _prepared(builder):
             _remember_again(builder, manual_dir)
             return builder
+        _check_writable(builder_cls, data_dir)
         folder = Path(builder.data_dir).parent
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -93,6 +100,25 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
     return _builder(builder_cls, data_dir, fingerprint)
 
 
+def _place(data_dir) -> epath.Path:
+    """`data_dir` as a path. UserError for a URL that nothing is read from."""
+    if is_remote(data_dir) and not os.fspath(data_dir).startswith("gs://"):
+        raise UserError(
+            f"config.data.data_dir={data_dir}: expected a folder of this machine or gs://…, as ArrayRecord reads no others"
+        )
+    check_reachable(data_dir)
+    return epath.Path(data_dir).expanduser()
+
+
+def _check_writable(builder_cls, data_dir):
+    """UserError for a `data_dir` in cloud storage, where nothing is built."""
+    if is_remote(data_dir):
+        raise UserError(
+            f"config.data.data_dir={data_dir} has no such {builder_cls.name}, and ArrayRecord writes local files only: prepare it in a "
+            "folder of this machine (--mode=prepare), and copy the folder there"
+        )
+
+
 def _remove_empty(folder):
     """Removes the folder of a build that came to nothing. Another process that waits for its lock makes it again."""
     with contextlib.suppress(OSError):
@@ -103,7 +129,7 @@ def _remove_empty(folder):
 
 def fingerprint_of(builder_cls, data_dir, manual_dir) -> str:
     """Of what the files of a data set hold, wherever they are. UserError if they cannot be read."""
-    data_dir, manual_dir = Path(data_dir).expanduser(), manual_dir and Path(manual_dir).expanduser()
+    data_dir, manual_dir = _place(data_dir), manual_dir and Path(manual_dir).expanduser()
     try:
         return builder_cls.fingerprint(manual_dir, _digests(builder_cls, data_dir, manual_dir))
     except OSError as error:
@@ -111,7 +137,9 @@ def fingerprint_of(builder_cls, data_dir, manual_dir) -> str:
 
 
 def _digests(builder_cls, data_dir, manual_dir):
-    """`contents.digests` that keeps what it has read of `manual_dir` beside the builds."""
+    """`contents.digests` that keeps what it has read of `manual_dir` beside the builds, if they are on this machine."""
+    if is_remote(data_dir):
+        return contents.digests
     known = hashlib.sha256(os.path.abspath(manual_dir or "").encode(errors="surrogateescape")).hexdigest()[:12]
     return partial(contents.digests, cache=data_dir / builder_cls.name / f"files-{known}.json")
 
@@ -179,7 +207,7 @@ def reason(error: OSError) -> str:
 
 
 def _builder(builder_cls, data_dir, fingerprint):
-    place = Path(data_dir, builder_cls.name, fingerprint, str(builder_cls.VERSION))
+    place = epath.Path(data_dir, builder_cls.name, fingerprint, str(builder_cls.VERSION))
     try:
         with _quiet():
             return builder_cls(
@@ -193,12 +221,12 @@ def _builder(builder_cls, data_dir, fingerprint):
 
 def folder_of(builder) -> str | None:
     """The `manual_dir` that a prepared builder was last prepared from; None if it has none, or does not say."""
-    return (_source(Path(builder.data_dir)) or {}).get("manual_dir")
+    return (_source(epath.Path(builder.data_dir)) or {}).get("manual_dir")
 
 
 def only_folder(builder_cls, data_dir) -> str | None:
     """The `manual_dir` of what is prepared, where `prepare` would use it without one; None if nothing is, or it does not say."""
-    data_dir = Path(data_dir).expanduser()
+    data_dir = _place(data_dir)
     only = _only_build(builder_cls, data_dir)
     return only and (_source(data_dir / builder_cls.name / only / str(builder_cls.VERSION)) or {}).get("manual_dir")
 
@@ -210,8 +238,8 @@ def unprepared(builder_cls):
 
 def _prepared(builder):
     files = [path for split in builder.info.splits.values() for path in split.filepaths]
-    files.append(Path(builder.data_dir) / "dataset_info.json")
-    return all(os.path.exists(path) for path in files)  # TFDS's is_prepared warns where one does not
+    files.append(epath.Path(builder.data_dir) / "dataset_info.json")
+    return all(epath.Path(path).exists() for path in files)  # TFDS's is_prepared warns where one does not
 
 
 def _only_build(builder_cls, data_dir):
@@ -234,14 +262,16 @@ def _only_build(builder_cls, data_dir):
 
 def _builds(builder_cls, data_dir):
     """The folders of the builds of a data set."""
-    found = Path(data_dir, builder_cls.name).glob(f"*/{builder_cls.VERSION}/dataset_info.json")
-    return sorted(path.parent for path in found)
+    folder = epath.Path(data_dir, builder_cls.name)
+    # Not glob, of which epath does not escape the folder.
+    builds = [of / str(builder_cls.VERSION) for of in folder.iterdir()] if folder.is_dir() else []
+    return sorted(build for build in builds if (build / "dataset_info.json").exists())
 
 
 def _source(build):
     """What source.json in the folder of a build says; None if it is missing, as of builds by earlier versions, or damaged."""
     try:
-        source = parse_json((build / "source.json").read_bytes())
+        source = parse_json(read_bytes(build / "source.json"))
         return {"manual_dir": str(source["manual_dir"]), "time": float(source["time"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -254,13 +284,17 @@ def _remember(build, manual_dir):
 
 def _remember_again(builder, manual_dir):
     """Makes a build that is used again the last of its folder, as it is when a change was taken back."""
-    build = Path(builder.data_dir)
+    build = epath.Path(builder.data_dir)
     source = _source(build)
     # A copy of its folder does not take it over, but where it was moved to does.
-    if manual_dir and (
-        source is None
-        or source["manual_dir"] == os.path.abspath(manual_dir)
-        or not os.path.exists(source["manual_dir"])
+    if (
+        manual_dir
+        and not is_remote(build)
+        and (
+            source is None
+            or source["manual_dir"] == os.path.abspath(manual_dir)
+            or not os.path.exists(source["manual_dir"])
+        )
     ):
         moved = source and source["manual_dir"] != os.path.abspath(manual_dir)
         with contextlib.suppress(OSError):  # it can be read, which is enough for the run at hand
@@ -308,16 +342,13 @@ def _check_manual_dir(builder_cls, manual_dir):
         )
 
 
-@contextlib.contextmanager
 def lock(folder):
-    """Holds `folder` against other processes; the system lets go of it if this one dies."""
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that prepares {folder}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Holds `folder` against other processes, and waits for one that does; see `locks.hold`."""
+
+    def waiting():
+        print(f"waiting for another process that prepares {folder}", file=sys.stderr, flush=True)
+
+    return locks.hold(folder / ".lock", waiting)
 
 
 @contextlib.contextmanager

@@ -5,17 +5,17 @@ Kept beside the records, as `summary.json` and `summary.png`.
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from ctxseg.data.parallel import each
 from ctxseg.data.store import reason
 from ctxseg.errors import UserError
-from ctxseg.files import parse_json, write_bytes, write_json
+from ctxseg.files import parse_json, read_bytes, write_bytes, write_json
 
 ROWS = 30  # classes up to which all are printed; of more, the commonest and the rarest
 NAMED = 10  # classes in a warning; the others are counted
@@ -50,7 +50,7 @@ def summarise(builder, draw: Callable) -> dict:
     Raises:
         UserError: a damaged record, or a folder that cannot be written.
     """
-    folder = Path(builder.data_dir)
+    folder = epath.Path(builder.data_dir)
     try:
         return _read(folder / "summary.json", builder)
     except (OSError, ValueError):  # missing, or damaged
@@ -153,7 +153,7 @@ def _some(names):
 
 def _read(path, builder):
     """The summary in a file; ValueError if it is none of this data set."""
-    summary = parse_json(path.read_bytes())
+    summary = parse_json(read_bytes(path))
     try:
         whole = summary["splits"].keys() == builder.info.splits.keys()
         table(summary)

@@ -6,7 +6,6 @@ MSCI's regions (SPEC §4). Its paper takes them from structured edges; SLIC stan
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import cv2
@@ -14,6 +13,7 @@ import grain
 import numpy as np
 import skimage
 from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
 from skimage import segmentation, transform
 
 from ctxseg import bounds
@@ -22,6 +22,7 @@ from ctxseg.data.parallel import each
 from ctxseg.data.sizes import base_size_of
 from ctxseg.data.store import check_written, lock, reason, writing
 from ctxseg.errors import UserError
+from ctxseg.files import is_remote
 
 LARGEST = 65535  # regions, as 16-bit PNGs hold
 SHARD = 100  # images of a file: at most so many are computed again after an interruption
@@ -132,10 +133,15 @@ def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecord
     resized = "" if view.scale == 1 and not view.base else f"-at-{view.scale:g}"
     resized += f"-of-{'x'.join(map(str, view.base))}" if view.base else ""
     version = skimage.__version__  # type: ignore[attr-defined]  # missing in its stub
-    folder = Path(builder.data_dir) / f"superpixels-{view.segments}{resized}-slic-{version}"
+    folder = epath.Path(builder.data_dir) / f"superpixels-{view.segments}{resized}-slic-{version}"
     shards = _shards(folder, split, len(images))
     try:
         if not all(path.exists() for path in shards):
+            if is_remote(folder):
+                raise UserError(
+                    f"{folder} lacks super-pixels of {split}, and ArrayRecord writes local files only: compute them in a "
+                    "config.data.data_dir of this machine (--mode=prepare), and copy them there"
+                )
             folder.mkdir(exist_ok=True)
             with lock(folder):
                 shards = _shards(folder, split, len(images))  # another process may have written them meanwhile
@@ -158,8 +164,8 @@ def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecord
 def _shards(folder, split, count):
     """{path: indices of images} of the files of a split, in order: those that are there, of whatever size, and others between."""
     there = {}
-    for path in folder.glob(f"{split}-*.array_record"):
-        found = re.fullmatch(r"(\d{6,})-(\d{6,})", path.stem.removeprefix(f"{split}-"))
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = re.fullmatch(rf"{re.escape(split)}-(\d{{6,}})-(\d{{6,}})\.array_record", path.name)
         if found and int(found[1]) < int(found[2]) <= count:
             start, stop = map(int, found.groups())
             there[start] = max(stop, there.get(start, 0))

@@ -19,16 +19,17 @@ import json
 import os
 import tempfile
 import zipfile
-from pathlib import Path
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax import export as jax_export
 
 from ctxseg.data import images, sizes, superpixels
 from ctxseg.errors import UserError
+from ctxseg.files import is_remote, make_folder, move
 from ctxseg.inference import crf
 from ctxseg.inference import exported as exported_script
 from ctxseg.inference.probabilities import predict_probabilities
@@ -55,7 +56,7 @@ from sizes import base_size_of
 """
 
 
-def export(config, folder, path=None, overwrite: bool = False, checkpoint=None) -> Path:
+def export(config, folder, path=None, overwrite: bool = False, checkpoint=None) -> epath.Path:
     """Writes a checkpoint of the run in `folder` as an archive (see the top of this file), whole or not at all.
 
     Args:
@@ -72,7 +73,7 @@ def export(config, folder, path=None, overwrite: bool = False, checkpoint=None) 
         UserError: no run or checkpoint there, or one of another model; `path` exists, or cannot be written.
     """
     workdir.check_same(os.path.join(folder, "config.json"), config)
-    path = Path(path or os.path.join(folder, "export.zip"))
+    path = epath.Path(path or os.path.join(folder, "export.zip"))
     if path.is_dir() or (path.exists() and not overwrite):
         raise UserError(f"--output={path} exists: choose another, or give --overwrite to replace a file")
     metadata = provenance.metadata(config, folder)
@@ -189,8 +190,8 @@ def _write(path, exported, weights, about):
         functions = (superpixels.slic, superpixels.compute, superpixels.stack)
         sources["superpixels.py"] = "\n\n".join([SUPERPIXELS, *map(inspect.getsource, functions)])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+        make_folder(path.parent)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=None if is_remote(path) else path.parent) as folder:
             incomplete = os.path.join(folder, path.name)
             with zipfile.ZipFile(incomplete, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr("model.jax", exported.serialize())
@@ -199,6 +200,6 @@ def _write(path, exported, weights, about):
                 archive.writestr("classes.json", json.dumps(about, indent=2) + "\n")
                 for name, source in sources.items():
                     archive.writestr(name, source)
-            os.replace(incomplete, path)
+            move(incomplete, path)
     except OSError as e:
         raise UserError(f"--output={path} cannot be written: {e.strerror}") from e

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from ctxseg.data import files, images, superpixels
 from ctxseg.data.colours import colourise
 from ctxseg.data.sizes import labels_at, too_large
 from ctxseg.errors import UserError
-from ctxseg.files import write_bytes
+from ctxseg.files import make_folder, write_bytes
 from ctxseg.inference.probabilities import create_predictor
 from ctxseg.inference.protocol import superpixel_views
 from ctxseg.progress import Progress
@@ -51,9 +52,9 @@ def predict(
         UserError: no images, no such checkpoint, `config` is not the run's, or `output` cannot be written.
     """
     workdir.check_same(os.path.join(folder, "config.json"), config)
-    if isinstance(checkpoint, int) and not os.path.isdir(os.path.join(folder, "checkpoints", str(checkpoint))):
+    if isinstance(checkpoint, int) and not epath.Path(folder, "checkpoints", str(checkpoint)).is_dir():
         raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint of step {checkpoint}")
-    results = Path(output or os.path.join(folder, "predictions"))
+    results = epath.Path(output or os.path.join(folder, "predictions"))
     jobs = _jobs(find(where, results), results)
     endings = [".png", "_overlay.jpg", *["_probabilities.npz"] * probabilities]
     todo = [(path, stem) for path, stem in jobs if overwrite or not all(_at(stem, e).exists() for e in endings)]
@@ -106,7 +107,7 @@ def predict(
     return len(failed)
 
 
-def find(where: str, output: Path) -> list[tuple[Path, Path]]:
+def find(where: str, output) -> list[tuple[Path, Path]]:
     """The images that `where` means, in order, and what their results are named after: paths below `where` without their suffix.
 
     A folder is searched for images by their suffix, all the way down, as `files.below` does, but for `output`. UserError if there are
@@ -177,7 +178,7 @@ def _same(path, other):
 
 def _write(stem, image, p, size, palette, wanted):
     """Writes the files of these endings."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(stem.parent)
     picture = Image.fromarray(labels_at(p, size))
     picture.putpalette([channel for colour in palette for channel in colour])
     colours = colourise(p.argmax(-1).astype(np.uint8), palette)

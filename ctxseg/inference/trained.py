@@ -2,14 +2,15 @@
 
 import os
 import re
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from ctxseg.data import images, sizes, superpixels
 from ctxseg.errors import UserError, one_line
+from ctxseg.files import check_reachable
 from ctxseg.inference import crf, exported
 from ctxseg.inference.probabilities import at_base_size, create_predictor
 from ctxseg.inference.protocol import superpixel_views
@@ -26,12 +27,13 @@ def load(path: str | os.PathLike, checkpoint: int | str | None = None) -> "Train
     Raises:
         UserError: there is no run or export, or no such checkpoint.
     """
-    path = Path(path).expanduser()
-    if path.is_file():
-        return ExportedSegmenter(path)
-    if found := re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})", str(path)):
-        path, checkpoint = Path(found[1] or "."), int(found[2])
-    return TrainedSegmenter(path, checkpoint)
+    check_reachable(path)
+    place = epath.Path(path).expanduser()
+    if place.is_file():
+        return ExportedSegmenter(place)
+    if found := re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})", str(place)):
+        place, checkpoint = epath.Path(found[1] or "."), int(found[2])
+    return TrainedSegmenter(place, checkpoint)
 
 
 class TrainedSegmenter:
@@ -45,7 +47,7 @@ class TrainedSegmenter:
         variables: its variables: `params`, `batch_stats`, `memory`, …
     """
 
-    def __init__(self, folder: Path, checkpoint: int | str | None = None):
+    def __init__(self, folder: epath.Path, checkpoint: int | str | None = None):
         self.config = workdir.read_config(str(folder))
         metadata = provenance.metadata(self.config, str(folder))
         self.model, state = checkpoints.restore_run(self.config, str(folder), checkpoint)
@@ -98,9 +100,10 @@ class ExportedSegmenter:
     An export is a function from images to probabilities: there are no `features`.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: epath.Path):
         try:
-            self._network, self._about = exported.load(path)
+            with path.open("rb") as file:
+                self._network, self._about = exported.load(file)
             self.class_names, self.palette = self._about["class_names"], [tuple(c) for c in self._about["palette"]]
         except Exception as e:  # zip, JSON, NumPy and JAX raise all sorts on damaged files
             raise UserError(

@@ -3,11 +3,11 @@
 import contextlib
 import os
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from ctxseg import files
@@ -37,7 +37,7 @@ class Checkpoints:
         ]
         try:
             self._manager = ocp.CheckpointManager(
-                os.path.abspath(directory),
+                directory if files.is_remote(directory) else os.path.abspath(directory),
                 item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()},
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
@@ -135,11 +135,13 @@ class Checkpoints:
 
 def _damaged(directory):
     """The folder of a checkpoint whose score is no JSON; of all, if it is not that."""
-    for path in sorted(Path(directory).glob("*/metrics/metrics")):
+    for step in sorted(epath.Path(directory).iterdir()):
         try:
-            files.parse_json(path.read_bytes())
+            files.parse_json(files.read_bytes(step / "metrics" / "metrics"))
+        except OSError:  # it has none
+            continue
         except ValueError:
-            return path.parents[1]
+            return step
     return directory
 
 
@@ -159,7 +161,7 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     """
     model = create_model(config.model, len(provenance.metadata(config, folder)["class_names"]))
     optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
-    if not os.path.isdir(os.path.join(folder, "checkpoints")):  # which Orbax would make
+    if not epath.Path(folder, "checkpoints").is_dir():  # which Orbax would make
         raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint: train first (--mode=train)")
     # Shapes are all that restoring reads, so no initial weights are computed.
     shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))
@@ -183,7 +185,7 @@ def _best(folder, saved):
     if best is not None:
         return best
     # Of what --mode=evaluate found, neither the log nor the checkpoints tell.
-    step = record.read(Path(folder)).get("step")
+    step = record.read(folder).get("step")
     return step if step in steps else None
 
 

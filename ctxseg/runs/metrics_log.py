@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils import epath
 
 from ctxseg.choices import find
 from ctxseg.errors import UserError
-from ctxseg.files import is_number, parse_json, plain, write_text
+from ctxseg.files import append_text, is_number, make_folder, parse_json, plain, read_bytes, write_text
 from ctxseg.runs.loggers import LOGGERS
 
 
@@ -23,11 +24,11 @@ class MetricsLog:
         Raises:
             UserError: no logger of that name.
         """
-        self._workdir = Path(workdir)
-        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._workdir = epath.Path(workdir)
+        make_folder(workdir)
         self._path = self._workdir / "metrics.jsonl"
         self._loggers = [find("train.loggers", name, LOGGERS)(self._workdir) for name in loggers]
-        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+        if self._path.exists() and not read_bytes(self._path).endswith(b"\n"):
             self._rewrite(read_metrics(workdir))
 
     def write(self, step: int, kind: str, values: dict) -> None:
@@ -39,12 +40,7 @@ class MetricsLog:
             values: numbers (Python's, NumPy's or JAX's), or {name: number} as `per_class_iou`. NaN and infinity become null.
         """
         step, values = int(step), plain(values)
-        try:
-            with open(self._path, "a") as f:
-                f.write(json.dumps({"step": step, "kind": kind} | values, allow_nan=False) + "\n")
-        except OSError as e:
-            e.filename = str(self._path)  # which a full disk does not say
-            raise
+        append_text(self._path, json.dumps({"step": step, "kind": kind} | values, allow_nan=False) + "\n")
         for logger in self._loggers:
             logger.write(step, kind, values)
 
@@ -71,11 +67,11 @@ def read_metrics(workdir) -> list[dict]:
     Raises:
         UserError: another line is damaged, or the file cannot be read.
     """
-    path = Path(workdir) / "metrics.jsonl"
-    if not path.exists():
-        return []
+    path = epath.Path(workdir) / "metrics.jsonl"
     try:
-        entries, lines = [], path.read_bytes().splitlines()
+        entries, lines = [], read_bytes(path).splitlines()
+    except FileNotFoundError:
+        return []
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from e
     for number, line in enumerate(lines, 1):

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from etils import epath
+
 from ctxseg import data
 from ctxseg.data import store
 from ctxseg.errors import UserError
@@ -49,7 +51,7 @@ def check(folder: str, here: dict, remedy: str) -> None:
     Raises:
         UserError: they are others.
     """
-    if not os.path.exists(os.path.join(folder, "config.json")):
+    if not epath.Path(folder, "config.json").exists():
         return
     there = workdir.read_dataset(folder)
     if there is None:
@@ -126,7 +128,7 @@ def metadata(config, folder: str) -> dict:
     if found := workdir.read_dataset(folder):
         return found
     try:
-        scored = record.read(Path(folder))
+        scored = record.read(folder)
         return {key: scored[key] for key in ("class_names", "palette", "groups")}
     except (UserError, KeyError):
         return data.metadata(config.data)

@@ -3,24 +3,25 @@
 results.json has the scores and what they are of; samples.npz a few images with their labels; images.npz the counts of every image.
 """
 
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from ctxseg.errors import UserError
-from ctxseg.files import is_number, parse_json, write_arrays, write_json
+from ctxseg.files import is_number, parse_json, read_bytes, write_arrays, write_json
 
 # What NumPy raises for a damaged .npz.
 DAMAGED = (EOFError, ValueError, TypeError, KeyError, IndexError, zipfile.BadZipFile, zlib.error)
 
 
-def read_object(path: Path) -> dict:
+def read_object(path) -> dict:
     """The object in a JSON file, {} if there is no file. UserError: it cannot be read, or holds none."""
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(read_bytes(path))
         if not isinstance(value, dict):
             raise ValueError("it holds no object")
     except FileNotFoundError:
@@ -32,9 +33,9 @@ def read_object(path: Path) -> dict:
     return value
 
 
-def read(folder: Path) -> dict:
+def read(folder) -> dict:
     """results.json of the run in `folder`, {} if there is none. UserError: it is damaged; the first entry that is not what it should be."""
-    path = Path(folder) / "results.json"
+    path = epath.Path(folder) / "results.json"
     results = read_object(path)
     for key, right in _rights(results).items():
         if not right:
@@ -52,7 +53,7 @@ def write(folder, results: dict, samples: list[tuple], image_names: list[str], i
         image_names: of the N images of the split.
         image_counts: int32 `[N,K,3]`, see `metrics.image_counts`.
     """
-    folder = Path(folder)
+    folder = epath.Path(folder)
     arrays = {"names": np.array([name for name, *_ in samples])}
     for i, (_, image, label, prediction) in enumerate(samples):
         arrays |= {f"image_{i}": image, f"label_{i}": label, f"prediction_{i}": prediction.astype(np.uint8)}
@@ -63,11 +64,9 @@ def write(folder, results: dict, samples: list[tuple], image_names: list[str], i
 
 def read_samples(folder) -> dict[str, list[np.ndarray]]:
     """{name: [image, label, prediction]} of samples.npz in a run's folder; {} without it. UserError if it is damaged."""
-    path = Path(folder) / "samples.npz"
-    if not path.exists():
-        return {}
+    path = epath.Path(folder) / "samples.npz"
     try:
-        with np.load(path) as arrays:
+        with np.load(io.BytesIO(read_bytes(path))) as arrays:
             kinds = ("image", "label", "prediction")
             samples = {str(name): [arrays[f"{k}_{i}"] for k in kinds] for i, name in enumerate(arrays["names"])}
         for image, *labels in samples.values():
@@ -76,22 +75,24 @@ def read_samples(folder) -> dict[str, list[np.ndarray]]:
             if any(label.dtype.kind not in "iu" or label.shape != image.shape[:2] for label in labels):
                 raise ValueError("a label map is not of whole numbers, or not of the size of its image")
         return samples
+    except FileNotFoundError:
+        return {}
     except (*DAMAGED, OSError) as e:
         raise UserError(f"{path} is damaged ({e}): evaluate again") from e
 
 
 def read_image_counts(folder) -> tuple[list[str], np.ndarray] | None:
     """Names `N`, sorted, and counts int32 `[N,K,3]` of images.npz in a run's folder; None without it. UserError if it is damaged."""
-    path = Path(folder) / "images.npz"
-    if not path.exists():
-        return None
+    path = epath.Path(folder) / "images.npz"
     try:
-        with np.load(path) as arrays:
+        with np.load(io.BytesIO(read_bytes(path))) as arrays:
             names, counts = [str(name) for name in arrays["names"]], arrays["counts"]
         if counts.dtype.kind != "i" or counts.shape[:1] + counts.shape[2:] != (len(names), 3):
             raise ValueError("names and counts do not match")
         if counts.size and counts.min() < 0:
             raise ValueError("a count is below 0")
+    except FileNotFoundError:
+        return None
     except (*DAMAGED, OSError) as e:
         raise UserError(f"{path} is damaged ({e}): evaluate again (--mode=evaluate)") from e
     # Images of one size are evaluated together: another protocol, another order.

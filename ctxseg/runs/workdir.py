@@ -2,24 +2,24 @@
 
 import contextlib
 import difflib
-import errno
-import fcntl
 import glob
 import json
 import os
 from pathlib import Path
 
+from etils import epath
+from filelock import Timeout
 from ml_collections import ConfigDict
 
-from ctxseg import interrupts
+from ctxseg import interrupts, locks
 from ctxseg.errors import UserError
-from ctxseg.files import parse_json, write_json
+from ctxseg.files import is_remote, make_folder, parse_json, read_bytes, write_json
 from ctxseg.nearest import NEAR
 from ctxseg.runs import record
 from ctxseg.settings import collect
 from ctxseg.settings.fields import FREE, flatten_as_json, is_like
 
-LOCK = "CTXSEG_LOCK"  # environment variable: the number of the open file by which a sweep holds the folder of its run
+LOCK = "CTXSEG_LOCK"  # environment variable of a sweep's run: its folder, which the sweep holds
 
 
 # Fields of the training that are no more: the value at which a run continues as without them, and what says the same now.
@@ -32,23 +32,17 @@ GONE = {
 def hold(workdir: str, make: bool):
     """Holds the folder of a run for this process while it writes there; `make`: makes it if there is none.
 
-    If nothing is written into it, neither what was made nor the lock stays behind.
+    If nothing is written into it, neither what was made nor the lock stays behind. Cloud storage has no locks: a remote folder is not
+    held, and two processes at once are the user's to avoid.
 
     Raises:
         UserError: another process holds it, or it cannot be used.
     """
     folder = Path(os.path.abspath(workdir))
-    if not make and not folder.is_dir():
+    if is_remote(workdir) or not make and not folder.is_dir():
         yield  # nothing to hold: whoever reads it says so
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder / ".lock")
-    except BlockingIOError:
-        raise UserError(f"another process is at work in {workdir}: wait for it, or choose another --workdir") from None
-    except OSError as e:
-        raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
 
     def tidy():
         if [path.name for path in folder.iterdir()] == [".lock"]:
@@ -56,35 +50,23 @@ def hold(workdir: str, make: bool):
             for path in made:
                 path.rmdir()
 
-    interrupts.cleanups.append(tidy)
-    try:
-        yield
-    finally:
-        interrupts.cleanups.remove(tidy)
-        with contextlib.suppress(OSError):
-            tidy()
-        os.close(lock)
-
-
-def _lock(path):
-    """An open file that holds `path`. BlockingIOError if another process does, but for the sweep that started this one."""
-    inherited = os.environ.get(LOCK, "")
-    with contextlib.suppress(OSError):
-        if inherited.isdigit() and os.path.samestat(os.fstat(int(inherited)), path.stat()):
-            return os.dup(int(inherited))
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.environ.get(LOCK) != str(folder):
+                stack.enter_context(locks.hold(folder / ".lock"))
+        except Timeout:
+            raise UserError(
+                f"another process is at work in {workdir}: wait for it, or choose another --workdir"
+            ) from None
         except OSError as e:
-            if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                os.close(lock)
-                raise
-            return lock  # a file system without locks: two processes at once are the user's to avoid
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), path.stat()):
-                return lock
-        os.close(lock)  # of a file that its holder has removed
+            raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
+        interrupts.cleanups.append(tidy)
+        try:
+            yield
+        finally:
+            interrupts.cleanups.remove(tidy)
+            with contextlib.suppress(OSError):
+                tidy()
 
 
 def check(workdir: str, config: ConfigDict) -> None:
@@ -95,10 +77,10 @@ def check(workdir: str, config: ConfigDict) -> None:
     """
     path = os.path.join(workdir, "config.json")
     try:
-        os.makedirs(workdir, exist_ok=True)
+        make_folder(workdir)
     except OSError as e:
         raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
-    if os.path.exists(path):
+    if epath.Path(path).exists():
         saved = _load(path)
         for field, (neutral, remedy) in GONE.items():
             section, _, name = field.rpartition(".")
@@ -141,7 +123,7 @@ def read_dataset(folder: str) -> dict | None:
         UserError: its config.json cannot be read, or is damaged there.
     """
     path = os.path.join(folder, "config.json")
-    if not os.path.exists(path):
+    if not epath.Path(path).exists():
         return None
     found = _read(path).get("dataset")
     if found is not None and not (_is_dataset(found)):
@@ -177,8 +159,7 @@ def _update(config, saved, path, prefix=""):
 def _load(path):
     """The object that config.json holds."""
     try:
-        with open(path, "rb") as f:
-            saved = parse_json(f.read())
+        saved = parse_json(read_bytes(path))
         if not isinstance(saved, dict):
             raise ValueError("it holds no object")
     except FileNotFoundError:

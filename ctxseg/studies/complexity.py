@@ -16,7 +16,7 @@ import numpy as np
 
 from ctxseg import data
 from ctxseg.errors import UserError
-from ctxseg.files import write_json
+from ctxseg.files import make_folder, write_json
 from ctxseg.models import CONTEXTS, create_model
 from ctxseg.settings import declared
 
@@ -283,7 +283,7 @@ def complexity(config, folder: str) -> None:
     """
     names = check(config)
     try:
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder)
     except OSError as e:
         raise UserError(f"--workdir={folder} cannot be used: {e.strerror}") from e
     shape, channels = tuple(config.complexity.input), config.complexity.channels

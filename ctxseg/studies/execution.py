@@ -4,8 +4,6 @@ What is known of a run is in its folder, so a sweep can be stopped at any time a
 """
 
 import contextlib
-import errno
-import fcntl
 import itertools
 import json
 import os
@@ -19,10 +17,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ctxseg import program
+from filelock import Timeout
+
+from ctxseg import locks, program
 from ctxseg.errors import UserError
 from ctxseg.progress import duration
 from ctxseg.runs import metrics_log, record, workdir
@@ -69,9 +68,9 @@ def read_scores(run: Run) -> dict[str, float] | None:
     name = "results.json" if run.mode == "train" else "complexity.json"
     try:
         if run.mode == "train":
-            found = record.read(Path(run.folder))
+            found = record.read(run.folder)
             return _training(run, found) if found else None
-        found = record.read_object(Path(run.folder, name))
+        found = record.read_object(os.path.join(run.folder, name))
         return _complexity(run, found) if found else None
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as e:
         raise UserError(f"{os.path.join(run.folder, name)} is damaged ({e}): remove it") from e
@@ -193,22 +192,17 @@ def _trained(run):
 
 def _make(run, command, compiled, cores, trained, stopping):
     """Makes a run in a process of its own. Returns what is wrong, in a line, or None."""
-    os.makedirs(run.folder, exist_ok=True)
-    with open(os.path.join(run.folder, ".lock"), "w") as lock:
-        for waited in itertools.count():
-            try:
-                # Inherited by the run: should this process be killed, the next sweep waits for what it left behind.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waited:
-                    say(f"{run.title}: another process is at work in {run.folder}: waiting for it")
-                if stopping.wait(0.5):
-                    return None
-            except OSError as e:
-                if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                    raise
-                break  # a file system without locks: two sweeps at once are the user's to avoid
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context(
+                locks.hold(
+                    os.path.join(run.folder, ".lock"),
+                    lambda: say(f"{run.title}: another process is at work in {run.folder}: waiting for it"),
+                    stopping.is_set,
+                )
+            )
+        except Timeout:
+            return None
         if read_scores(run) is not None:
             return None
         if trained and not os.path.exists(os.path.join(run.folder, "checkpoints")):
@@ -220,8 +214,8 @@ def _make(run, command, compiled, cores, trained, stopping):
                 stderr=log,
                 env={"JAX_COMPILATION_CACHE_DIR": os.path.abspath(compiled)}
                 | os.environ
-                | {workdir.LOCK: str(lock.fileno())},
-                pass_fds=[lock.fileno()],
+                | {workdir.LOCK: os.path.abspath(run.folder)},
+                pass_fds=lock,  # should this process be killed, the next sweep waits for what it left behind
                 start_new_session=True,  # Ctrl-C is passed on below, once
             )
             if cores:

@@ -351,6 +351,10 @@ def sweep(
         UserError: before anything trains, what cannot be run; or an interruption.
     """
     tables.check(table)
+    if files.is_remote(folder):
+        raise UserError(
+            f"--workdir={folder}: expected a folder of this machine, where a sweep locks its runs and keeps their logs"
+        )
     chosen = parse_rows(rows, len(table.rows)) if rows else range(len(table.rows))
     runs = plan(table, seeds, folder, common, resolve)
     wanted = [run for (row, *_), run in runs.items() if row in chosen]

@@ -6,11 +6,11 @@ Images go through the network once, as large as they are, whatever protocol the 
 import dataclasses
 import io
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from PIL import Image
@@ -22,6 +22,7 @@ from ctxseg import data
 from ctxseg.data import superpixels
 from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate
+from ctxseg.files import make_folder, resolved, write_bytes
 from ctxseg.inference.probabilities import at_base_size
 from ctxseg.models.layers import resize
 from ctxseg.runs import checkpoints, provenance, record, workdir
@@ -37,7 +38,7 @@ LARGEST = 300_000  # bytes of a PNG, above which it is written in 256 colours
 class TrainedRun:
     """A trained network and the data that it is evaluated on."""
 
-    folder: Path
+    folder: epath.Path
     results: dict
     metadata: dict
     source: Any
@@ -47,10 +48,10 @@ class TrainedRun:
 
     @property
     def name(self) -> str:
-        return self.folder.resolve().name
+        return resolved(self.folder).name
 
 
-def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, ...] = (0, 1, 2)) -> list[Path]:
+def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, ...] = (0, 1, 2)) -> list[epath.Path]:
     """Draws what each run's network sees into `pictures/` of its folder, and into the first's what sets several runs side by side.
 
     It sees whole images at their base size, `config.eval.size`; neither windows nor other scales.
@@ -80,12 +81,12 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
                 f"{folder} is a run on {config.data.name}, and {folders[0]} on {data_config.name}: side by side, runs must have "
                 "the same data"
             )
-    names = [Path(folder).resolve().name for folder in folders]
+    names = [resolved(folder).name for folder in folders]
     if len(set(names)) < len(names):
         raise UserError(
             f"--workdir: two runs are called {max(names, key=names.count)}: side by side, folders need names of their own"
         )
-    scored = [_read_results(Path(folder)) for folder in folders]
+    scored = [_read_results(epath.Path(folder)) for folder in folders]
     try:
         builder = data.load(data_config.name, data_config.data_dir, data_config.manual_dir)
     except UserError as e:
@@ -100,7 +101,7 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
     wrong = [i for i in images if not 0 <= i < len(sources[0])]
     if wrong:
         raise UserError(f"--images has {wrong[0]}, but {where} has images 0 to {len(sources[0]) - 1}")
-    runs = [_open(Path(folder), *of) for folder, *of in zip(folders, configs, scored, sources, strict=True)]
+    runs = [_open(epath.Path(folder), *of) for folder, *of in zip(folders, configs, scored, sources, strict=True)]
     written = []
     for run in runs:
         for name, picture in _own(run, images).items():
@@ -312,8 +313,8 @@ def _write(path, picture):
         if len(encoded) > LARGEST:  # without dither: bands in smooth parts, but smaller
             encoded = _png(few)
     try:
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(encoded)
+        make_folder(path.parent)
+        write_bytes(path, encoded)
     except OSError as e:
         raise UserError(f"{path} cannot be written: {e.strerror}") from e
     return path

@@ -5,14 +5,14 @@ import io
 import json
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from ctxseg.errors import UserError
 from ctxseg.evaluation import bootstrap
-from ctxseg.files import write_text
+from ctxseg.files import resolved, write_text
 from ctxseg.progress import duration
 from ctxseg.runs import provenance
 from ctxseg.settings.fields import flatten_as_json
@@ -22,7 +22,7 @@ WIDTH = 512  # pixels of a sample's picture, at most
 WORDS = 5  # confusions that are put in words
 
 
-def write_report(folders, usual: Callable[[Path], dict | None] | None = None, path=None) -> Path:
+def write_report(folders, usual: Callable[[epath.Path], dict | None] | None = None, path=None) -> epath.Path:
     """Writes a page on what is there of config.json, metrics.jsonl, results.json and samples.npz of one or several runs.
 
     What is missing (a run that is not evaluated yet) is said in its place on the page. Differences are to the first run.
@@ -39,7 +39,7 @@ def write_report(folders, usual: Callable[[Path], dict | None] | None = None, pa
     Raises:
         UserError: no such folder, not a run's, one of the files is damaged, runs on different data, or `path` cannot be written.
     """
-    folders = [Path(folder) for folder in folders]
+    folders = [epath.Path(folder) for folder in folders]
     runs = [reported_run.read(folder, i, len(folders), usual) for i, folder in enumerate(folders)]
     for folder, run in zip(folders, runs, strict=True):
         of = [r.config["data"]["name"] for r in (runs[0], run)]
@@ -55,7 +55,7 @@ def write_report(folders, usual: Callable[[Path], dict | None] | None = None, pa
             )
     if path is None:
         # Not report.html there: of the runs of a sweep, that is its table.
-        path = folders[0] / "report.html" if len(runs) == 1 else folders[0].resolve().parent / "comparison.html"
+        path = folders[0] / "report.html" if len(runs) == 1 else resolved(folders[0]).parent / "comparison.html"
     title = (
         f"{runs[0].name} on {runs[0].config['data']['name']}" if len(runs) == 1 else " · ".join(r.name for r in runs)
     )
@@ -63,7 +63,7 @@ def write_report(folders, usual: Callable[[Path], dict | None] | None = None, pa
         write_text(path, _page(title, runs))
     except OSError as e:
         raise UserError(f"{path} cannot be written: {e.strerror}") from e
-    return Path(path)
+    return epath.Path(path)
 
 
 def _page(title, runs):

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
+
+from etils import epath
 
 from ctxseg import program
 from ctxseg.errors import UserError
+from ctxseg.files import resolved
 from ctxseg.runs import provenance, record, workdir
 from ctxseg.runs.metrics_log import read_metrics
 from ctxseg.settings.fields import flatten_as_json
@@ -69,7 +71,7 @@ class ReportedRun:
         return {k: v for k, v in flatten_as_json(self.config).items() if k in usual and usual[k] != v}
 
 
-def read(folder: Path, index: int, count: int, usual: Callable | None) -> ReportedRun:
+def read(folder: epath.Path, index: int, count: int, usual: Callable | None) -> ReportedRun:
     """Of the `index`-th of `count` runs on a page; `usual` is that of `report.write_report`.
 
     Raises:
@@ -88,7 +90,7 @@ def read(folder: Path, index: int, count: int, usual: Callable | None) -> Report
         raise UserError(f"{folder / 'config.json'} is damaged: it has no system, or no data.name") from e
     return ReportedRun(
         anchor=f"run{index}",
-        name=system if count == 1 else folder.resolve().name,
+        name=system if count == 1 else resolved(folder).name,
         colour=style.run_style(index)[0],
         config=config,
         usual=(usual and usual(folder)) or {},

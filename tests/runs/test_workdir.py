@@ -208,14 +208,15 @@ def test_a_folder_is_held_by_one_process(tmp_path, monkeypatch):
     with workdir.hold(str(folder), make=True):
         (folder / "config.json").touch()
     assert (folder / "config.json").exists()
-    with open(folder / ".lock", "w") as lock:  # as a sweep's, which the process of its run inherits
+    with open(folder / ".lock", "w") as lock:  # as a sweep, which says so to the process of its run
         fcntl.flock(lock, fcntl.LOCK_EX)
-        monkeypatch.setenv(workdir.LOCK, str(lock.fileno()))
+        monkeypatch.setenv(workdir.LOCK, str(folder))
         with workdir.hold(str(folder), make=True):
             pass
-        monkeypatch.delenv(workdir.LOCK)
-        with pytest.raises(UserError, match="^another process"), workdir.hold(str(folder), make=True):
-            pass
+        for other in (None, str(tmp_path)):
+            monkeypatch.setenv(workdir.LOCK, other) if other else monkeypatch.delenv(workdir.LOCK)
+            with pytest.raises(UserError, match="^another process"), workdir.hold(str(folder), make=True):
+                pass
     with workdir.hold(str(folder), make=True):
         pass
 

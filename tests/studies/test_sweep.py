@@ -53,7 +53,7 @@ def plan(table, folder, seeds=1, common=()):
 
 
 # Plays main.py: results that depend on the config alone, in no time. In the folder above, a file `fault` makes the run that it names
-# fail, one called `slow` makes every run slow.
+# fail, one called `slow` makes every run wait until it is gone.
 STAND_IN = f"""
 import json, os, pathlib, sys, time
 sys.path.insert(0, {str(ROOT)!r})
@@ -65,7 +65,7 @@ with open(above / "log", "a") as f:
     f.write(folder.name + (" again" if (folder / "checkpoints").exists() else "") + "\\n")
 if (above / "fault").exists() and (above / "fault").read_text() == folder.name:
     sys.exit("error: the loss became nan")
-for _ in range(200 if (above / "slow").exists() else 0):
+while (above / "slow").exists():
     time.sleep(0.1)
 (folder / "config.json").write_text(config.to_json())
 (folder / "checkpoints").mkdir(exist_ok=True)
@@ -424,9 +424,10 @@ def test_killed_and_started_again_it_gives_the_same_table(tmp_path, stand_in):
     wait_for(folder / "log")
     second.kill()
     second.communicate()
-    (folder / "slow").unlink()
-    subprocess.run(["pkill", "-KILL", "-f", str(folder / "0-none-0")], check=True)  # what the second left behind
     third, other = start(folder), start(whole)
+    assert any("0-none-0: waiting for it" in line for line in third.stderr)
+    subprocess.run(["pkill", "-KILL", "-f", str(folder / "0-none-0")], check=True)  # what the second left behind
+    (folder / "slow").unlink()
     out, _ = third.communicate(timeout=120)
     expected, _ = other.communicate(timeout=120)
     assert third.returncode == other.returncode == 0
