@@ -101,7 +101,7 @@ BAD_COMMAND_LINES = {
     "no such file": (["--config=configs/zigzg.py"], "configs/zigzg.py is not a file: did you mean configs/zigzag.py?"),
     "a folder": (["--config=configs"], "--config: there is no config configs"),
     "not a system": (["--config=configs/datasets.py"], "--config: configs/datasets.py has no get_config"),
-    "data set": ([f"{FCN}:camvit"], "unknown data set 'camvit' after the colon of --config: there is scenes, camvid, folder"),
+    "data set": ([f"{FCN}:camvit"], "unknown data set 'camvit' after the colon of --config; expected one of scenes, camvid, folder"),
     "int": ([FCN, "--config.train.steps=ten"], "--config.train.steps=ten cannot be: it wants a whole number"),
     "int of a placeholder": ([FCN, "--config.model.context.stages=2.5"], "=2.5 cannot be: it wants a whole number"),
     "float": ([FCN, "--config.optimizer.learning_rate=low"], "learning_rate=low cannot be: it wants a number"),
