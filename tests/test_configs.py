@@ -1,4 +1,4 @@
-"""The config files: each resolves on every data set that it has a protocol for, to a network of the right size."""
+"""The config files: each resolves, to a network of the right size, and has the settings of its paper."""
 
 import importlib
 from pathlib import Path
@@ -64,13 +64,13 @@ def test_every_protocol(dataset):
     transforms.create_augmentation(config.data)
 
 
-def test_largefov_on_the_common_backbone_is_the_fcn():
-    """What makes it DeepLab-LargeFOV is in its VGG-16; the README's table therefore has one row for both."""
+def test_largefov_on_the_small_backbone_is_the_fcn():
+    """Only its VGG-16 makes it DeepLab-LargeFOV, so the README's table has one row for both."""
     assert config_of("largefov", "scenes").to_dict() | {"system": "fcn"} == config_of("fcn", "scenes").to_dict()
 
 
 def test_papers_settings():
-    """A system's own paper's, whatever another has on the data set; and levels that differ in size where they are upsampled."""
+    """A system uses its own paper's settings on any data set, and output stride 32 where its levels are upsampled."""
     for system in ("attention", "largefov"):
         config = config_of(system, "voc2012")
         assert (config.data.crop, config.data.scale_range, config.data.rotate) == ((321, 321), (1.0, 1.0), 0)
@@ -100,22 +100,22 @@ def test_papers_settings():
 
 
 @pytest.mark.parametrize("context", ["none", "msc"])
-def test_ten_times_the_rate_for_the_final_classifier_layer_alone(context):
-    """Attention to Scale, §4: "0.01 for the final classifier layer"; neither its attention head nor DeepLab-MSc's heads are that."""
+def test_only_the_final_classifier_layer_has_ten_times_the_rate(context):
+    """Attention to Scale, §4: "0.01 for the final classifier layer", so not for its attention head or DeepLab-MSc's heads."""
     config = config_of("attention", "pascal_person_part")
     config.model.context.name = context
     model = create_model(config.model, 7)
     params = jax.eval_shape(lambda r: model.init(r, jnp.zeros((1, 32, 32, 3))), jax.random.PRNGKey(0))["params"]
     factors = optimizers.rate_factors(params, optimizers.parse_rates(config.optimizer.rates))
-    of = {jax.tree_util.keystr(p, simple=True, separator="/"): f for p, f in jax.tree.leaves_with_path(factors)}
-    assert {name for name, factor in of.items() if factor == 10} == {
+    by_name = {jax.tree_util.keystr(p, simple=True, separator="/"): f for p, f in jax.tree.leaves_with_path(factors)}
+    assert {name for name, factor in by_name.items() if factor == 10} == {
         "classifier/scores/kernel",
         "classifier/scores/bias",
     }
-    assert {factor for name, factor in of.items() if not name.startswith("classifier/scores")} == {1}
+    assert {factor for name, factor in by_name.items() if not name.startswith("classifier/scores")} == {1}
 
 
-def of_row(table, name, dataset):
+def row_model(table, name, dataset):
     """`config.model` of a table's row, as a dict."""
     (row,) = [row for row in table.rows if row.name == name]
     config = config_of(row.system, dataset)
@@ -124,25 +124,27 @@ def of_row(table, name, dataset):
 
 
 @pytest.mark.parametrize("dataset", ["ade20k", "scenes"])
-def test_rows_without_the_memory_are_the_networks_of_their_own_configs(dataset):
-    """And rows with it have the same backbone, context and auxiliary heads, so that they differ by the memory."""
+def test_rows_without_the_memory_equal_their_own_configs(dataset):
+    """Rows with the memory have the same backbone, context and auxiliary heads: they differ only by the memory."""
     table, generalization = (t.get_table(dataset) for t in (mcibi_frameworks, mcibi_generalization))
     for name, system in (("PSPNet", "pspnet"), ("DeepLabV3", "deeplabv3"), ("OCRNet", "ocrnet")):
-        own = config_of(system, dataset).model.to_dict()
-        assert of_row(table, name, dataset) == own
-        with_memory = of_row(table, f"{name} + MCIBI", dataset)
+        without_memory = config_of(system, dataset).model.to_dict()
+        assert row_model(table, name, dataset) == without_memory
+        with_memory = row_model(table, f"{name} + MCIBI", dataset)
         assert with_memory["memory"]["name"] == "mcibi"
         for section in ("backbone", "context", "auxiliary"):
-            assert with_memory[section] == own[section]
-    assert of_row(generalization, "DeepLabV3", dataset) == config_of("deeplabv3", dataset).model.to_dict()
-    fcn = of_row(table, "FCN", dataset)
-    assert fcn["auxiliary"] == of_row(table, "FCN + MCIBI", dataset)["auxiliary"]
+            assert with_memory[section] == without_memory[section]
+    assert row_model(generalization, "DeepLabV3", dataset) == config_of("deeplabv3", dataset).model.to_dict()
+    fcn = row_model(table, "FCN", dataset)
+    assert fcn["auxiliary"] == row_model(table, "FCN + MCIBI", dataset)["auxiliary"]
     assert fcn["auxiliary"]["levels"] == (() if dataset == "scenes" else ("res4",))
-    assert fcn == of_row(generalization, "FCN", dataset) == of_row(mcibi_fusion.get_table(dataset), "FCN", dataset)
+    assert (
+        fcn == row_model(generalization, "FCN", dataset) == row_model(mcibi_fusion.get_table(dataset), "FCN", dataset)
+    )
 
 
-def test_fcn_that_mcibi_is_compared_with_has_the_parameters_of_its_parts():
-    """By hand: 3×3 2048 → 512, 3×3 512 → 512, each with batch norm, and 1×1 to K."""
+def test_parameters_of_the_fcn_that_mcibi_is_compared_with():
+    """Counted by hand: 3×3 2048 → 512, 3×3 512 → 512, each with batch norm, and 1×1 to K."""
     config = config_of("mcibi", "ade20k")
     config.update_from_flattened_dict(mcibi.fcn("ade20k"))
     model = create_model(config.model, 150)
@@ -151,11 +153,11 @@ def test_fcn_that_mcibi_is_compared_with_has_the_parameters_of_its_parts():
     conv = lambda size, i, o: size**2 * i * o + 2 * o  # noqa: E731
     assert count["context"] == conv(3, 2048, 512) + conv(3, 512, 512) and "memory" not in count
     assert count["classifier"] == 512 * 150 + 150
-    assert count["auxiliary"] == conv(3, 1024, 512) + 512 * 150 + 150  # on res4, in training alone
+    assert count["auxiliary"] == conv(3, 1024, 512) + 512 * 150 + 150  # on res4, only in training
 
 
-def test_testing_shares_the_base_size_unless_it_has_its_own():
-    """An override in training reaches testing, one in testing stays there."""
+def test_eval_size_follows_base_size_until_it_is_set():
+    """Setting data.base_size changes eval.size; setting eval.size does not change data.base_size."""
     config = config_of("fcn", "voc2012")
     config.data.base_size = (256,)
     assert config.eval.size == config.to_dict()["eval"]["size"] == (256,)
@@ -169,25 +171,25 @@ def test_unknown_data_set():
 
 
 def test_normal_kernels_after_the_backbone():
-    """The H-ReNet paper's initial weights: of all the network, convolutions that are not pretrained, among them VGG's conv6 and conv7."""
+    """The H-ReNet paper's initial weights: all convolutions that are not pretrained, including VGG's conv6 and conv7."""
     config = defaults.get_config()
     config.model.backbone.update({"name": "vgg16", "width": 2, "conv7_kernel": 3})
     config.model.context.update({"name": "renet", "units": (3,)})
     config.model.classifier.hidden = 64
     model = create_model(config.model, 21)
     optimizer = optimizers.create_optimizer(config.optimizer, 10)
-    usual, drawn = (create_state(model, optimizer, (16, 16), 0, std).params for std in (0.0, 0.1))
-    assert drawn["classifier"]["scores"]["kernel"].std() == pytest.approx(0.1, rel=0.1)
-    assert (drawn["classifier"]["hidden"]["conv"]["kernel"] != usual["classifier"]["hidden"]["conv"]["kernel"]).all()
+    default, normal = (create_state(model, optimizer, (16, 16), 0, std).params for std in (0.0, 0.1))
+    assert normal["classifier"]["scores"]["kernel"].std() == pytest.approx(0.1, rel=0.1)
+    assert (normal["classifier"]["hidden"]["conv"]["kernel"] != default["classifier"]["hidden"]["conv"]["kernel"]).all()
     for name in ("conv6", "conv7"):
-        assert drawn["backbone"][name]["conv"]["kernel"].std() == pytest.approx(0.1, rel=0.1)
-        drawn["backbone"][name]["conv"] = usual["backbone"][name]["conv"]
-    for name in ("backbone", "context"):  # recurrent kernels are no convolutions
-        jax.tree.map(np.testing.assert_array_equal, drawn[name], usual[name])
+        assert normal["backbone"][name]["conv"]["kernel"].std() == pytest.approx(0.1, rel=0.1)
+        normal["backbone"][name]["conv"] = default["backbone"][name]["conv"]
+    for name in ("backbone", "context"):  # recurrent kernels are not convolutions
+        jax.tree.map(np.testing.assert_array_equal, normal[name], default[name])
 
 
 def test_hrenet_is_row_d_of_its_table_4():
-    """The whole network, of which rows of tables state what they lack; nothing is frozen, as nothing is pretrained."""
+    """The whole network, which rows of tables reduce; nothing is frozen, as nothing is pretrained."""
     config = config_of("hrenet", "voc2012")
     context = config.model.context
     assert (context.levels, context.entering, context.units) == (("pool4", "pool5", "conv7"), "batch", (120,))
@@ -196,8 +198,8 @@ def test_hrenet_is_row_d_of_its_table_4():
 
 
 @pytest.mark.parametrize("merge", ["none", "average"])
-def test_frozen_layers_neither_move_nor_learn(merge):
-    """No gradient reaches them, weight decay and momentum leave them alone, and their batch statistics stay."""
+def test_frozen_layers_do_not_change(merge):
+    """No gradient, weight decay or momentum reaches them, and their batch statistics stay the same."""
     config = defaults.get_config()
     config.model.backbone.width = 4
     config.model.frozen = ("backbone/stem", "backbone/res2")
@@ -213,9 +215,9 @@ def test_frozen_layers_neither_move_nor_learn(merge):
 
     @jax.jit
     def step(state, batch):
-        one = jax.tree.map(lambda x: x[None], (state, batch))
+        on_one_device = jax.tree.map(lambda x: x[None], (state, batch))
         run = lambda s, b: train_step(s, b, model=model, optimizer=optimizer, config=config)  # noqa: E731
-        return jax.tree.map(lambda x: x[0], jax.vmap(run, axis_name="devices")(*one)[0])
+        return jax.tree.map(lambda x: x[0], jax.vmap(run, axis_name="devices")(*on_one_device)[0])
 
     new = step(step(state, batch), batch)
     momentum = optax.tree_utils.tree_get(new.opt_state, "trace")
@@ -236,7 +238,7 @@ def test_frozen_layers_neither_move_nor_learn(merge):
     assert jax.tree.all(jax.tree.map(np.array_equal, *frozen)) and not jax.tree.all(jax.tree.map(np.array_equal, *free))
 
 
-def test_frozen_name_that_is_none():
+def test_unknown_frozen_name():
     params = {"backbone": {"conv1_1": {"conv": {"kernel": np.zeros(1)}}}}
     with pytest.raises(UserError, match="config.model.frozen has 'backbone/conv8'.*backbone/conv1_1"):
         optimizers.frozen_mask(params, ("backbone/conv8",))

@@ -1,14 +1,14 @@
-"""The protocol of each data set: crop, schedule, augmentation, and how it is tested. A system's config starts from it.
+"""The protocol of each data set: crop, schedule, augmentation and testing. A system's config starts from it.
 
-For the papers' data sets, the protocol is that of the paper which used it most; a system whose own paper has another gives that one.
-What a paper does not give is ours, and said to be. Momentum 0.9 is Attention to Scale's, weight decay 5e-4 that paper's and MCIBI's; where
-the others give none, they are ours.
-All score by mIoU, but for N-ReNet on Stanford Background: pixel and mean class accuracy. Every evaluation has all three.
+A data set has the protocol of the paper that uses it most; a system whose own paper differs passes its own. Settings that a paper does not
+give are our choice, and marked as such. Momentum 0.9 is Attention to Scale's, weight decay 5e-4 that paper's and MCIBI's; for papers that
+give none, both are our choice.
+The papers report mIoU, except N-ReNet on Stanford Background: pixel and mean class accuracy. Every evaluation computes all three.
 """
 
 from ctxseg.errors import UserError
 
-# Trained from scratch on two cores, with a small backbone; the others have their papers' settings.
+# Trained from scratch on two cores, with a small backbone; all others use their papers' settings.
 SMALL = ("scenes", "camvid", "folder")
 
 
@@ -16,15 +16,17 @@ def set_protocol(config, dataset: str, paper=None) -> None:
     """Writes the protocol of `dataset` into `config`, in place.
 
     Args:
-        config: all fields at their defaults.
+        config: a config with all fields at their defaults.
         dataset: a key of `PROTOCOLS`.
-        paper: the protocol that the system's own paper has on every data set but the small ones, if it has one.
+        paper: the protocol of the system's own paper, if it has one; used for all data sets but the small ones.
 
     Raises:
         UserError: no protocol of that name.
     """
     if dataset not in PROTOCOLS:
-        raise UserError(f"unknown data set {dataset!r} after the colon of --config: there is {', '.join(PROTOCOLS)}")
+        raise UserError(
+            f"unknown data set {dataset!r} after the colon of --config; expected one of {', '.join(PROTOCOLS)}"
+        )
     config.data.name = dataset
     protocol = PROTOCOLS[dataset] if paper is None or dataset in SMALL else paper
     protocol(config)
@@ -32,14 +34,14 @@ def set_protocol(config, dataset: str, paper=None) -> None:
 
 
 def scenes(config):
-    """The embedded data set: minutes on two cores. No scaling or rotation, which would change what `scale` classes mean."""
+    """The embedded data set: minutes on two cores. No scaling, which would change the classes of the group `scale`, and no rotation."""
     config.data.crop = (128, 128)
     _from_scratch_on_two_cores(config)
     config.train.steps = 700
 
 
 def camvid(config):
-    """CamVid in a copy of half its published size, 240×180, from scratch."""
+    """A copy of CamVid at half its published size, 240×180, from scratch."""
     config.data.crop = (176, 240)
     config.data.scale_range = (0.75, 1.5)
     config.data.rotate = 5.0
@@ -51,14 +53,14 @@ def camvid(config):
 
 
 def folder(config):
-    """Your own images and labels (`ctxseg/data/builders/folder.py`), from scratch, as CamVid but for the crop."""
+    """Your own images and labels (`ctxseg/data/builders/folder.py`), from scratch: CamVid's settings, except crop and scale range."""
     camvid(config)
     config.data.crop = (256, 256)
     config.data.scale_range = (0.5, 2.0)
 
 
 def _from_scratch_on_two_cores(config):
-    """Without pretrained weights, a small network learns most in few steps at a rate that fine-tuning would not bear."""
+    """A small network without pretrained weights learns fastest at a learning rate too high for fine-tuning."""
     config.train.batch_size = 8
     config.optimizer.learning_rate = 0.2
     config.optimizer.warmup_steps = 30
@@ -66,8 +68,8 @@ def _from_scratch_on_two_cores(config):
 
 
 def voc2012(config):
-    """ZigZagNet (CVPR 2019, §5) but for its five test scales: 120k updates of 16 images of 473×473, the rate falling once; flip, crop,
-    scaling and rotation, whose ranges are ours."""
+    """ZigZagNet (CVPR 2019, §5), except its five test scales: 120k updates with batches of 16 crops of 473×473; the learning rate drops
+    once. Flip, crop, scaling and rotation; the ranges are our choice."""
     config.data.crop = (473, 473)
     config.data.scale_range = (0.5, 2.0)
     config.data.rotate = 10.0
@@ -76,27 +78,27 @@ def voc2012(config):
 
 
 def zigzag(config):
-    """ZigZagNet (CVPR 2019, §5), tested at its five scales."""
+    """ZigZagNet (CVPR 2019, §5), with its five test scales."""
     voc2012(config)
     config.eval.scales = (0.6, 0.8, 1.0, 1.2, 1.4)
 
 
 def nyudv2(config):
-    """MSCI (ECCV 2018, §5) but for its five test scales: 120k updates of 12 images. The paper gives no crop: it is ZigZagNet's here,
-    and ranges of scaling and rotation are ours."""
+    """MSCI (ECCV 2018, §5), except its five test scales: 120k updates with batches of 12 images. The paper gives no crop size:
+    ZigZagNet's is used. The ranges of scaling and rotation are our choice."""
     voc2012(config)
     config.train.batch_size = 12
 
 
 def msci(config):
-    """MSCI (ECCV 2018, §5), tested at its five scales."""
+    """MSCI (ECCV 2018, §5), with its five test scales."""
     nyudv2(config)
     config.eval.scales = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 
 def stanford_background(config):
-    """N-ReNet (2016, §4): crops 240×320, batch 10, from scratch. The paper gives neither its rate, which is its H-ReNet's here, nor how
-    long it trains: as long as the baseline FCN here."""
+    """N-ReNet (2016, §4): crops 240×320, batch size 10, from scratch. The paper gives neither the learning rate (H-ReNet's is used) nor
+    the number of updates (the baseline FCN's is used)."""
     config.data.crop = (240, 320)
     config.data.padding = "reflect"
     config.train.batch_size = 10
@@ -104,8 +106,8 @@ def stanford_background(config):
 
 
 def hrenet(config):
-    """H-ReNet (2016, §4 and §4.2): crops 400×500 and flips alone, batch 10, 40k updates with several levels (30k with one, 12k of its
-    baseline FCN), the rate falling half way."""
+    """H-ReNet (2016, §4 and §4.2): crops 400×500 and flips only, batch size 10. 40k updates with several levels (30k with one, 12k for
+    the baseline FCN); the learning rate drops half way."""
     config.data.crop = (400, 500)
     config.data.padding = "reflect"
     config.train.batch_size = 10
@@ -113,15 +115,15 @@ def hrenet(config):
 
 
 def pascal_person_part(config):
-    """Attention to Scale (CVPR 2016, §4): batch 30, no random scaling, the final classifier layer at ten times the rate.
+    """Attention to Scale (CVPR 2016, §4): batch size 30, no random scaling, ten times the learning rate for the final classifier layer.
 
-    The crop is that of DeepLab, whose settings these are; 6k updates are ours.
+    The crop is that of DeepLab, whose settings the paper uses; 6k updates are our choice.
     """
     config.data.crop = (321, 321)
     config.train.batch_size = 30
     config.optimizer.rates = ("classifier/scores=10",)
     _two_rates(config, 1e-3, 2_000, 6_000)
-    # "after 2000 iterations": once or at every 2,000? DeepLab says every; once is (2_000,).
+    # "After 2000 iterations" may mean once, (2_000,), or every 2,000 iterations. DeepLab says every.
     config.optimizer.step_boundaries = (2_000, 4_000)
 
 
@@ -132,7 +134,7 @@ def ade20k(config):
 
 
 def lip(config):
-    """MCIBI (§4.1): 150 epochs. The paper gives neither the range of scales nor rotation: both are the published runs'."""
+    """MCIBI (§4.1): 150 epochs. The paper gives neither the scale range nor the rotation: both are from the published runs."""
     _mcibi(config, (473, 473), 32, epochs=150, images=30_462)
     _persons(config)
     config.data.scale_range = (0.75, 1.25)
@@ -141,21 +143,20 @@ def lip(config):
 
 
 def cihp(config):
-    """As on LIP, but for its range of scales and rotation. As many epochs are ours: MCIBI tests on it what is trained on LIP (Table 4:
-    `eval.data=cihp`).
-    """
+    """LIP's settings, except scale range and rotation. The number of epochs is our choice: MCIBI trains on LIP and only tests on CIHP
+    (Table 4: `eval.data=cihp`)."""
     _mcibi(config, (473, 473), 32, epochs=150, images=28_280)
     _persons(config)
 
 
 def _persons(config):
-    """Images of one size, whatever their aspect, another in training than in testing: as in the published runs."""
+    """All images have one size, whatever their aspect: one in training and another in testing, as in the published runs."""
     config.data.base_size = (520, 520)
     config.eval.size = (473, 473)
 
 
 def cityscapes(config):
-    """MCIBI (§4.1): 220 epochs. Trained and tested at a shorter side of 1024 pixels, which is the images' own."""
+    """MCIBI (§4.1): 220 epochs. Trained and tested with a shorter side of 1024 pixels, which is the images' own size."""
     _mcibi(config, (512, 1024), 8, epochs=220, images=2_975)
 
 
@@ -166,16 +167,16 @@ def coco_stuff(config):
 
 
 def coco_stuff10k(config):
-    """As on the 164k version, which has 13 times as many images. The paper does not say how long: 110 epochs are the published runs'."""
+    """As the 164k version, which has 13 times as many images. The paper gives no number of epochs: 110 is from the published runs."""
     _mcibi(config, (512, 512), 16, epochs=110, images=9_000)
     config.data.base_size = (512,)
 
 
 def dilated_resnet50(config):
-    """The backbone and the classifier of what the MCIBI paper compares with (Tables 1 and 5): ResNet-50, stride 8, the stem
+    """The backbone and classifier of the networks that the MCIBI paper compares with (Tables 1 and 5): ResNet-50, output stride 8, the stem
     of the published weights.
 
-    The auxiliary head on res4 is the published runs', of MCIBI and of what it is compared with.
+    The auxiliary head on res4 is from the published runs of MCIBI and of these networks.
     """
     config.model.backbone.name = "resnet50"
     config.model.backbone.stem = "conv3_32"
@@ -191,10 +192,10 @@ def _two_rates(config, rate, boundary, steps):
 
 
 def _mcibi(config, crop, batch_size, epochs, images):
-    """What its data sets share. The paper gives no base size and no range of scales: they are the published runs'. How strong
-    the colour jitter is, is ours.
+    """Settings of all of MCIBI's data sets. The paper gives neither base size nor scale range: both are from the published runs. The
+    strength of the colour jitter is our choice.
 
-    Of testing it says "the size of the input image […] is the same as […] during training": `eval.size` is `data.base_size`.
+    The paper says of testing that "the size of the input image […] is the same as […] during training": `eval.size` is `data.base_size`.
     """
     config.data.crop = crop
     config.data.scale_range = (0.5, 2.0)
@@ -205,7 +206,7 @@ def _mcibi(config, crop, batch_size, epochs, images):
     config.optimizer.learning_rate = 0.01
 
 
-# Of the data sets that do not call them train and val.
+# {data set: (training split, test split)}, where these are not called train and val.
 SPLITS = {
     "voc2012": ("train_aug", "val"),
     "nyudv2": ("train", "test"),

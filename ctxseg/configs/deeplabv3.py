@@ -14,7 +14,7 @@ def get_config(dataset: str = "scenes"):
     config.model.context.name = "aspp"
     if dataset in datasets.SMALL:
         config.model.context.channels = 64
-        config.model.context.dilations = (2, 4, 6)  # of 16×16 positions
+        config.model.context.dilations = (2, 4, 6)  # on maps of 16×16
     else:
         datasets.dilated_resnet50(config)
     return config

@@ -1,7 +1,7 @@
-"""The config that every other one begins with: all fields, with their defaults.
+"""The default config, which all others start from: every field with its default.
 
-A field of a module is a field of its class (`ctxseg/models/`); the others are declared in `ctxseg/settings/declared.py`. `docs/fields.md`
-lists all of them, and `--mode=show` those that a config reads. A config file changes some; the command line, any.
+The fields of modules are the fields of their classes (`ctxseg/models/`); the others are declared in `ctxseg/settings/declared.py`.
+`docs/fields.md` lists all of them, `--mode=show` those that a config uses. A config file changes some; the command line can change any.
 """
 
 from ctxseg.settings.collect import get_config

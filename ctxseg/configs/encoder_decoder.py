@@ -16,6 +16,6 @@ def get_config(dataset: str = "scenes"):
         config.model.context.channels = 48
     else:
         config.model.backbone.name = "resnet101"
-        config.model.backbone.output_stride = 32  # every level half as large as the one before
+        config.model.backbone.output_stride = 32  # each level is half as large as the one before
         config.model.context.channels = 256
     return config

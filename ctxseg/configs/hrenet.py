@@ -1,7 +1,7 @@
 """H-ReNet (Yan et al., 2016): one group of ReNet layers on top of a fully convolutional VGG-16.
 
-On the papers' data sets it is row (d) of its Table 4: with batch normalisation and several levels, before the CRF.
-The paper's first kernels are --config.model.kernel_std=0.1; it freezes conv1 and conv2, which it has pretrained.
+On the papers' data sets this is row (d) of Table 4: batch normalisation and several levels, no CRF.
+The paper draws initial kernels with --config.model.kernel_std=0.1, and freezes conv1 and conv2, which are pretrained.
 
 python main.py --config=configs/hrenet.py          the embedded data set, minutes on two cores
 python main.py --config=configs/hrenet.py:voc2012
@@ -20,7 +20,7 @@ def get_config(dataset: str = "scenes"):
     else:
         config.model.backbone.name = "vgg16"
         config.model.backbone.layout = "hrenet"
-        config.model.backbone.dropout = 0.0  # the paper's Table 2 has none
+        config.model.backbone.dropout = 0.0  # none in the paper's Table 2
         config.model.context.levels = ("pool4", "pool5", "conv7")
         config.model.context.entering = "batch"
         config.model.context.units = (120,)

@@ -8,9 +8,9 @@ from ctxseg.configs import datasets, defaults
 
 
 def fcn(dataset: str | None) -> dict:
-    """Overrides that make it the FCN of the paper's tables: two 3×3 convolutions and a 1×1 one (2048 → 512 → 512 → K).
+    """Overrides that turn MCIBI into the FCN of the paper's tables: two 3×3 convolutions and a 1×1 one (2048 → 512 → 512 → K).
 
-    That is the network with its bottleneck and a convolution in the place of the fusion, so that the gain is the memory's.
+    The FCN keeps the bottleneck and replaces the fusion by a convolution, so that the difference is the memory's.
     """
     overrides = {"model.memory.name": "none", "model.context.name": "fcn", "model.classifier.hidden": 0}
     return overrides | ({"model.context.channels": 64} if dataset in datasets.SMALL else {})
@@ -25,7 +25,7 @@ def get_config(dataset: str = "scenes"):
     config.model.classifier.dropout = 0.1
     if dataset in datasets.SMALL:
         config.model.memory.channels = 64
-        config.model.memory.clustering_batches = 20  # few classes: the first batch has nearly all
+        config.model.memory.clustering_batches = 20  # few classes: the first batch has nearly all of them
         config.model.classifier.hidden = 64
     else:
         datasets.dilated_resnet50(config)

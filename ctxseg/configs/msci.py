@@ -16,15 +16,15 @@ def get_config(dataset: str = "scenes"):
         config.model.context.stages = 2
         config.model.context.channels = 24
         config.data.superpixels = 128
-        # From scratch at this rate, sums and means over regions both overflow unless steps are bounded.
+        # At this learning rate from scratch, sums and means over regions both overflow unless gradients are clipped.
         config.model.context.region_pool = "mean"
         config.optimizer.clip_norm = 1.0
     else:
         config.model.backbone.name = "resnet152"
-        config.model.backbone.output_stride = 32  # every level half as large as the one before
+        config.model.backbone.output_stride = 32  # each level is half as large as the one before
         config.data.superpixels = 1000
     config.model.context.regions = config.data.get_ref("superpixels")
-    # For other contexts on top of the connections (Table 2), the same settings.
+    # Other contexts on top of the connections (Table 2) have the same settings.
     for field in ("channels", "stages", "region_pool", "regions"):
         config.model.connections[field] = config.model.context.get_ref(field)
     return config

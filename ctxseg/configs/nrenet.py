@@ -1,4 +1,4 @@
-"""N-ReNet (Yan et al., 2016): three groups of ReNet layers on raw pixels, no convolution but the classifier's.
+"""N-ReNet (Yan et al., 2016): three groups of ReNet layers on raw pixels; the classifier is the only convolution.
 
 python main.py --config=configs/nrenet.py          the embedded data set, minutes on two cores
 python main.py --config=configs/nrenet.py:stanford_background
@@ -14,7 +14,7 @@ def get_config(dataset: str = "scenes"):
     config.model.backbone.name = "none"
     config.model.context.name = "renet"
     if dataset in datasets.SMALL:
-        # Patches of 4×4, and fewer units, for two cores.
+        # Larger patches and fewer units, for two cores.
         config.model.context.patch = (4, 4)
         config.model.context.units = (24, 32, 48)
         config.optimizer.learning_rate = 0.5

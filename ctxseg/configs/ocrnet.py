@@ -17,5 +17,5 @@ def get_config(dataset: str = "scenes"):
         config.model.context.key_channels = 32
     else:
         datasets.dilated_resnet50(config)
-        config.model.auxiliary.levels = ()  # its soft regions are scored from res4
+        config.model.auxiliary.levels = ()  # OCR has its own auxiliary scores on res4
     return config

@@ -17,5 +17,5 @@ def get_config(dataset: str = "scenes"):
         config.model.context.channels = 24
     else:
         config.model.backbone.name = "resnet101"
-        config.model.backbone.output_stride = 32  # every level half as large as the one before
+        config.model.backbone.output_stride = 32  # each level is half as large as the one before
     return config

@@ -1,4 +1,4 @@
-"""The data sets, by the name that `config.data.name` has."""
+"""The data sets, by their name in `config.data.name`."""
 
 from ctxseg.choices import find
 from ctxseg.data import store
@@ -42,30 +42,30 @@ DATASETS = {
 
 
 def load(name: str, data_dir, manual_dir=None, download: bool = False, field: str = "data.name"):
-    """The prepared data set `name`, built first if need be.
+    """The prepared data set `name`, built first if necessary.
 
     Args:
         name: a key of `DATASETS`, or `package.module:Class` of a builder, see `builders.pairs` and `builders.records`.
-        data_dir: where prepared data sets are kept; `~` is expanded.
-        manual_dir: the data set as its makers ship it. May be None for one that is generated, or prepared from one folder.
-        download: where it is None and nothing is built, download the data set, if that can be done.
-        field: of the config, that gives the name.
+        data_dir: the folder of prepared data sets; `~` is expanded.
+        manual_dir: the data set as its makers publish it. May be None for one that is generated, or prepared from a single folder.
+        download: if `manual_dir` is None and nothing is prepared, download the data set, if possible.
+        field: the config field that holds the name, for messages.
 
     Returns:
         A `tfds.core.GeneratorBasedBuilder` to read from: see `builders.records` for its features and metadata.
 
     Raises:
-        UserError: unknown name, a `manual_dir` that is missing or faulty, or a `data_dir` that cannot be written.
+        UserError: unknown name, a missing or invalid `manual_dir`, or a `data_dir` that cannot be written.
     """
     return store.prepare(find(field, name, DATASETS), data_dir, manual_dir, download)
 
 
 def metadata(config) -> dict:
-    """`class_names`, `palette` and `groups` of the data set of `config.data`; without its data, unless that says what the classes are.
+    """`class_names`, `palette` and `groups` of the data set of `config.data`. Reads the data only if they define the classes.
 
-    UserError for an unknown name, or as `load`.
+    UserError: unknown name, or as `load`.
     """
-    found = store.unprepared(find("data.name", config.name, DATASETS)).info.metadata
-    if not found["class_names"]:
-        found = load(config.name, config.data_dir, config.manual_dir).info.metadata
-    return dict(found)
+    info = store.unprepared(find("data.name", config.name, DATASETS)).info
+    if not info.metadata["class_names"]:
+        info = load(config.name, config.data_dir, config.manual_dir).info
+    return dict(info.metadata)

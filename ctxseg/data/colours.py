@@ -7,7 +7,7 @@ def colourise(label: np.ndarray, palette) -> np.ndarray:
     """A label map in its data set's colours.
 
     Args:
-        label: integer `[H,W]`; ids outside [0, K), 255 among them, are drawn as grey and black stripes.
+        label: integer `[H,W]`; ids outside [0, K), such as 255, are drawn as grey and black stripes.
         palette: `[K,3]`, RGB in 0..255.
 
     Returns:
@@ -16,5 +16,5 @@ def colourise(label: np.ndarray, palette) -> np.ndarray:
     label, palette = np.asarray(label).astype(np.int64), np.asarray(palette, np.uint8)
     y, x = np.ogrid[: label.shape[0], : label.shape[1]]
     stripes = np.where((x + y) // 4 % 2, 128, 0).astype(np.uint8)[..., None]
-    known = (label >= 0) & (label < len(palette))
-    return np.where(known[..., None], palette[np.where(known, label, 0)], stripes)
+    is_class = (label >= 0) & (label < len(palette))
+    return np.where(is_class[..., None], palette[np.where(is_class, label, 0)], stripes)

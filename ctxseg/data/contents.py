@@ -1,8 +1,8 @@
-"""What files hold, in digests: of the bytes, so that a copy elsewhere is the same and a changed pixel is not.
+"""Digests of files' contents: a copy has the same digest, a file with a changed pixel another.
 
-Reading every image at every start would take minutes for a large data set. As in git's index, a digest is kept with the file's size, inode
-and times, and the file is read again when one of these has changed. Size and modification time alone are not enough: an editor can keep
-both. The time of the last change of the inode (ctime) cannot be set by hand.
+Reading every image at every start would take minutes for a large data set. As in git's index, a digest is stored with the file's size,
+inode and times, and the file is read again when one of these has changed. Size and modification time are not enough: an editor can keep
+both. The time of the inode's last change (ctime) cannot be set by hand.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from pathlib import Path
 from ctxseg.data.parallel import each
 from ctxseg.files import parse_json, write_text
 
-# Nanoseconds by which a file must be older than its reading for its digest to be kept: a change within the resolution of
-# the times, 2 s on some file systems, would not show.
+# Nanoseconds. The digest of a file that changed more recently is not stored: another change within the resolution of the
+# file system's times, 2 s on some, would not be noticed.
 SETTLED = 3_000_000_000
 
 
@@ -26,42 +26,46 @@ def digests(paths: Iterable[str], cache: Path | None = None) -> dict[str, str | 
     """Digests of the contents of files.
 
     Args:
-        paths: of files.
-        cache: a file that keeps the digests for the next time; None to read everything. It is a help alone: missing, damaged or not to be
-            written, everything is read.
+        paths: the files.
+        cache: a file that stores the digests for the next call; None to read everything. If it is missing, damaged or cannot be written,
+            everything is read.
 
     Returns:
-        {path: 32 hexadecimal digits, or None if it is no file}.
+        {path: 32 hexadecimal digits, or None if it is not a file}.
 
     Raises:
         OSError: a file that cannot be read.
     """
-    known = _read(cache)
-    found: dict[str, str | None] = {}
-    marks: dict[str, list[int] | None] = {}
-    unknown: list[str] = []
+    cached = _read(cache)
+    results: dict[str, str | None] = {}
+    stamps: dict[str, list[int] | None] = {}
+    changed: list[str] = []
     for path in dict.fromkeys(paths):
-        marks[path] = _mark(path)
-        entry = known.get(path)
-        if marks[path] is None:
-            found[path] = None
-        elif isinstance(entry, list) and entry[1:] == marks[path]:
-            found[path] = entry[0]
+        stamps[path] = _stamp(path)
+        entry = cached.get(path)
+        if stamps[path] is None:
+            results[path] = None
+        elif isinstance(entry, list) and entry[1:] == stamps[path]:
+            results[path] = entry[0]
         else:
-            unknown.append(path)
+            changed.append(path)
     now = time.time_ns()
-    if unknown:
-        found |= zip(unknown, each(_digest, unknown, "read files"), strict=True)
+    if changed:
+        results |= zip(changed, each(_digest, changed, "read files"), strict=True)
         if cache:
-            kept = {p: [found[p], *mark] for p, mark in marks.items() if mark and max(mark[2:]) < now - SETTLED}
+            settled = {
+                path: [results[path], *stamp]
+                for path, stamp in stamps.items()
+                if stamp and max(stamp[2:]) < now - SETTLED
+            }
             with contextlib.suppress(OSError):
                 cache.parent.mkdir(parents=True, exist_ok=True)
-                write_text(cache, json.dumps(kept))
-    return found
+                write_text(cache, json.dumps(settled))
+    return results
 
 
-def _mark(path):
-    """[size, inode, mtime, ctime] of a file; None if there is none."""
+def _stamp(path):
+    """[size, inode, mtime, ctime] of a file; None if it is not a file."""
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -78,7 +82,7 @@ def _digest(path):
 
 def _read(cache):
     try:
-        known = parse_json(cache.read_bytes()) if cache else {}
+        cached = parse_json(cache.read_bytes()) if cache else {}
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return cached if isinstance(cached, dict) else {}

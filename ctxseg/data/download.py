@@ -1,6 +1,6 @@
-"""Downloading data sets that their hosts give to anybody, without a login: resumed, verified, and unpacked when complete.
+"""Downloads data sets that need no login: resumes, verifies, and unpacks when complete.
 
-Not TFDS's download manager: without TensorFlow it cannot unpack, and it neither resumes nor knows other checksums than SHA-256.
+TFDS's download manager is not used: without TensorFlow it cannot unpack, it does not resume, and it only knows SHA-256 checksums.
 """
 
 import errno
@@ -18,19 +18,19 @@ from typing import NamedTuple
 from ctxseg.errors import UserError
 from ctxseg.progress import Progress
 
-TRIES = 5  # each goes on where the last one broke off
-PAUSE = 2.0  # seconds before the next
-SECONDS = 60  # without a byte, until a connection counts as broken
-CHUNK = 1 << 20
+TRIES = 5  # each resumes where the last one stopped
+PAUSE = 2.0  # seconds between tries
+TIMEOUT = 60  # seconds without data after which a connection is given up
+CHUNK = 1 << 20  # bytes
 
 
 class Archive(NamedTuple):
     """A file to download.
 
     Attributes:
-        url: where; the last part is the file's name, whose suffix says whether it is unpacked: .zip, .tar, .tar.gz or .tgz.
+        url: its last part is the file's name; a .zip, .tar, .tar.gz or .tgz is unpacked.
         checksum: 'md5:…', 'sha1:…' or 'sha256:…' in hexadecimal digits; None if none is published.
-        into: the folder that it is unpacked or put in.
+        into: the folder to unpack or put it in.
     """
 
     url: str
@@ -39,12 +39,12 @@ class Archive(NamedTuple):
 
 
 class Download(NamedTuple):
-    """What a data set is made of.
+    """The files of a data set.
 
     Attributes:
-        name: of the folder that it is kept in; data sets made of the same files have the same.
-        archives: all unpacked side by side.
-        root: the folder, in what was unpacked, that becomes `manual_dir`.
+        name: the folder to store them in; data sets made of the same files share it.
+        archives: unpacked side by side.
+        root: the unpacked folder that becomes `manual_dir`.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Download(NamedTuple):
 def fetch(source: Download, folder: Path) -> Path:
     """The `root` of a downloaded data set. Nothing is downloaded or unpacked twice.
 
-    `folder/files` appears when all is unpacked. What was downloaded until then stays beside it, in full or as `.part`, and a
-    second call goes on with that.
+    `folder/files` appears when everything is unpacked. Until then, downloaded files stay in `folder`, complete or as `.part`, and
+    the next call continues with them.
 
     Args:
         source: what to download.
-        folder: where it is kept, for this source alone. Only one process may be in here at a time.
+        folder: where to store it; for this source only. Only one process at a time may call this for a folder.
 
     Raises:
-        UserError: the network or the host fails, or a file is not what it should be; it starts with the URL.
+        UserError: the network or the host fails, or a file is damaged; the message starts with the URL.
         OSError: the disk is full or cannot be written.
     """
     files, incomplete = folder / "files", folder / "incomplete"
@@ -82,7 +82,7 @@ def fetch(source: Download, folder: Path) -> Path:
 
 
 def _download(archive, folder):
-    """The path of an archive, downloaded unless it is there. It gets its name once it is complete and has its checksum."""
+    """The path of an archive, downloaded unless it exists. A download gets its final name once its checksum is verified."""
     url = archive.url
     path = folder / url.rsplit("/", 1)[1]
     if path.is_file():
@@ -92,52 +92,52 @@ def _download(archive, folder):
     for left in reversed(range(TRIES)):
         try:
             fault = _transfer(url, part)
-        except urllib.error.HTTPError as error:  # the host's answer, which another try would not change
-            raise UserError(f"{url}: the host says {error.code} {error.reason}") from error
+        except urllib.error.HTTPError as error:  # another try would get the same answer
+            raise UserError(f"{url}: the host answered {error.code} {error.reason}") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             fault = str(getattr(error, "reason", "") or error or type(error).__name__)
         if not fault:
             break
         if not left:
-            raise UserError(f"{url}: {fault}; the next run goes on from there")
+            raise UserError(f"{url}: {fault}; run the command again to resume")
         time.sleep(PAUSE)
     if archive.checksum:
         algorithm, expected = archive.checksum.split(":")
         with open(part, "rb") as file:
-            found = hashlib.file_digest(file, algorithm).hexdigest()
-        if found != expected:
+            actual = hashlib.file_digest(file, algorithm).hexdigest()
+        if actual != expected:
             part.unlink()
-            raise UserError(f"{url}: it has {algorithm} {found}, but should have {expected}; it is deleted")
+            raise UserError(f"{url}: expected {algorithm} {expected}, got {actual}; deleted the file")
     return part.rename(path)
 
 
 def _transfer(url, part):
-    """Downloads what `part` lacks. Returns what went wrong if the host stopped early; urllib's errors are raised."""
-    have = part.stat().st_size if part.exists() else 0
-    # Compressed on the way, sizes and ranges would be those of something else.
-    headers = {"User-Agent": "ctxseg", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    """Downloads the rest of `part`. Returns what went wrong if the host stopped early; urllib's errors are raised."""
+    size = part.stat().st_size if part.exists() else 0
+    # With compression, sizes and ranges would not be those of the file.
+    headers = {"User-Agent": "ctxseg", "Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=SECONDS)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing lies behind what there is
+        if error.code != 416:  # the range starts at or beyond the file's end
             raise
-        if error.headers.get("Content-Range") == f"bytes */{have}":
+        if error.headers.get("Content-Range") == f"bytes */{size}":
             return None
         part.unlink()
         return "the file has another size than before"
     with response:
-        if have and response.status != 206:  # a host that cannot resume sends all of it again
-            have = 0
+        if size and response.status != 206:  # a host that cannot resume sends everything again
+            size = 0
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        if total and total - have > shutil.disk_usage(part.parent).free:
-            raise OSError(errno.ENOSPC, f"no space for the {(total - have) / 1e9:.1f} GB of {url}", str(part.parent))
-        with open(part, "ab" if have else "wb") as file, Progress(_mb(total), _mb(have), f"{part.stem} MB") as shown:
+        total = size + int(length) if length else None
+        if total and total - size > shutil.disk_usage(part.parent).free:
+            raise OSError(errno.ENOSPC, f"no space for the {(total - size) / 1e9:.1f} GB of {url}", str(part.parent))
+        with open(part, "ab" if size else "wb") as file, Progress(_mb(total), _mb(size), f"{part.stem} MB") as progress:
             while chunk := response.read(CHUNK):
                 file.write(chunk)
-                have += len(chunk)
-                shown.update(_mb(have))
-    return f"it ended after {have} of {total} bytes" if total and have < total else None
+                size += len(chunk)
+                progress.update(_mb(size))
+    return f"the transfer ended after {size} of {total} bytes" if total and size < total else None
 
 
 def _unpack(url, path, into):
@@ -147,13 +147,13 @@ def _unpack(url, path, into):
         return
     print(f"unpacking {path}", file=sys.stderr, flush=True)
     try:
-        # Neither way writes outside of `into`: zips' paths that lead there are skipped, and tar's filter refuses them.
+        # Nothing is written outside of `into`: shutil skips such paths in a zip, and the filter refuses them in a tar.
         shutil.unpack_archive(path, into, **({} if path.suffix == ".zip" else {"filter": "data"}))
-    except Exception as error:  # damaged archives make their readers raise all sorts
+    except Exception as error:  # readers raise many kinds of errors on damaged archives
         if isinstance(error, OSError) and error.errno is not None:
             raise
         path.unlink()
-        raise UserError(f"{url}: cannot unpack it, and deleted it: {' '.join(str(error).split())}") from error
+        raise UserError(f"{url}: cannot unpack the file, and deleted it: {' '.join(str(error).split())}") from error
 
 
 def _mb(size):

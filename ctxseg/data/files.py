@@ -6,9 +6,10 @@ from pathlib import Path
 
 
 def below(root: Path | str) -> Iterator[Path]:
-    """All files below a folder, in order, but for hidden files and folders, whose names begin with a dot.
+    """All files below a folder, sorted, except hidden files and folders, whose names begin with a dot.
 
-    Linked folders are searched too, but not those that the link is in, which would never end. OSError: a folder that cannot be read.
+    Linked folders are searched too, except links to a folder that contains them, which would never end. OSError: a folder that cannot be
+    read.
     """
     return _below(str(root), ())
 

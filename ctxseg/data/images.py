@@ -1,18 +1,18 @@
-"""How any image file becomes RGB: one rule for data sets, predictions and exported archives, whose script carries this file.
+"""How any image file becomes RGB: the same rules for data sets, predictions and exported archives, which contain this file.
 
     in the file                    as uint8 RGB
-    8 bits, grey or colour         as it is, grey in all three channels
+    8 bits, grey or colour         unchanged; grey in all three channels
     1 bit, palette                 the colours that it shows
-    16 bits                        the upper 8
-    32 bits, whole numbers         0 to 255 as they are; 0 to 65535: the upper 8 of 16 bits; else least to greatest as 0 to 255
-    floating point                 0 to 1 as 0 to 255; 0 to 255 rounded; else least to greatest as 0 to 255; what is not finite: the least
-    CMYK, YCbCr, LAB               Pillow's conversion; of LAB, LittleCMS's to sRGB
-    alpha, transparent colours     laid over white, as viewers show them: colours below what is transparent are arbitrary
-    EXIF orientation               applied; damaged, or no number from 1 to 8: 1
+    16 bits                        the upper 8 bits
+    32-bit integers                0 to 255 unchanged; 0 to 65535: the upper 8 of 16 bits; else minimum to maximum as 0 to 255
+    floating point                 0 to 1 as 0 to 255; 0 to 255 rounded; else minimum to maximum as 0 to 255; not finite: the minimum
+    CMYK, YCbCr, LAB               Pillow's conversion; for LAB, LittleCMS's to sRGB
+    alpha, transparent colours     laid over white, as viewers show them: the colours of transparent pixels are arbitrary
+    EXIF orientation               applied; if damaged, or not 1 to 8, it is 1
     several frames                 the first
     colour profiles                not applied
 
-It needs pillow and numpy.
+This file needs pillow and numpy.
 """
 
 import threading
@@ -20,99 +20,99 @@ import threading
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
-LARGEST = 250_000_000  # pixels of an image that is read at all
-ORIENTATION = 0x0112  # its EXIF tag
-# Of the files that a folder is searched for.
+MAX_PIXELS = 250_000_000  # larger images are refused
+ORIENTATION = 0x0112  # the EXIF tag
+# Files with these suffixes are taken for images, when a folder is searched.
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
     *(".tga", ".tif", ".tiff", ".webp"),
 )
-INVERSE = {6: 8, 8: 6}  # what undoes an orientation; the others undo themselves
+INVERSE = {6: 8, 8: 6}  # the orientation that undoes another; all others undo themselves
 _opening = threading.Lock()
 
 
 def open_image(file) -> ImageFile.ImageFile:
-    """`Image.open` of a path or a binary file, for what has up to `LARGEST` pixels, whatever Pillow's own limit is.
+    """`Image.open` of a path or a binary file with up to `MAX_PIXELS` pixels, whatever Pillow's own limit is.
 
-    OSError, ValueError, …: not an image, damaged, or larger.
+    OSError, ValueError, …: not an image, damaged, or too large.
     """
-    with _opening:  # the limit is all threads'
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    with _opening:  # Pillow's limit is shared by all threads
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(file)
         finally:
-            Image.MAX_IMAGE_PIXELS = before
+            Image.MAX_IMAGE_PIXELS = limit
     if image.format == "TIFF":
-        # Of a named file Pillow maps the pixels of an uncompressed TIFF, by the size that it has when it is turned, and mixes them up.
+        # Given a file name, Pillow maps the pixels of an uncompressed TIFF with the size after turning, which scrambles them.
         image.filename = ""
     width, height = image.size
-    if width * height > LARGEST:
+    if width * height > MAX_PIXELS:
         image.close()
-        raise ValueError(f"{width}×{height} is more than {LARGEST // 1_000_000} megapixels: make it smaller")
+        raise ValueError(f"{width}×{height} is more than {MAX_PIXELS // 1_000_000} megapixels: make the image smaller")
     return image
 
 
 def read(file, max_pixels: int | None = None, turn: bool = True) -> tuple[np.ndarray, tuple[int, int]]:
-    """An image file by the table above.
+    """Reads an image file by the table above.
 
     Args:
         file: a path or a binary file.
-        max_pixels: more are averaged down to that; None: never.
-        turn: whether EXIF orientation is applied.
+        max_pixels: larger images are averaged down to this size; None: never.
+        turn: whether to apply the EXIF orientation.
 
     Returns:
-        uint8 `[h,w,3]`, and the file's own height and width, turned likewise.
+        uint8 `[h,w,3]`, and the file's own height and width, turned in the same way.
 
     Raises:
-        OSError, ValueError, …: as `open_image`, or what Pillow cannot decode.
+        OSError, ValueError, …: as `open_image`, or Pillow cannot decode it.
     """
     with open_image(file) as image:
         return as_rgb(image, max_pixels, turn)
 
 
 def as_rgb(image: Image.Image, max_pixels: int | None = None, turn: bool = True) -> tuple[np.ndarray, tuple[int, int]]:
-    """`read` of an image that is open."""
+    """`read` for an open image."""
     width, height = image.size
-    factor = max((width * height / (max_pixels or LARGEST)) ** 0.5, 1.0)
+    factor = max((width * height / (max_pixels or MAX_PIXELS)) ** 0.5, 1.0)
     target = (max(round(width / factor), 1), max(round(height / factor), 1))
     if image.format in ("JPEG", "MPO") and factor > 1:
-        image.draft("RGB", target)  # type: ignore[attr-defined]  # decodes no more than it has to
+        image.draft("RGB", target)  # type: ignore[attr-defined]  # decodes at a lower resolution
     number = orientation(image)
-    # Smaller before anything else, so that there is one large copy at the most.
+    # Resize before anything else, so that there is at most one large copy.
     if image.size != target and image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
         rgb = _rgb(image.resize(target, Image.Resampling.BOX))
     else:
         rgb = _rgb(image)
         rgb = rgb if rgb.size == target else rgb.resize(target, Image.Resampling.BOX)
-    turned = image.format == "TIFF"  # by Pillow, its size too
+    already_turned = image.format == "TIFF"  # Pillow turns TIFFs, and their size
     size = (height, width)
     array = np.asarray(rgb)
-    if turn != turned:
+    if turn != already_turned:
         array = upright(array, number if turn else INVERSE.get(number, number))
         size = (width, height) if number > 4 else size
     return np.ascontiguousarray(array), size
 
 
 def reason(error: Exception) -> str:
-    """Why an image could not be read, in a line."""
+    """Why an image could not be read, in one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or damaged"
     return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
 
 
 def orientation(image: Image.Image) -> int:
-    """How what is stored is to be turned to be upright, 1 to 8 as EXIF has it. A TIFF is asked before it is loaded, for that turns it."""
+    """The EXIF orientation of the stored pixels, 1 to 8. Of a TIFF, ask before loading it, which turns it."""
     try:
         if image.format == "PNG":
-            image.load()  # its EXIF may be behind its pixels
-        found = Image.Image.getexif(image).get(ORIENTATION)  # a PNG's own method decodes it all
-    except Exception:  # damaged EXIF makes Pillow raise all sorts
+            image.load()  # its EXIF may come after the pixels
+        value = Image.Image.getexif(image).get(ORIENTATION)  # a PNG's own method decodes the whole image
+    except Exception:  # Pillow raises many kinds of errors on damaged EXIF
         return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def as_stored(image: Image.Image) -> np.ndarray:
-    """The pixels of an image that is not loaded yet, as the file stores them, whatever its orientation."""
+    """The pixels of an image that is not loaded yet, as the file stores them, without applying its orientation."""
     if image.format != "TIFF":
         return np.asarray(image)
     number = orientation(image)
@@ -120,7 +120,7 @@ def as_stored(image: Image.Image) -> np.ndarray:
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """`[h,w,…]` of a file with that EXIF orientation, 1 to 8, as it is to be seen."""
+    """Turns an array `[h,w,…]` of a file with this EXIF orientation, 1 to 8, upright."""
     if orientation > 4:
         array = array.swapaxes(0, 1)
     rows = -1 if orientation in (3, 4, 7, 8) else 1
@@ -129,7 +129,7 @@ def upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def plain(image: Image.Image) -> bool:
-    """Whether other decoders do as the table says: 8-bit grey or RGB without transparency, as PNG or, within 2 levels, JPEG."""
+    """Whether other decoders follow the table too: 8-bit grey or RGB without transparency, as PNG or (within 2 levels) JPEG."""
     return image.format in ("JPEG", "MPO", "PNG") and image.mode in ("L", "RGB") and not image.has_transparency_data
 
 
@@ -148,16 +148,15 @@ def _rgb(image):
 
 
 def _eight_bits(values):
-    """int32 or float32 → uint8."""
+    """int32 or float32 → uint8, by the table above."""
     finite = np.isfinite(values)
-    shown = values[finite]
-    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 0.0)
-    whole = values.dtype.kind == "i"
-    if whole and 0 <= low and 255 < high <= 65535:
+    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    integers = values.dtype.kind == "i"
+    if integers and 0 <= low and 255 < high <= 65535:
         return (values >> 8).astype(np.uint8)
     if low < 0 or high > 255:
         start, factor = low, 255 / max(high - low, 1e-12)
     else:
-        start, factor = 0.0, 1 if whole or high > 1 else 255
+        start, factor = 0.0, 1 if integers or high > 1 else 255
     values = np.where(finite, values, low).astype(np.float32)
     return ((values - np.float32(start)) * np.float32(factor)).round().clip(0, 255).astype(np.uint8)

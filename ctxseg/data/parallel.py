@@ -1,4 +1,4 @@
-"""Work on many files or records by all cores."""
+"""Work on many files or records with all cores."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +9,11 @@ from ctxseg.progress import progress
 
 
 def each(function: Callable, items: Sequence, label: str) -> Iterator:
-    """`function` of every item, in order, with progress on stderr under `label`; a few are computed ahead, by all cores.
+    """`function` of every item, in order, with progress on stderr under `label`; threads on all cores compute a few ahead.
 
-    For work that lets go of Python's lock, as decoders do.
+    For functions that release Python's global lock, as decoders do.
     """
     threads = min(os.cpu_count() or 1, 16)
     results = grain.MapDataset.source(items).map(function)
-    ahead = results.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads))
-    return progress(ahead, len(items), label)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+    return progress(results.to_iter_dataset(options), len(items), label)

@@ -1,6 +1,6 @@
 """From prepared data to batches: read, decode, transform and batch with Grain, in threads of this process.
 
-Everything is a function of an index: the same seed gives the same batches, and where an iterator is takes one number.
+Everything is a function of an index: the same seed gives the same batches, and an iterator's position is one number.
 """
 
 import io
@@ -21,13 +21,13 @@ from ctxseg.errors import UserError
 
 class Source:
     """The decoded samples of one split, by index: `image` uint8 [H, W, 3], `label` uint8 [H, W], `name` str, and with super-pixels
-    `regions` int32 [H, W], or [H, W, S] of several views.
+    `regions` int32 [H, W], or [H, W, S] for several views.
 
     Indexing raises UserError if a record is damaged.
     """
 
     def __init__(self, builder, split: str, views: Sequence[superpixels.View] = ()):
-        """`builder` is prepared and has the split; `views` are of the super-pixels, (): none."""
+        """`builder`: prepared, with this split. `views`: of the super-pixels; () for none."""
         # OpenCV decodes without the copies that TFDS makes.
         raw = tfds.decode.SkipDecoding()
         self._records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
@@ -44,27 +44,29 @@ class Source:
         image = self._image(record)
         label = self._decode(record["label"], cv2.IMREAD_UNCHANGED, f"label {name}")
         if image.shape[:2] != label.shape:
-            raise UserError(f"{self._place}: {name} has an image {image.shape[:2]} and a label {label.shape}")
+            raise UserError(
+                f"{self._place}: {name} has an image of {image.shape[:2]} and a label of {label.shape} pixels"
+            )
         sample = {"image": image, "label": label, "name": name}
         if self._regions:
             encoded = [self._read(regions, index, "super-pixels") for regions in self._regions]
-            decoded = [self._decode(one, cv2.IMREAD_UNCHANGED, f"super-pixels of {name}") for one in encoded]
+            decoded = [self._decode(png, cv2.IMREAD_UNCHANGED, f"super-pixels of {name}") for png in encoded]
             sample["regions"] = superpixels.stack(decoded)
         return sample
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of a sample, from the header of its label."""
-        width, height = struct.unpack(">II", self._record(index)["label"][16:24])  # where a PNG has them
+        width, height = struct.unpack(">II", self._record(index)["label"][16:24])  # in a PNG's header
         return height, width
 
     def image(self, index: int) -> np.ndarray:
-        """The image alone of a sample."""
+        """Only the image of a sample."""
         return self._image(self._record(index))
 
     def _image(self, record):
         if record["image"].startswith(b"\x89PNG"):
             try:
-                image = imagecodecs.png_decode(record["image"])  # with zlib-ng: in 60% of OpenCV's time
+                image = imagecodecs.png_decode(record["image"])  # by zlib-ng: takes 60 % of OpenCV's time
             except (imagecodecs.PngError, ValueError):
                 image = None
             if image is not None and image.dtype == np.uint8 and image.shape[2:] == (3,):
@@ -73,9 +75,9 @@ class Source:
         try:
             with images.open_image(io.BytesIO(record["image"])) as file:
                 plain = images.plain(file)
-            if not plain:  # as earlier versions kept files
+            if not plain:  # in builds of earlier versions
                 return images.read(io.BytesIO(record["image"]), turn=False)[0]
-        except Exception as error:  # damaged bytes make Pillow raise all sorts
+        except Exception as error:  # Pillow raises many kinds of errors on damaged bytes
             raise self._damaged(what) from error
         return self._decode(record["image"], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, what)
 
@@ -87,7 +89,7 @@ class Source:
     def _read(self, records, index, what):
         try:
             return records[index]
-        except Exception as error:  # ArrayRecord and protobuf raise all sorts on damaged bytes
+        except Exception as error:  # ArrayRecord and protobuf raise many kinds of errors on damaged bytes
             raise UserError(f"{self._place}: {what} {index} cannot be read; {self._remedy()}") from error
 
     def _decode(self, encoded, flags, what):
@@ -107,7 +109,7 @@ class Source:
 
 
 class Resized:
-    """The samples of another source at their base size, labels and all."""
+    """The samples of another source, images and labels resized to their base size."""
 
     def __init__(self, source, base: tuple[int, ...]):
         """`base`: see `sizes.base_size_of`."""
@@ -139,7 +141,7 @@ class _Images:
 
 
 def source(builder, split: str, segments: int = 0, views: Sequence[superpixels.View] = ()) -> Source:
-    """Random access to the samples of a split of a prepared builder, with `segments` super-pixels each (0: without), or with `views`."""
+    """Random access to the samples of a prepared builder's split, with `segments` super-pixels each (0: none), or with these `views`."""
     return Source(builder, split, views or superpixels.views(segments, "image", (1.0,)))
 
 
@@ -152,19 +154,19 @@ def train_iterator(
     process_count: int = 1,
     threads: int = 2,
 ) -> grain.DatasetIterator:
-    """Shuffled, augmented batches without end; every epoch has another order and other augmentations.
+    """Endless shuffled, augmented batches; order and augmentations differ in every epoch.
 
-    The images of the n-th global batch do not depend on `process_count`; which process has which of them does.
-    `get_state()` is a JSON-able dict from which `set_state()` resumes at the very next batch.
+    The images of the n-th global batch do not depend on `process_count`; which process gets which of them does.
+    `get_state()` gives a JSON-serialisable dict, with which `set_state()` resumes at the next batch.
 
     Args:
-        source: samples by index, as `Source`'s.
+        source: samples by index, such as a `Source`.
         transform: (sample, rng) → sample, all of one size; an `Augmentation`.
-        batch_size: images in a batch, over all processes.
+        batch_size: images per batch, over all processes.
         seed: of order and augmentation, 0 or more.
-        process_index: of this process.
-        process_count: processes that share the batch.
-        threads: that read and transform; 0: the caller's.
+        process_index: the index of this process.
+        process_count: the number of processes that share the batch.
+        threads: the number of threads that read and transform; 0: the calling thread does.
 
     Returns:
         An iterator of dicts `image` uint8 [B, h, w, 3], `label` uint8 [B, h, w], and `regions` int32 [B, h, w] if
@@ -174,17 +176,17 @@ def train_iterator(
         UserError: a negative seed, or `process_count` does not divide `batch_size`; when iterating, a damaged record.
     """
     if seed < 0:
-        raise UserError(f"config.seed is {seed}, but must be 0 or more")
+        raise UserError(f"config.seed is {seed}; expected 0 or more")
     local_size = _local_size(batch_size, process_count)
-    cv2.setNumThreads(0)  # one image to a thread; OpenCV's own would only compete
+    cv2.setNumThreads(0)  # each thread has an image; OpenCV's own threads would only compete
 
     def augment(sample, rng):
         return _arrays(transform(sample, rng))
 
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(augment)
-    # After the random transform, so that its seed is the sample's place in the global order.
+    # After the random transform, so that its seed depends on the sample's position in the global order.
     dataset = dataset[process_index::process_count]
-    # Grain counts the batches of an endless data set as length / size, rounded, which for size 1 is more than a length may be.
+    # Grain computes the number of batches of an endless data set as length / size, rounded, which for size 1 exceeds the largest length.
     dataset = dataset.batch(local_size) if local_size > 1 else dataset.map(_batch_of_one)
     return iter(dataset.to_iter_dataset(_read_options(threads)))
 
@@ -198,24 +200,24 @@ def eval_batches(
     shape_of: Callable[[tuple[int, int]], tuple[int, int]] = lambda size: size,
     canvas_of: Callable[[tuple[int, int]], Any] = lambda size: None,
 ) -> Iterator[dict]:
-    """Every sample once, whole, in batches of one shape; otherwise in the order of `source`.
+    """Every sample once, uncropped, in batches of images that share a shape; within a shape, in the order of `source`.
 
-    Every process gets the same number of batches of the same shapes, in the same order. A batch that is not full ends
-    in rows whose label is 255 everywhere, and so does every image that is smaller than the shape.
+    Every process gets the same number of batches of the same shapes, in the same order. An incomplete batch is filled up with
+    images whose label is 255 everywhere; an image smaller than the batch's shape is padded, with label 255.
 
     Args:
-        source: samples by index, and `size(index)` → (height, width), as `Source`'s.
-        batch_size: images in a batch, over all processes.
-        process_index: of this process.
-        process_count: processes that share each batch.
-        threads: that read and decode; 0: the caller's.
-        shape_of: (height, width) of an image → of the batch that it is in; at least as large. Default: its own.
-        canvas_of: likewise → what else the images of a batch have in common, see `protocol.canvas_of`.
+        source: samples by index, and `size(index)` → (height, width), such as a `Source`.
+        batch_size: images per batch, over all processes.
+        process_index: the index of this process.
+        process_count: the number of processes that share each batch.
+        threads: the number of threads that read and decode; 0: the calling thread does.
+        shape_of: (height, width) of an image → those of its batch, at least as large. Default: the image's own.
+        canvas_of: (height, width) of an image → what else the images of a batch have in common, see `protocol.canvas_of`.
 
     Returns:
-        An iterator of dicts `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W], `regions` int32 [B, H, W] if samples
-        have them, `size` int32 [B, 2], height and width of each image in the arrays' upper left, `count` int and `name` list[str]:
-        the real images among the B = batch_size / process_count, which come first; and `canvas`, what `canvas_of` gives for them.
+        An iterator of dicts `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W], `regions` int32 [B, H, W] if samples have them,
+        with B = batch_size / process_count; `size` int32 [B, 2], height and width of each image, which is in the upper left of its
+        arrays; `count` int and `name` list[str], of the real images, which come first; and `canvas`, what `canvas_of` gives for them.
 
     Raises:
         UserError: `process_count` does not divide `batch_size`; when iterating, a damaged record.
@@ -227,24 +229,24 @@ def eval_batches(
         size = source.size(index)
         by_shape.setdefault((tuple(shape_of(size)), canvas_of(size)), []).append(index)
     plan = [
-        (shape, canvas, same[start:][:batch_size])
-        for (shape, canvas), same in by_shape.items()
-        for start in range(0, len(same), batch_size)
+        (shape, canvas, indices[start:][:batch_size])
+        for (shape, canvas), indices in by_shape.items()
+        for start in range(0, len(indices), batch_size)
     ]
     first = process_index * local_size
 
     def load(planned):
         shape, canvas, indices = planned
-        mine = indices[first : first + local_size]
-        samples = [source[index] for index in mine or indices[:1]]  # with none, one for its shape
-        batch = {"count": len(mine), "name": [sample["name"] for sample in samples[: len(mine)]], "canvas": canvas}
+        local = indices[first : first + local_size]
+        samples = [source[index] for index in local or indices[:1]]  # without any of its own, one for the shape
+        batch = {"count": len(local), "name": [sample["name"] for sample in samples[: len(local)]], "canvas": canvas}
         for key, array in _arrays(samples[0]).items():
             batch[key] = np.empty((local_size, *shape, *array.shape[2:]), array.dtype)
             batch[key][...] = PADDING[key]
-            for row, sample in zip(batch[key], samples[: len(mine)], strict=False):
+            for row, sample in zip(batch[key], samples[: len(local)], strict=False):
                 row[: sample[key].shape[0], : sample[key].shape[1]] = sample[key]
-        sizes = [sample["label"].shape for sample in samples[: len(mine)]]
-        batch["size"] = np.array(sizes + [shape] * (local_size - len(mine)), np.int32)
+        sizes = [sample["label"].shape for sample in samples[: len(local)]]
+        batch["size"] = np.array(sizes + [shape] * (local_size - len(local)), np.int32)
         return batch
 
     return iter(grain.MapDataset.source(plan).map(load).to_iter_dataset(_read_options(threads)))
@@ -260,7 +262,9 @@ def _batch_of_one(arrays):
 
 def _local_size(batch_size, process_count):
     if batch_size < 1 or batch_size % process_count:
-        raise UserError(f"{process_count} processes cannot share a batch of {batch_size}: make it a multiple")
+        raise UserError(
+            f"{process_count} processes cannot share a batch of {batch_size}: make its size a multiple of {process_count}"
+        )
     return batch_size // process_count
 
 

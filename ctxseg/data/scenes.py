@@ -1,16 +1,16 @@
-"""`scenes`: composites of the photographs in scikit-image's wheel, made to measure context.
+"""`scenes`: composites of the photographs in scikit-image's wheel, made to measure the use of context.
 
-Every image holds one question of each kind, and the answers are three independent bits (`Answers`):
+Every image asks one question of each kind, and the answers are three independent bits (`Answers`):
 
-- *distant cue*: tissue squares are one class or another by which beacon (retina or galaxies) lies more than 48 pixels
-  away; there is one beacon in an image;
-- *scale*: a brick wall is 120 pixels long, or cut into two of 52, and those are two classes;
-- *neighbours*: a strip of printed text is one class or another by the block, grass or gravel, at one of its ends.
-  Each image holds two strips with opposite answers and one free blob of either texture, so neither how much grass
-  and gravel there is nor what lies free tells anything about a strip.
+- *distant cue*: the class of the tissue squares depends on the beacon (retina or galaxies), which is more than 48 pixels
+  away; an image has one beacon;
+- *scale*: a brick wall is 120 pixels long, or cut into two walls of 52 pixels, which are another class;
+- *neighbours*: the class of a strip of printed text depends on the block, grass or gravel, at one of its ends.
+  Each image has two strips with opposite answers and one free blob of each texture, so that neither the amounts of grass
+  and gravel nor the free blobs tell anything about a strip.
 
-Geometry, crops of the photographs and brightness are drawn in the same way whatever the answers are: another answer
-changes the labels of the objects that it decides and leaves their pixels as they were.
+Geometry, crops of the photographs and brightness are drawn independently of the answers: another answer changes the labels
+of the objects that it decides, but not their pixels.
 
 `python ctxseg/data/scenes.py docs/scenes.png` draws a few scenes beside their labels.
 """
@@ -24,15 +24,15 @@ import numpy as np
 SIZE = 128  # height and width of a scene, pixels
 BEACONS, WALLS, BLOCKS = ("retina", "galaxies"), ("short wall", "long wall"), ("grass", "gravel")  # by answer
 SPLITS = {"train": 2000, "val": 400}
-BEACON_DISTANCE = 48  # a beacon and a tissue square are farther apart than this, pixels along one axis, edge to edge
-GAP = 3  # between things that do not belong together, pixels
+BEACON_DISTANCE = 48  # a beacon and a tissue square are farther apart than this: pixels along one axis, edge to edge
+GAP = 3  # minimum between objects that do not belong together, pixels
 
 WALL_LENGTH, WALL_WIDTH, WALL_CUT = 120, 18, 16  # the cut, in the middle, shows the background
 STRIP_LENGTH, STRIP_WIDTH = 56, 16
 BLOCK = 20  # side of the blocks that touch strips and of the free blobs
 BEACON = 28
 TISSUE = (26, 30)  # smallest and largest side
-TRIES = 100  # positions tried for one thing before the whole layout is drawn again
+TRIES = 100  # positions tried for one object before the whole layout is drawn again
 
 _CLASSES = (
     ("background", "appearance", (70, 70, 70)),
@@ -50,21 +50,21 @@ _CLASSES = (
 CLASS_NAMES = [name for name, _, _ in _CLASSES]
 PALETTE = [list(colour) for _, _, colour in _CLASSES]
 GROUPS = {
-    group: [name for name, of, _ in _CLASSES if of == group]
+    group: [name for name, group_of_class, _ in _CLASSES if group_of_class == group]
     for group in ("appearance", "distant_cue", "scale", "neighbours")
 }
 
 
 class Answers(NamedTuple):
-    """What decides the classes of one scene; each is 0 or 1."""
+    """The bits that decide the classes in one scene; each is 0 or 1."""
 
-    beacon: int  # which of `BEACONS` there is
+    beacon: int  # which of `BEACONS` is in the scene
     extent: int  # 0: a wall cut in two, 1: a whole one
     block: int  # which of `BLOCKS` is at the first strip; the second strip has the other one
 
 
 class Layout(NamedTuple):
-    """Where everything in a scene is: int `[n,4]` arrays of rectangles (top, left, height, width), in pixels."""
+    """The positions of all objects in a scene: int `[n,4]` arrays of rectangles (top, left, height, width), in pixels."""
 
     beacon: np.ndarray  # [1,4]
     tissue: np.ndarray  # [2,4]
@@ -75,7 +75,7 @@ class Layout(NamedTuple):
 
 
 def gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pixels between rectangles along the axis that parts them most (Chebyshev); negative where they overlap.
+    """Pixels between rectangles along the axis with the larger gap (Chebyshev distance); negative where they overlap.
 
     Args:
         a: `[...,4]` rectangles (top, left, height, width).
@@ -90,17 +90,17 @@ def gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def layout(rng: np.random.Generator) -> Layout:
-    """Places everything by rejection sampling; knows nothing of the answers, so positions tell nothing about them."""
-    while (found := _try_layout(rng)) is None:
+    """Places all objects by rejection sampling, without the answers, so that positions tell nothing about them."""
+    while (result := _try_layout(rng)) is None:
         pass
-    return found
+    return result
 
 
 def _try_layout(rng: np.random.Generator) -> Layout | None:
     placed: list[np.ndarray] = []  # [n,4] each
 
     def place(shape, away=None):
-        """Moves `shape`, rectangles `[n,4]` of one thing, to the first of `TRIES` random places where it fits."""
+        """Moves `shape`, the rectangles `[n,4]` of one object, to the first of `TRIES` random positions where it fits, if any."""
         extent = (shape[:, :2] + shape[:, 2:]).max(0)
         moved = np.repeat(shape[None], TRIES, 0)  # [TRIES,n,4]
         moved[:, :, :2] += rng.integers(0, SIZE - extent + 1, (TRIES, 1, 2))
@@ -115,16 +115,16 @@ def _try_layout(rng: np.random.Generator) -> Layout | None:
         return placed[-1]
 
     beacon = place(_square(BEACON))
-    things = [(_square(side), beacon) for side in rng.integers(TISSUE[0], TISSUE[1] + 1, 2)]
+    objects = [(_square(side), beacon) for side in rng.integers(TISSUE[0], TISSUE[1] + 1, 2)]
     wall = np.array([[0, 0, WALL_LENGTH, WALL_WIDTH]])
-    things += [(_turned(rng, wall), None), *((_strip_and_block(rng), None) for _ in range(2))]
-    things += [(_square(BLOCK), None)] * 2
-    found = []
-    for shape, away in things:
-        if (at := place(shape, away)) is None:
+    objects += [(_maybe_transposed(rng, wall), None), *((_strip_and_block(rng), None) for _ in range(2))]
+    objects += [(_square(BLOCK), None)] * 2
+    rectangles = []
+    for shape, away in objects:
+        if (position := place(shape, away)) is None:
             return None
-        found.append(at)
-    tissue, (wall, *pairs), blobs = found[:2], found[2:5], found[5:]
+        rectangles.append(position)
+    tissue, (wall, *pairs), blobs = rectangles[:2], rectangles[2:5], rectangles[5:]
     strips, blocks = np.stack(pairs, 1)
     return Layout(beacon, np.concatenate(tissue), wall, strips, blocks, np.concatenate(blobs))
 
@@ -134,27 +134,27 @@ def _square(side) -> np.ndarray:
 
 
 def _strip_and_block(rng: np.random.Generator) -> np.ndarray:
-    """`[2,4]`: a strip and the block at one of its ends, in either direction, at any place along the block's side."""
-    along = rng.integers(0, BLOCK - STRIP_WIDTH + 1)
-    strip, block = (BLOCK, along, STRIP_LENGTH, STRIP_WIDTH), (0, 0, BLOCK, BLOCK)
+    """`[2,4]`: a strip and the block at one of its ends, in any of the four directions, at a random offset along the block's side."""
+    offset = rng.integers(0, BLOCK - STRIP_WIDTH + 1)
+    strip, block = (BLOCK, offset, STRIP_LENGTH, STRIP_WIDTH), (0, 0, BLOCK, BLOCK)
     if rng.integers(2):
-        strip, block = (0, along, STRIP_LENGTH, STRIP_WIDTH), (STRIP_LENGTH, 0, BLOCK, BLOCK)
+        strip, block = (0, offset, STRIP_LENGTH, STRIP_WIDTH), (STRIP_LENGTH, 0, BLOCK, BLOCK)
     pair = np.array([strip, block])
-    return _turned(rng, pair)
+    return _maybe_transposed(rng, pair)
 
 
-def _turned(rng: np.random.Generator, shape: np.ndarray) -> np.ndarray:
-    """`shape` as it is or with rows and columns exchanged, as often."""
+def _maybe_transposed(rng: np.random.Generator, shape: np.ndarray) -> np.ndarray:
+    """`shape` unchanged, or with rows and columns exchanged, with equal probability."""
     return shape[:, [1, 0, 3, 2]] if rng.integers(2) else shape
 
 
 @functools.cache
 def photographs() -> dict[str, np.ndarray | list[np.ndarray]]:
     """The photographs that scenes are cut from, uint8 `[H,W,3]`; `background` is a list. Nothing is downloaded."""
-    from skimage import data  # here: only building the data set needs it
+    from skimage import data  # imported here, as only building the data set needs it
 
     def reduce(image, factor, tint=(1, 1, 1)):
-        """Mean over `factor`×`factor` pixels; a grey photograph is given a colour, to be told apart quickly."""
+        """Averages `factor`×`factor` pixels. `tint` colours grey photographs, so that they are easy to tell apart."""
         image = image[..., None] if image.ndim == 2 else image
         h, w = (n // factor for n in image.shape[:2])
         image = image[: h * factor, : w * factor].reshape(h, factor, w, factor, -1).mean((1, 3)) * tint
@@ -167,7 +167,7 @@ def photographs() -> dict[str, np.ndarray | list[np.ndarray]]:
         ],
         "grass": reduce(data.grass(), 2, (0.8, 1.25, 0.5)),
         "gravel": reduce(data.gravel(), 2, (1.15, 1.05, 0.9)),
-        "retina": reduce(data.retina()[350:-350, 350:-350], 4),  # without the black around it
+        "retina": reduce(data.retina()[350:-350, 350:-350], 4),  # without the black border
         "galaxies": reduce(data.hubble_deep_field(), 2),
         "tissue": reduce(data.immunohistochemistry()[:240, :260], 2, (0.8, 0.8, 1.6)),  # the stained part
         "brick": reduce(data.brick(), 3, (1.3, 0.85, 0.7)),
@@ -182,15 +182,15 @@ def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> 
         seed: of the whole data set.
         split: `"train"` or `"val"`.
         index: of the scene in its split.
-        answers: to ask the same scene other questions; by default the bits of `index`, so that the answers are
-            independent of one another and each occurs as often as its opposite.
+        answers: other answers for the same scene; by default the bits of `index`, so that the answers are independent and
+            each occurs as often as its opposite.
 
     Returns:
-        image uint8 `[128,128,3]` and label uint8 `[128,128]`, positions in `CLASS_NAMES`.
+        image uint8 `[128,128,3]` and label uint8 `[128,128]`, indices into `CLASS_NAMES`.
     """
     answers = answers or Answers(index & 1, index >> 1 & 1, index >> 2 & 1)
     rng = np.random.default_rng(np.random.SeedSequence([seed, list(SPLITS).index(split), index]))
-    where = layout(rng)
+    positions = layout(rng)
     photos = photographs()
     image = _crop(rng, photos["background"][rng.integers(len(photos["background"]))], SIZE, SIZE)
     image = np.ascontiguousarray(image[:, ::-1] if rng.integers(2) else image)
@@ -203,19 +203,19 @@ def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> 
         image[y : y + h, x : x + w] = crop
         label[y : y + h, x : x + w] = CLASS_NAMES.index(name)
 
-    # What is drawn from `rng` must not depend on the answers: `_crop` draws the same numbers for any texture.
-    look = BEACONS[answers.beacon]
-    paint(where.beacon[0], photos[look], look)
-    for square in where.tissue:
-        paint(square, photos["tissue"], f"tissue with {look}")
+    # The draws from `rng` must not depend on the answers: `_crop` draws the same numbers for any texture.
+    beacon = BEACONS[answers.beacon]
+    paint(positions.beacon[0], photos[beacon], beacon)
+    for square in positions.tissue:
+        paint(square, photos["tissue"], f"tissue with {beacon}")
     for i, blob_texture in enumerate(BLOCKS):
         texture = BLOCKS[answers.block ^ i]
-        paint(where.blocks[i], photos[texture], texture)
-        paint(where.strips[i], photos["text"], f"text at {texture}", turn=where.strips[i][2] == STRIP_LENGTH)
-        paint(where.blobs[i], photos[blob_texture], blob_texture)
-    paint(where.wall[0], photos["brick"], WALLS[answers.extent])
+        paint(positions.blocks[i], photos[texture], texture)
+        paint(positions.strips[i], photos["text"], f"text at {texture}", turn=positions.strips[i][2] == STRIP_LENGTH)
+        paint(positions.blobs[i], photos[blob_texture], blob_texture)
+    paint(positions.wall[0], photos["brick"], WALLS[answers.extent])
     if not answers.extent:
-        y, x, h, w = where.wall[0]
+        y, x, h, w = positions.wall[0]
         middle = (WALL_LENGTH - WALL_CUT) // 2
         rows, columns = slice(y, y + h), slice(x, x + w)
         if h == WALL_LENGTH:
@@ -229,13 +229,13 @@ def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> 
 def _crop(rng: np.random.Generator, texture: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 `[height,width,3]`: a random crop of `texture`, its brightness changed by up to 15 %."""
     h, w = texture.shape[:2]
-    at, gain = rng.random(2), rng.uniform(0.85, 1.15)
-    y, x = (at * (h - height + 1, w - width + 1)).astype(int)
+    position, gain = rng.random(2), rng.uniform(0.85, 1.15)
+    y, x = (position * (h - height + 1, w - width + 1)).astype(int)
     return np.clip(texture[y : y + height, x : x + width] * gain, 0, 255).astype(np.uint8)
 
 
 def picture(rows: int = 2, columns: int = 3) -> np.ndarray:
-    """The first scenes of `val`, each at twice its size and beside its label: one uint8 `[H,W,3]` sheet."""
+    """A sheet of the first scenes of `val`, each at twice its size beside its label: uint8 `[H,W,3]`."""
     margin, panel = 4, 2 * SIZE
     cells = []
     for i in range(rows * columns):

@@ -1,4 +1,4 @@
-"""The sizes that an image has on its way to its labels. Exported archives carry this file: it needs numpy."""
+"""Sizes of images before and after the network. Exported archives contain this file; it needs only numpy."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 def base_size_of(size: tuple[int, int], base: Sequence[int]) -> tuple[int, int]:
-    """The size that an image has before it is scaled.
+    """The size that an image is resized to before it is scaled.
 
     Args:
         size: height and width of the image.
-        base: () for the image's own size; (shorter side,), the aspect kept; or (height, width) of all images.
+        base: () for the image's own size; (shorter side,), keeping the aspect; or (height, width) for all images.
 
     Returns:
         Height and width.
@@ -23,41 +23,42 @@ def base_size_of(size: tuple[int, int], base: Sequence[int]) -> tuple[int, int]:
 
 
 def rounded_ratio(a, b):
-    """a / b to the nearest whole number, halves up: of whole numbers, or arrays of them, without a rounding in between."""
+    """a / b rounded to the nearest integer, halves up; for integers or arrays of them, without floating point."""
     return (2 * a + b) // (2 * b)
 
 
 def bucket(length: int) -> int:
-    """The padded length of an image's side: four to an octave, multiples of 32. At most a quarter is padding from 128 pixels on."""
+    """The padded length of an image's side: four per octave, multiples of 32. From 128 pixels on, at most a quarter is padding."""
     step = max(32, 2 ** (length - 1).bit_length() // 8)
     return -(-length // step) * step
 
 
 def too_large(size: tuple[int, int], base: Sequence[int], max_pixels: int) -> str | None:
-    """What is wrong with an image of `size` whose shorter side becomes `base`, if that makes more than `max_pixels` of it; or None."""
+    """What is wrong with an image of `size`, if it has more than `max_pixels` once its shorter side is resized to `base`; else None."""
     height, width = base_size_of(size, base)
     if len(base) != 1 or height * width <= max_pixels:
         return None
-    which = f"at config.eval.size={base[0]} it has {height}×{width} pixels"
-    return f"{which}, more than config.eval.max_pixels: cut it up, or change one of them"
+    resized = f"at config.eval.size={base[0]} it has {height}×{width} pixels"
+    return f"{resized}, more than config.eval.max_pixels: split the image, or change one of these fields"
 
 
 def labels_at(probabilities, size: tuple[int, int]) -> np.ndarray:
-    """The most probable class at another size: float32 `[h,w,K]` → uint8 `[*size]`, probabilities interpolated bilinearly, centres at +½.
+    """The most probable class at another size: float32 `[h,w,K]` → uint8 `[*size]`, interpolated bilinearly with half-pixel centres.
 
-    A row at a time, so that little is in memory however large the result is.
+    Works on one row at a time, so that large results need little memory.
     """
     if probabilities.shape[:2] == tuple(size):
         return probabilities.argmax(-1).astype(np.uint8)
 
-    def between(length, count):
+    def neighbours(length, count):
         position = np.clip((np.arange(count) + 0.5) * length / count - 0.5, 0, length - 1)
         low = np.floor(position).astype(int)
         return low, np.minimum(low + 1, length - 1), (position - low).astype(np.float32)[:, None]
 
-    left, right, across = between(probabilities.shape[1], size[1])
+    left, right, weight_right = neighbours(probabilities.shape[1], size[1])
     labels = np.empty(size, np.uint8)
-    for y, (top, bottom, down) in enumerate(zip(*between(probabilities.shape[0], size[0]), strict=True)):
-        row = probabilities[top] * (1 - down) + probabilities[bottom] * down
-        labels[y] = (row[left] * (1 - across) + row[right] * across).argmax(-1)
+    rows = zip(*neighbours(probabilities.shape[0], size[0]), strict=True)
+    for y, (top, bottom, weight_bottom) in enumerate(rows):
+        row = probabilities[top] * (1 - weight_bottom) + probabilities[bottom] * weight_bottom
+        labels[y] = (row[left] * (1 - weight_right) + row[right] * weight_right).argmax(-1)
     return labels

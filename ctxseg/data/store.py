@@ -1,9 +1,9 @@
-"""Prepared data sets on disk: each is built once, whole or not at all, and found again.
+"""Prepared data sets on disk: each is built once, completely or not at all, and reused.
 
-A build is kept under `data_dir/name/fingerprint/version`, so another `manual_dir` is never taken for a cached one. In it, `source.json`
-says which `manual_dir` it is of, and when it was last prepared from there.
+A build is stored in `data_dir/name/fingerprint/version`, so that data of other contents are never taken for it. Its `source.json` has
+the `manual_dir` that it was prepared from, and when that was last done.
 
-A `data_dir` in cloud storage, gs://bucket/prepared, is read and not written: ArrayRecord, which reads from there, writes local files only.
+A `data_dir` in cloud storage, gs://bucket/prepared, is only read: ArrayRecord writes local files only.
 """
 
 import contextlib
@@ -33,25 +33,26 @@ from ctxseg.errors import UserError
 from ctxseg.files import check_reachable, is_remote, parse_json, read_bytes, write_json
 from ctxseg.nearest import NEAR
 
-SHARD = 1000  # records of a file
+SHARD = 1000  # records per file
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
-    """A builder whose data is prepared: read from `data_dir` if it is there, else built.
+    """A builder with prepared data: found in `data_dir`, or built there.
 
-    Of several processes that want the same build, one makes it and the others wait. A build appears under its name when
-    it is complete, or not at all; what an interrupted one left behind is removed, and the build starts over.
+    If several processes need the same build, one makes it and the others wait. A build gets its name when it is complete; an
+    interrupted build is removed and started again.
 
     Args:
         builder_cls: a builder class, as `builders.records` describes it.
-        data_dir: where prepared data sets are kept.
-        manual_dir: the data set as its makers ship it; None if it is generated, or to use the one that is prepared; of several
-            builds of the same folder, which has changed between them, the last.
-        download: where there is neither, download it to data_dir/downloads.
+        data_dir: the folder of prepared data sets.
+        manual_dir: the data set as its makers publish it; None if it is generated, or to use the prepared one. If there are several
+            builds of one folder, whose contents have changed, that is the last.
+        download: if there is neither, download it to data_dir/downloads.
 
     Raises:
-        UserError: no or a faulty `manual_dir`, or a `data_dir` that cannot be written or is full; one in cloud storage without the build.
+        UserError: a missing or invalid `manual_dir`, or a `data_dir` that cannot be written or is full, or is in cloud storage and
+            does not have the build.
     """
     data_dir = _place(data_dir)
     if builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
@@ -63,7 +64,7 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
                 builder = _builder(builder_cls, data_dir, only)
                 if not _prepared(builder):
                     raise UserError(
-                        f"config.data.data_dir: {builder.data_dir} has lost records: delete it to prepare it again"
+                        f"config.data.data_dir: {builder.data_dir} lacks some records: delete it to prepare it again"
                     )
                 return builder
         except OSError as error:
@@ -89,7 +90,7 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with lock(folder):
-                if not _prepared(builder):  # which another process may have done meanwhile
+                if not _prepared(builder):  # by another process in the meantime
                     _build(builder_cls, folder, Path(builder.data_dir), manual_dir)
         finally:
             _remove_empty(folder)
@@ -120,7 +121,7 @@ def _check_writable(builder_cls, data_dir):
 
 
 def _remove_empty(folder):
-    """Removes the folder of a build that came to nothing. Another process that waits for its lock makes it again."""
+    """Removes the folder of a failed build. Another process that waits for its lock creates it again."""
     with contextlib.suppress(OSError):
         if [path.name for path in folder.iterdir()] == [".lock"]:
             (folder / ".lock").unlink()
@@ -128,7 +129,7 @@ def _remove_empty(folder):
 
 
 def fingerprint_of(builder_cls, data_dir, manual_dir) -> str:
-    """Of what the files of a data set hold, wherever they are. UserError if they cannot be read."""
+    """The fingerprint of the contents of a data set's files, wherever they are. UserError if they cannot be read."""
     data_dir, manual_dir = _place(data_dir), manual_dir and Path(manual_dir).expanduser()
     try:
         return builder_cls.fingerprint(manual_dir, _digests(builder_cls, data_dir, manual_dir))
@@ -137,16 +138,17 @@ def fingerprint_of(builder_cls, data_dir, manual_dir) -> str:
 
 
 def _digests(builder_cls, data_dir, manual_dir):
-    """`contents.digests` that keeps what it has read of `manual_dir` beside the builds, if they are on this machine."""
+    """`contents.digests` with a cache for this `manual_dir` beside the builds, if they are on this machine."""
     if is_remote(data_dir):
         return contents.digests
-    known = hashlib.sha256(os.path.abspath(manual_dir or "").encode(errors="surrogateescape")).hexdigest()[:12]
-    return partial(contents.digests, cache=data_dir / builder_cls.name / f"files-{known}.json")
+    path_hash = hashlib.sha256(os.path.abspath(manual_dir or "").encode(errors="surrogateescape")).hexdigest()[:12]
+    return partial(contents.digests, cache=data_dir / builder_cls.name / f"files-{path_hash}.json")
 
 
 def _build(builder_cls, folder, target, manual_dir):
-    """Builds in a folder of its own within `folder`, which becomes `target` when everything in it is on the disk."""
-    for leftover in [*folder.glob("incomplete.*"), target]:  # target: somebody deleted its dataset_info.json
+    """Builds in a temporary folder within `folder`, which is renamed to `target` when everything is on the disk."""
+    # `target` may exist without its dataset_info.json.
+    for leftover in [*folder.glob("incomplete.*"), target]:
         if leftover.exists():
             shutil.rmtree(leftover)
     print(f"preparing {builder_cls.name} in {target}", file=sys.stderr, flush=True)
@@ -155,7 +157,7 @@ def _build(builder_cls, folder, target, manual_dir):
         builder = _builder(builder_cls, incomplete, folder.name)
         Path(builder.data_dir).mkdir(parents=True)
         with _quiet(), writing():
-            # Not download_and_prepare: it holds a split in memory, and beyond 1 GB asks for TensorFlow.
+            # Not by download_and_prepare, which holds a split in memory, and needs TensorFlow beyond 1 GB.
             writer = tfds.core.SequentialWriter(builder.info, SHARD, file_format="array_record")
             for split, examples in builder._split_generators(types.SimpleNamespace(manual_dir=manual_dir)).items():
                 writer.initialize_splits([split])
@@ -171,91 +173,96 @@ def _build(builder_cls, folder, target, manual_dir):
         shutil.rmtree(incomplete, ignore_errors=True)
     for older in _builds(builder_cls, folder.parent.parent) if manual_dir else []:
         if older != target and (_source(older) or {}).get("manual_dir") == os.path.abspath(manual_dir):
-            print(f"{older.parent} is of {manual_dir} as it was before: it can be deleted", file=sys.stderr, flush=True)
+            print(
+                f"{older.parent} was prepared from earlier contents of {manual_dir}: it can be deleted",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 @contextlib.contextmanager
 def writing():
-    """Turns the errors of ArrayRecord's writer, which come as RuntimeErrors when it is closed, into the system's OSErrors."""
+    """Turns the RuntimeErrors that ArrayRecord's writer raises when it is closed into OSErrors of the system."""
     try:
         yield
     except RuntimeError as error:
-        found = re.match(r"\w+\(\) failed: ([^;]+); \w+ ([^;]+)", str(error))
-        if not found:
+        match = re.match(r"\w+\(\) failed: ([^;]+); \w+ ([^;]+)", str(error))
+        if not match:
             raise
-        code = next((code for code in errno.errorcode if os.strerror(code) == found[1]), errno.EIO)
-        raise OSError(code, found[1], found[2]) from error
+        code = next((code for code in errno.errorcode if os.strerror(code) == match[1]), errno.EIO)
+        raise OSError(code, match[1], match[2]) from error
 
 
 def check_written(path, records: int) -> None:
-    """Waits until the ArrayRecord file at `path` is on the disk. OSError if it cannot be, or does not have so many records."""
+    """Flushes the ArrayRecord file at `path` to the disk. OSError if that fails, or the file does not have `records` records."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     reader = ArrayRecordReader(str(path))
     if not reader.ok() or reader.num_records() != records:
-        raise OSError(errno.EIO, "not written whole: is the disk full, or failing?", str(path))
+        raise OSError(errno.EIO, "not written completely: the disk may be full or failing", str(path))
 
 
 def reason(error: OSError) -> str:
-    """What the system says against a file, and what to do."""
+    """The system's error about a file, and the remedy."""
     text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{text}; make room there, or choose another config.data.data_dir, and run the same command again"
+        return f"{text}; free some space, or choose another config.data.data_dir, and run the same command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{text}; give yourself access to it, or choose another folder"
+        return f"{text}; get access to it, or choose another folder"
     return text
 
 
 def _builder(builder_cls, data_dir, fingerprint):
-    place = epath.Path(data_dir, builder_cls.name, fingerprint, str(builder_cls.VERSION))
+    folder = epath.Path(data_dir, builder_cls.name, fingerprint, str(builder_cls.VERSION))
     try:
         with _quiet():
             return builder_cls(
                 data_dir=data_dir, config=tfds.core.BuilderConfig(name=fingerprint), file_format="array_record"
             )
     except (ParseError, ValueError, KeyError, TypeError) as error:
-        if not (place / "dataset_info.json").exists():
+        if not (folder / "dataset_info.json").exists():
             raise
-        raise UserError(f"config.data.data_dir: {place} is damaged: delete it to prepare it again") from error
+        raise UserError(f"config.data.data_dir: {folder} is damaged: delete it to prepare it again") from error
 
 
 def folder_of(builder) -> str | None:
-    """The `manual_dir` that a prepared builder was last prepared from; None if it has none, or does not say."""
+    """The `manual_dir` that a builder was last prepared from; None if there is none, or it is not recorded."""
     return (_source(epath.Path(builder.data_dir)) or {}).get("manual_dir")
 
 
 def only_folder(builder_cls, data_dir) -> str | None:
-    """The `manual_dir` of what is prepared, where `prepare` would use it without one; None if nothing is, or it does not say."""
+    """The `manual_dir` of the build that `prepare` uses if it is given none; None if there is no build, or it is not recorded."""
     data_dir = _place(data_dir)
     only = _only_build(builder_cls, data_dir)
     return only and (_source(data_dir / builder_cls.name / only / str(builder_cls.VERSION)) or {}).get("manual_dir")
 
 
 def unprepared(builder_cls):
-    """A builder to ask for its metadata: it has no data and writes none."""
+    """A builder without data, for its metadata; it writes nothing."""
     return _builder(builder_cls, tempfile.gettempdir(), "unprepared")
 
 
 def _prepared(builder):
     files = [path for split in builder.info.splits.values() for path in split.filepaths]
     files.append(epath.Path(builder.data_dir) / "dataset_info.json")
-    return all(epath.Path(path).exists() for path in files)  # TFDS's is_prepared warns where one does not
+    return all(epath.Path(path).exists() for path in files)  # TFDS's is_prepared warns if one does not exist
 
 
 def _only_build(builder_cls, data_dir):
-    """The fingerprint of the one build of a data set that is there, or of the last of one folder; None if there is none."""
+    """The fingerprint of the only build of a data set, or of the last one if all are of one folder; None if there is none."""
     name = builder_cls.name
     builds = {build: _source(build) for build in _builds(builder_cls, data_dir)}
     if not builds:
         return None
     folders = {source["manual_dir"] if source else str(build) for build, source in builds.items()}
     if len(folders) > 1:
-        places = ", ".join(
-            f"{source['manual_dir'] if source else 'of an unknown folder'} in {build.parent}"
+        choices = ", ".join(
+            f"{source['manual_dir'] if source else 'an unknown folder'} in {build.parent}"
             for build, source in builds.items()
         )
         raise UserError(
-            f"config.data.manual_dir must say which {name}, or delete what is not wanted: several are prepared: {places}"
+            f"config.data.manual_dir is not given, and several folders of {name} are prepared: give one, or delete the other builds: "
+            f"{choices}"
         )
     return max(builds, key=lambda build: builds[build]["time"] if builds[build] else 0).parent.name
 
@@ -264,12 +271,12 @@ def _builds(builder_cls, data_dir):
     """The folders of the builds of a data set."""
     folder = epath.Path(data_dir, builder_cls.name)
     # Not glob, of which epath does not escape the folder.
-    builds = [of / str(builder_cls.VERSION) for of in folder.iterdir()] if folder.is_dir() else []
+    builds = [build / str(builder_cls.VERSION) for build in folder.iterdir()] if folder.is_dir() else []
     return sorted(build for build in builds if (build / "dataset_info.json").exists())
 
 
 def _source(build):
-    """What source.json in the folder of a build says; None if it is missing, as of builds by earlier versions, or damaged."""
+    """The content of source.json in a build's folder; None if it is damaged, or missing as in builds of earlier versions."""
     try:
         source = parse_json(read_bytes(build / "source.json"))
         return {"manual_dir": str(source["manual_dir"]), "time": float(source["time"])}
@@ -278,15 +285,15 @@ def _source(build):
 
 
 def _remember(build, manual_dir):
-    # The time is in the file, not the file's: a copy of data_dir keeps it.
+    # The time is stored in the file, so that a copy of data_dir keeps it.
     write_json(build / "source.json", {"manual_dir": os.path.abspath(manual_dir), "time": time.time()})
 
 
 def _remember_again(builder, manual_dir):
-    """Makes a build that is used again the last of its folder, as it is when a change was taken back."""
+    """Marks a build that is used again as the last one of its folder, for example after a change was undone."""
     build = epath.Path(builder.data_dir)
     source = _source(build)
-    # A copy of its folder does not take it over, but where it was moved to does.
+    # A moved folder takes over the builds of its old place; a copy does not.
     if (
         manual_dir
         and not is_remote(build)
@@ -297,22 +304,22 @@ def _remember_again(builder, manual_dir):
         )
     ):
         moved = source and source["manual_dir"] != os.path.abspath(manual_dir)
-        with contextlib.suppress(OSError):  # it can be read, which is enough for the run at hand
+        with contextlib.suppress(OSError):  # reading the build is enough for this run
             for other in _builds(type(builder), build.parents[2]):
                 if other != build and moved and (_source(other) or {}).get("manual_dir") == source["manual_dir"]:
                     _remember(other, manual_dir)
-            _remember(build, manual_dir)  # the last
+            _remember(build, manual_dir)  # after the others, so that it is the last
 
 
-def _download(builder_cls, data_dir, wished):
-    """`manual_dir` of a data set that is not given: downloaded, if it can be and is wished; gigabytes are not begun unasked."""
+def _download(builder_cls, data_dir, allowed):
+    """The `manual_dir` of a data set that is downloaded, if it can be. Gigabytes are only downloaded if `allowed`."""
     missing = f"config.data.manual_dir is not given, and no {builder_cls.name} is prepared in {data_dir}"
-    wanted = builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS
+    expected = f"{builder_cls.name} expects {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
     source = getattr(builder_cls, "downloads", None)
     if source is None:
-        raise UserError(f"{missing}: it wants {wanted}")
-    if not wished:
-        raise UserError(f"{missing}: --mode=prepare downloads it; by hand, it wants {wanted}")
+        raise UserError(f"{missing}: {expected}")
+    if not allowed:
+        raise UserError(f"{missing}: --mode=prepare downloads it; for a manual download, {expected}")
     folder = data_dir / "downloads" / source.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -321,24 +328,24 @@ def _download(builder_cls, data_dir, wished):
     except OSError as error:
         raise UserError(f"{missing}; downloading failed: {reason(error)}") from error
     except UserError as error:
-        raise UserError(f"{missing}; downloading failed: {error}; by hand, it wants {wanted}") from error
+        raise UserError(f"{missing}; downloading failed: {error}; for a manual download, {expected}") from error
 
 
 def _check_manual_dir(builder_cls, manual_dir):
-    wanted = f"{builder_cls.name} wants {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+    expected = f"{builder_cls.name} expects {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
     if not manual_dir.exists():
-        beside = [path.name for path in manual_dir.parent.glob("*/")]
-        near = difflib.get_close_matches(manual_dir.name, beside, 1, NEAR)
-        hint = f"did you mean {manual_dir.parent / near[0]}?" if near else wanted
+        siblings = [path.name for path in manual_dir.parent.glob("*/")]
+        near = difflib.get_close_matches(manual_dir.name, siblings, 1, NEAR)
+        hint = f"did you mean {manual_dir.parent / near[0]}?" if near else expected
         raise UserError(f"config.data.manual_dir: {manual_dir} does not exist; {hint}")
     if not manual_dir.is_dir():
-        raise UserError(f"config.data.manual_dir: {manual_dir} is not a folder; {wanted}")
+        raise UserError(f"config.data.manual_dir: {manual_dir} is not a folder; {expected}")
     names = sorted(path.name for path in manual_dir.iterdir())
     if not names:
-        raise UserError(f"config.data.manual_dir: {manual_dir} is empty; {wanted}")
+        raise UserError(f"config.data.manual_dir: {manual_dir} is empty; {expected}")
     if all(name.endswith(ARCHIVES) for name in names):
         raise UserError(
-            f"config.data.manual_dir: {manual_dir} has {', '.join(names[:3])} still packed: unpack it; {wanted}"
+            f"config.data.manual_dir: {manual_dir} has only archives, {', '.join(names[:3])}: unpack them; {expected}"
         )
 
 
@@ -353,7 +360,7 @@ def lock(folder):
 
 @contextlib.contextmanager
 def _quiet():
-    """Keeps TFDS from announcing downloads on stdout, drawing bars and warning of configs that are not listed."""
+    """Keeps TFDS from printing to stdout, drawing progress bars and warning of unlisted configs."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()

@@ -1,6 +1,6 @@
-"""What a prepared data set holds: images, sizes, and how often each class occurs.
+"""Summary of a prepared data set: images, sizes, and how often each class occurs.
 
-Kept beside the records, as `summary.json` and `summary.png`.
+Stored beside the records, as `summary.json` and `summary.png`.
 """
 
 import io
@@ -17,17 +17,17 @@ from ctxseg.data.store import reason
 from ctxseg.errors import UserError
 from ctxseg.files import parse_json, read_bytes, write_bytes, write_json
 
-ROWS = 30  # classes up to which all are printed; of more, the commonest and the rarest
-NAMED = 10  # classes in a warning; the others are counted
+ROWS = 30  # maximum number of classes printed; if there are more, the most and the least frequent
+NAMED = 10  # classes named in a warning; the others are counted
 
 
 class Counts(NamedTuple):
-    """What one pass over the labels of a split counts.
+    """Counts over the labels of a split.
 
     Attributes:
         sizes: int64 [N, 2], height and width of each image.
-        pixels: int64 [256], of each id; 255 is ignored.
-        images: int64 [256], that have the id.
+        pixels: int64 [256], the number of pixels of each id; 255 is ignored.
+        images: int64 [256], the number of images that have the id.
     """
 
     sizes: np.ndarray
@@ -36,16 +36,16 @@ class Counts(NamedTuple):
 
 
 def summarise(builder, draw: Callable) -> dict:
-    """The summary of a prepared data set, read from its summary.json; written there, with a picture of it, if it is missing.
+    """The summary of a prepared data set, read from its summary.json; if that is missing, computed and written with summary.png.
 
     Args:
-        builder: prepared.
+        builder: a prepared builder.
         draw: (summary, {split: sizes of its images}, palette) → a matplotlib figure.
 
     Returns:
-        `data`, the name; and `splits`, {name: {`images`: their number; `height`, `width`: {`min`, `median`, `max`}; `sizes`: how
-        many differ; `ignored`: share of the pixels; `classes`: {name: {`share`: of the pixels that are labelled, None if none is;
-        `pixels`; `images`: that have it}}}}.
+        `data`, the name; and `splits`, {name: {`images`: their number; `height`, `width`: {`min`, `median`, `max`}; `sizes`: number of
+        different sizes; `ignored`: share of ignored pixels; `classes`: {name: {`share`: of the labelled pixels, None if there are none;
+        `pixels`: their number; `images`: number of images with the class}}}}.
 
     Raises:
         UserError: a damaged record, or a folder that cannot be written.
@@ -66,29 +66,29 @@ def summarise(builder, draw: Callable) -> dict:
     draw(summary, sizes, palette).savefig(picture, dpi=110)
     try:
         write_bytes(folder / "summary.png", picture.getvalue())
-        write_json(folder / "summary.json", summary)  # last: with it, the summary is complete
+        write_json(folder / "summary.json", summary)  # last: it marks the summary as complete
     except OSError as error:
         raise UserError(f"cannot write the summary in config.data.data_dir: {reason(error)}") from error
     return summary
 
 
 def count(builder, split: str) -> Counts:
-    """Sizes and class ids of a split's labels; decoded by all cores, few at a time. UserError for one that is damaged."""
+    """Counts sizes and class ids of a split's labels, with all cores. UserError: a damaged label."""
     raw = tfds.decode.SkipDecoding()
     records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
 
-    def of(index):
+    def size_and_histogram(index):
         try:
             label = cv2.imdecode(np.frombuffer(records[index]["label"], np.uint8), cv2.IMREAD_UNCHANGED)
             return label.shape, np.bincount(label.ravel(), minlength=256)
-        except Exception as error:  # damaged bytes make decoders raise all sorts
+        except Exception as error:  # decoders raise many kinds of errors on damaged bytes
             place = f"{builder.name} {split}: label {index}"
             raise UserError(f"{place} cannot be read; delete {builder.data_dir} to prepare it again") from error
 
     sizes = np.zeros((len(records), 2), np.int64)
     pixels, images = np.zeros(256, np.int64), np.zeros(256, np.int64)
-    found = each(of, range(len(records)), f"count {builder.name} {split}")
-    for i, (size, histogram) in enumerate(found):
+    results = each(size_and_histogram, range(len(records)), f"count {builder.name} {split}")
+    for i, (size, histogram) in enumerate(results):
         sizes[i] = size
         pixels += histogram
         images += histogram > 0
@@ -96,7 +96,7 @@ def count(builder, split: str) -> Counts:
 
 
 def table(summary: dict) -> str:
-    """The summary as lines to print: a column a split; a row a class, the commonest first."""
+    """The summary as lines to print: a column for each split, a row for each class, the most frequent first."""
     splits = summary["splits"]
     rows = [[summary["data"], *splits], ["images", *(str(s["images"]) for s in splits.values())]]
     for side in ("height", "width"):
@@ -109,8 +109,8 @@ def table(summary: dict) -> str:
         if skipped and i == ROWS // 2:
             rows.append([f"… {skipped} more …", *[""] * len(splits)])
         if not skipped or i < ROWS // 2 or i >= ROWS // 2 + skipped:
-            of = [s["classes"][name] for s in splits.values()]
-            rows.append([name, *(f"{_percent(c['share'])}  {c['images']:>6} img" for c in of)])
+            cells = [s["classes"][name] for s in splits.values()]
+            rows.append([name, *(f"{_percent(c['share'])}  {c['images']:>6} img" for c in cells)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
@@ -119,14 +119,14 @@ def table(summary: dict) -> str:
 
 
 def commonest(summary: dict) -> list[str]:
-    """The classes of a data set's summary, see `summarise`, by their pixels in all splits, most first."""
+    """The classes of a summary, see `summarise`, ordered by their number of pixels in all splits, largest first."""
     splits = list(summary["splits"].values())
     names = list(splits[0]["classes"])
     return sorted(names, key=lambda name: -sum(s["classes"][name]["pixels"] for s in splits))
 
 
 def warnings(summary: dict) -> list[str]:
-    """A line for each split that lacks classes, or has no labels at all; and one of the classes that every split lacks."""
+    """A line for each split that lacks classes or has no labels at all, and one for the classes that all splits lack."""
     lines, missing = [], {}
     for split, values in summary["splits"].items():
         missing[split] = [name for name, c in values["classes"].items() if c["pixels"] == 0]
@@ -135,31 +135,31 @@ def warnings(summary: dict) -> list[str]:
             missing.pop(split)
     everywhere = set.intersection(*map(set, missing.values())) if missing else set()
     for split, names in missing.items():
-        if here := [name for name in names if name not in everywhere]:
-            lines.append(f"{summary['data']} {split} has no pixel of {_some(here)}")
+        if only_here := [name for name in names if name not in everywhere]:
+            lines.append(f"{summary['data']} {split} has no pixel of {_shortened(only_here)}")
     if everywhere:
-        names = _some([name for name in values["classes"] if name in everywhere])
+        names = _shortened([name for name in values["classes"] if name in everywhere])
         lines.append(
-            f"{summary['data']} has no pixel of {names} in any split: is it a heading, or a class that these images do not show? "
-            "Is another id or colour in its place, or has resizing lost it?"
+            f"{summary['data']} has no pixel of {names} in any split: either no image shows it, or it is a heading and no class, or "
+            "labels use another id or colour for it, or resizing has removed it"
         )
     return lines
 
 
-def _some(names):
+def _shortened(names):
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
 
 def _read(path, builder):
-    """The summary in a file; ValueError if it is none of this data set."""
+    """The summary in a file; ValueError if it is not one of this data set."""
     summary = parse_json(read_bytes(path))
     try:
-        whole = summary["splits"].keys() == builder.info.splits.keys()
+        valid = summary["splits"].keys() == builder.info.splits.keys()
         table(summary)
     except (KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole or not path.with_suffix(".png").exists():
+        valid = False
+    if not valid or not path.with_suffix(".png").exists():
         raise ValueError(f"{path} is damaged")
     return summary
 

@@ -1,6 +1,6 @@
-"""Super-pixels: SLIC of every image of a prepared split, computed once and kept beside it.
+"""Super-pixels: SLIC of every image of a prepared split, computed once and stored beside it.
 
-MSCI's regions (SPEC §4). Its paper takes them from structured edges; SLIC stands in for those here.
+They are MSCI's regions (SPEC §4). Its paper computes them from structured edges; here SLIC replaces these.
 """
 
 import os
@@ -24,9 +24,9 @@ from ctxseg.data.store import check_written, lock, reason, writing
 from ctxseg.errors import UserError
 from ctxseg.files import is_remote
 
-LARGEST = 65535  # regions, as 16-bit PNGs hold
-SHARD = 100  # images of a file: at most so many are computed again after an interruption
-FILES = 250  # of a split, from which on they have more images: readers keep files open, of which systems allow 1,024
+MAX_SEGMENTS = 65535  # what 16-bit PNGs can hold
+SHARD = 100  # images per file: at most so many are computed again after an interruption
+MAX_FILES = 250  # per split; larger splits have more images per file. Readers keep files open, and systems allow 1,024
 
 
 def slic(image: np.ndarray, segments: int) -> np.ndarray:
@@ -34,19 +34,19 @@ def slic(image: np.ndarray, segments: int) -> np.ndarray:
 
     Args:
         image: uint8 [H, W, 3], RGB.
-        segments: regions, at most. scikit-image takes it for a wish; fewer are asked for until there are not more.
+        segments: maximum number of regions. scikit-image may give more than it is asked for, and is then asked for fewer.
 
     Returns:
-        uint16 [H, W], ids 0 … n−1 with n ≤ `segments`, each of which occurs.
+        uint16 [H, W], ids 0 … n−1 with n ≤ `segments`, all of which occur.
     """
-    wish = segments
+    requested = segments
     while True:
-        regions = segmentation.slic(image, n_segments=wish, compactness=10, start_label=0)
+        regions = segmentation.slic(image, n_segments=requested, compactness=10, start_label=0)
         ids, regions = np.unique(regions, return_inverse=True)
-        if len(ids) <= segments or wish == 1:
+        if len(ids) <= segments or requested == 1:
             break
-        wish = max(min(wish * segments // len(ids), wish - 1), 1)
-    # Should even a single one asked for give too many, the last are one region, connected or not.
+        requested = max(min(requested * segments // len(ids), requested - 1), 1)
+    # If asking for 1 still gives too many, the last ones become one region, connected or not.
     return np.minimum(regions.reshape(image.shape[:2]), segments - 1).astype(np.uint16)
 
 
@@ -54,8 +54,8 @@ class View(NamedTuple):
     """How the super-pixels of an image are computed.
 
     Attributes:
-        segments: regions, at most.
-        scale: of the image that SLIC is given, a factor of its base size.
+        segments: maximum number of regions.
+        scale: SLIC runs on the image resized to its base size times this.
         base: see `sizes.base_size_of`.
     """
 
@@ -65,69 +65,69 @@ class View(NamedTuple):
 
 
 def views(segments: int, kind: str, scales: Sequence[float], base: Sequence[int] = ()) -> tuple[View, ...]:
-    """The super-pixels that testing at several scales takes.
+    """The super-pixels used in testing at several scales.
 
     Args:
-        segments: of an image; 0: none.
-        kind: `image`: of the image itself, resized with it. `scale`: of the image at each scale, as many. `scale_by_area`: likewise, but
-            s² times as many at scale s, so that regions are as large as at scale 1; never more than `segments`, which the network was
-            made for.
+        segments: maximum number of regions per image; 0: none.
+        kind: `image`: computed on the image itself and resized with it. `scale`: computed on the image at each scale, with as many
+            segments. `scale_by_area`: the same with s² times as many at scale s, so that regions have the same area as at scale 1; never
+            more than `segments`, which the network is built for.
         scales: factors of the base size.
         base: see `sizes.base_size_of`.
 
     Returns:
-        One for all scales, or one a scale.
+        One view for all scales, or one per scale.
     """
     if not segments:
         return ()
     if kind == "image" or tuple(scales) == (1.0,):
         return (View(segments),)
-    share = {"scale": lambda s: 1, "scale_by_area": lambda s: min(s * s, 1)}[kind]
-    return tuple(View(max(round(segments * share(s)), 1), float(s), tuple(base)) for s in scales)
+    factor = {"scale": lambda s: 1, "scale_by_area": lambda s: min(s * s, 1)}[kind]
+    return tuple(View(max(round(segments * factor(s)), 1), float(s), tuple(base)) for s in scales)
 
 
 def compute(image: np.ndarray, view: Sequence) -> np.ndarray:
-    """`slic` of an image at a `View`'s size, brought back to its own by nearest neighbour: uint8 [H, W, 3] → uint16 [H, W].
+    """`slic` of an image at a `View`'s size, resized back by nearest neighbour: uint8 [H, W, 3] → uint16 [H, W].
 
-    To a smaller size and back, nearest neighbours lose nothing: at the scale, a network is given what SLIC found there.
+    If the view is smaller, resizing to it again by nearest neighbour restores it: at that scale, a network gets exactly SLIC's regions.
     """
     segments, scale, base = view
-    own = image.shape[:2]
-    size = tuple(max(round(n * scale), 1) for n in base_size_of(own, base))
-    if size == own:
+    image_size = image.shape[:2]
+    size = tuple(max(round(n * scale), 1) for n in base_size_of(image_size, base))
+    if size == image_size:
         return slic(image, segments)
     resized = transform.resize(image, size, order=1, anti_aliasing=False, preserve_range=True)
     regions = slic(resized.round().astype(np.uint8), segments)
-    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(own, size, strict=True))
+    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(image_size, size, strict=True))
     return regions[rows][:, columns]
 
 
 def stack(regions: Sequence[np.ndarray]) -> np.ndarray:
-    """What networks are given of the regions of an image's views: int32 [H, W] of one, [H, W, S] of several."""
+    """The regions of an image's views as a network's input: int32 [H, W] for one view, [H, W, S] for several."""
     arrays = [np.asarray(r, np.int32) for r in regions]
     return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
 
 
 def check(segments: int) -> None:
-    """UserError if `config.data.superpixels` cannot be `segments`."""
-    bounds.check("data.superpixels", segments, Annotated[int, bounds.Bound(least=0, most=LARGEST)])
+    """UserError if `segments` is out of range for `config.data.superpixels`."""
+    bounds.check("data.superpixels", segments, Annotated[int, bounds.Bound(least=0, most=MAX_SEGMENTS)])
 
 
 def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecordDataSource:
-    """Encoded super-pixels of a split by index, computed first if need be: 16-bit PNGs of `compute`, in the order of `images`.
+    """Encoded super-pixels of a split by index, computed first if necessary: 16-bit PNGs of `compute`, in the order of `images`.
 
-    They are kept in the folder of the prepared data set, in files of `SHARD` images, or of more where these were too many, each
-    complete or not at all: what was interrupted continues at the first that is missing. Of several processes, one computes them,
-    by all cores.
+    They are stored in the folder of the prepared data set, in files of `SHARD` images (more, if that gives over `MAX_FILES` files). A
+    file is complete or missing: an interrupted computation continues with the first missing file. Of several processes, one computes
+    them, with all cores.
 
     Args:
-        builder: prepared.
-        split: of it.
+        builder: a prepared builder.
+        split: one of its splits.
         images: the split's images by index, uint8 [H, W, 3].
-        view: of 1 to `LARGEST` segments.
+        view: with 1 to `MAX_SEGMENTS` segments.
 
     Raises:
-        UserError: such a number cannot be, the folder cannot be written or is full, or a file in it is damaged.
+        UserError: segments out of range, a folder that cannot be written or is full, or a damaged file in it.
     """
     check(view.segments)
     resized = "" if view.scale == 1 and not view.base else f"-at-{view.scale:g}"
@@ -144,7 +144,7 @@ def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecord
                 )
             folder.mkdir(exist_ok=True)
             with lock(folder):
-                shards = _shards(folder, split, len(images))  # another process may have written them meanwhile
+                shards = _shards(folder, split, len(images))  # another process may have written them in the meantime
                 missing = {path: indices for path, indices in shards.items() if not path.exists()}
                 if missing:
                     _write(missing, images, view, f"super-pixels{resized} {builder.name} {split}")
@@ -152,39 +152,39 @@ def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecord
         raise UserError(f"cannot write super-pixels in config.data.data_dir: {reason(error)}") from error
     try:
         records = grain.sources.ArrayRecordDataSource([str(path) for path in shards])
-        whole = len(records) == len(images)
-    except Exception:  # ArrayRecord raises all sorts on damaged bytes
-        whole = False
-    if not whole:
-        damaged = next(path for path, indices in shards.items() if not _has(path, len(indices)))
+        complete = len(records) == len(images)
+    except Exception:  # ArrayRecord raises many kinds of errors on damaged bytes
+        complete = False
+    if not complete:
+        damaged = next(path for path, indices in shards.items() if not _has_records(path, len(indices)))
         raise UserError(f"{damaged} is damaged: delete it to compute the super-pixels again")
     return records
 
 
 def _shards(folder, split, count):
-    """{path: indices of images} of the files of a split, in order: those that are there, of whatever size, and others between."""
-    there = {}
+    """{path: indices of images} for the files of a split, in order: existing files, whatever their size, and new ones between them."""
+    existing: dict[int, int] = {}  # {first image: end}
     for path in folder.iterdir() if folder.is_dir() else ():
-        found = re.fullmatch(rf"{re.escape(split)}-(\d{{6,}})-(\d{{6,}})\.array_record", path.name)
-        if found and int(found[1]) < int(found[2]) <= count:
-            start, stop = map(int, found.groups())
-            there[start] = max(stop, there.get(start, 0))
-    shards, start, size = {}, 0, max(SHARD, -(-count // FILES))
+        match = re.fullmatch(rf"{re.escape(split)}-(\d{{6,}})-(\d{{6,}})\.array_record", path.name)
+        if match and int(match[1]) < int(match[2]) <= count:
+            start, stop = map(int, match.groups())
+            existing[start] = max(stop, existing.get(start, 0))
+    shards, start, size = {}, 0, max(SHARD, -(-count // MAX_FILES))
     while start < count:
-        stop = there.get(start) or min([start + size, count, *(other for other in there if other > start)])
+        stop = existing.get(start) or min([start + size, count, *(other for other in existing if other > start)])
         shards[folder / f"{split}-{start:06d}-{stop:06d}.array_record"] = range(start, stop)
         start = stop
     return shards
 
 
 def _write(shards, images, view, label):
-    """Computes `shards`, {path: indices of images}."""
+    """Computes and writes `shards`, {path: indices of images}."""
 
     def encoded(index):
         return cv2.imencode(".png", compute(images[index], view), PNG_OF_IDS)[1].tobytes()
 
     indices = [index for shard in shards.values() for index in shard]
-    # Threads, not processes: scikit-image's SLIC lets go of Python's lock.
+    # Threads, not processes: scikit-image's SLIC releases Python's global lock.
     records = each(encoded, indices, label)
     for path, shard in shards.items():
         incomplete = path.with_suffix(".incomplete")
@@ -197,11 +197,11 @@ def _write(shards, images, view, label):
             check_written(incomplete, len(shard))
             os.replace(incomplete, path)
         finally:
-            incomplete.unlink(missing_ok=True)  # a full disk has better uses
-    next(records, None)  # so that the progress ends
+            incomplete.unlink(missing_ok=True)  # after an error: a full disk needs the space
+    next(records, None)  # ends the progress display
 
 
-def _has(path, records):
+def _has_records(path, records):
     try:
         return len(grain.sources.ArrayRecordDataSource(str(path))) == records
     except Exception:

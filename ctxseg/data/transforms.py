@@ -1,8 +1,8 @@
 """Augmentation: pure functions on samples, and `Augmentation`, which draws their arguments and composes them.
 
 A sample is a dict of `image` uint8 [H, W, 3] (RGB), `label` uint8 [H, W] (255 = ignore) and, where super-pixels are
-used, `regions` int32 [H, W]. Geometric functions move all of them alike; other entries pass through. Images are
-interpolated, maps of ids take the id of the nearest pixel: none gains an id that it did not have, but for the padding.
+used, `regions` int32 [H, W]. Geometric functions transform all of them in the same way; other entries pass through.
+Images are interpolated; labels and regions take the nearest pixel's id, so that they gain no new id except the padding's.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from ctxseg.data import images
 from ctxseg.data.sizes import base_size_of
 from ctxseg.errors import UserError
 
-# What lies outside of the image: ImageNet's mean colour, which the models' normalisation takes to 0; ignore; no region.
+# Values outside of the image: ImageNet's mean colour, which the models' normalisation maps to 0; ignore; no region.
 PADDING = {"image": (124, 116, 104), "label": 255, "regions": -1}
 
 Share = Annotated[float, bounds.Bound(least=0, most=1)]
@@ -29,36 +29,36 @@ RGB_TO_YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522
 
 
 def check_base_size(size: Sequence[int], field: str) -> None:
-    """UserError, of `config.{field}`, for a base size that `base_size_of` cannot take."""
+    """UserError, naming `config.{field}`, for a base size that `base_size_of` does not take."""
     if len(size) > 2 or any(type(n) is not int or n < 1 for n in size):
         raise UserError(
-            f"config.{field} is {tuple(size)}, but must be a whole number above 0 (the shorter side), two (height, width), or ()"
+            f"config.{field} is {tuple(size)}; expected (), (shorter side,) or (height, width), in whole numbers above 0"
         )
 
 
 def mirrored_classes(names: Sequence[str]) -> tuple[int, ...]:
-    """What each class is in a mirror image: `left-arm` is `right-arm` there, by the words in the names; most are what they are.
+    """The class of each class in a mirror image: `left-arm` becomes `right-arm`, by the words in the names; most stay the same.
 
     Args:
         names: by class id, as `info.metadata["class_names"]`.
 
     Returns:
-        A class id for each; a class without a counterpart has its own.
+        A class id for each class; a class without a counterpart keeps its own.
     """
     names = [name.lower() for name in names]
     ids = {name: i for i, name in enumerate(names)}
     other = {"left": "right", "right": "left"}
     opposite = [re.sub(r"(?<![a-z])(left|right)(?![a-z])", lambda side: other[side[0]], name) for name in names]
-    found = [ids.get(name, i) for i, name in enumerate(opposite)]
-    return tuple(j if found[j] == i else i for i, j in enumerate(found))  # pairs alone
+    counterparts = [ids.get(name, i) for i, name in enumerate(opposite)]
+    return tuple(j if counterparts[j] == i else i for i, j in enumerate(counterparts))  # only mutual pairs
 
 
 def flip(sample: dict, classes: Sequence[int] = ()) -> dict:
     """Mirrors the sample, left to right.
 
     Args:
-        sample: any size.
-        classes: what each class is in the mirror image, see `mirrored_classes`; (): itself.
+        sample: of any size.
+        classes: the class of each class in the mirror image, see `mirrored_classes`; (): the same.
     """
     flipped = {key: cv2.flip(sample[key], 1) for key in _maps(sample)}
     if tuple(classes) != tuple(range(len(classes))):
@@ -73,20 +73,23 @@ def resize(sample: dict, size: tuple[int, int]) -> dict:
     height, width = size
     resized = {}
     for key in _maps(sample):
-        # INTER_NEAREST takes corners, not centres: it would shift the ids against the image by up to half a pixel.
+        # INTER_NEAREST aligns corners, not centres: it would shift the ids against the image by up to half a pixel.
         method = cv2.INTER_LINEAR if key == "image" else cv2.INTER_NEAREST_EXACT
         resized[key] = cv2.resize(sample[key], (width, height), interpolation=method)
     return sample | resized
 
 
 def rotate(sample: dict, degrees: float) -> dict:
-    """Rotates about the centre, counter-clockwise, keeping the size; what comes into view is `PADDING`."""
+    """Rotates about the centre, counter-clockwise, keeping the size; uncovered pixels become `PADDING`."""
     size = sample["image"].shape[:2]
     return _warp(sample, _to_source(size, size, degrees, 0, 0), size, cv2.BORDER_CONSTANT)
 
 
 def _to_source(source, size, degrees, top, left):
-    """The affine map [3, 3] from (x, y, 1) in a window at (top, left) of the image, resized to `size` and rotated, to the image's own."""
+    """The affine map [3, 3] from (x, y, 1) in a window at (top, left) of the resized and rotated image to the original image.
+
+    `source` and `size` are (height, width) of the original and the resized image.
+    """
     (height, width), (y, x) = size, (source[0] / size[0], source[1] / size[1])
     window = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], float)
     rotation = np.vstack([cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1.0), (0, 0, 1)])
@@ -95,12 +98,12 @@ def _to_source(source, size, degrees, top, left):
 
 
 def _warp(sample, to_source, size, border):
-    """The sample of `size` whose pixels lie where `to_source` says: interpolated, or the nearest; `border`: OpenCV's name for beyond."""
+    """A sample of `size` whose pixels come from where `to_source` maps them; `border` is OpenCV's border mode."""
     warped = {}
     for key in _maps(sample):
         array = sample[key]
         method = cv2.INTER_LINEAR if key == "image" else cv2.INTER_NEAREST
-        # OpenCV rounds int32 maps otherwise than uint8 and float32 ones; the latter hold ids exactly up to 2^24.
+        # OpenCV rounds coordinates differently for int32 than for uint8 and float32. float32 holds ids up to 2^24 exactly.
         warped[key] = cv2.warpAffine(
             array.astype(np.float32) if key == "regions" else array,
             to_source[:2],
@@ -113,14 +116,14 @@ def _warp(sample, to_source, size, border):
 
 
 def crop(sample: dict, top: int, left: int, size: tuple[int, int], padding: str = "ignore") -> dict:
-    """The window of `size` (height, width) whose upper left pixel is (top, left); outside of the image it is `PADDING`, or a reflection.
+    """Crops the window of `size` (height, width) whose upper left pixel is (top, left).
 
     Args:
-        sample: any size.
+        sample: of any size.
         top: row; may be negative.
         left: column; may be negative.
         size: of the window, which may exceed the image.
-        padding: `ignore`, or `reflect`: what lies outside of the image is its mirror image, label and all.
+        padding: outside of the image, `ignore`: `PADDING`; `reflect`: the mirror image, also of the label.
     """
     height, width = sample["image"].shape[:2]
     rows = slice(max(top, 0), min(top + size[0], height))
@@ -153,28 +156,28 @@ def adjust_colour(
         x ← brightness · x
         x ← contrast · x + (1 - contrast) · mean luma of the image
         x ← saturation · x + (1 - saturation) · luma of the pixel
-        x ← x with its chroma (I, Q of YIQ) turned by `hue` of a full circle
+        x ← x with its chroma (I, Q of YIQ) rotated by `hue` of a full circle
 
     The first three are torchvision's `ColorJitter`, but values are rounded and clipped to 0..255 once, at the end.
 
     Args:
         image: uint8 [H, W, 3], RGB.
-        brightness: factor; 1 leaves it as it is. So for the next two.
-        contrast: factor.
-        saturation: factor.
-        hue: fraction of the colour circle; 0 leaves it as it is.
-        mean: colour that contrast is about; None: the image's, which it has to be for a part of one.
+        brightness: factor; 1 changes nothing.
+        contrast: factor; 1 changes nothing.
+        saturation: factor; 1 changes nothing.
+        hue: fraction of the colour circle; 0 changes nothing.
+        mean: mean colour for the contrast; None: that of `image`. For a crop, give that of the whole image.
 
     Returns:
         uint8 [H, W, 3].
     """
-    turn = 2 * np.pi * hue
-    cos, sin = np.cos(turn), np.sin(turn)
+    angle = 2 * np.pi * hue
+    cos, sin = np.cos(angle), np.sin(angle)
     rotation = np.linalg.inv(RGB_TO_YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ RGB_TO_YIQ
-    saturate = saturation * np.eye(3) + (1 - saturation) * LUMA  # every row of the second term: the pixel's luma
+    saturate = saturation * np.eye(3) + (1 - saturation) * LUMA  # each row of the second term gives the pixel's luma
     matrix = brightness * contrast * rotation @ saturate
     mean = cv2.mean(image)[:3] if mean is None else mean
-    offset = (1 - contrast) * brightness * (LUMA @ mean)  # a grey: saturation and hue leave it alone
+    offset = (1 - contrast) * brightness * (LUMA @ mean)  # grey, so saturation and hue do not change it
     return cv2.transform(image, np.column_stack([matrix, np.full(3, offset)]))
 
 
@@ -182,25 +185,25 @@ def adjust_colour(
 class Augmentation:
     """Random colour jitter, flip, scaling, rotation and crop: `augmentation(sample, rng)` → a sample of size `crop`.
 
-    Every draw is made whether it is used or not: switching one transform off leaves the others' draws as they were. The result is that
-    of the functions above one after the other, but only the pixels that it needs are computed, and interpolated once.
+    All random numbers are drawn whether they are used or not: switching one transform off does not change the draws of the others. The
+    result is that of the functions above applied in turn, but only the pixels in the crop are computed, and interpolated once.
 
     Attributes:
-        crop: (height, width) of the result, anywhere in the scaled image; a smaller image lies anywhere in the crop.
-        base_size: that images are resized to before all else, see `base_size_of`.
+        crop: (height, width) of the result, at a random position of the scaled image; a smaller image has a random position in the crop.
+        base_size: the size that images are resized to first, see `base_size_of`.
         padding: what surrounds a smaller image, see `crop`.
-        flip: mirror one sample in two.
-        mirrored_classes: what each class is in a mirror image; (): itself.
+        flip: whether to mirror half of the samples.
+        mirrored_classes: the class of each class in a mirror image; (): the same.
         scale_range: (low, high) of the uniform factor of the base size.
-        rotate: at most so many degrees either way, uniform.
-        rotate_share: of the samples that are rotated, the others not at all.
-        brightness: factor uniform in 1 ± this; so for the next two.
-        contrast: likewise.
-        saturation: likewise.
+        rotate: maximum rotation in degrees, uniform in both directions.
+        rotate_share: share of the samples that are rotated.
+        brightness: factor uniform in 1 ± this.
+        contrast: factor uniform in 1 ± this.
+        saturation: factor uniform in 1 ± this.
         hue: shift uniform in ± this fraction of the colour circle.
 
     Raises:
-        UserError: a value outside of its range.
+        UserError: a value out of range.
     """
 
     crop: tuple[int, int]
@@ -218,20 +221,20 @@ class Augmentation:
 
     def __post_init__(self):
         if len(self.crop) != 2 or min(self.crop) < 1:
-            raise UserError(f"config.data.crop is {self.crop}, but must be (height, width), at least 1")
-        if self.crop[0] * self.crop[1] > images.LARGEST:
-            most = images.LARGEST // 1_000_000
-            raise UserError(f"config.data.crop is {self.crop}, but must be of no more than {most} megapixels")
+            raise UserError(f"config.data.crop is {self.crop}; expected (height, width), each at least 1")
+        if self.crop[0] * self.crop[1] > images.MAX_PIXELS:
+            limit = images.MAX_PIXELS // 1_000_000
+            raise UserError(f"config.data.crop is {self.crop}; expected at most {limit} megapixels")
         check_base_size(self.base_size, "data.base_size")
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
-            raise UserError(f"config.data.scale_range is {self.scale_range}, but must be (low, high), 0 < low <= high")
+            raise UserError(f"config.data.scale_range is {self.scale_range}; expected (low, high), 0 < low <= high")
         bounds.check_fields("data", vars(self), Augmentation)
 
     def __call__(self, sample: dict, rng: np.random.Generator) -> dict:
         mirrored = rng.random() < 0.5
         scale = rng.uniform(*self.scale_range)
         degrees = self.rotate * rng.uniform(-1, 1)
-        place = rng.random(2)
+        position = rng.random(2)
         jitter = rng.uniform(-1, 1, 4) * (self.brightness, self.contrast, self.saturation, self.hue)
         degrees *= rng.random() < self.rotate_share
 
@@ -240,9 +243,9 @@ class Augmentation:
         size = [max(1, round(n * scale)) for n in base_size_of((height, width), self.base_size)]
         slack = np.array(size) - self.crop
         first, last = np.minimum(slack, 0), np.maximum(slack, 0)
-        top, left = (first + place * (last - first + 1)).astype(int).tolist()
+        top, left = (first + position * (last - first + 1)).astype(int).tolist()
 
-        # What of the crop lies in the scaled image, and what of the image that shows.
+        # The part of the crop that is inside the scaled image, and the part of the original image that it needs.
         inner = [min(n, start + c) - max(start, 0) for n, start, c in zip(size, (top, left), self.crop, strict=True)]
         to_source = _to_source((height, width), size, degrees, max(top, 0), max(left, 0))
         warped = degrees or size != [height, width]
@@ -263,7 +266,7 @@ class Augmentation:
 
 
 def _source_window(to_source, size, limits, margin):
-    """The columns and rows (slices) of an image of `limits` (height, width) that a window of `size` reads, and `margin` around them."""
+    """The columns and rows (slices) of an image of `limits` (height, width) that a window of `size` needs, plus a `margin`."""
     corners = to_source[:2] @ np.array([[x, y, 1] for x in (0, size[1] - 1) for y in (0, size[0] - 1)]).T
     slices = []
     for low, high, n in zip(corners.min(1), corners.max(1), limits[::-1], strict=True):
@@ -277,7 +280,7 @@ def _maps(sample):
 
 
 def create_augmentation(config, class_names: Sequence[str] = ()) -> Augmentation:
-    """The training augmentation that `config.data` describes, for these classes."""
+    """The training augmentation of `config.data`, for these classes."""
     return Augmentation(
         crop=tuple(config.crop),
         flip=config.flip,

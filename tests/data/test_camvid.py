@@ -28,7 +28,7 @@ def picture(name):
 
 
 def write_tree(root, splits=SPLITS):
-    """The official layout, with the official prefix in its lists."""
+    """Writes the official layout, with the official prefix in its lists."""
     for split, names in splits.items():
         (root / split).mkdir(parents=True)
         (root / f"{split}annot").mkdir()
@@ -62,10 +62,10 @@ def test_samples_are_the_files(tree, tmp_path, capsys):
     assert metadata["class_names"][:4] == ["Sky", "Building", "Pole", "Road"] and metadata["palette"][8] == [64, 0, 128]
     assert metadata["groups"] == {} and metadata["fingerprint"] in str(builder.data_dir)
     assert "tensorflow" not in sys.modules
-    assert capsys.readouterr().out == ""  # results are what stdout is for
+    assert capsys.readouterr().out == ""  # stdout is for results
 
 
-def test_test_split_is_used_where_it_is_there(tmp_path):
+def test_an_existing_test_split_is_used(tmp_path):
     tree = write_tree(tmp_path / "CamVid", SPLITS | {"test": ["e", "f"]})
     source = pipeline.source(data.load("camvid", tmp_path / "cache", str(tree)), "test")
     assert [sample["name"] for sample in source] == ["e", "f"]
@@ -73,11 +73,11 @@ def test_test_split_is_used_where_it_is_there(tmp_path):
 
 def test_builds_of_several_folders_are_kept_apart(tree, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
-    with pytest.raises(UserError, match="config.data.manual_dir is not given, and no camvid is prepared in .*cache"):
+    with pytest.raises(UserError, match="config.data.manual_dir .*no camvid is prepared in .*cache"):
         data.load("camvid", cache)
     first = data.load("camvid", cache, tree)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_build", None)  # from here on nothing may be built
+        patch.setattr(store, "_build", None)  # building would fail
         assert data.load("camvid", cache).data_dir == first.data_dir
         assert data.load("camvid", cache, None).info.metadata == first.info.metadata
         moved = shutil.move(tree, tmp_path / "elsewhere")
@@ -91,12 +91,12 @@ def test_builds_of_several_folders_are_kept_apart(tree, tmp_path, monkeypatch):
     assert second.data_dir != first.data_dir
     assert [sample["name"] for sample in pipeline.source(second, "val")] == ["y"]
     assert [sample["name"] for sample in pipeline.source(data.load("camvid", cache, moved), "val")] == ["d"]
-    with pytest.raises(UserError, match="config.data.manual_dir must say which camvid"):
+    with pytest.raises(UserError, match="config.data.manual_dir .*several folders of camvid .*delete"):
         data.load("camvid", cache)
     with open(moved / "valannot/d.png", "ab") as file:
         file.write(b"more")  # a file of another size is another data set
     assert camvid.CamVid.fingerprint(moved) != first.info.metadata["fingerprint"]
-    with pytest.raises(UserError, match="config.data.name is 'camvit', but it can be scenes, .*camvid, "):
+    with pytest.raises(UserError, match="config.data.name is 'camvit'.*scenes, .*camvid, "):
         data.load("camvit", cache)
 
 
@@ -111,16 +111,19 @@ def truncate(path):
 
 
 BAD = {
-    "no folder": (shutil.rmtree, r"^config.data.manual_dir: \S*/CamVid does not exist; camvid wants SegNet's CamVid"),
-    "empty folder": (lambda t: (shutil.rmtree(t), t.mkdir()), r"manual_dir: .*CamVid is empty; camvid wants Seg"),
-    "a file": (lambda t: (shutil.rmtree(t), t.write_text("")), r"manual_dir: .*CamVid is not a folder; camvid wants"),
-    "no list": (lambda t: (t / "val.txt").unlink(), r"manual_dir: .*CamVid/val.txt is missing; camvid wants"),
+    "no folder": (shutil.rmtree, r"^config.data.manual_dir: \S*/CamVid does not exist; camvid .*SegNet's CamVid"),
+    "empty folder": (lambda t: (shutil.rmtree(t), t.mkdir()), r"manual_dir: .*CamVid is empty; camvid .*Seg"),
+    "a file": (lambda t: (shutil.rmtree(t), t.write_text("")), r"manual_dir: .*CamVid is not a folder; camvid .*Seg"),
+    "no list": (lambda t: (t / "val.txt").unlink(), r"manual_dir: .*CamVid/val.txt is missing; camvid .*Seg"),
     "empty list": (lambda t: (t / "val.txt").write_text("\n"), r"CamVid/val.txt lists no images"),
-    "bad line": (lambda t: (t / "val.txt").write_text("val/d.png\n"), r"val.txt line 1: wants .*, has 'val/d.png'"),
+    "bad line": (
+        lambda t: (t / "val.txt").write_text("val/d.png\n"),
+        r"val.txt line 1: .*'folder/image.png folder/label.png'.*'val/d.png'",
+    ),
     "no label": (lambda t: (t / "trainannot/a.png").unlink(), r"^\S*/trainannot/a.png is missing$"),
     "no labels": (
         lambda t: shutil.rmtree(t / "trainannot"),
-        r"^config.data.manual_dir: 3 of 8 faulty: \S*/trainannot/b.png is missing; .*a.png is .*; .*c.png is missing$",
+        r"^config.data.manual_dir: 3 of 8 .*: \S*/trainannot/b.png is missing; .*a.png is .*; .*c.png is missing$",
     ),
     "id": (lambda t: edit_label(t, 37), r"^\S*/trainannot/a.png: label id 37, but camvid has 0\.\.10 and 11 \(void\)$"),
     "truncated image": (lambda t: truncate(t / "val/d.png"), r"^\S*/val/d.png: .*[Tt]runcated"),
@@ -132,11 +135,11 @@ BAD = {
     ),
     "colour label": (
         lambda t: Image.fromarray(picture("d")).save(t / "valannot/d.png"),
-        r"^\S*/valannot/d.png: label has pixels of kind RGB, but must have one channel of 8 bits$",
+        r"^\S*/valannot/d.png: .*kind RGB.*one channel of 8 bits$",
     ),
     "16-bit label": (
         lambda t: cv2.imwrite(str(t / "valannot/d.png"), LABEL.astype(np.uint16)),
-        r"^\S*/valannot/d.png: label has pixels of kind I;16, but must",
+        r"^\S*/valannot/d.png: .*kind I;16.*one channel of 8 bits$",
     ),
 }
 
@@ -156,11 +159,11 @@ def test_faults_of_all_splits_are_counted(tmp_path):
     for path in [*tree.glob("trainannot/*"), tree / "valannot/g.png"]:
         Image.fromarray(np.full_like(LABEL, 99)).save(path)
     fault = r"\S*/trainannot/a\.png: label id 99, but camvid has [^;]*"
-    with pytest.raises(UserError, match=rf"^camvid: 7 of 8 faulty: {fault}; and 6 more, above$"):
+    with pytest.raises(UserError, match=rf"^camvid: 7 of 8 .*: {fault}; and 6 more.*above$"):
         data.load("camvid", tmp_path / "cache", tree)
 
 
-def test_the_folder_above_gets_a_hint(tree, tmp_path):
+def test_the_right_folder_is_suggested(tree, tmp_path):
     with pytest.raises(UserError, match=rf"train.txt is missing; did you mean {tree}\?"):
         data.load("camvid", tmp_path / "cache", tree.parent)
 
@@ -180,7 +183,7 @@ def test_an_interrupted_build_starts_over(tree, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no camvid is prepared"):
         data.load("camvid", cache)
 
-    leftover = cache / "camvid" / camvid.CamVid.fingerprint(tree) / "incomplete.ABC123_1.0.0"  # as SIGKILL leaves it
+    leftover = cache / "camvid" / camvid.CamVid.fingerprint(tree) / "incomplete.ABC123_1.0.0"  # left by SIGKILL
     leftover.mkdir(parents=True)
     (leftover / "camvid-train.array_record-00000-of-00001").write_bytes(b"half")
     with pytest.raises(UserError, match="no camvid is prepared"):
@@ -208,32 +211,32 @@ def test_an_unwritable_cache_is_named(tree, tmp_path):
         data.load("camvid", tmp_path / "cache", tree)
 
 
-def test_unusual_files_decode_as_meant(tree, tmp_path):
+def test_unusual_files_decode_correctly(tree, tmp_path):
     palette = Image.fromarray(LABEL).convert("P")
     palette.putdata(LABEL.ravel().tolist())
     palette.putpalette([7, 8, 9] * 256)
-    palette.save(tree / "trainannot/b.png")  # ids with colours to look at
+    palette.save(tree / "trainannot/b.png")  # ids with a palette
     Image.fromarray(picture("a")[..., 0]).save(tree / "train/a.png")  # a grey photograph
     exif = Image.Exif()
-    exif[0x0112] = 6  # a camera on its side, whose labels were drawn on the pixels as stored
+    exif[0x0112] = 6  # a camera on its side; the label is of the pixels as stored
     Image.fromarray(np.full((3, 4, 3), (250, 10, 10), np.uint8)).save(tree / "train/c.png", format="JPEG", exif=exif)
 
     source = pipeline.source(data.load("camvid", tmp_path / "cache", tree), "train")
     np.testing.assert_array_equal(source[0]["label"], CLASSES)
     np.testing.assert_array_equal(source[1]["image"], np.repeat(picture("a")[..., :1], 3, axis=2))
-    assert source[2]["image"].shape == (4, 3, 3)  # upright, and so are its labels
+    assert source[2]["image"].shape == (4, 3, 3)  # upright, like its label
     np.testing.assert_array_equal(source[2]["label"], np.rot90(CLASSES, -1))
     np.testing.assert_allclose(source[2]["image"][1, 1], (250, 10, 10), atol=6)
 
 
-def test_ids_of_any_type_of_number():
+def test_ids_of_any_number_type():
     ids = {-1: 255, 0: 7, 300: 0}
     for values in (np.int16([[-1, 300, 0]]), np.float64([[-1, 300, 0]])):
         np.testing.assert_array_equal(map_ids("x", values, ids), [[255, 0, 7]])
     np.testing.assert_array_equal(map_ids("x", np.uint8([[0, 0]]), ids), [[7, 7]])
     for values in (np.uint8([[0, 255]]), np.uint64([[0, 2**63]]), [[0, 0.5]], [[0, np.nan]], [[0, 301]], [[0, -2]]):
-        wrong = str(np.asarray(values)[0, 1])
-        with pytest.raises(ValueError, match=rf"label id {wrong}, but x has 0, 300 and -1 \(void\)$"):
+        unknown = str(np.asarray(values)[0, 1])
+        with pytest.raises(ValueError, match=rf"label id {unknown}, but x has 0, 300 and -1 \(void\)$"):
             map_ids("x", np.asarray(values), ids)
 
 
@@ -244,5 +247,5 @@ def test_a_damaged_record_is_named(tree, tmp_path):
     start = content.index(b"PNG", content.index(b"PNG") + 1)  # in the second record, or the first's label
     content[start : start + 20] = b"\x55" * 20
     path.write_bytes(content)
-    with pytest.raises(UserError, match="camvid train: record [0-2] cannot be read; delete .*1.0.0 to prepare it"):
+    with pytest.raises(UserError, match="camvid train: record [0-2] .*delete .*1.0.0 to prepare it"):
         list(pipeline.source(builder, "train"))

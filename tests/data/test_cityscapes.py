@@ -70,7 +70,7 @@ BAD = {
     "no city of images": (lambda t: (t / IMAGE).parent.rename(t / "zurich"), rf"^\S*/{IMAGE} is missing$"),
     "no labels": (
         lambda t: (t / "gtFine").rename(t / "gtCoarse"),
-        r"cityscapes/gtFine/train is missing; cityscapes wants leftImg8bit/ and gtFine/, each with train/ and val/",
+        r"cityscapes/gtFine/train is missing; cityscapes .*leftImg8bit/ and gtFine/, each with train/ and val/",
     ),
     "id": (
         lambda t: Image.fromarray(IDS + np.uint8(1)).save(t / LABEL),

@@ -30,7 +30,7 @@ def write_lip(images, labels):
 
 @pytest.fixture
 def lip(tmp_path):
-    """As the archives unpack, in folders of their own."""
+    """The unpacked archives, which have folders of their own."""
     write_lip(tmp_path / "LIP/TrainVal_images/TrainVal_images", tmp_path / "LIP/TrainVal_parsing_annotations")
     return tmp_path / "LIP"
 
@@ -88,11 +88,11 @@ TRAIN = "TrainVal_images/TrainVal_images/train"
 BAD_LIP = {
     "no list": (
         lambda t: (t / f"{TRAIN}_id.txt").unlink(),
-        r"TrainVal_images/train_id.txt is missing; lip wants train_",
+        r"TrainVal_images/train_id.txt is missing; lip .*train_images",
     ),
     "no labels": (
         lambda t: shutil.rmtree(t / "TrainVal_parsing_annotations"),
-        r"LIP/train_segmentations is missing; lip wants train_images/, val_images/, train_segmentations/ and val_",
+        r"LIP/train_segmentations is missing; lip .*train_images/, val_images/, train_segmentations/ and val_",
     ),
     "an image": (lambda t: (t / f"{TRAIN}_images/77_471474.jpg").unlink(), r"^\S*/77_471474.jpg is missing$"),
     "empty list": (lambda t: (t / f"{TRAIN}_id.txt").write_text("\n"), r"train_id.txt lists no images$"),
@@ -106,7 +106,7 @@ BAD_LIP = {
 BAD_CIHP = {
     "no ids": (
         lambda t: (t / "Training/Category_ids").rename(t / "Training/Categories"),  # which are the colours
-        r"Training/Category_ids is missing; cihp wants instance-level_human_parsing: Training/ and Validation/, each",
+        r"Training/Category_ids is missing; cihp .*instance-level_human_parsing: Training/ and Validation/, each",
     ),
     "a label": (lambda t: (t / "Validation/Category_ids/0000007.png").unlink(), r"^\S*/0000007.png is missing$"),
     "cut image": (

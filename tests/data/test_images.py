@@ -1,4 +1,4 @@
-"""How image files become RGB: the same in a data set's records as in a prediction, for formats × kinds of pixels, odd and damaged ones."""
+"""How image files become RGB, in data sets and in predictions: formats × kinds of pixels, unusual files and damaged files."""
 
 import io
 import struct
@@ -33,7 +33,7 @@ def saved(image, form, **options):
 
 
 def exif(value, kind=3):
-    """A block whose orientation is of a kind of EXIF: 3 for a number, 2 for text."""
+    """An EXIF block with an orientation of type 3, a number, or 2, a text."""
     value = struct.pack("<HH", value, 0) if kind == 3 else value.ljust(4, b"\0")
     return (
         b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", 0x0112, kind, 1 if kind == 3 else 2) + value + bytes(4)
@@ -41,13 +41,13 @@ def exif(value, kind=3):
 
 
 def with_chunk(png, name, content):
-    """A PNG with another chunk, behind its pixels."""
+    """A PNG with another chunk after its pixels."""
     chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
     return png[:-12] + chunk + png[-12:]
 
 
 def lab(*values):
-    """A TIFF of CIELAB, whose a and b have signs."""
+    """A TIFF of CIELAB, where a and b are signed."""
     pixels = b"".join(struct.pack("Bbb", *value) for value in values)
     file = saved(Image.frombytes("LAB", (len(values), 1), pixels), "TIFF")
     assert pixels in file
@@ -55,7 +55,7 @@ def lab(*values):
 
 
 def turned(image, orientation):
-    """What a camera stores of an image in each of the eight ways that EXIF 2.3 (tag 274) names."""
+    """The stored pixels of an image with an EXIF orientation from 1 to 8 (EXIF 2.3, tag 274)."""
     return np.ascontiguousarray({
         1: image, 2: image[:, ::-1], 3: image[::-1, ::-1], 4: image[::-1],
         5: image.swapaxes(0, 1), 6: np.rot90(image), 7: np.rot90(image.swapaxes(0, 1), 2), 8: np.rot90(image, -1),
@@ -73,23 +73,23 @@ def cases():
     palette, bits = COLOUR.quantize(12), Image.fromarray(GREY > 127)
     key = tuple(map(int, IMAGE[0, 0]))
     keyed = np.where((IMAGE == key).all(-1, keepdims=True), 255, IMAGE)
-    found = {}
+    files = {}
     for form in ("PNG", "BMP", "TIFF", "PPM"):
-        found |= {f"{form} RGB": (saved(COLOUR, form), IMAGE), f"{form} L": (saved(SHADE, form), THREE)}
-        found[f"{form} 1"] = (saved(bits, form), np.repeat((GREY > 127)[..., None] * 255, 3, axis=2))
+        files |= {f"{form} RGB": (saved(COLOUR, form), IMAGE), f"{form} L": (saved(SHADE, form), THREE)}
+        files[f"{form} 1"] = (saved(bits, form), np.repeat((GREY > 127)[..., None] * 255, 3, axis=2))
     for form in ("PNG", "BMP", "TIFF", "GIF"):
-        found[f"{form} P"] = (saved(palette, form), IMAGE)
+        files[f"{form} P"] = (saved(palette, form), IMAGE)
     for form in ("PNG", "TIFF", "WEBP"):
         options = {"lossless": True} if form == "WEBP" else {}
-        found[f"{form} RGBA"] = (saved(rgba, form, **options), white)
-        found[f"{form} half"] = (saved(half, form, **options), (IMAGE * (128 / 255) + 127).round())
+        files[f"{form} RGBA"] = (saved(rgba, form, **options), white)
+        files[f"{form} half"] = (saved(half, form, **options), (IMAGE * (128 / 255) + 127).round())
     for form in ("PNG", "TIFF"):
-        found[f"{form} LA"] = (saved(la, form), white_shade)
-        found[f"{form} I;16"] = (saved(Image.fromarray(GREY.astype(np.uint16) * 256 + 200), form), THREE)
+        files[f"{form} LA"] = (saved(la, form), white_shade)
+        files[f"{form} I;16"] = (saved(Image.fromarray(GREY.astype(np.uint16) * 256 + 200), form), THREE)
     for form in ("PNG", "GIF"):
         index = palette.getpixel((0, 0))
-        found[f"{form} P transparent"] = (saved(palette, form, transparency=index), keyed)
-    found |= {
+        files[f"{form} P transparent"] = (saved(palette, form, transparency=index), keyed)
+    files |= {
         "PNG RGB transparent": (saved(COLOUR, "PNG", transparency=key), keyed),
         "PNG L transparent": (
             saved(SHADE, "PNG", transparency=int(GREY[0, 0])), np.where(THREE == GREY[0, 0], 255, THREE)
@@ -109,7 +109,7 @@ def cases():
             np.array([[[255] * 3, [0] * 3, [128] * 3, [255, 0, 0]]]),
         ),
     }  # fmt: skip
-    numbers = {  # in the file, grey
+    numbers = {  # {name: (values in the file, grey levels)}
         "int32 of 8 bits": (GREY.astype(np.int32), GREY),
         "int32 of 16 bits": (GREY.astype(np.int32) * 256 + 255, GREY),
         "int32": (np.int32([[-1000, 0, 1000]]), [[0, 128, 255]]),
@@ -120,21 +120,21 @@ def cases():
         "float of one value": (np.float32([[1000, 1000]]), [[0, 0]]),
     }
     for name, (values, grey) in numbers.items():
-        found[f"TIFF {name}"] = (
+        files[f"TIFF {name}"] = (
             saved(Image.fromarray(values), "TIFF"),
             np.repeat(np.array(grey)[..., None], 3, axis=2),
         )
     for number in range(1, 9):
         stored = Image.fromarray(turned(IMAGE, number))
         for form, options in {"PNG": {}, "WEBP": {"lossless": True}, "JPEG": {"quality": 98, "subsampling": 0}}.items():
-            found[f"{form} orientation {number}"] = (saved(stored, form, exif=exif(number), **options), IMAGE)
+            files[f"{form} orientation {number}"] = (saved(stored, form, exif=exif(number), **options), IMAGE)
         tag = Image.Exif()
         tag[0x0112] = number
         for compression in (None, "tiff_lzw"):
-            found[f"TIFF orientation {number} {compression}"] = (
+            files[f"TIFF orientation {number} {compression}"] = (
                 saved(stored, "TIFF", exif=tag, compression=compression), IMAGE
             )  # fmt: skip
-            found[f"TIFF L orientation {number} {compression}"] = (
+            files[f"TIFF L orientation {number} {compression}"] = (
                 saved(Image.fromarray(turned(GREY, number)), "TIFF", exif=tag, compression=compression), THREE
             )  # fmt: skip
     blocks = {
@@ -145,10 +145,10 @@ def cases():
     for name, block in blocks.items():
         for form, options in {"PNG": {}, "WEBP": {"lossless": True}, "JPEG": {"quality": 98, "subsampling": 0}}.items():
             if form != "JPEG" or block.startswith(b"Exif"):
-                found[f"{form} EXIF {name}"] = (saved(COLOUR, form, exif=block, **options), IMAGE)
+                files[f"{form} EXIF {name}"] = (saved(COLOUR, form, exif=block, **options), IMAGE)
     late = saved(Image.fromarray(turned(IMAGE, 6)), "PNG")
-    found["PNG orientation behind the pixels"] = (with_chunk(late, b"eXIf", exif(6)[6:]), IMAGE)
-    found["PNG EXIF damaged behind the pixels"] = (with_chunk(saved(COLOUR, "PNG"), b"eXIf", b"garbage"), IMAGE)
+    files["PNG orientation behind the pixels"] = (with_chunk(late, b"eXIf", exif(6)[6:]), IMAGE)
+    files["PNG EXIF damaged behind the pixels"] = (with_chunk(saved(COLOUR, "PNG"), b"eXIf", b"garbage"), IMAGE)
     other = Image.fromarray(255 - IMAGE)
     for form, options in {
         "TIFF": {},
@@ -156,15 +156,15 @@ def cases():
         "PNG": {},
         "MPO": {"quality": 98, "subsampling": 0},
     }.items():
-        found[f"{form} of two frames"] = (saved(COLOUR, form, save_all=True, append_images=[other], **options), IMAGE)
-    return found
+        files[f"{form} of two frames"] = (saved(COLOUR, form, save_all=True, append_images=[other], **options), IMAGE)
+    return files
 
 
 CASES = cases()
 
 
-def stored(name, image):
-    """A source of one record, whose image is so encoded."""
+def source_of(name, image):
+    """A source of one record with this encoded image."""
     record = {"image": image, "label": records.encode_png(GREY).getvalue(), "name": name.encode()}
     return pipeline.Source(
         types.SimpleNamespace(name="stub", data_dir="", as_data_source=lambda *_, **__: [record]), "train"
@@ -174,7 +174,7 @@ def stored(name, image):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged EXIF
 @pytest.mark.parametrize("name", CASES)
 def test_every_file_is_read_alike(name, tmp_path):
-    """Right in a prediction; in records that are made of it the same; and in those that hold the file as it is, but for its orientation."""
+    """As expected in a prediction; the same in records made of it, and (except its orientation) in records with the file's own bytes."""
     content, expected = CASES[name]
     lossy = any(form in name for form in ("JPEG", "MPO", "AVIF"))
     path = tmp_path / "file"
@@ -182,20 +182,20 @@ def test_every_file_is_read_alike(name, tmp_path):
     actual, size = images.read(path)
     assert actual.dtype == np.uint8 and size == actual.shape[:2] == expected.shape[:2]
     np.testing.assert_allclose(actual, expected, atol=6 if lossy or "LAB" in name or "YCbCr" in name else 1)
-    kept, turn = records._encoded(path)
+    encoded, turn = records._encoded(path)
     assert turn == orientation(path)[0]
-    np.testing.assert_allclose(stored(name, kept.getvalue()).image(0), actual, atol=2 if lossy else 0)
+    np.testing.assert_allclose(source_of(name, encoded.getvalue()).image(0), actual, atol=2 if lossy else 0)
     if turn == 1:
-        np.testing.assert_allclose(stored(name, content).image(0), actual, atol=2 if lossy else 0)
+        np.testing.assert_allclose(source_of(name, content).image(0), actual, atol=2 if lossy else 0)
     else:
-        np.testing.assert_allclose(turned(actual, turn), stored(name, content).image(0), atol=2)
+        np.testing.assert_allclose(turned(actual, turn), source_of(name, content).image(0), atol=2)
     assert find_faults("stub", {"train": [Pair("x", path, path)]}, lambda _: turned(expected, turn)) == ([], 1)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG", "WEBP"])
 @pytest.mark.parametrize("number", range(1, 9))
 def test_a_label_is_turned_with_its_image(form, number, tmp_path):
-    """Labels are of the pixels as they are stored: also labels that are TIFFs with an orientation of their own."""
+    """Labels are of the pixels as stored, even labels that are TIFFs with an orientation of their own."""
     tag = Image.Exif()
     tag[0x0112] = number
     stored = turned(IMAGE, number)
@@ -211,15 +211,15 @@ def test_a_label_is_turned_with_its_image(form, number, tmp_path):
 
 def damaged():
     """{name: bytes}."""
-    found = {"nothing": b"", "text": b"no image", "zeros": bytes(1000)}
+    files = {"nothing": b"", "text": b"no image", "zeros": bytes(1000)}
     for form in ("PNG", "TIFF", "WEBP", "JPEG", "BMP", "GIF", "PPM"):
         noise = Image.fromarray(RNG.integers(0, 256, (32, 48, 3), np.uint8))
         content = saved(noise.quantize(256) if form == "GIF" else noise, form)
-        found |= {f"{form} cut in half": content[: len(content) // 2], f"{form} head": content[:20]}
+        files |= {f"{form} cut in half": content[: len(content) // 2], f"{form} head": content[:20]}
     bomb = bytearray(saved(COLOUR, "PNG"))
     bomb[16:24] = (30000).to_bytes(4, "big") * 2
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
-    return found | {"PNG of a gigapixel": bytes(bomb)}
+    return files | {"PNG of a gigapixel": bytes(bomb)}
 
 
 DAMAGED = damaged()
@@ -235,18 +235,18 @@ def test_damaged_files_are_named(name, tmp_path, recwarn):
     assert fault.startswith(f"{path}: ") and "\n" not in fault
 
 
-def test_pillow_s_limit_does_not_count(tmp_path, monkeypatch):
+def test_pillows_limit_is_not_used(tmp_path, monkeypatch):
     COLOUR.save(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     np.testing.assert_array_equal(images.read(tmp_path / "x.png")[0], IMAGE)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_large_images_are_seen_smaller(tmp_path, monkeypatch):
+def test_large_images_are_averaged_down(tmp_path, monkeypatch):
     COLOUR.save(tmp_path / "x.png")
     small, size = images.read(tmp_path / "x.png", GREY.size // 4)
-    np.testing.assert_array_equal(small, IMAGE[::2, ::2])  # in blocks, means of 2×2 are their values
+    np.testing.assert_array_equal(small, IMAGE[::2, ::2])  # within blocks, means of 2×2 pixels change nothing
     assert size == GREY.shape
-    monkeypatch.setattr(images, "LARGEST", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match="48×32 is more than"):
         images.read(tmp_path / "x.png", 10**6)

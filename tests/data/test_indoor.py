@@ -1,4 +1,4 @@
-"""NYUDv2 and SUN RGB-D, from tiny trees in their official layouts: MATLAB files of version 5 and 7.3."""
+"""NYUDv2 and SUN RGB-D, from small folders in their official layouts: MATLAB files of version 5 and 7.3."""
 
 import re
 
@@ -17,7 +17,7 @@ HEIGHT, WIDTH = 3, 5
 
 
 def matlab73(path):
-    """A file as MATLAB 7.3 writes it: HDF5 behind a header of 512 bytes."""
+    """A file as MATLAB 7.3 writes it: HDF5 after a header of 512 bytes."""
     return h5py.File(path, "w", userblock_size=512)
 
 
@@ -61,7 +61,7 @@ def test_nyudv2(nyu, tmp_path, capsys):
     assert classes[19] == "floor mat" and "nyudv2 test has 1 images, 653 fewer than the 654" in capsys.readouterr().err
 
     scipy.io.savemat(nyu / "classMapping40.mat", {"mapClass": np.full((1, 894), 7), "more": 1})
-    assert nyudv2.NYUDv2.fingerprint(nyu) not in str(builder.data_dir)  # another mapping, other labels
+    assert nyudv2.NYUDv2.fingerprint(nyu) not in str(builder.data_dir)  # another mapping gives other labels
 
 
 def spoil_nyu(tree, **arrays):
@@ -75,11 +75,11 @@ def spoil_nyu(tree, **arrays):
 BAD_NYU = {
     "no mapping": (
         lambda t: (t / "classMapping40.mat").unlink(),
-        r"classMapping40.mat is missing; nyudv2 wants a folder",
+        r"classMapping40.mat is missing; nyudv2 .*a folder",
     ),
     "truncated": (
         lambda t: (t / nyudv2.LABELED).write_bytes((t / nyudv2.LABELED).read_bytes()[:900]),
-        r"^\S*/nyu_depth_v2_labeled.mat: not a MATLAB file of version 7.3 that can be read: .",
+        r"^\S*/nyu_depth_v2_labeled.mat: .*MATLAB file of version 7.3: .",
     ),
     "no labels": (lambda t: spoil_nyu(t, labels=None), r"^\S*/nyu_depth_v2_labeled.mat has no variable labels$"),
     "number": (
@@ -88,11 +88,11 @@ BAD_NYU = {
     ),
     "mapping": (
         lambda t: scipy.io.savemat(t / "classMapping40.mat", {"mapClass": [[1, 41]]}),
-        r"^\S*/classMapping40.mat: mapClass must have numbers from 1 to 40$",
+        r"^\S*/classMapping40.mat: mapClass.* 1 to 40$",
     ),
     "short mapping": (
         lambda t: scipy.io.savemat(t / "classMapping40.mat", {"mapClass": [[1, 2, 3, 4]]}),
-        r"^nyudv2: 3 of 3 faulty: \S*labeled.mat: 0004: label id 894, but nyudv2 has 1..4 and 0 \(void\)",
+        r"^nyudv2: 3 of 3 .*: \S*labeled.mat: 0004: label id 894, but nyudv2 has 1..4 and 0 \(void\)",
     ),
     "sizes": (
         lambda t: spoil_nyu(t, labels=np.ones((4, HEIGHT, WIDTH), np.uint16)),
@@ -100,7 +100,7 @@ BAD_NYU = {
     ),
     "grey": (
         lambda t: spoil_nyu(t, images=np.zeros((4, WIDTH, HEIGHT), np.uint8)),
-        r"labeled.mat: 0004: image is an array \(3, 5\) of uint8, but must be RGB of 8 bits",
+        r"labeled.mat: 0004: .*\(3, 5\) of uint8.*RGB of 8 bits",
     ),
 }
 
@@ -142,7 +142,7 @@ def sun(tmp_path):
 
 
 def write_sun_labels(tree, labels):
-    """A struct array of version 7.3: for each field references to the arrays, which are elsewhere."""
+    """Writes a struct array of version 7.3: for each field references to the arrays, which are elsewhere in the file."""
     with matlab73(tree / sunrgbd.LABELS) as file:
         references = file.create_dataset("SUNRGBD2Dseg/seglabel", (len(labels), 1), h5py.ref_dtype)
         for i, label in enumerate(labels):
@@ -167,7 +167,7 @@ def test_sunrgbd(sun, tmp_path):
 BAD_SUN = {
     "no toolbox": (
         lambda t: (t / sunrgbd.LISTS).unlink(),
-        r"allsplit.mat is missing; sunrgbd wants the folder in which",
+        r"allsplit.mat is missing; sunrgbd .*the folder in which",
     ),
     "no image": (
         lambda t: (t / "SUNRGBD/kv1/NYUdata/NYU0001/image/0.jpg").unlink(),
@@ -189,7 +189,7 @@ BAD_SUN = {
     ),
     "place": (
         lambda t: scipy.io.savemat(t / sunrgbd.LISTS, {"alltrain": ["/elsewhere"], "alltest": [MAKERS + FRAMES[0]]}),
-        r"allsplit.mat has a path without kv1, kv2, realsense, xtion: /elsewhere$",
+        r"allsplit.mat has a path without .*kv1, kv2, realsense, xtion: /elsewhere$",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""VOC 2012 with SBD, PASCAL-Context and PASCAL-Person-Part, from tiny trees in their official layouts."""
+"""VOC 2012 with SBD, PASCAL-Context and PASCAL-Person-Part, from small folders in their official layouts."""
 
 import re
 import shutil
@@ -58,7 +58,7 @@ def voc(tmp_path):
     names(voc / "ImageSets/Segmentation/val.txt", "2007_v", "2008_w")
     for name in ("2007_a", "2007_b", "2007_v", "2008_w"):
         palette_png(voc / f"SegmentationClass/{name}.png", VOC_PNG)
-    names(sbd / "train.txt", "2008_z", "2007_a", "2008_w")  # SBD's lists know nothing of VOC's
+    names(sbd / "train.txt", "2008_z", "2007_a", "2008_w")  # SBD's lists overlap with VOC's
     names(sbd / "val.txt", "2008_y", "2007_v")
     for name in ("2007_a", "2007_v", "2008_w", "2008_y", "2008_z"):
         struct = {"Boundaries": np.zeros((20, 1), object), "Segmentation": np.uint8(SBD_MAT), "CategoriesPresent": 3.0}
@@ -70,8 +70,8 @@ def voc(tmp_path):
 
 def test_voc2012(voc, tmp_path, capsys):
     splits, metadata = load("voc2012", voc, tmp_path)
-    found = {split: [sample["name"] for sample in samples] for split, samples in splits.items()}
-    assert found == {
+    names_by_split = {split: [sample["name"] for sample in samples] for split, samples in splits.items()}
+    assert names_by_split == {
         "train": ["2007_b", "2007_a"],
         "val": ["2007_v", "2008_w"],
         "train_aug": ["2007_b", "2007_a", "2008_y", "2008_z"],  # none of val
@@ -82,7 +82,7 @@ def test_voc2012(voc, tmp_path, capsys):
 
     colours = dict(zip(metadata["class_names"], metadata["palette"], strict=True))
     assert len(colours) == 21 and list(colours)[0] == "background" and list(colours)[20] == "tvmonitor"
-    assert colours["background"] == [0, 0, 0] and colours["person"] == [192, 128, 128]  # of the development kit
+    assert colours["background"] == [0, 0, 0] and colours["person"] == [192, 128, 128]  # from the development kit
     assert colours["aeroplane"] == [128, 0, 0] and colours["tvmonitor"] == [0, 64, 128]
     assert "voc2012 train has 2 images, 1462 fewer than the 1464 published" in capsys.readouterr().err
 
@@ -111,7 +111,7 @@ def truncate(path):
 BAD_VOC = {
     "no list": (
         lambda t: (t / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").unlink(),
-        r"^config.data.manual_dir: \S*/Segmentation/val.txt is missing; voc2012 wants the folder in which VOCtrainval",
+        r"^config.data.manual_dir: \S*/Segmentation/val.txt is missing; voc2012 .*the folder in which VOCtrainval",
     ),
     "no lists of SBD": (
         lambda t: (t / "benchmark_RELEASE/dataset/val.txt").unlink(),
@@ -123,7 +123,7 @@ BAD_VOC = {
     ),
     "half unpacked": (
         lambda t: [path.unlink() for path in sorted(t.glob("VOCdevkit/VOC2012/JPEGImages/*.jpg"))[1:]],
-        r"^config.data.manual_dir: 5 of 12 faulty: \S*/2007_b.jpg is missing; ",
+        r"^config.data.manual_dir: 5 of 12 .*: \S*/2007_b.jpg is missing; ",
     ),
     "no label": (
         lambda t: (t / "benchmark_RELEASE/dataset/cls/2008_y.mat").unlink(),
@@ -131,14 +131,14 @@ BAD_VOC = {
     ),
     "truncated": (
         lambda t: truncate(t / "benchmark_RELEASE/dataset/cls/2008_y.mat"),
-        r"^\S*/cls/2008_y.mat: not a MATLAB file that can be read: .",
+        r"^\S*/cls/2008_y.mat: .*read as a MATLAB file: .",
     ),
     "not MATLAB's": (
         lambda t: (t / "benchmark_RELEASE/dataset/cls/2008_y.mat").write_text("hello, " * 40),
-        r"^\S*/cls/2008_y.mat: not a MATLAB file that can be read: .",
+        r"^\S*/cls/2008_y.mat: .*read as a MATLAB file: .",
     ),
     "another variable": (lambda t: spoil_sbd(t, GTinst=1), r"^\S*/cls/2008_y.mat has no variable GTcls$"),
-    "another struct": (lambda t: spoil_sbd(t, GTcls={"a": 1}), r"^\S*/cls/2008_y.mat has no field Segmentation where"),
+    "another struct": (lambda t: spoil_sbd(t, GTcls={"a": 1}), r"^\S*/cls/2008_y.mat .*field Segmentation"),
     "ids": (
         lambda t: spoil_sbd(t, [[0, 21, 40, 0]] * 3),
         r"2008_y.mat: label id 21, 40, but voc2012 has 0..20 and 255 \(v",
@@ -146,7 +146,7 @@ BAD_VOC = {
     "sizes": (lambda t: spoil_sbd(t, SBD_MAT[:2]), r"^\S*/2008_y.mat: label is 4x2, but its image is 4x3$"),
     "axes": (
         lambda t: spoil_sbd(t, [SBD_MAT] * 2),
-        r"2008_y.mat: label is an array \(2, 3, 4\) of uint8, but must be n",
+        r"2008_y.mat: .*\(2, 3, 4\) of uint8.*two dimensions",
     ),
 }
 
@@ -160,7 +160,7 @@ def test_bad_folders_are_named(fault, voc, tmp_path):
     assert re.search(message, str(raised.value)) and "\n" not in str(raised.value)
 
 
-def test_the_folder_meant_is_suggested(voc, tmp_path):
+def test_the_right_folder_is_suggested(voc, tmp_path):
     for folder in (voc.parent, voc / "VOCdevkit", voc / "VOCdevkit/VOC2012"):
         with pytest.raises(UserError, match=rf"train.txt is missing; did you mean {voc}\?$"):
             data.load("voc2012", tmp_path / "cache", folder)
@@ -178,17 +178,17 @@ def voc2010(tmp_path):
 
 def test_pascal_context(voc2010, tmp_path):
     # 2 aeroplane, 9 bag, 397 table, 458 wood; 1 accordion and 459 wool are none of the 59.
-    full = np.uint16([[2, 9, 397, 458], [1, 459, 284, 284], [360, 0, 420, 23]])
+    mat_ids = np.uint16([[2, 9, 397, 458], [1, 459, 284, 284], [360, 0, 420, 23]])
     expected = [[1, 21, 11, 59], [0, 0, 15, 15], [51, 0, 54, 2]]
     for name in "abc":
-        mat(voc2010 / f"trainval/2008_{name}.mat", LabelMap=full)
+        mat(voc2010 / f"trainval/2008_{name}.mat", LabelMap=mat_ids)
     splits, metadata = load("pascal_context", voc2010, tmp_path)
     assert [sample["name"] for sample in splits["train"]] == ["2008_a", "2008_b"] and len(splits["val"]) == 1
     np.testing.assert_array_equal(splits["val"][0]["label"], expected)
     assert len(metadata["class_names"]) == 60 == len(set(map(tuple, metadata["palette"])))
-    named = [metadata["class_names"][i] for row in expected for i in row]
-    assert named[:4] == ["aeroplane", "bag", "table", "wood"] and named[6] == "person"
-    assert named[8] == "sky" and named[10:] == ["tree", "bicycle"]
+    class_names = [metadata["class_names"][i] for row in expected for i in row]
+    assert class_names[:4] == ["aeroplane", "bag", "table", "wood"] and class_names[6] == "person"
+    assert class_names[8] == "sky" and class_names[10:] == ["tree", "bicycle"]
 
     shutil.rmtree(voc2010 / "trainval")  # the usual conversion: ids in alphabetical order
     for name in "abc":
@@ -200,7 +200,7 @@ def test_pascal_context(voc2010, tmp_path):
     np.testing.assert_array_equal(splits["val"][0]["label"], expected)
 
     shutil.rmtree(voc2010 / "SegmentationClassContext")
-    with pytest.raises(UserError, match="VOC2010/trainval is missing; pascal_context wants the folder VOC2010 "):
+    with pytest.raises(UserError, match="VOC2010/trainval is missing; pascal_context .*the folder VOC2010 "):
         data.load("pascal_context", tmp_path / "cache", voc2010)
 
 
@@ -217,7 +217,7 @@ def mask(*pixels):
 
 
 def thing(name, pixels, **parts):
-    """An object as PASCAL-Part has it; without parts, an empty array in their place."""
+    """An object in PASCAL-Part's format; without parts, it has an empty array in their place."""
     parts = [{"part_name": part, "mask": mask(*where)} for part, where in parts.items()]
     return {"class": name, "class_ind": 15.0, "mask": mask(*pixels), "parts": structs(parts)}
 
@@ -273,9 +273,9 @@ def test_pascal_person_part_has_the_24_parts_of_persons():
 @pytest.mark.parametrize(
     ("things", "message"),
     [
-        ([thing("person", [(0, 0)], wheel=[(0, 0)])], "2008_c.mat: a person has a part 'wheel', but there is head, "),
-        ([], "2008_c.mat: has no objects$"),
-        ([{"class": "person", "mask": mask()}], "2008_c.mat has no field parts where it should be$"),
+        ([thing("person", [(0, 0)], wheel=[(0, 0)])], "2008_c.mat: a person .*'wheel'.* head, "),
+        ([], "2008_c.mat: .*no objects$"),
+        ([{"class": "person", "mask": mask()}], "2008_c.mat .*field parts$"),
     ],
 )
 def test_bad_parts_are_named(things, message, person_part, tmp_path):

@@ -1,4 +1,4 @@
-"""`scenes` is what it says: deterministic, and each pair of classes can be told apart only by what its group needs."""
+"""`scenes` is deterministic, and each pair of classes can only be told apart by the kind of context that its group needs."""
 
 import numpy as np
 import pytest
@@ -26,17 +26,17 @@ def mask(label, *names):
     return np.isin(label, [ID[name] for name in names])
 
 
-# What is in a scene
+# The contents of a scene
 
 
-def test_same_arguments_same_bytes_and_no_two_scenes_alike():
+def test_the_same_arguments_give_the_same_bytes_and_others_another_scene():
     first, again = scene(3, "train", 5), scene(3, "train", 5)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True))
-    others = [scene(*of)[0].tobytes() for of in ((3, "train", 5), (4, "train", 5), (3, "val", 5), (3, "train", 13))]
-    assert len(set(others)) == 4
+    arguments = ((3, "train", 5), (4, "train", 5), (3, "val", 5), (3, "train", 13))
+    assert len({scene(*scene_arguments)[0].tobytes() for scene_arguments in arguments}) == 4
 
 
-# Of a few scenes of seed 0: the mean of the image, and pixels of each class. Where these change, so must `FINGERPRINT`.
+# For some scenes of seed 0: the mean of the image, and the pixels of each class. If these change, so must `FINGERPRINT`.
 KNOWN = {
     ("train", 0): (105.48, [8654, 800, 800, 784, 0, 1682, 0, 1872, 0, 896, 896]),
     ("train", 1999): (112.13, [8590, 800, 800, 0, 784, 0, 1458, 0, 2160, 896, 896]),
@@ -57,11 +57,11 @@ def test_contents(drawn):
     for i, (image, label) in enumerate(drawn[:64]):
         assert image.shape == (SIZE, SIZE, 3) and label.shape == (SIZE, SIZE)
         assert image.dtype == label.dtype == np.uint8
-        look, extent = BEACONS[i & 1], GROUPS["scale"][i >> 1 & 1]
+        beacon, extent = BEACONS[i & 1], GROUPS["scale"][i >> 1 & 1]
         assert set(np.unique(label)) == {
             ID[name]
             for name in ("background", "grass", "gravel", "text at grass", "text at gravel")
-            + (look, f"tissue with {look}", extent)
+            + (beacon, f"tissue with {beacon}", extent)
         }
 
 
@@ -94,13 +94,15 @@ def test_builder_keeps_every_pixel(tmp_path, monkeypatch):
     assert (metadata["class_names"], metadata["palette"], metadata["groups"]) == (CLASS_NAMES, scenes.PALETTE, GROUPS)
 
 
-# What decides a class is where the group says
+# What decides a class is where its group says
 
 
-def test_beacon_is_out_of_sight_of_every_tissue_pixel(drawn):
+def test_the_beacon_is_more_than_48_pixels_from_every_tissue_pixel(drawn):
     for _, label in drawn:
         ((rows, columns),) = ndimage.find_objects(mask(label, *BEACONS).astype(int))
-        assert (rows.stop - rows.start, columns.stop - columns.start) == (scenes.BEACON,) * 2  # one and whole
+        assert (rows.stop - rows.start, columns.stop - columns.start) == (
+            scenes.BEACON,
+        ) * 2  # a single, complete beacon
         tissue = mask(label, "tissue with retina", "tissue with galaxies")
         assert 2 * scenes.TISSUE[0] ** 2 <= tissue.sum() <= 2 * scenes.TISSUE[1] ** 2
         reach = np.zeros((SIZE, SIZE), bool)
@@ -108,35 +110,35 @@ def test_beacon_is_out_of_sight_of_every_tissue_pixel(drawn):
         assert not (reach & tissue).any()
 
 
-def test_strip_touches_its_block_by_one_end_and_nothing_else(drawn):
+def test_a_strip_only_touches_its_block_with_one_end(drawn):
     for _, label in drawn:
         for texture in ("grass", "gravel"):
             name = f"text at {texture}"
             strip = mask(label, name)
-            (where,) = ndimage.find_objects(strip.astype(int))
-            shape = tuple(s.stop - s.start for s in where)
+            (bounding_box,) = ndimage.find_objects(strip.astype(int))
+            shape = tuple(s.stop - s.start for s in bounding_box)
             assert sorted(shape) == [16, 56] and strip.sum() == 16 * 56
             touching = ndimage.binary_dilation(strip) & ~mask(label, "background", name)
-            assert touching.sum() == 16 and mask(label, texture)[touching].all()  # a whole end
+            assert touching.sum() == 16 and mask(label, texture)[touching].all()  # a complete end
             assert len(np.unique(np.nonzero(touching)[np.argmax(shape)])) == 1  # across the strip's length
             near = ndimage.binary_dilation(strip, np.ones((3, 3)), iterations=2)
             assert set(np.unique(label[near])) <= {0, ID[name], ID[texture]}
             _, blocks = ndimage.label(mask(label, texture))
-            assert blocks == 2  # the one at the strip and a free one
+            assert blocks == 2  # one at the strip, and a free one
 
 
 def test_walls_have_two_extents(drawn):
     for i, (_, label) in enumerate(drawn):
         walls, n = ndimage.label(mask(label, *GROUPS["scale"]))
-        shapes = [sorted(s.stop - s.start for s in where) for where in ndimage.find_objects(walls)]
+        shapes = [sorted(s.stop - s.start for s in bounding_box) for bounding_box in ndimage.find_objects(walls)]
         assert shapes == ([[18, 120]] if i >> 1 & 1 else [[18, 52]] * 2)
 
 
-# The construction: the answers change nothing within the objects that they classify
+# By construction, the answers do not change the pixels of the objects that they classify
 
 
 @pytest.mark.parametrize("index", range(20))
-def test_answers_leave_their_objects_pixels_alone(index):
+def test_answers_do_not_change_their_objects_pixels(index):
     answers = Answers(0, 0, 0)
     image, label = scene(1, "val", index, answers)
 
@@ -151,18 +153,18 @@ def test_answers_leave_their_objects_pixels_alone(index):
         np.testing.assert_array_equal(image[inside], other_image[inside])
         changed = (image != other_image).any(-1)
         assert changed.any()
-        if group == "scale":  # the cut alone
+        if group == "scale":  # only the cut
             assert (mask(other_label, "long wall") & ~inside)[changed].all()
         else:
             np.testing.assert_array_equal(inside, mask(other_label, *GROUPS[group]))
             assert mask(label, *deciders)[changed].all()
 
 
-# The same, seen by a classifier that knows nothing of the construction
+# The same, tested by a classifier without knowledge of the construction
 
 
 def windows(image, label, name, rng, count=12):
-    """`[count, features]` of random windows that lie wholly in class `name`: colour, contrast and edges."""
+    """`[count, features]` of random windows inside class `name`: colour, contrast and edges."""
     inside = ndimage.minimum_filter(mask(label, name), WINDOW, mode="constant")
     centres = np.argwhere(inside)
     rows = []
@@ -175,16 +177,16 @@ def windows(image, label, name, rng, count=12):
 
 
 def place(image, label, name, rng):
-    """`[1, features]`: the middle of what has class `name`, and how far out that is."""
-    at = np.argwhere(mask(label, name)) / SIZE
-    centre = (at.min(0) + at.max(0)) / 2
+    """`[1, features]`: the centre of class `name`, and its squared distance from the image's centre."""
+    positions = np.argwhere(mask(label, name)) / SIZE
+    centre = (positions.min(0) + positions.max(0)) / 2
     return np.concatenate([centre, (centre - 0.5) ** 2])[None]
 
 
 def accuracy(drawn, pair, features=windows):
-    """How often the classes of `pair` are told apart by `features` in unseen images, and the number of cases.
+    """The accuracy of a classifier of the classes of `pair` by `features` on unseen images, and the number of cases.
 
-    A case is a class in an image, scored by the mean over its windows: they share their crop and brightness.
+    A case is a class in an image, scored by the mean over its windows, which share their crop and brightness.
     """
     rng = np.random.default_rng(0)
     objects = [
@@ -193,30 +195,30 @@ def accuracy(drawn, pair, features=windows):
         for k, name in enumerate(pair)
         if mask(label, name).any()
     ]
-    seen, unseen = ([o for o in objects if (o[0] < len(drawn) // 2) == early] for early in (True, False))
+    train, test = ([o for o in objects if (o[0] < len(drawn) // 2) == first_half] for first_half in (True, False))
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    model.fit(np.concatenate([f for _, _, f in seen]), np.concatenate([[k] * len(f) for _, k, f in seen]))
-    right = [(model.decision_function(f).mean() > 0) == k for _, k, f in unseen]
-    return np.mean(right), len(right)
+    model.fit(np.concatenate([f for _, _, f in train]), np.concatenate([[k] * len(f) for _, k, f in train]))
+    correct = [(model.decision_function(f).mean() > 0) == k for _, k, f in test]
+    return np.mean(correct), len(correct)
 
 
 def chance(n):
-    """Upper 99.9 % point of the accuracy of guessing `n` times between two equally likely classes."""
+    """The 99.9 % quantile of the accuracy of `n` guesses between two equally likely classes."""
     return 0.5 + 3.1 * 0.5 / np.sqrt(n)
 
 
 def leaky(drawn, name):
-    """The data with objects of class `name` 15 % darker."""
+    """The data, with objects of class `name` 15 % darker."""
     dark = [np.where(mask(label, name)[..., None], image * 0.85, image) for image, label in drawn]
     return [(image, label) for image, (_, label) in zip(dark, drawn, strict=True)]
 
 
 @pytest.mark.parametrize("group", ["distant_cue", "scale", "neighbours"])
 def test_small_windows_say_nothing_within_a_pair(drawn, group):
-    found, n = accuracy(drawn, GROUPS[group])
-    assert found < chance(n)
-    planted, n = accuracy(leaky(drawn, GROUPS[group][1]), GROUPS[group])
-    assert planted > chance(n)
+    actual, n = accuracy(drawn, GROUPS[group])
+    assert actual < chance(n)
+    with_leak, n = accuracy(leaky(drawn, GROUPS[group][1]), GROUPS[group])
+    assert with_leak > chance(n)
 
 
 @pytest.mark.parametrize("pair", [("grass", "gravel"), BEACONS, ("background", "grass")])
@@ -226,11 +228,11 @@ def test_small_windows_tell_appearance_apart(drawn, pair):
 
 @pytest.mark.parametrize("group", ["distant_cue", "scale", "neighbours"])
 def test_position_says_nothing_within_a_pair(drawn, group):
-    found, n = accuracy(drawn, GROUPS[group], place)
-    assert found < chance(n)
+    actual, n = accuracy(drawn, GROUPS[group], place)
+    assert actual < chance(n)
 
 
-def test_position_test_sees_a_leak(drawn):
+def test_the_position_test_finds_a_leak(drawn):
     moved = [(image, np.roll(label, 24 * mask(label, "tissue with retina").any(), 1)) for image, label in drawn]
-    found, n = accuracy(moved, GROUPS["distant_cue"], place)
-    assert found > chance(n)
+    with_leak, n = accuracy(moved, GROUPS["distant_cue"], place)
+    assert with_leak > chance(n)

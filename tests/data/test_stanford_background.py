@@ -24,18 +24,18 @@ def test_folds(tree, tmp_path):
     builder = data.load("stanford_background", tmp_path / "cache", tree)
     folds = [list(pipeline.source(builder, f"fold{i}")) for i in range(5)]
     assert [len(fold) for fold in folds] == [3, 3, 2, 2, 2]
-    found = [[sample["name"] for sample in fold] for fold in folds]
-    assert sorted(name for fold in found for name in fold) == [f"{i:07d}" for i in range(12)]
-    assert sum(found, []) != sorted(sum(found, []))  # random, and the same for everybody:
+    names = [[sample["name"] for sample in fold] for fold in folds]
+    assert sorted(name for fold in names for name in fold) == [f"{i:07d}" for i in range(12)]
+    assert sum(names, []) != sorted(sum(names, []))  # random, but always the same
     splits = stanford_background.list_pairs(tree)
-    assert [[pair.name for pair in pairs] for pairs in splits.values()] == found
+    assert [[pair.name for pair in pairs] for pairs in splits.values()] == names
     for sample in sum(folds, []):
         i = int(sample["name"])
         np.testing.assert_array_equal(sample["label"], [[0, 255, i % 8], [7, 1, 1]])
         np.testing.assert_allclose(sample["image"], 20 * i, atol=3)
 
-    rest = pipeline.source(builder, "fold1+fold2+fold3+fold4")  # what is trained on where fold0 is tested on
-    assert [sample["name"] for sample in rest] == sum(found[1:], [])
+    rest = pipeline.source(builder, "fold1+fold2+fold3+fold4")  # the training split if fold0 is for testing
+    assert [sample["name"] for sample in rest] == sum(names[1:], [])
     assert builder.info.metadata["class_names"][0] == "sky" and len(builder.info.metadata["class_names"]) == 8
 
 
@@ -62,5 +62,5 @@ def test_bad_folders_are_named(tree, tmp_path):
         data.load("stanford_background", tmp_path / "cache", tree)
     for path in sorted((tree / "images").iterdir())[4:]:
         path.unlink()
-    with pytest.raises(UserError, match=r"images has 4 \*.jpg, fewer than folds$"):
+    with pytest.raises(UserError, match=r"images has 4 \*.jpg.* 5, one per fold$"):
         data.load("stanford_background", tmp_path / "cache", tree)

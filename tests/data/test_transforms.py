@@ -10,14 +10,14 @@ COLOURS = np.array([[10, 200, 30], [240, 60, 90], [0, 0, 255], [120, 130, 140]],
 
 
 def blobs(seed, height=60, width=80):
-    """A sample of large blobs whose colour is that of their class, with one region to each class."""
+    """A sample of large blobs in the colours of their classes, with one region per class."""
     coarse = np.random.default_rng(seed).integers(0, 4, (4, 5)).astype(np.uint8)
     label = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return {"image": COLOURS[label], "label": label, "regions": label.astype(np.int32) + 1000, "name": "blobs"}
 
 
 def ramp(height=50, width=60):
-    """Image and ids both tell the column that a pixel came from, the image in quarters."""
+    """A sample whose image and ids give the column that a pixel comes from, in the image times four."""
     column = np.tile(np.arange(width), (height, 1))
     image = np.repeat((4 * column).astype(np.uint8)[..., None], 3, axis=2)
     return {"image": image, "label": column.astype(np.uint8), "regions": column.astype(np.int32)}
@@ -41,10 +41,10 @@ def test_flip_and_crop_by_hand():
     np.testing.assert_array_equal(padded["label"], [[255, 255, 255], [2, 3, 255], [5, 6, 255]])
     np.testing.assert_array_equal(padded["regions"], [[-1, -1, -1], [8, 9, -1], [80000, 90000, -1]])
     np.testing.assert_array_equal(padded["image"][1], [[3, 4, 5], [6, 7, 8], [124, 116, 104]])
-    mirrored = transforms.crop(sample, -1, 1, (3, 3), "reflect")
-    np.testing.assert_array_equal(mirrored["label"], [[5, 6, 5], [2, 3, 2], [5, 6, 5]])
-    np.testing.assert_array_equal(mirrored["regions"][1:], [[8, 9, 8], [80000, 90000, 80000]])
-    np.testing.assert_array_equal(mirrored["image"][1], [[3, 4, 5], [6, 7, 8], [3, 4, 5]])
+    reflected = transforms.crop(sample, -1, 1, (3, 3), "reflect")
+    np.testing.assert_array_equal(reflected["label"], [[5, 6, 5], [2, 3, 2], [5, 6, 5]])
+    np.testing.assert_array_equal(reflected["regions"][1:], [[8, 9, 8], [80000, 90000, 80000]])
+    np.testing.assert_array_equal(reflected["image"][1], [[3, 4, 5], [6, 7, 8], [3, 4, 5]])
     assert {key: padded[key].dtype for key in ("image", "label", "regions")} == {
         "image": np.uint8,
         "label": np.uint8,
@@ -66,8 +66,8 @@ def test_mirrored_classes_exchange_sides():
     np.testing.assert_array_equal(transforms.flip(sample, (0, 1))["label"], label[:, ::-1])
 
     augment = transforms.Augmentation(crop=(2, 4), flip=True, mirrored_classes=classes)
-    found = {augment(sample, np.random.default_rng(i))["label"].tobytes() for i in range(20)}
-    assert found == {label.tobytes(), flipped["label"].tobytes()}
+    results = {augment(sample, np.random.default_rng(i))["label"].tobytes() for i in range(20)}
+    assert results == {label.tobytes(), flipped["label"].tobytes()}
 
 
 def test_resize_and_rotate_by_hand():
@@ -96,10 +96,10 @@ def test_resize_and_rotate_by_hand():
 )
 def test_image_and_ids_stay_aligned_to_half_a_pixel(transform):
     moved = transform(ramp())
-    known = moved["label"] != 255
-    np.testing.assert_array_equal(known, moved["regions"] >= 0)
-    np.testing.assert_array_equal(moved["regions"][known], moved["label"][known])
-    inside = cv2.erode(np.pad(known.astype(np.uint8), 1), np.ones((5, 5)))[1:-1, 1:-1] > 0
+    covered = moved["label"] != 255
+    np.testing.assert_array_equal(covered, moved["regions"] >= 0)
+    np.testing.assert_array_equal(moved["regions"][covered], moved["label"][covered])
+    inside = cv2.erode(np.pad(covered.astype(np.uint8), 1), np.ones((5, 5)))[1:-1, 1:-1] > 0
     assert inside.mean() > 0.3
     offset = (moved["image"][..., 0] / 4 - moved["label"])[inside]  # pixels of the untransformed image
     scale = ramp()["label"].shape[1] / moved["label"].shape[1]
@@ -118,38 +118,38 @@ def test_random_augmentation_never_gains_a_class_and_stays_aligned():
         assert image.dtype == label.dtype == np.uint8 and regions.dtype == np.int32
         assert set(np.unique(label)) <= set(np.unique(sample["label"])) | {255}
         np.testing.assert_array_equal(regions, np.where(label == 255, -1, label.astype(np.int32) + 1000))
-        # Away from the edges of blobs interpolation has nothing to mix: colour and label must agree exactly.
-        window = {"kernel": np.ones((7, 7)), "borderType": cv2.BORDER_CONSTANT}  # outside of the crop is an edge too
+        # Away from the edges of blobs, interpolation mixes no colours: colour and label must agree exactly.
+        window = {"kernel": np.ones((7, 7)), "borderType": cv2.BORDER_CONSTANT}  # the border of the crop is an edge too
         low, high = cv2.erode(label, **window, borderValue=0), cv2.dilate(label, **window, borderValue=254)
         plain, outside = (low == high) & (label != 255), low == 255
         np.testing.assert_array_equal(image[plain], COLOURS[label[plain]])
         assert (image[outside] == (124, 116, 104)).all()
         padded, covered = padded + (label == 255).any(), covered + plain.mean() / 40
-    assert padded > 10 and covered > 0.3  # the test saw both padding and blobs
+    assert padded > 10 and covered > 0.3  # there were both padding and blobs
 
 
 def one_after_the_other(augment, sample, rng):
-    """What `Augmentation` documents: each function on the whole image, in turn."""
+    """What `Augmentation` documents: the functions applied to the whole image in turn."""
     mirrored, scale, degrees = (
         rng.random() < 0.5,
         rng.uniform(*augment.scale_range),
         augment.rotate * rng.uniform(-1, 1),
     )
-    place = rng.random(2)
+    position = rng.random(2)
     jitter = rng.uniform(-1, 1, 4) * (augment.brightness, augment.contrast, augment.saturation, augment.hue)
     sample = sample | {"image": transforms.adjust_colour(sample["image"], *(jitter + (1, 1, 1, 0)))}
     if mirrored and augment.flip:
         sample = transforms.flip(sample)
     if rng.random() >= augment.rotate_share:
         degrees = 0
-    # Of 90×120, by hand: a shorter side, or the whole image, whose aspect changes.
+    # Base sizes of 90×120, by hand: a shorter side, and a size with another aspect.
     sample = transforms.resize(sample, {(): (90, 120), (72,): (72, 96), (100, 90): (100, 90)}[augment.base_size])
     sample = transforms.resize(sample, [round(n * scale) for n in sample["label"].shape])
     sample = transforms.rotate(sample, degrees) if degrees else sample
     slack = np.array(sample["label"].shape) - augment.crop
     first, last = np.minimum(slack, 0), np.maximum(slack, 0)
     return transforms.crop(
-        sample, *(first + place * (last - first + 1)).astype(int).tolist(), augment.crop, augment.padding
+        sample, *(first + position * (last - first + 1)).astype(int).tolist(), augment.crop, augment.padding
     )
 
 
@@ -165,8 +165,8 @@ def one_after_the_other(augment, sample, rng):
         ({"base_size": (100, 90), "scale_range": (0.75, 1.25), "rotate": 30.0, "rotate_share": 0.6}, False),
     ],
 )
-def test_only_what_the_crop_needs_is_computed_and_the_same(settings, exact):
-    """Interpolated once, not twice: on smooth images colours hardly differ, and ids only along the regions' edges."""
+def test_computing_only_the_crop_gives_the_same_result(settings, exact):
+    """It interpolates once instead of twice: on smooth images colours hardly differ, and ids only along the regions' edges."""
     augment = transforms.Augmentation(crop=(64, 80), flip=True, **settings)
     for seed in range(20):
         sample = blobs(seed, 90, 120)
@@ -181,13 +181,13 @@ def test_only_what_the_crop_needs_is_computed_and_the_same(settings, exact):
             assert difference.max() <= 1 and ids.mean() < 1e-3
         else:
             assert np.percentile(difference, 97) <= 6 and ids.mean() < 0.05
-            assert not cv2.erode(ids.astype(np.uint8), np.ones((3, 3))).any()  # lines, no areas
+            assert not cv2.erode(ids.astype(np.uint8), np.ones((3, 3))).any()  # only lines
         np.testing.assert_array_equal(
             actual["regions"], np.where(actual["label"] == 255, -1, actual["label"] + np.int32(1000))
         )
 
 
-def test_colour_is_its_formula():
+def test_colour_follows_its_formula():
     image = np.random.default_rng(0).integers(60, 190, (7, 9, 3)).astype(np.uint8)
     brightness, contrast, saturation, hue = 1.1, 0.8, 0.7, 0.1
     luma = np.array([0.299, 0.587, 0.114])
@@ -217,7 +217,7 @@ def test_augmentation_draws_each_setting():
     np.testing.assert_array_equal(first["label"], again["label"])
     jittered = transforms.Augmentation(crop=(20, 30), brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)
     other = jittered(sample, np.random.default_rng(5))
-    np.testing.assert_array_equal(first["label"], other["label"])  # colour changes no other draw
+    np.testing.assert_array_equal(first["label"], other["label"])  # colour does not change the other draws
     assert (first["image"] != other["image"]).any()
 
     flip = transforms.Augmentation(crop=(60, 80), flip=True)
@@ -226,7 +226,7 @@ def test_augmentation_draws_each_setting():
 
 
 def test_base_sizes_by_hand():
-    """A shorter side keeps the aspect, to the nearest pixel, halves up; either side may be the shorter one."""
+    """A shorter side keeps the aspect, rounded to the nearest pixel, halves up; either side may be the shorter one."""
     assert transforms.base_size_of((375, 500), (512,)) == (512, 683)  # 682.67
     assert transforms.base_size_of((500, 375), (512,)) == (683, 512)
     assert transforms.base_size_of((2, 5), (1,)) == (1, 3)
@@ -234,14 +234,14 @@ def test_base_sizes_by_hand():
     assert transforms.base_size_of((375, 500), ()) == (375, 500)
 
 
-def test_so_many_are_rotated():
-    """Where it turned, nothing is padded but corners; the other images are as without rotation, and so are all other draws."""
+def test_the_share_of_rotated_images():
+    """Only rotated images are padded, at their corners; the others, and all other draws, are as without rotation."""
     sample = blobs(0, 40, 40)
-    turn = transforms.Augmentation(crop=(40, 40), flip=True, rotate=45.0, rotate_share=0.6)
+    rotating = transforms.Augmentation(crop=(40, 40), flip=True, rotate=45.0, rotate_share=0.6)
     plain = transforms.Augmentation(crop=(40, 40), flip=True)
     rotated = 0
     for seed in range(200):
-        label, expected = (augment(sample, np.random.default_rng(seed))["label"] for augment in (turn, plain))
+        label, expected = (augment(sample, np.random.default_rng(seed))["label"] for augment in (rotating, plain))
         rotated += (label == 255).any()
         assert (label == 255).any() or (label == expected).mean() > 0.9
     assert 95 < rotated < 140
@@ -263,6 +263,6 @@ def test_so_many_are_rotated():
         ("brightness", 1.5),
     ],
 )
-def test_bad_settings_are_named(field, value):
+def test_invalid_settings_are_named(field, value):
     with pytest.raises(UserError, match=f"config.data.{field} is "):
         transforms.Augmentation(**({"crop": (8, 8)} | {field: value}))

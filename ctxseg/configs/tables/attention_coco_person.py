@@ -1,4 +1,4 @@
-"""Attention to Scale (Chen et al., CVPR 2016), Table 7: as Table 6, of the class person alone."""
+"""Attention to Scale (Chen et al., CVPR 2016), Table 7: Table 6 for the class person only."""
 
 from ctxseg.configs.tables.attention_voc_imagenet import merges
 from ctxseg.studies.tables import Table
@@ -11,10 +11,10 @@ PAPER = {  # without and with extra supervision
     "average over 1, 0.75, 0.5": (69.69, 71.70),
     "attention over 1, 0.75, 0.5": (70.14, 72.72),
 }
-CLASS = {"scenes": "long wall", "camvid": "Pedestrian"}  # of data sets that call no class person
+CLASS = {"scenes": "long wall", "camvid": "Pedestrian"}  # for data sets without a class called person
 
 
 def get_table(dataset: str = "coco_subset") -> Table:
     score = f"IoU of {CLASS.get(dataset, 'person')}"
     table = merges("attention_coco_person", "Attention to Scale, Table 7", dataset, 68.76, PAPER, None, score=score)
-    return table._replace(note=f"Ours are of {CLASS[dataset]}." if dataset in CLASS else "")
+    return table._replace(note=f"Our figures are for the class {CLASS[dataset]}." if dataset in CLASS else "")

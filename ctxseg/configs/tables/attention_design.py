@@ -1,6 +1,6 @@
 """Attention to Scale (Chen et al., CVPR 2016, §4.1), "Design choices": the attention head and a fourth scale."""
 
-from configs.datasets import SMALL
+from ctxseg.configs.datasets import SMALL
 from ctxseg.studies.tables import Row, Table
 
 
@@ -24,5 +24,5 @@ def get_table(dataset: str = "pascal_person_part") -> Table:
             row("on fc6", "similar", head_input=fc6),
             row("four scales", "-0.5", scales=(1.0, 0.75, 0.5, 0.25)),
         ],
-        note="The paper's figures are changes of mIoU against the first row; it prints no others, nor how many filters it tried.",
+        note="The paper's figures are differences in mIoU from the first row. It gives no others, and not the numbers of filters tried.",
     )

@@ -1,4 +1,4 @@
-"""Attention to Scale (Chen et al., CVPR 2016), Table 2: IoU of every part, of the attention over three scales with extra supervision."""
+"""Attention to Scale (Chen et al., CVPR 2016), Table 2: IoU of each part, for attention over three scales with extra supervision."""
 
 from ctxseg.studies.tables import Column, Row, Table
 
@@ -14,7 +14,7 @@ PAPER = {
 
 
 def get_table(dataset: str = "pascal_person_part") -> Table:
-    """On other data sets, which have other classes, the mean alone."""
+    """The table; on other data sets, whose classes differ, only the mean."""
     parts = PAPER if dataset == "pascal_person_part" else {}
     overrides = {"model.scales.merge": "attention", "model.scales.scales": (1.0, 0.75, 0.5)}
     return Table(

@@ -1,4 +1,4 @@
-"""Attention to Scale (Chen et al., CVPR 2016), Table 5: as Table 3, from weights learned on COCO."""
+"""Attention to Scale (Chen et al., CVPR 2016), Table 5: Table 3 from weights trained on COCO."""
 
 from ctxseg.configs.tables.attention_voc_imagenet import merges
 from ctxseg.studies.tables import Table
@@ -17,6 +17,6 @@ def get_table(dataset: str = "voc2012") -> Table:
     table = merges("attention_voc_coco", "Attention to Scale, Table 5", dataset, 67.58, PAPER, None)
     return table._replace(
         rows=[row._replace(system=None, overrides={}) for row in table.rows],
-        note="The paper starts from weights learned on COCO, which cannot be loaded yet: these are its figures alone. The nearest that run "
-        f"are the same rows without COCO, --config=configs/tables/attention_voc_imagenet.py:{dataset}",
+        note="The paper starts from weights trained on COCO, which cannot be loaded yet: only its figures are shown. The closest rows that "
+        f"run are the same ones without COCO, --config=configs/tables/attention_voc_imagenet.py:{dataset}",
     )

@@ -25,15 +25,15 @@ def merges(
     msc: float | None,
     score: str = "mIoU",
 ) -> Table:
-    """The table that the paper has of each of its data sets.
+    """The table that the paper prints for each of its data sets.
 
     Args:
-        name: of the table.
-        source: where it is printed.
-        dataset: that the rows are trained on.
-        baseline: figure of DeepLab-LargeFOV, which has nothing to supervise besides: one run for both columns.
-        paper: {"MERGE over SCALES": (without, with extra supervision)}.
-        msc: figure of DeepLab-MSc-LargeFOV, or None.
+        name: the table's name.
+        source: where the table is printed.
+        dataset: the data set that the rows are trained on.
+        baseline: the figure of DeepLab-LargeFOV, which has one scale and no extra supervision: one run for both columns.
+        paper: {"MERGE over SCALES": (figure without, figure with extra supervision)}.
+        msc: the figure of DeepLab-MSc-LargeFOV, or None.
         score: see `Column`.
     """
     rows = [Row("DeepLab-LargeFOV", "largefov", {}, (baseline, baseline))]

@@ -1,4 +1,4 @@
-"""H-ReNet (Yan et al., 2016), "Multi-layer Feature Combination": what normalises the three maps that are joined."""
+"""H-ReNet (Yan et al., 2016), "Multi-layer Feature Combination": the normalisation of the three concatenated maps."""
 
 from ctxseg.configs.tables.hrenet_variants import renet
 from ctxseg.studies.tables import Row, Table
@@ -17,5 +17,5 @@ def get_table(dataset: str = "voc2012") -> Table:
                 for scale in (100, 1000, 10000)
             ),
         ],
-        note="The paper chooses λ on held-out images and prints no figure of L2: it says that it observes no improvement.",
+        note="The paper chooses λ on held-out images. It gives no figures for L2, only that there is no improvement.",
     )

@@ -1,4 +1,4 @@
-"""H-ReNet (Yan et al., 2016), Table 6: seconds to label an image, and what they buy."""
+"""H-ReNet (Yan et al., 2016), Table 6: seconds per image, and mIoU."""
 
 from ctxseg.configs.tables.hrenet_variants import baseline, renet
 from ctxseg.studies.tables import Column, Row, Table
@@ -17,5 +17,5 @@ def get_table(dataset: str = "voc2012") -> Table:
             Row("H-ReNet, DenseCRF", "hrenet", whole | {"eval.crf.iterations": 2}, (0.46, 72.6)),
         ],
         [Column("seconds per image", "seconds per image"), Column()],
-        note="The paper's seconds are those of an image of 375×500 on a K40c.",
+        note="The paper's seconds are for an image of 375×500 on a K40c.",
     )

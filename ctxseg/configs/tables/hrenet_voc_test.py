@@ -6,7 +6,7 @@ CLASSES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
     "pottedplant sheep sofa train tvmonitor"
 ).split()
-PAPER = {  # IoU of each of them, the mean with that of the background
+PAPER = {  # IoU of each class, then the mean, which includes the background
     "H-ReNet": (
         86.9, 38.6, 80.8, 63.9, 67.6, 88.5, 82.6, 87.6, 29.3, 79.4, 58.6, 82.6, 80.8, 83.3, 81.7, 58.7, 82.9, 55.7, 79.2, 64.6, 72.7,
     ),
@@ -29,8 +29,8 @@ def get_table(dataset: str = "voc2012") -> Table:
         dataset,
         [Row(name, None, {}, figures) for name, figures in PAPER.items()],
         [*(Column(name, f"IoU of {name}") for name in CLASSES), Column()],
-        note="VOC's server keeps the labels of the test images, and the last two rows start from weights learned on VOC and COCO together, "
-        "which cannot be loaded yet: these are the paper's figures alone. The nearest that run are, on val, rows 3 and 6 of "
-        f"--config=configs/tables/hrenet_variants.py:{dataset} from train, to which the paper adds val; the results.json of each run has "
-        "the IoU of every class.",
+        note="The labels of VOC's test images are kept on a server, and the last two rows start from weights trained on VOC and COCO "
+        "together, which cannot be loaded yet: only the paper's figures are shown. The closest rows that run are rows 3 and 6 of "
+        f"--config=configs/tables/hrenet_variants.py:{dataset} trained on train and tested on val; the paper trains on both. "
+        "The results.json of each run has the IoU of every class.",
     )

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from configs.datasets import SMALL
+from ctxseg.configs.datasets import SMALL
 from ctxseg.studies.tables import Column, Row, Table, on
 
-PAPER = {  # on each data set
+PAPER = {  # {name: (backbone, mIoU on each data set)}
     "ResNet-50": ("resnet50", (45.95, 54.08, 79.90, 39.68)),
     "ResNet-101": ("resnet101", (47.22, 55.42, 82.03, 41.49)),
     "ResNeSt-101": (None, (47.36, 56.34, 81.59, 42.15)),
@@ -17,7 +17,7 @@ DATASETS = {"ADE20K": "ade20k", "LIP": "lip", "Cityscapes": "cityscapes", "COCO-
 
 def get_table(dataset: str | None = None) -> Table:
     scales = {"eval.scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "eval.flip": True}
-    tested = {"lip": {"eval.flip": True}}  # mirrored alone
+    tested = {"lip": {"eval.flip": True}}  # one scale, mirrored
     aspp: dict[str, Any] = {"model.context.name": "aspp"}
     if dataset in SMALL:
         aspp |= {"model.context.channels": 64, "model.context.dilations": (2, 4, 6)}
@@ -32,11 +32,15 @@ def get_table(dataset: str | None = None) -> Table:
         for title, name in DATASETS.items()
     ]
     notes = ["The test scales are those of the authors' code."]
-    notes.append("The paper's network has a ResNet-50." if dataset in SMALL else "ResNeSt, HRNet and ViT are to come.")
+    notes.append(
+        "The paper's network has a ResNet-50."
+        if dataset in SMALL
+        else "ResNeSt, HRNet and ViT are not implemented yet."
+    )
     if dataset in (None, "cityscapes"):
         notes.append(
-            "Cityscapes' server keeps the labels of the test images: these are the paper's figures alone. The nearest that runs is on "
-            "val, --config=configs/mcibi.py:cityscapes --config.model.context.name=aspp --config.model.backbone.name=resnet101"
+            "The labels of Cityscapes' test images are kept on a server: only the paper's figures are shown. The closest run is on val, "
+            "--config=configs/mcibi.py:cityscapes --config.model.context.name=aspp --config.model.backbone.name=resnet101"
         )
     table = Table(
         "mcibi_backbones",

@@ -1,4 +1,4 @@
-"""MCIBI (Jin et al., ICCV 2021), Table 3: what contexts cost, on an input of 1×2048×128×128."""
+"""MCIBI (Jin et al., ICCV 2021), Table 3: the cost of context modules on an input of 1×2048×128×128."""
 
 from ctxseg.studies.tables import Column, Row, Table
 
@@ -24,5 +24,5 @@ def get_table(dataset: str = "ade20k") -> Table:
         [Row(name, "fcn", {"complexity.contexts": (name.lower(),)}, figures) for name, figures in PAPER.items()],
         [Column(score, score) for score in scores],
         mode="complexity",
-        note="The data set gives DCA its number of classes. ASPP + DCA does not follow from its parts in the paper.",
+        note="DCA has as many classes as the data set. In the paper, the cost of ASPP + DCA does not follow from that of its parts.",
     )

@@ -1,7 +1,7 @@
 """MCIBI (Jin et al., ICCV 2021), Table 4: trained on LIP, tested on LIP and on CIHP."""
 
-from configs.datasets import SMALL
-from configs.mcibi import fcn
+from ctxseg.configs.datasets import SMALL
+from ctxseg.configs.mcibi import fcn
 from ctxseg.studies.tables import Column, Row, Table, on
 
 

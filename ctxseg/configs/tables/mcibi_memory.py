@@ -1,4 +1,4 @@
-"""MCIBI (Jin et al., ICCV 2021), Table 2: how the memory is begun, updated and held to."""
+"""MCIBI (Jin et al., ICCV 2021), Table 2: initialisation and update of the memory, and representation consistent learning (RCL)."""
 
 from ctxseg.studies.tables import Row, Table
 

@@ -1,9 +1,9 @@
 """MSCI (Lin et al., ECCV 2018), Table 2: other ways to combine features of several levels, alone and on top of its connections."""
 
-from configs.datasets import SMALL
+from ctxseg.configs.datasets import SMALL
 from ctxseg.studies.tables import Column, Row, Table, on
 
-# What a row reads, the output stride that its own paper has, and the paper's figures on the two data sets.
+# {name: (context, output stride in the paper that introduced it, MSCI's figures on the two data sets)}
 ROWS = {
     "none": ("none", 8, (77.8, 41.2)),
     "PSP": ("ppm", 8, (81.1, 43.6)),
@@ -20,8 +20,8 @@ def get_table(dataset: str | None = None) -> Table:
         context, stride, paper = ROWS[name]
         overrides = {"model.context.name": context, "model.backbone.output_stride": 8 if small else stride}
         if context in ("aspp", "deeplabv3plus"):
-            usual = (12, 24, 36) if stride == 8 else (6, 12, 18)
-            overrides["model.context.dilations"] = (2, 4, 6) if small else usual
+            large = (12, 24, 36) if stride == 8 else (6, 12, 18)
+            overrides["model.context.dilations"] = (2, 4, 6) if small else large
         if connected:
             return Row(
                 f"{name}, on the connections", "msci", overrides | {"model.connections.name": "msci"}, (None, None)
@@ -36,7 +36,7 @@ def get_table(dataset: str | None = None) -> Table:
         "papers",
         [*rows, Row("MSCI", "msci", {}, (85.1, 50.3))],
         [Column("VOC 2012 val", dataset="voc2012"), Column("PASCAL-Context val", dataset="pascal_context")],
-        note="The paper says of the compared models on its connections only that they gain 0.4 to 1.2 points. "
+        note="For the other models on MSCI's connections, the paper only says that they gain 0.4 to 1.2 points. "
         "Its ASPP with an encoder-decoder is DeepLabV3+.",
     )
     return on(table, dataset)

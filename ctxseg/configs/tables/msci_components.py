@@ -4,7 +4,7 @@ from ctxseg.studies.tables import Row, Table
 
 
 def get_table(dataset: str = "voc2012") -> Table:
-    # "The basic FCN" is that of atrous convolution: no map of it is coarser than a stride of 8.
+    # "The basic FCN" uses atrous convolution: none of its maps is coarser than stride 8.
     fcn = {"model.context.name": "none", "model.backbone.output_stride": 8}
     return Table(
         "msci_components",

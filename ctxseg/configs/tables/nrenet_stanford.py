@@ -1,6 +1,6 @@
 """N-ReNet (Yan et al., 2016), Table 1: its own row, the mean over the five folds of Stanford Background."""
 
-from configs.datasets import SMALL
+from ctxseg.configs.datasets import SMALL
 from ctxseg.studies.tables import Column, Row, Table
 
 
@@ -15,5 +15,5 @@ def get_table(dataset: str = "stanford_background") -> Table:
         [Row("N-ReNet", "nrenet", {"eval.batch_size": 1}, (80.4, 71.8, 0.07))],
         [Column(score, score) for score in ("pixel accuracy", "mean accuracy", "seconds per image")],
         folds=folds if dataset not in SMALL else ({},),
-        note="The paper's mean accuracy is its class accuracy; its seconds are those of a GPU of 2016.",
+        note="The mean accuracy is what the paper calls class accuracy. Its seconds were measured on a GPU of 2016.",
     )

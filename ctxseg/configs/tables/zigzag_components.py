@@ -5,9 +5,9 @@ from ctxseg.studies.tables import Row, Table
 
 def get_table(dataset: str = "voc2012") -> Table:
     def row(name, paper, *parts):
-        # Without fusion there is one pass, whatever `exchange` says.
-        read = ("exchange", "fusion", "dense") if "fusion" in parts else ("fusion", "dense")
-        switches = {f"model.context.{part}": part in parts for part in read}
+        # Without fusion there is only one pass, and `exchange` has no effect.
+        fields = ("exchange", "fusion", "dense") if "fusion" in parts else ("fusion", "dense")
+        switches = {f"model.context.{field}": field in parts for field in fields}
         if not parts:  # the encoder-decoder: neither region context nor gate
             switches |= {"model.context.region_context": "none", "model.context.context_norm": "none"}
         return Row(name, "zigzag", switches, (paper,))

@@ -1,4 +1,4 @@
-"""ZigZagNet (Lin et al., CVPR 2019), Table 4: under detectors, on COCO's instances. There are no detectors here yet."""
+"""ZigZagNet (Lin et al., CVPR 2019), Table 4: in detectors, on COCO's instances. Detectors are not implemented yet."""
 
 from ctxseg.studies.tables import Column, Row, Table
 
@@ -19,5 +19,5 @@ def get_table(dataset: str = "coco_instances") -> Table:
         dataset,
         [Row(name, None, {}, figures) for name, figures in PAPER.items()],
         [Column("mask AP without ZigZagNet"), Column("mask AP with ZigZagNet")],
-        note="Instance segmentation is to come: these are the paper's figures alone.",
+        note="Instance segmentation is not implemented yet: only the paper's figures are shown.",
     )

@@ -1,6 +1,6 @@
 """ZigZagNet (Lin et al., CVPR 2019), Table 2: other ways to encode the context of regions."""
 
-from configs.datasets import SMALL
+from ctxseg.configs.datasets import SMALL
 from ctxseg.studies.tables import Row, Table
 
 

@@ -3,7 +3,7 @@
 from ctxseg.studies.tables import Row, Table
 
 TEST = (
-    "VOC's server keeps the labels of the test images: that is the paper's figure alone. The nearest that runs is the row of val, "
+    "The labels of VOC's test images are kept on a server: only the paper's figure is shown. The closest run is the row on val, "
     "--config=configs/zigzag.py:voc2012"
 )
 

@@ -1,6 +1,6 @@
-"""ADE20K as the scene parsing benchmark has it, SceneParse150 (Zhou et al., CVPR 2017).
+"""ADE20K in the version of the scene parsing benchmark, SceneParse150 (Zhou et al., CVPR 2017).
 
-What `manual_dir` is: ADEChallengeData2016.zip, unpacked.
+`manual_dir` is ADEChallengeData2016.zip, unpacked.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from ctxseg.data.builders.pairs import Pair, by_name, require
 from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Download
 
-# The first of the names that objectInfo150.txt has for each class.
+# For each class, the first of its names in objectInfo150.txt.
 CLASSES = [
     name.strip()
     for name in """
@@ -27,8 +27,8 @@ blanket, sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, 
 bulletin board, shower, radiator, glass, clock, flag
 """.replace("\n", " ").split(",")
 ]
-# The benchmark's, as hexadecimal RGB: its color150.mat, in which a road and a skyscraper look the same, so that pictures can be
-# compared with those of others.
+# The benchmark's colours (color150.mat), as hexadecimal RGB, so that pictures can be compared with others'. Road and skyscraper have
+# the same one.
 PALETTE = [
     bytes.fromhex(colour)
     for colour in """
@@ -47,7 +47,7 @@ b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
 SPLITS = {"train": 20_210, "val": 2_000}  # the benchmark's 3,352 test images have no published labels
 FOLDERS = {"train": "training", "val": "validation"}
 
-# 0 in a file is what belongs to none of the 150 classes.
+# In the files, 0 is none of the 150 classes.
 read_label = label_image("ade20k", {0: IGNORE} | {i: i - 1 for i in range(1, 151)})
 
 
@@ -72,7 +72,7 @@ class ADE20K(PairsBuilder):
         [
             Archive(
                 "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
-                "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",  # as GluonCV and PyTorch-Encoding have it
+                "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",  # from GluonCV and PyTorch-Encoding
             )
         ],
         root="ADEChallengeData2016",

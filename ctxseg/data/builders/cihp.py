@@ -1,4 +1,7 @@
-"""CIHP, Crowd Instance-level Human Parsing (Gong et al., ECCV 2018): `instance-level_human_parsing.zip` unpacked."""
+"""CIHP, Crowd Instance-level Human Parsing (Gong et al., ECCV 2018).
+
+`manual_dir` is instance-level_human_parsing.zip, unpacked.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ from ctxseg.data.builders.labels import label_image
 from ctxseg.data.builders.pairs import Pair, by_name, read_names, require
 from ctxseg.data.builders.records import PairsBuilder
 
-# LIP's, but for the rare jumpsuits; the colours are LIP's.
+# LIP's classes, with torso-skin in place of the rare jumpsuits, in LIP's colours.
 CLASSES = {{"jumpsuits": "torso-skin"}.get(name, name): colour for name, colour in lip.CLASSES.items()}
 SPLITS = {"train": 28_280, "val": 5_000}  # the 5,000 test images have no published labels
 FOLDERS = {"train": "Training", "val": "Validation"}

@@ -1,7 +1,6 @@
 """Cityscapes, the fine annotations (Cordts et al., CVPR 2016).
 
-What `manual_dir` is made of: `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, unpacked side by side; the site gives them
-to registered users.
+`manual_dir` has leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, unpacked side by side; their site requires registration.
 """
 
 from pathlib import Path
@@ -10,7 +9,7 @@ from ctxseg.data.builders.labels import IGNORE, label_image
 from ctxseg.data.builders.pairs import Pair, by_name, require
 from ctxseg.data.builders.records import PairsBuilder
 
-# In the order of the train ids, with the id that a labelIds file has for each and its colour: cityscapesScripts, helpers/labels.py.
+# {name: (id in labelIds files, colour)}, in the order of the train ids, as in cityscapesScripts, helpers/labels.py.
 CLASSES = {
     "road": (7, (128, 64, 128)),
     "sidewalk": (8, (244, 35, 232)),
@@ -32,7 +31,7 @@ CLASSES = {
     "motorcycle": (32, (0, 0, 230)),
     "bicycle": (33, (119, 11, 32)),
 }
-SPLITS = {"train": 2_975, "val": 500, "test": 1_525}  # test where it is there; all its pixels are void
+SPLITS = {"train": 2_975, "val": 500, "test": 1_525}  # test is optional; all its pixels are void
 SUFFIXES = ("_leftImg8bit.png", "_gtFine_labelIds.png")
 
 read_label = label_image(
@@ -42,7 +41,7 @@ read_label = label_image(
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
-    """{split: pairs, by city and name as 'aachen_000000_000019'}. UserError: a folder is missing or empty."""
+    """{split: pairs by city and name, such as 'aachen_000000_000019'}. UserError: a folder is missing or empty."""
     splits = {}
     for split in SPLITS:
         roots = images, labels = [manual_dir / kind / split for kind in ("leftImg8bit", "gtFine")]

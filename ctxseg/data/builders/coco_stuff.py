@@ -1,7 +1,7 @@
 """COCO-Stuff (Caesar, Uijlings and Ferrari, CVPR 2018), all of COCO 2017.
 
-What `manual_dir` is made of: COCO's train2017.zip and val2017.zip, unpacked in its folder images/, and COCO-Stuff's
-stuffthingmaps_trainval2017.zip in annotations/.
+`manual_dir` has COCO's train2017.zip and val2017.zip, unpacked in images/, and COCO-Stuff's stuffthingmaps_trainval2017.zip,
+unpacked in annotations/.
 """
 
 from pathlib import Path
@@ -25,12 +25,12 @@ wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-o
 wood
 """.replace("\n", " ").split(",")
 ]
-NAMES = coco.CATEGORIES | dict(enumerate(STUFF, 92))  # by the ids of its labels.txt: 171 of 1..182 have pixels
+NAMES = coco.CATEGORIES | dict(enumerate(STUFF, 92))  # by the ids in COCO-Stuff's labels.txt; 171 of 1..182 are used
 CLASSES = list(NAMES.values())
 GROUPS = {"things": list(coco.CATEGORIES.values()), "stuff": STUFF}
 SPLITS = {"train": 118_287, "val": 5_000}  # the test images have no published labels
 
-# The maps of things and stuff have the ids less one.
+# The label files have the ids minus one.
 read_label = label_image("coco_stuff", {i - 1: class_id for class_id, i in enumerate(NAMES)} | {255: IGNORE})
 
 
@@ -38,11 +38,11 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs by name}. UserError: a folder is missing or empty."""
     splits = {}
     for split in SPLITS:
-        places = [f"{kind}/{split}2017" for kind in ("images", "annotations")]
-        require(COCOStuff, manual_dir, *places)
-        images, labels = (manual_dir / place for place in places)
-        # Names are numbers: other tools leave their own PNGs beside the labels.
-        names = {path.stem for place in (images, labels) for path in place.iterdir() if path.stem.isdigit()}
+        folders = [f"{kind}/{split}2017" for kind in ("images", "annotations")]
+        require(COCOStuff, manual_dir, *folders)
+        images, labels = (manual_dir / folder for folder in folders)
+        # The names are numbers. Other PNGs beside the labels are those of other tools.
+        names = {path.stem for folder in (images, labels) for path in folder.iterdir() if path.stem.isdigit()}
         splits[split] = by_name(images, labels, names=sorted(names))
     return splits
 
@@ -61,7 +61,7 @@ class COCOStuff(PairsBuilder):
     downloads = Download(
         "coco_stuff",
         [
-            # Checksums as TFDS has them (`url_checksums/coco.txt`).
+            # Checksums from TFDS (`url_checksums/coco.txt`).
             Archive(
                 "http://images.cocodataset.org/zips/train2017.zip",
                 "sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",

@@ -1,6 +1,6 @@
 """COCO-Stuff 10K, version 1.1 (Caesar, Uijlings and Ferrari, 2017).
 
-What `manual_dir` is: cocostuff-10k-v1.1.zip, unpacked.
+`manual_dir` is cocostuff-10k-v1.1.zip, unpacked.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ IDS = {0: IGNORE} | {i: class_id for class_id, i in enumerate(coco_stuff.NAMES)}
 
 
 def read_label(path: Path) -> np.ndarray:
-    """uint8 [H, W], classes as in `coco_stuff`, of a .mat file's `S`. Raises ValueError, as for version 1.0's ids, and UserError."""
+    """uint8 [H, W], with the classes of `coco_stuff`, from `S` in a .mat file. ValueError, also for version 1.0's ids, and UserError."""
     return map_ids("coco_stuff10k, version 1.1,", mat.variable(path, "S"), IDS)
 
 

@@ -1,6 +1,6 @@
 """The subset of COCO 2014 of Attention to Scale (Chen et al., CVPR 2016, §4.3): 81 classes, 10,000 and 1,500 images drawn at random.
 
-Which images the paper drew is not known: these are drawn by a seed, from all images of either split.
+The paper's choice of images is not known: here they are drawn by a seed from all images of each split.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from ctxseg.data.builders.labels import bit_palette
 from ctxseg.data.builders.pairs import Pair, Part
 from ctxseg.data.builders.records import PairsBuilder
 
-SEED = 0  # another one, or other numbers of images, are another VERSION
+SEED = 0  # another seed, or another number of images, needs another VERSION
 SPLITS = {"train": 10_000, "val": 1_500}
 CLASSES = ["background", *coco.CATEGORIES.values()]
 IDS = {category: class_id for class_id, category in enumerate(coco.CATEGORIES, 1)}
@@ -18,7 +18,7 @@ IDS = {category: class_id for class_id, category in enumerate(coco.CATEGORIES, 1
 
 def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs by image id}. UserError: as `coco.read`."""
-    # One after the other: what is not drawn is forgotten before the next is read.
+    # One split after the other, so that the pairs that are not drawn are freed before the next is read.
     return {split: coco.draw(coco.read(COCOSubset, manual_dir, split), count, SEED) for split, count in SPLITS.items()}
 
 
@@ -35,7 +35,7 @@ class COCOSubset(PairsBuilder):
 
     name = "coco_subset"
     homepage = "https://cocodataset.org/"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = coco.WANTS
+    MANUAL_DOWNLOAD_INSTRUCTIONS = coco.INSTRUCTIONS
     downloads = coco.DOWNLOADS
     published = SPLITS
     class_names = CLASSES

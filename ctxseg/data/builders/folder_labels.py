@@ -1,10 +1,10 @@
-"""Labels of the user's own: what classes.txt says, and label files read by it.
+"""Labels of the user's own data: reads classes.txt, and label files by it.
 
-A label file holds ids, by the lines of classes.txt from 0, or the colours that stand there. Which, its kind mostly says:
+A label file has ids, which are the numbers of classes.txt's lines from 0, or the colours on these lines, depending on its kind:
 
-    RGB           colours; ids where all three channels are equal and classes.txt has no colours
-    palette       colours, if classes.txt has all that it uses; else ids. 1-bit masks are black and white ones
-    grey          ids; grey colours if the values of all labels together are no ids, or 0 and 255 alone
+    RGB           colours; ids if all three channels are equal and classes.txt has no colours
+    palette       colours, if classes.txt has all that the label uses; else ids. A 1-bit mask has the palette black and white
+    grey          ids; grey colours if the values of all labels together are not ids, or are only 0 and 255
 """
 
 import re
@@ -19,17 +19,17 @@ from ctxseg.data.builders.pairs import raise_faults
 from ctxseg.data.images import as_stored
 from ctxseg.errors import UserError
 
-VOID_SHARE = 0.05  # of 255 in labels of 0 and 255 alone: rims around objects hold less
-UNKNOWN_IDS = "label id"  # faults of which `LabelReader.shifted` explains have it
+VOID_SHARE = 0.05  # share of 255 in labels of only 0 and 255; if it is void, rims around objects, it is less
+UNKNOWN_IDS = "label id"  # in all faults that `LabelReader.shifted` can explain
 BLACK_AND_WHITE = [0, 0, 0, 255, 255, 255]
 Colour: TypeAlias = tuple[int, int, int]
 
 
 class Classes(NamedTuple):
-    """What classes.txt says.
+    """The content of classes.txt.
 
     Attributes:
-        names: of the classes.
+        names: the names of the classes.
         palette: their colours.
         ids: {id in a label file: class id, or 255}.
         colours: {(r, g, b) in a label file: class id, or 255}; empty without colours.
@@ -42,7 +42,7 @@ class Classes(NamedTuple):
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(number from 1, text) of the lines of a UTF-8 file, with or without a byte order mark, that are not blank. UserError."""
+    """(number from 1, text) of the lines that are not blank in a UTF-8 file, with or without byte order mark. UserError if it is none."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -53,31 +53,33 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_classes(path: Path) -> Classes:
-    """Reads classes.txt, or CVAT's labelmap.txt and Roboflow's _classes.csv, which may stand in its place.
+    """Reads classes.txt, or CVAT's labelmap.txt or Roboflow's _classes.csv in its place.
 
     Raises:
-        UserError: all faults at once: fewer than two classes, one twice, a colour that is none, missing, or two classes', a heading that is
-            not understood, ids that are not those of the lines, no UTF-8.
+        UserError: all faults at once: fewer than two classes, a name or colour that occurs twice, an invalid or missing colour, an unknown
+            heading, ids that do not match the lines, not UTF-8.
     """
     names: list[str] = []
     palette: list[Colour] = []
     ids: dict[int, int] = {}
     colours: dict[Colour, int] = {}
     faults: list[str] = []
-    without: list[tuple[int, str]] = []
+    uncoloured: list[tuple[int, str]] = []  # (line, name)
     entries = _without_ids(path, [_entry(*line) for line in _without_heading(path, read_lines(path))])
     for number, name, colour in entries:
         if colour and max(colour) > 255:
-            faults.append(f"{path} line {number}: {colour} is no colour: red, green and blue are 0 to 255")
+            faults.append(f"{path} line {number}: {colour} is not a colour; expected red, green and blue from 0 to 255")
         if name in names:
-            faults.append(f"{path} line {number}: {name!r} is there twice")
+            faults.append(f"{path} line {number}: {name!r} occurs twice")
         if colour in colours:
             faults.append(f"{path} line {number}: {name!r} has the colour of another class, {colour}")
         if not any(c.isalnum() for c in name):
-            faults.append(f"{path} line {number}: {name!r} is no class: a name has letters or digits")
-        no_colour = not colour and NUMBERS.fullmatch(name)
-        if no_colour:
-            faults.append(f"{path} line {number}: {name!r} ends in no colour: red, green and blue are 0 to 255")
+            faults.append(f"{path} line {number}: {name!r} is not a class; expected a name with letters or digits")
+        invalid_colour = not colour and NUMBERS.fullmatch(name)
+        if invalid_colour:
+            faults.append(
+                f"{path} line {number}: {name!r} does not end in a colour; expected red, green and blue from 0 to 255"
+            )
         ignored = name.lower() == "ignore"
         target = IGNORE if ignored else len(names)
         ids[len(ids)] = target
@@ -86,24 +88,23 @@ def read_classes(path: Path) -> Classes:
         if not ignored:
             names.append(name)
             palette.append(colour or bit_palette(1, len(ids))[0])
-            if not colour and not no_colour:
-                without.append((number, name))
-    # 'ignore' needs none: it may be an id alone, and a colour that no line has is an error where a label has it.
+            if not colour and not invalid_colour:
+                uncoloured.append((number, name))
+    # 'ignore' needs no colour: it may be only an id, and a colour in a label that is on no line is reported anyway.
     if colours:
-        right = "give it one, R G B, as other lines have, or remove it if it is a heading"
-        faults += [f"{path} line {number}: {name!r} has no colour: {right}" for number, name in without]
-    raise_faults("classes.txt", faults, len(entries))
+        remedy = "add one, R G B, as on other lines, or remove the line if it is a heading"
+        faults += [f"{path} line {number}: {name!r} has no colour: {remedy}" for number, name in uncoloured]
+    raise_faults(f"lines of {path.name}", faults, len(entries))
     if not 1 <= len(names) < IGNORE:
-        raise UserError(f"{path} has {len(names)} classes: it wants one a line, 2 to 254 in all")
+        raise UserError(f"{path} has {len(names)} classes; expected 2 to 254, one per line")
     if len(names) == 1:
         raise UserError(
-            f"{path} has one class, {names[0]!r}, so there is nothing to tell it apart from: what is not {names[0]!r} must be a class too, "
-            "as 'background', in a line of its own"
+            f"{path} has only one class, {names[0]!r}: add a line for all other pixels, such as 'background', as they are a class too"
         )
     return Classes(names, palette, ids | {IGNORE: IGNORE}, colours)
 
 
-# What headings are made of: CVAT's "label:color_rgb:parts:actions", Roboflow's "Pixel Value, Class", "name,r,g,b" of many.
+# The words of headings: CVAT's "label:color_rgb:parts:actions", Roboflow's "Pixel Value, Class", and the common "name,r,g,b".
 ONE_COLUMN = {"class", "classes", "class name", "label", "labels", "name", "names", "category"}
 COLUMNS = ONE_COLUMN | {
     *("id", "index", "value", "pixel", "pixel value", "class id", "class index", "label id", "parts", "actions"),
@@ -112,20 +113,18 @@ COLUMNS = ONE_COLUMN | {
 
 
 def _without_heading(path, lines):
-    """`lines` without comments, and without a first one that names columns. UserError if it may be a class as well."""
+    """`lines` without comments, and without a first line that is a heading. UserError if it could also be a class."""
     lines = [(number, re.sub(r"\s+#(?![0-9a-fA-F]{6}\b).*", "", line)) for number, line in lines if line[0] != "#"]
     number, text = lines[0] if lines else (0, "")
     words = re.sub(r"[_\"-]+", " ", text.lower())
     columns = [" ".join(column.split()) for column in re.split(r"[,:;\t]", words) if column.strip()]
     if len(columns) == 1 and columns[0] in ONE_COLUMN:
-        raise UserError(f"{path} line {number}: {text!r} looks like a heading: remove it, or call that class otherwise")
+        raise UserError(f"{path} line {number}: {text!r} looks like a heading: remove it, or rename the class")
     if len(columns) == 1:
         columns = words.split()
-        # Words that may be a class, unless the next line has numbers where these do not.
+        # These words could be a class, unless the next line has numbers.
         if len(columns) > 1 and COLUMNS.issuperset(columns) and not (lines[1:] and re.search(r"\d", lines[1][1])):
-            raise UserError(
-                f"{path} line {number}: {text!r} looks like a heading: remove it, or call that class otherwise"
-            )
+            raise UserError(f"{path} line {number}: {text!r} looks like a heading: remove it, or rename the class")
     return lines[1:] if len(columns) > 1 and COLUMNS.issuperset(columns) else lines
 
 
@@ -135,85 +134,85 @@ def _entry(number, line):
     `road`, `road 128 64 128`, `road,128,64,128`, `road: 128, 64, 128`, `road:128,64,128::`, `road #804080`, `"road","128","64","128"`.
     """
     line = re.sub(r'"([^"]*)"', r"\1", line)
-    found = re.fullmatch(r"(.*[^\s,;:])[\s,;:]+#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", line)
-    if found:
-        return number, found[1], tuple(int(x, 16) for x in found.groups()[1:])
-    found = re.fullmatch(r"(.*[^\s,;:]):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*", line)  # CVAT's
-    if found and found[2] is None:
-        return number, found[1], None
-    found = found or re.fullmatch(r"(.*[^\s,;:])[\s,;:]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)", line)
-    return (number, found[1], tuple(map(_int, found.groups()[1:]))) if found else (number, line, None)
+    match = re.fullmatch(r"(.*[^\s,;:])[\s,;:]+#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", line)
+    if match:
+        return number, match[1], tuple(int(x, 16) for x in match.groups()[1:])
+    match = re.fullmatch(r"(.*[^\s,;:]):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*", line)  # CVAT's
+    if match and match[2] is None:
+        return number, match[1], None
+    match = match or re.fullmatch(r"(.*[^\s,;:])[\s,;:]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)", line)
+    return (number, match[1], tuple(map(_int, match.groups()[1:]))) if match else (number, line, None)
 
 
 def _int(digits):
-    """A number, of which more digits than any id or colour has do not matter: Python refuses thousands."""
+    """A number, cut to more digits than any valid id or colour has: Python refuses thousands of digits."""
     return int(digits[:9])
 
 
-NUMBERS = re.compile(r".*[^\s,;:](?:[\s,;:]+[-+]?\d*\.?\d+){3}")  # three at the end, as of a colour
+NUMBERS = re.compile(r".*[^\s,;:](?:[\s,;:]+[-+]?\d*\.?\d+){3}")  # three numbers at the end, like a colour
 ID_FIRST = re.compile(r"(?P<id>\d+)(?P<mark>[\s,;:=.)]+)(?P<name>\S.*)")
-ID_LAST = re.compile(r"(?P<name>.*[^\s,;:=])(?P<mark>\s*[,;:=\t]\s*)(?P<id>\d+)")  # not behind a space: `type 1`
+ID_LAST = re.compile(r"(?P<name>.*[^\s,;:=])(?P<mark>\s*[,;:=\t]\s*)(?P<id>\d+)")  # not after a space: `type 1`
 ID_BY_SPACE = re.compile(r"(?P<name>.*\S)(?P<mark>\s+)(?P<id>\d+)")
 
 
 def _without_ids(path, entries):
-    """`entries` without the ids in their names, `0: road` or `road,0`. UserError if these are others than the lines', from 0 in order."""
+    """`entries` without the ids in their names, `0: road` or `road,0`. UserError if these are not the lines' numbers, from 0 in order."""
     for form in (ID_FIRST, ID_LAST):
-        found = [form.fullmatch(name) for _, name, _ in entries]
-        if len(found) > 1 and all(found[1:]):  # the first may be a heading
-            return _checked_ids(path, entries, found)
-    found = [ID_BY_SPACE.fullmatch(name) for _, name, _ in entries]
-    ids = [_int(match["id"]) for match in found if match]
-    # `sky 2`, `road 1`, `background 0`: names, were they in order, but as they stand, ids of other lines.
+        matches = [form.fullmatch(name) for _, name, _ in entries]
+        if len(matches) > 1 and all(matches[1:]):  # the first may be a heading
+            return _checked_ids(path, entries, matches)
+    matches = [ID_BY_SPACE.fullmatch(name) for _, name, _ in entries]
+    ids = [_int(match["id"]) for match in matches if match]
+    # In order, `background 0`, `road 1`, `sky 2` may be names; in another order, they are ids of other lines.
     if len(entries) > 1 and sorted(ids) == list(range(len(entries))) and ids != sorted(ids):
-        return _checked_ids(path, entries, found)
+        return _checked_ids(path, entries, matches)
     return entries
 
 
-def _checked_ids(path, entries, found):
+def _checked_ids(path, entries, matches):
     first, name = entries[0][:2]
-    ids = [_int(match["id"]) for match in found if match]
-    stripped = [match["name"] if match else name for match in found]
-    by_space = any(match["mark"].isspace() for match in found if match)
-    if not found[0]:
+    ids = [_int(match["id"]) for match in matches if match]
+    stripped = [match["name"] if match else name for match in matches]
+    by_space = any(match["mark"].isspace() for match in matches if match)
+    if not matches[0]:
         if by_space and ids != list(range(len(ids))):  # `lane`, `2 lanes`
             return entries
-        if ids != list(range(1, len(found))):
+        if ids != list(range(1, len(matches))):
             raise UserError(
-                f"{path} line {first}: {name!r} has no id, as the others have: remove it if it is a heading"
+                f"{path} line {first}: {name!r} has no id, but the other lines have: remove it if it is a heading"
             )
-    elif ids != list(range(len(found))):
+    elif ids != list(range(len(matches))):
         if by_space and len(set(stripped)) < len(stripped):  # `1 euro`, `2 euro`
             return entries
         wrong = next(i for i, given in enumerate(ids) if given != i)
         raise UserError(
-            f"{path} line {entries[wrong][0]}: id {ids[wrong]} where {wrong} is due, for a line's id is its place, from 0: sort the lines, "
-            "and write 'ignore' for an id that is no class; or let names not begin or end in numbers"
+            f"{path} line {entries[wrong][0]}: id {ids[wrong]}; expected {wrong}, as ids are the lines' numbers from 0: sort the lines, "
+            "and write 'ignore' for an id that is not a class; or choose names that do not begin or end in numbers"
         )
     return [(number, name, colour) for (number, _, colour), name in zip(entries, stripped, strict=True)]
 
 
 class LabelReader:
-    """path → uint8 [H, W], class ids and 255. ValueError for what `classes` does not explain.
+    """path → uint8 [H, W], class ids and 255. ValueError for values that are not in `classes`.
 
-    All labels are to be read once, then `settle` decides for all of them whether grey values are ids or colours.
+    Read all labels once; `settle` then decides for all of them together whether grey values are ids or colours.
 
     Attributes:
         labelled: files that have a pixel of a class.
     """
 
     def __init__(self, classes: Classes):
-        """`classes` as `read_classes` found them."""
+        """`classes`: from `read_classes`."""
         greys = {r: target for (r, g, b), target in classes.colours.items() if r == g == b}
         self.labelled: set[Path] = set()
         self._classes = classes
-        self._tables = [classes.ids, {IGNORE: IGNORE} | greys]  # of grey values: what may explain them
+        self._tables = [classes.ids, {IGNORE: IGNORE} | greys]  # possible meanings of grey values
         self._seen: dict[int, Path] = {}  # {grey value: a file that has it}
-        self._masks: dict[Path, float] = {}  # {file of 0 and 255 alone: share of 255}
-        self._void: Path | None = None  # a file that has 255 beside a class other than 0
+        self._masks: dict[Path, float] = {}  # {file of only 0 and 255: share of 255}
+        self._void: Path | None = None  # a file that has 255 and a class other than 0
 
     def __call__(self, path: Path) -> np.ndarray:
-        """Reads a label file, in any thread."""
+        """Reads a label file; safe in several threads."""
         label = self._read(path)
         if (label != IGNORE).any():
             self.labelled.add(path)
@@ -233,7 +232,7 @@ class LabelReader:
             return map_ids("folder", values, table) if table else self._of_grey(values, path)
         if mode in ("L", "LA", "I", "I;16", "I;16B"):
             return self._of_grey(values[..., 0] if mode == "LA" else values, path)
-        raise ValueError(f"label has pixels of kind {mode}, but must have ids in one channel, or colours in three")
+        raise ValueError(f"label has pixels of kind {mode}; expected ids in one channel, or colours in three")
 
     def _of_grey(self, values, path):
         present = np.unique(values).tolist()
@@ -250,17 +249,17 @@ class LabelReader:
         raise ValueError(_unknown_ids(set(present) - self._classes.ids.keys(), self._classes))
 
     def settle(self) -> list[str]:
-        """Grey values are ids, if all that were seen are; else grey colours. UserError: neither, or they can hardly be ids.
+        """Takes grey values for ids, if all of them are; else for grey colours. UserError: neither, or ids are implausible.
 
         Returns:
-            What to warn of, in lines.
+            Warnings, a line each.
         """
         tables = [table for table in self._tables if table.keys() >= self._seen.keys()]
         if self._seen.keys() == {0, IGNORE}:
             tables = [table for table in tables[1:] if 0 in table]
             if not tables:
                 raise UserError(
-                    f"{self._seen[IGNORE]}: all labels are 0/255 masks, and 255 counts nowhere: save the object as 1 "
+                    f"{self._seen[IGNORE]}: all labels are 0/255 masks, and 255 is ignored: save the object as 1 "
                     "(background, the first line of classes.txt, is 0), "
                     "or use RGB colours: 'background 0 0 0' and 'object 255 255 255' in classes.txt"
                 )
@@ -268,67 +267,66 @@ class LabelReader:
             value = min(self._seen.keys() - self._classes.ids.keys())
             raise UserError(f"{self._seen[value]}: {_unknown_ids({value}, self._classes)}; other labels have ids")
         self._tables = tables[:1]
-        return self._warn_of_masks() if self._tables[0] is self._classes.ids else []
+        return self._mask_warnings() if self._tables[0] is self._classes.ids else []
 
-    def _warn_of_masks(self):
-        """A line, perhaps, of labels of 0 and 255 alone, among others of ids. UserError if 255 can hardly be void there.
+    def _mask_warnings(self):
+        """A warning if some labels have only 0 and 255, and others ids. UserError if 255 is hardly void in them.
 
-        Of many classes, such a label is a photograph with background and void alone. Of one or two it is more often a mask
-        whose object is white, and would be ignored. It certainly is, where no label has 255 beside the object, as rims, crops
-        and the camera's frame would show it, but these labels have much. A line `ignore` that no class follows says that void is
-        meant; then a warning is enough.
+        With many classes, such a label is an image of only background and void. With one or two, it is more often a mask whose
+        object is white, and would be ignored. That is certain if no label has 255 beside the object, where void occurs (rims, crops,
+        the camera's frame), but these labels have much of it. A line `ignore` after the last class says that 255 is void; then a
+        warning is enough.
         """
         names, ids = self._classes.names, self._classes.ids
         if not self._masks or len(names) > 2:
             return []
         files = sorted(map(str, self._masks))
-        some = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        examples = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
         are = "label is a 0/255 mask" if len(files) == 1 else "labels are 0/255 masks"
         last = max(i for i, target in ids.items() if target != IGNORE)
-        declared = len(ids) - 1 > last + 1  # a line after it is 'ignore'
-        said = f"{some}: {len(files)} {are}, but others have ids, and 255 counts nowhere"
-        right = f"save the object as {last} there"
-        if not declared and self._void is None and np.mean(list(self._masks.values())) >= VOID_SHARE:
-            raise UserError(f"{said}: {right}; if 255 is void, say so by a last line 'ignore' in classes.txt")
-        return [f"{said}: {right}, unless it is void"]
+        void_declared = len(ids) - 1 > last + 1  # by a line 'ignore' after the last class
+        fault = f"{examples}: {len(files)} {are}, but others have ids, and 255 is ignored"
+        remedy = f"save the object as {last} there"
+        if not void_declared and self._void is None and np.mean(list(self._masks.values())) >= VOID_SHARE:
+            raise UserError(f"{fault}: {remedy}; if 255 is void, add 'ignore' as the last line of classes.txt")
+        return [f"{fault}: {remedy}, unless it is void"]
 
     def shifted(self) -> str | None:
-        """What is wrong with all labels, if the grey values that were seen are ids from 1 where classes.txt has them from 0."""
+        """What is wrong with all labels, if their grey values are ids from 1, while those of classes.txt start at 0; else None."""
         ids, count = self._seen.keys() - {IGNORE}, len(self._classes.ids) - 1
         if not ids or min(ids) != 1 or max(ids) not in (count, count + 1):
             return None
-        last = " first, and another last" if max(ids) > count else " first"
-        first, final = self._seen[1], max(ids)
+        lines = "'ignore' as the first line, and as the last" if max(ids) > count else "'ignore' as the first line"
         return (
-            f"{first}: {UNKNOWN_IDS}s start at 1: all labels have 1 to {final}, never 0, but classes.txt starts at 0, and ends "
-            f"at {count - 1}: write a line 'ignore'{last}"
+            f"{self._seen[1]}: {UNKNOWN_IDS}s start at 1: all labels have 1 to {max(ids)}, never 0, but classes.txt has 0 to {count - 1}: "
+            f"add {lines}"
         )
 
 
 def _unknown_ids(unknown: Iterable[int], classes):
-    """What is to be said of ids in a label file that no line of classes.txt stands for."""
+    """What is wrong with ids in a label file that are on no line of classes.txt."""
     unknown, count, hint = sorted(unknown), len(classes.ids) - 1, ""
     if unknown == [count]:
-        hint = f": if 0 is background, write 'background' (or 'ignore') first; if {count} is void, write 'ignore' last"
+        hint = f": if 0 is background, add 'background' (or 'ignore') as the first line; if {count} is void, 'ignore' as the last"
     elif unknown[-1] > IGNORE:
-        hint = "; is it an image of something else?"
+        hint = "; it may be an image of something else"
     ids = ", ".join(map(str, unknown[:5]))
     return f"{UNKNOWN_IDS} {ids}, but classes.txt has {count} lines, for ids 0 to {count - 1}{hint}"
 
 
 def _of_palette(values, palette, classes):
-    """{index: class id, or 255} by the colours of the indices that a label uses; None if the indices are ids. ValueError: neither."""
+    """{index: class id, or 255} by the colours of the indices that a label uses; None if the indices are ids. ValueError if neither."""
     used = np.unique(values).tolist()
     colours = {i: tuple(palette[3 * i : 3 * i + 3]) for i in used}
     table = {i: classes.colours[colour] for i, colour in colours.items() if colour in classes.colours}
     unknown = [i for i in used if i not in table and i != IGNORE]
     if table and not unknown:
         return {IGNORE: IGNORE} | table
-    other = [i for i in table if table[i] != classes.ids.get(i)]
-    if other:
+    conflicting = [i for i in table if table[i] != classes.ids.get(i)]
+    if conflicting:
         raise ValueError(
-            f"label's palette gives index {other[0]} the colour of another line of classes.txt, and index {unknown[0]} "
-            f"{colours[unknown[0]]}, which is not there: add it, or save the label as grey image of ids"
+            f"label's palette gives index {conflicting[0]} the colour of another line of classes.txt, but index {unknown[0]} the colour "
+            f"{colours[unknown[0]]}, which classes.txt does not have: add it, or save the label as a grey image of ids"
         )
     return None
 
@@ -338,17 +336,17 @@ def _of_colours(values, classes):
     present, inverse = np.unique(flat, return_inverse=True)
     colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in present]
     if not classes.colours:
-        seen = ", ".join(str(c) for c in colours[:5])
+        examples = ", ".join(str(c) for c in colours[:5])
         raise ValueError(
-            f"label is an RGB mask (of {seen}, …), but classes.txt has no colours: write 'name R G B' in each line"
+            f"label is an RGB mask (of {examples}, …), but classes.txt has no colours: write 'name R G B' on each line"
         )
     unknown = [c for c in colours if c not in classes.colours]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        hint = ": was it resized or saved as JPEG?"
+        hint = ": it may have been resized or saved as JPEG"
         if len(unknown) <= len(classes.colours):
             line = " ".join(map(str, unknown[0]))
             hint = f": add a line 'name {line}', or 'ignore {line}'"
-        raise ValueError(f"label has the colour {unknown[0]}{more} that classes.txt does not have{hint}")
+        raise ValueError(f"label has the colour {unknown[0]}{more}, which classes.txt does not have{hint}")
     table = np.array([classes.colours[c] for c in colours], np.uint8)
     return table[inverse.reshape(values.shape[:2])]

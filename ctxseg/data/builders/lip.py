@@ -1,4 +1,7 @@
-"""LIP, Look into Person (Gong et al., CVPR 2017): `TrainVal_images.zip` and `TrainVal_parsing_annotations.zip`, unpacked."""
+"""LIP, Look into Person (Gong et al., CVPR 2017).
+
+`manual_dir` has TrainVal_images.zip and TrainVal_parsing_annotations.zip, unpacked.
+"""
 
 from pathlib import Path
 
@@ -45,11 +48,11 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
 
 
 def _folder(manual_dir, name):
-    """Where a folder is: the archives have folders of their own around it, one to three."""
-    found = [path for depth in range(4) for path in sorted(manual_dir.glob("*/" * depth + name))]
-    if not found:
+    """The path of a folder; the archives put it into one to three folders of their own."""
+    candidates = [path for depth in range(4) for path in sorted(manual_dir.glob("*/" * depth + name))]
+    if not candidates:
         require(LIP, manual_dir, name)
-    return found[0]
+    return candidates[0]
 
 
 class LIP(PairsBuilder):

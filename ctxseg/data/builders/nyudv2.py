@@ -1,8 +1,8 @@
 """NYU Depth v2 (Silberman et al. 2012), its labelled images without their depth, in the 40 classes of Gupta et al. (2013).
 
-What `manual_dir` is made of: nyu_depth_v2_labeled.mat, splits.mat and, of the 894 names to the 40 classes, classMapping40.mat.
+`manual_dir` has nyu_depth_v2_labeled.mat, splits.mat and classMapping40.mat, which maps the 894 names to the 40 classes.
 
-Images are 640×480 as shipped, white frame included.
+Images are 640×480 as published, including the white frame.
 """
 
 from collections.abc import Callable
@@ -29,12 +29,12 @@ LABELED, LISTS, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "classMappin
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
-    """{split: pairs, in the order of `splits.mat`}, whose names are the images' numbers, from 0001.
+    """{split: pairs, in the order of `splits.mat`}. Their names are the images' numbers, from 0001.
 
-    Keys are an image's index, and `read_mapping`'s ids.
+    A pair's key is the image's index and the ids of `read_mapping`.
 
     Raises:
-        UserError: a file is missing or damaged, or a split has an image that there is not.
+        UserError: a file is missing or damaged, or a split has an image that does not exist.
     """
     require(NYUDv2, manual_dir, LABELED, LISTS, MAPPING)
     path = manual_dir / LABELED
@@ -42,10 +42,10 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
         counts = [len(mat.item(file, name)) for name in ("images", "labels")]
     ids, splits = read_mapping(manual_dir), {}
     for split in SPLITS:
-        numbers = np.ravel(mat.variable(manual_dir / LISTS, f"{split}Ndxs")).astype(int)  # MATLAB's, from 1
-        beyond = numbers[(numbers < 1) | (numbers > min(counts))]
-        if beyond.size:
-            raise UserError(f"{manual_dir / LISTS}: {split}Ndxs has image {beyond[0]}, but {path} has {min(counts)}")
+        numbers = np.ravel(mat.variable(manual_dir / LISTS, f"{split}Ndxs")).astype(int)  # from 1, as in MATLAB
+        invalid = numbers[(numbers < 1) | (numbers > min(counts))]
+        if invalid.size:
+            raise UserError(f"{manual_dir / LISTS}: {split}Ndxs has image {invalid[0]}, but {path} has {min(counts)}")
         parts = {f"{number:04d}": Part(path, (int(number) - 1, ids)) for number in numbers}
         splits[split] = [Pair(name, part, part) for name, part in parts.items()]
     return splits
@@ -56,7 +56,7 @@ def read_mapping(manual_dir: Path) -> dict[int, int]:
     path = manual_dir / MAPPING
     classes = np.ravel(mat.variable(path, "mapClass")).astype(int)
     if not classes.size or classes.min() < 1 or classes.max() > len(CLASSES):
-        raise UserError(f"{path}: mapClass must have numbers from 1 to {len(CLASSES)}")
+        raise UserError(f"{path}: mapClass: expected numbers from 1 to {len(CLASSES)}")
     return {0: IGNORE} | {name: int(number) - 1 for name, number in enumerate(classes, 1)}
 
 
@@ -73,14 +73,14 @@ def read_image(part: Part) -> np.ndarray:
     with mat.hdf5(part.file) as file:
         image = mat.item(file, "images")[index].T
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image is an array {image.shape} of {image.dtype}, but must be RGB of 8 bits")
+        raise ValueError(f"image is an array {image.shape} of {image.dtype}; expected RGB of 8 bits")
     return np.ascontiguousarray(image)
 
 
 class NYUDv2(PairsBuilder):
     """Indoor frames of a Kinect: 795 train and 654 test images, 40 classes.
 
-    NYU Depth v2 in 40 classes, colour alone; unlabelled pixels are ignored.
+    NYU Depth v2 in 40 classes, without depth; unlabelled pixels are ignored.
     """
 
     name = "nyudv2"
@@ -91,7 +91,7 @@ class NYUDv2(PairsBuilder):
         [
             Archive(
                 "http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat",
-                "md5:520609c519fba3ba5ac58c8fefcc3530",  # as several public loaders have it
+                "md5:520609c519fba3ba5ac58c8fefcc3530",  # from several public loaders
             ),
             Archive("http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat"),
             Archive("https://github.com/ankurhanda/nyuv2-meta-data/raw/master/classMapping40.mat"),
@@ -99,12 +99,12 @@ class NYUDv2(PairsBuilder):
     )
     published = SPLITS
     class_names = CLASSES
-    palette = bit_palette(len(CLASSES), first=1)  # the data set has none of its own
+    palette = bit_palette(len(CLASSES), first=1)  # the data set has no palette of its own
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)
     read_image = staticmethod(read_image)
 
     @classmethod
     def fingerprint(cls, manual_dir: Path, digests: Callable = contents.digests) -> str:
-        """As every builder's; the mapping of classes is a file too."""
+        """As `PairsBuilder.fingerprint`, and of the mapping of classes."""
         return fingerprint_pairs(manual_dir, list_pairs(manual_dir), manual_dir / MAPPING, digests=digests)

@@ -1,4 +1,4 @@
-"""Images and their labels as files: listed, found missing, and told apart from those of another data set."""
+"""Pairs of images and labels: lists them, finds missing files, and computes a fingerprint of their contents."""
 
 import hashlib
 import os
@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 from ctxseg.data import contents
 from ctxseg.errors import UserError, printable
 
-FAULTS_NAMED = 5  # in an error message; if there are more, one, and stderr has all
+FAULTS_NAMED = 5  # at most, in an error message; if there are more, it names one, and stderr lists all
 
 
 class Part(NamedTuple):
-    """Something in a file that holds more: `key` says what to the function that reads it; it is not shown to users."""
+    """A part of a file. `key` tells the function that reads it which part; it is not shown to users."""
 
     file: Path
     key: Any
 
 
 class Pair(NamedTuple):
-    """An image and its labels: a file each, or a part of one."""
+    """An image and its label: files, or parts of files."""
 
     name: str
     image: Path | Part
@@ -29,7 +29,7 @@ class Pair(NamedTuple):
 
 
 def file_of(image_or_label: Path | Part) -> Path:
-    """The file that an image or a label of a `Pair` is in."""
+    """The file that contains an image or a label of a `Pair`."""
     return image_or_label.file if isinstance(image_or_label, Part) else image_or_label
 
 
@@ -39,13 +39,13 @@ def by_name(
     """The pairs of two folders, by name.
 
     Args:
-        images: a folder.
-        labels: another.
-        suffixes: what follows the name in the file of an image, and in that of its labels.
-        names: None for all that either folder has, so that a file without its partner is found missing.
+        images: the folder of images.
+        labels: the folder of labels.
+        suffixes: what follows the name in the file of an image, and in that of a label.
+        names: None for all names in either folder, so that an image without a label, or a label without an image, is found.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no names.
         OSError: a folder that cannot be read.
     """
     if names is None:
@@ -56,16 +56,16 @@ def by_name(
 
 
 def names_in(folder: Path, suffix: str) -> list[str]:
-    """The names, without `suffix`, of the files of `folder` that end so; none if it is missing. OSError if it cannot be read."""
+    """The names, without `suffix`, of the files in `folder` with this suffix; none if it is missing. OSError if it cannot be read."""
     try:
-        found = os.listdir(folder)  # Path.glob finds nothing where it may not look
+        names = os.listdir(folder)  # Path.glob would hide a missing permission
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(name.removesuffix(suffix) for name in found if name.endswith(suffix) and not name.startswith("."))
+    return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith("."))
 
 
 def read_names(path: Path) -> list[str]:
-    """The first word of every line that has one. UserError if none has."""
+    """The first word of every line that is not blank. UserError if all are."""
     names = [
         line.split()[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
     ]
@@ -75,19 +75,19 @@ def read_names(path: Path) -> list[str]:
 
 
 def require(builder_cls, manual_dir: Path, *paths: str) -> None:
-    """Checks that `manual_dir` has files and folders, by their paths in it.
+    """Checks that `manual_dir` has these files and folders.
 
     Raises:
-        UserError: the first that is missing; a folder in or above `manual_dir` that has it is suggested instead.
+        UserError: the first one missing; suggests a folder in or above `manual_dir` that has all of them.
     """
     for path in paths:
         try:
-            (manual_dir / path).stat()  # not exists(): what may not be looked at is not missing
+            (manual_dir / path).stat()  # unlike exists(), raises PermissionError
         except (FileNotFoundError, NotADirectoryError):
             roots = [*sorted(manual_dir.glob("*/")), *sorted(manual_dir.glob("*/*/")), *manual_dir.parents[:3]]
-            found = [root for root in roots if all(os.path.exists(root / wanted) for wanted in paths)]
-            wanted = f"{builder_cls.name} wants {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            hint = f"did you mean {found[0]}?" if found else wanted
+            complete = [root for root in roots if all(os.path.exists(root / path) for path in paths)]
+            expected = f"{builder_cls.name} expects {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            hint = f"did you mean {complete[0]}?" if complete else expected
             raise UserError(f"config.data.manual_dir: {manual_dir / path} is missing; {hint}") from None
 
 
@@ -97,63 +97,66 @@ def fingerprint_pairs(
     """A digest of the splits' file names, relative to `root`, and contents; and of the names of pairs that share a file.
 
     Args:
-        root: the folder that all files are in.
+        root: the folder that contains all files.
         splits: {split: pairs}.
-        *others: files that labels depend on too.
-        digests: paths → {path: digest, or None if it is no file}.
+        *others: other files that labels depend on.
+        digests: paths → {path: digest, or None if it is not a file}.
 
     Raises:
-        UserError: files that are not there.
+        UserError: missing files.
     """
-    start = len(str(root / "x")) - 1  # paths below root as text: for 10⁵ files, `Path`'s arithmetic takes seconds
+    start = len(str(root / "x")) - 1  # cuts paths below root as text: `Path` takes seconds for 10⁵ files
     files = {
-        split: [(pair, of) for pair in pairs for of in (pair.image, pair.label)] for split, pairs in splits.items()
+        split: [(pair, source) for pair in pairs for source in (pair.image, pair.label)]
+        for split, pairs in splits.items()
     }
-    paths = [str(file_of(of)) for listed in files.values() for _, of in listed] + [str(path) for path in others]
-    found, digest = digests(paths), hashlib.sha256()
-    raise_faults("config.data.manual_dir", [f"{p} is missing" for p, d in found.items() if d is None], len(found))
+    paths = [str(file_of(source)) for sources in files.values() for _, source in sources]
+    paths += [str(path) for path in others]
+    file_digests, digest = digests(paths), hashlib.sha256()
+    missing = [f"{path} is missing" for path, file_digest in file_digests.items() if file_digest is None]
+    raise_faults("config.data.manual_dir", missing, len(file_digests))
 
     def update(path, rest=""):
-        digest.update(f"{str(path)[start:]} {found[str(path)]}{rest}\n".encode(errors="surrogateescape"))
+        digest.update(f"{str(path)[start:]} {file_digests[str(path)]}{rest}\n".encode(errors="surrogateescape"))
 
-    for split, listed in sorted(files.items()):
+    for split, sources in sorted(files.items()):
         digest.update(f"{split}\n".encode())
-        for pair, of in listed:
-            update(file_of(of), f" {pair.name}" if isinstance(of, Part) else "")
+        for pair, source in sources:
+            update(file_of(source), f" {pair.name}" if isinstance(source, Part) else "")
     for path in others:
         update(path)
     return digest.hexdigest()[:12]
 
 
-def raise_faults(dataset: str, faults: Sequence[str], total: int, remedy: str = "") -> None:
-    """Raises one UserError that names the faults, if there are any; of many it names the first, and stderr has all.
+def raise_faults(subject: str, faults: Sequence[str], total: int, remedy: str = "") -> None:
+    """Raises one UserError with all faults, if there are any. If there are many, it has the first, and stderr lists all.
 
     Args:
-        dataset: what the error begins with.
-        faults: a line each; those of the form "file: what is wrong" that are alike but for the file are told together.
-        total: of how many they are.
-        remedy: what the error ends with.
+        subject: how the error begins, if there are several faults.
+        faults: a line each; on stderr, those of the form "file: what is wrong" that differ only in the file are listed together.
+        total: the number of things that were checked.
+        remedy: how the error ends.
     """
     if len(faults) == 1:
         raise UserError(faults[0] + remedy)
     if len(faults) > FAULTS_NAMED:
-        print(f"all {len(faults)} faults:", *map(printable, _alike(faults)), sep="\n  ", file=sys.stderr, flush=True)
-        named = f"{faults[0]}; and {len(faults) - 1} more, above"
+        print(f"all {len(faults)} faults:", *map(printable, _grouped(faults)), sep="\n  ", file=sys.stderr, flush=True)
+        details = f"{faults[0]}; and {len(faults) - 1} more, listed above"
     else:
-        named = "; ".join(faults)
+        details = "; ".join(faults)
     if faults:
-        raise UserError(f"{dataset}: {len(faults)} of {total} faulty: {named}{remedy}")
+        raise UserError(f"{subject}: {len(faults)} of {total} are faulty: {details}{remedy}")
 
 
-def _alike(faults):
-    """The lines that tell faults, what is wrong with several files once."""
-    files = {}
-    for fault in faults:
-        file, colon, wrong = fault.partition(": ")
-        files.setdefault(wrong if colon else fault, []).append(file)
-    for wrong, found in files.items():
-        if len(found) == 1:
-            yield found[0] if wrong == found[0] else f"{found[0]}: {wrong}"
+def _grouped(faults):
+    """Lines that list the faults; a fault that several files share is listed once."""
+    files_by_fault = {}
+    for line in faults:
+        file, colon, fault = line.partition(": ")
+        files_by_fault.setdefault(fault if colon else line, []).append(file)
+    for fault, files in files_by_fault.items():
+        if len(files) == 1:
+            yield files[0] if fault == files[0] else f"{files[0]}: {fault}"
         else:
-            yield f"{len(found)} files: {wrong}"
-            yield from (f"  {file}" for file in found)
+            yield f"{len(files)} files: {fault}"
+            yield from (f"  {file}" for file in files)

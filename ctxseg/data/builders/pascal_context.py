@@ -1,8 +1,8 @@
 """PASCAL-Context (Mottaghi et al. 2014): VOC 2010's trainval images, every pixel labelled; the 59 most frequent classes.
 
-What `manual_dir` is made of: VOC 2010's trainval (VOCtrainval_03-May-2010.tar), and in its folder VOC2010/ the labels, as either
+`manual_dir` is the folder VOC2010 of VOC 2010's trainval (VOCtrainval_03-May-2010.tar), with the labels in it, as either
 
-    trainval/NAME.mat                     from its trainval.tar.gz:
+    trainval/NAME.mat                     from PASCAL-Context's trainval.tar.gz:
                                           `LabelMap`, ids of 459 classes in alphabetical order
     SegmentationClassContext/NAME.png     the usual conversion: 0 for the background, then the 59 in alphabetical order
 """
@@ -15,9 +15,9 @@ from ctxseg.data.builders.pairs import Pair, read_names, require
 from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Download
 
-# By class id: the background, VOC's 20 in VOC's order, then the others in alphabetical order. {name: its id among the 459}
+# {name: id among the 459} by class id: the background, VOC's 20 in VOC's order, then the others in alphabetical order.
 CLASSES = {
-    "background": 0,  # all of the 459 that are not named here
+    "background": 0,  # also all of the 459 that are not named here
     "aeroplane": 2,
     "bicycle": 23,
     "bird": 25,
@@ -78,15 +78,15 @@ CLASSES = {
     "window": 454,
     "wood": 458,
 }
-MAT_IDS = dict.fromkeys(range(460), 0) | {full: i for i, full in enumerate(CLASSES.values())}
-PNG_IDS = {i: MAT_IDS[full] for i, full in enumerate(sorted(CLASSES.values()))} | {255: IGNORE}
+MAT_IDS = dict.fromkeys(range(460), 0) | {mat_id: i for i, mat_id in enumerate(CLASSES.values())}
+PNG_IDS = {i: MAT_IDS[mat_id] for i, mat_id in enumerate(sorted(CLASSES.values()))} | {255: IGNORE}
 SPLITS = {"train": 4_998, "val": 5_105}
 
 _read_image_of_ids = label_image("pascal_context", PNG_IDS)
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
-    """{split: pairs, in the order of VOC 2010's list of it}; the `.mat` files are taken if there are both kinds of labels.
+    """{split: pairs, in the order of VOC 2010's list}; uses the `.mat` files if there are both kinds of labels.
 
     Raises:
         UserError: a list, or both folders of labels, are missing.
@@ -129,7 +129,7 @@ class PascalContext(PairsBuilder):
         [
             Archive(
                 "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
-                "md5:da459979d0c395079b5c75ee67908abb",  # as torchvision has it
+                "md5:da459979d0c395079b5c75ee67908abb",  # from torchvision
             ),
             Archive("https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz", into="VOCdevkit/VOC2010"),
         ],

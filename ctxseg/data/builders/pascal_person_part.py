@@ -1,10 +1,10 @@
 """PASCAL-Person-Part: the person parts of PASCAL-Part (Chen et al. 2014), merged to six as in Attention to Scale (CVPR 2016, §4.1).
 
-What `manual_dir` is made of: VOC 2010's trainval (VOCtrainval_03-May-2010.tar), and in its folder VOC2010/
+`manual_dir` is the folder VOC2010 of VOC 2010's trainval (VOCtrainval_03-May-2010.tar), with
 
     Annotations_Part/NAME.mat     the masks of all objects' parts, from PASCAL-Part's trainval.tar.gz
     pascal_person_part/pascal_person_part_trainval_list/{train,val}.txt
-                                  the images that count, from Attention to Scale's pascal_person_part.zip
+                                  the lists of images, from Attention to Scale's pascal_person_part.zip
 """
 
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from ctxseg.data.builders.labels import bit_palette
 from ctxseg.data.builders.pairs import Pair, read_names, require
 from ctxseg.data.builders.records import PairsBuilder
 
-# {class: names of parts, l… and r… for the left and right one}
+# {class: names of its parts; l… is left, r… is right}
 CLASSES = {
     "background": "",
     "head": "head hair nose mouth leye reye lear rear lebrow rebrow",
@@ -32,7 +32,7 @@ LISTS = "pascal_person_part/pascal_person_part_trainval_list"
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
-    """{split: pairs, in the order of its list}, whose lines start with an image, as `/JPEGImages/2008_000003.jpg`.
+    """{split: pairs, in the order of its list}. The lists' lines start with an image, such as `/JPEGImages/2008_000003.jpg`.
 
     Raises:
         UserError: a list or the folder of labels is missing.
@@ -51,11 +51,11 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
 def read_label(path: Path):
     """uint8 [H, W]: the parts of every person, drawn in the file's order.
 
-    A person's pixels that are in none of its parts are background, as is somebody too small to have parts.
+    Pixels of a person outside of its parts are background, as are persons too small to have parts.
 
     Raises:
-        ValueError: no object at all, a part of a person that is not known, or masks of several sizes.
-        UserError: the file is damaged or of another structure.
+        ValueError: no objects, an unknown part of a person, or masks of several sizes.
+        UserError: the file is damaged or has another structure.
     """
     label = None
     for thing in np.ravel(mat.field(path, mat.variable(path, "anno"), "objects")):
@@ -67,19 +67,19 @@ def read_label(path: Path):
         for part in np.ravel(mat.field(path, thing, "parts")):
             name, mask = mat.field(path, part, "part_name"), mat.field(path, part, "mask")
             if name not in PARTS:
-                raise ValueError(f"a person has a part {name!r}, but there is {', '.join(PARTS)}")
+                raise ValueError(f"a person has the part {name!r}; expected one of {', '.join(PARTS)}")
             if mask.shape != label.shape:
-                raise ValueError(f"masks of {label.shape} and {mask.shape} pixels")
+                raise ValueError(f"there are masks of {label.shape} and of {mask.shape} pixels")
             label[mask > 0] = PARTS[name]
     if label is None:
-        raise ValueError("has no objects")
+        raise ValueError("there are no objects")
     return label
 
 
 class PascalPersonPart(PairsBuilder):
     """Photographs of people, labelled with six parts of the body: 1,716 train and 1,817 val images.
 
-    PASCAL-Part's persons, their parts merged to six; all else is background.
+    PASCAL-Part's persons, their parts merged to six; everything else is background.
     """
 
     name = "pascal_person_part"

@@ -1,4 +1,4 @@
-"""What builders write: the features of a record, and the builder that makes records of pairs of files.
+"""What builders write: the features of a record, and a builder for data sets of pairs of files.
 
 A builder is a `tfds.core.GeneratorBasedBuilder` whose samples have the features
 
@@ -7,16 +7,16 @@ A builder is a `tfds.core.GeneratorBasedBuilder` whose samples have the features
     name   text: the file's stem
 
 and whose `info.metadata` has `class_names`, `palette`, `groups` and `fingerprint`. It yields encoded bytes
-(`io.BytesIO`) or paths: TFDS then needs no TensorFlow. Beside TFDS's own members it has
+(`io.BytesIO`) or paths: TFDS then needs no TensorFlow. In addition to TFDS's members it has
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS   what `manual_dir` must hold, to follow "wants"; None if the data set is generated
-    fingerprint(manual_dir, digests)   classmethod: a short string that changes whenever the prepared data would, and that a copy of
-                                       the folder has too; `digests` gives those of files' contents, see `contents.digests`
+    MANUAL_DOWNLOAD_INSTRUCTIONS   what `manual_dir` must contain, to follow "NAME expects"; None if the data set is generated
+    fingerprint(manual_dir, digests)   classmethod: a short string that changes whenever the prepared data would, and is the same for
+                                       a copy of the folder; `digests` gives those of files' contents, see `contents.digests`
 
-Where the data set has files, a builder is a `PairsBuilder`: it lists `Pair`s by split and has a function that reads a label:
+For data sets of files, a builder is a `PairsBuilder`: it lists `Pair`s by split and has a function that reads a label:
 `read_label(pair.label)` → uint8 [H, W], class ids and 255. `labels.label_image` makes one for 8-bit images of ids; other
-kinds of file are each builder's own. It raises ValueError, or what its decoder raises, with what is wrong, and the file's
-name is put in front by `checks`; or a UserError, which names it already.
+builders define their own. It raises ValueError, or what its decoder raises, with what is wrong, and `checks` adds the file's
+name in front; or a UserError, which names the file itself.
 """
 
 import inspect
@@ -33,7 +33,7 @@ from ctxseg.data.builders.checks import check_splits
 from ctxseg.data.builders.pairs import Pair, Part, fingerprint_pairs
 from ctxseg.data.parallel import each
 
-# Ids decode in a third of the time, and take less, if PNG does not predict them from their neighbours.
+# Without PNG's prediction from neighbours, ids decode in a third of the time, and files are smaller.
 PNG_OF_IDS = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 6),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT),
@@ -56,7 +56,7 @@ def dataset_info(
         description: a sentence or two.
         class_names: by class id.
         palette: [r, g, b] of each class, 0..255.
-        groups: {group: class names}, over which IoU is averaged too.
+        groups: {group: class names}; IoU is also averaged over each group.
         **kwargs: of `tfds.core.DatasetInfo`: homepage, citation, license.
     """
     return tfds.core.DatasetInfo(
@@ -81,7 +81,7 @@ def dataset_info(
 
 
 def encode_png(array: np.ndarray) -> io.BytesIO:
-    """uint8 [H, W] labels or [H, W, 3] RGB as a PNG, which is what TFDS's `Image` feature takes."""
+    """Encodes uint8 [H, W] labels or [H, W, 3] RGB as a PNG, as TFDS's `Image` feature takes it."""
     pixels, options = (array, PNG_OF_IDS) if array.ndim == 2 else (array[..., ::-1], ())
     return io.BytesIO(cv2.imencode(".png", pixels, options)[1].tobytes())
 
@@ -92,13 +92,13 @@ def pair_examples(
     read_label: Callable[[Path | Part], np.ndarray],
     read_image: Callable[[Part], np.ndarray] | None = None,
 ) -> Iterator[tuple[int, dict]]:
-    """What `_generate_examples` yields of pairs that `check_splits` found good: labels as PNGs of class ids, images as they are.
+    """The examples of `_generate_examples` for pairs that passed `check_splits`: labels as PNGs of class ids, images as their files' bytes.
 
-    But images that are not `images.plain` become PNGs of what `images.read` gives; so do those that EXIF turns, and their labels with them.
+    Images that are not `images.plain`, or that EXIF turns, become PNGs of what `images.read` gives; their labels are turned with them.
 
     Args:
-        label: for the progress bar, as 'camvid train'.
-        pairs: of one split.
+        label: for the progress display, such as 'camvid train'.
+        pairs: the pairs of one split.
         read_label: as for `check_splits`.
         read_image: as for `check_splits`; the image becomes a PNG.
     """
@@ -112,7 +112,7 @@ def pair_examples(
 
 
 def _encoded(path):
-    """An image file as it is kept, and the EXIF orientation that it had."""
+    """An image file's bytes, or a PNG of it, and the EXIF orientation of the file."""
     with images.open_image(path) as file:
         turn, plain = images.orientation(file), images.plain(file)
     if plain and turn == 1:
@@ -121,23 +121,23 @@ def _encoded(path):
 
 
 class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS has no types
-    """What all builders of data sets whose files are listed as `Pair`s do; each says with what.
+    """Builder of a data set whose files are listed as `Pair`s; subclasses set the attributes.
 
     Attributes:
-        name: as `config.data.name` has it.
+        name: the data set's name in `config.data.name`.
         homepage: of the data set.
-        MANUAL_DOWNLOAD_INSTRUCTIONS: as at the top.
+        MANUAL_DOWNLOAD_INSTRUCTIONS: see the top of this file.
         published: {split: number of images}, as for `check_splits`.
         class_names: by class id.
         palette: [r, g, b] of each class.
-        groups: {group: class names}, over which IoU is averaged too.
-        downloads: where the files are, if anybody can have them without a login.
-        list_pairs: manual_dir → {split: pairs}. It raises UserError for files that are missing.
+        groups: {group: class names}; IoU is also averaged over each group.
+        downloads: where the files can be downloaded; None if they need a login.
+        list_pairs: manual_dir → {split: pairs}. Raises UserError for missing files.
         read_label: as for `check_splits`.
         read_image: as for `check_splits`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")  # another one where the same files give other samples
+    VERSION = tfds.core.Version("1.0.0")  # change it when the same files give other samples
     groups: Mapping[str, Sequence[str]] = {}
     downloads: download.Download | None = None
     read_image: Callable[[Part], np.ndarray] | None = None

@@ -1,4 +1,4 @@
-"""TFDS builder of `scenes`; what is in them: `ctxseg/data/scenes.py`."""
+"""TFDS builder of `scenes`, which `ctxseg/data/scenes.py` generates."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from ctxseg.data.builders.records import dataset_info, encode_png
 from ctxseg.progress import progress
 
 SEED = 0
-# What these scenes are called in builds and runs: another one once they look otherwise, to which tests/data/test_scenes.py holds it.
+# Names these scenes in builds and runs. Change it when they look different; tests/data/test_scenes.py checks that.
 FINGERPRINT = "bdd4a2ecf9a1"
 
 
@@ -22,7 +22,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def fingerprint(cls, manual_dir: Path | None, digests=None) -> str:
-        """`FINGERPRINT`: the same wherever, and however the generator is written."""
+        """`FINGERPRINT`, which depends only on the scenes, not on the generator's code."""
         return FINGERPRINT
 
     def _info(self):

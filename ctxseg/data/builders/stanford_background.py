@@ -1,9 +1,9 @@
 """Stanford Background (Gould, Fulton, Koller 2009), and the five folds that N-ReNet is tested on (2016, §4.1).
 
-The paper's folds are random and not published: these are a permutation by `SEED`, in five even parts, named fold0 to fold4. To
-train on four and test on the fifth, TFDS adds up splits: "fold1+fold2+fold3+fold4" and "fold0".
+The paper's folds are random and not published: here, a permutation by `SEED` is cut into five even parts, fold0 to fold4. To train on
+four and test on the fifth, join splits with a plus: "fold1+fold2+fold3+fold4" and "fold0".
 
-What `manual_dir` is: the folder iccv09Data of iccv09Data.tar.gz.
+`manual_dir` is the folder iccv09Data of iccv09Data.tar.gz.
 """
 
 from pathlib import Path
@@ -31,7 +31,9 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     require(StanfordBackground, manual_dir, "images", "labels")
     names = names_in(manual_dir / "images", ".jpg")
     if len(names) < len(SPLITS):
-        raise UserError(f"config.data.manual_dir: {manual_dir / 'images'} has {len(names)} *.jpg, fewer than folds")
+        raise UserError(
+            f"config.data.manual_dir: {manual_dir / 'images'} has {len(names)} *.jpg; expected at least {len(SPLITS)}, one per fold"
+        )
     parts = np.array_split(np.random.default_rng(SEED).permutation(len(names)), len(SPLITS))
     return {
         fold: [
@@ -43,7 +45,7 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
 
 
 def read_label(path: Path):
-    """uint8 [H, W] of a text file with a row of numbers for each row of pixels. Raises ValueError."""
+    """uint8 [H, W] from a text file with a line of numbers for each row of pixels. Raises ValueError."""
     return map_ids("stanford_background", np.loadtxt(path, dtype=np.int64, ndmin=2), IDS)
 
 
@@ -63,6 +65,6 @@ class StanfordBackground(PairsBuilder):
     )
     published = SPLITS
     class_names = CLASSES
-    palette = bit_palette(len(CLASSES), first=1)  # the data set has none of its own
+    palette = bit_palette(len(CLASSES), first=1)  # the data set has no palette of its own
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

@@ -1,7 +1,7 @@
-"""SUN RGB-D (Song, Lichtenberg, Xiao 2015), without its depth, in 37 classes: those of NYUDv2 but the three that collect the rest.
+"""SUN RGB-D (Song, Lichtenberg, Xiao 2015), without its depth, in 37 classes: NYUDv2's without its last three, which collect the rest.
 
-What `manual_dir` is made of: SUNRGBD.zip and SUNRGBDtoolbox.zip, unpacked side by side.
-Labels are in the toolbox's SUNRGBD2Dseg.mat, a MATLAB 7.3 file of 10,335 in the order of SUNRGBDMeta.mat, which is slow to read:
+`manual_dir` has SUNRGBD.zip and SUNRGBDtoolbox.zip, unpacked side by side.
+The 10,335 labels are in the toolbox's SUNRGBD2Dseg.mat, a MATLAB 7.3 file, in the order of SUNRGBDMeta.mat, which is slow to read:
 once the data set is prepared, leave out `config.data.manual_dir`.
 """
 
@@ -20,13 +20,13 @@ from ctxseg.errors import UserError
 CLASSES = nyudv2.CLASSES[:37]
 IDS = {0: IGNORE} | {i + 1: i for i in range(37)}
 SPLITS = {"train": 5_285, "test": 5_050}
-SENSORS = ("kv1", "kv2", "realsense", "xtion")  # a folder each
+SENSORS = ("kv1", "kv2", "realsense", "xtion")  # the names of their folders
 META, LABELS = "SUNRGBDtoolbox/Metadata/SUNRGBDMeta.mat", "SUNRGBDtoolbox/Metadata/SUNRGBD2Dseg.mat"
 LISTS = "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat"
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
-    """{split: pairs, in the order of SUNRGBDMeta.mat}, whose names are the frames' folders and keys the indices of their labels.
+    """{split: pairs, in the order of SUNRGBDMeta.mat}. Their names are the frames' folders, their keys the indices of the labels.
 
     Raises:
         UserError: a file is missing or damaged, or lists a frame that SUNRGBDMeta.mat does not have.
@@ -59,18 +59,18 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
 
 @functools.lru_cache(maxsize=1)
 def _images(path, _modified):
-    """The images of SUNRGBDMeta.mat, as kv1/NYUdata/NYU0001/image/NYU0001.jpg. It takes long: kept while the file is the same."""
+    """The images of SUNRGBDMeta.mat, such as kv1/NYUdata/NYU0001/image/NYU0001.jpg. Cached for an unchanged file, as it is slow."""
     frames = np.ravel(mat.variable(path, "SUNRGBDMeta"))
     return [_frame(path, mat.field(path, frame, "rgbpath")) for frame in frames]
 
 
-def _frame(path, place):
+def _frame(path, makers_path):
     """The part of a path on the makers' machine that starts with the sensor."""
-    parts = PurePosixPath(str(place)).parts
+    parts = PurePosixPath(str(makers_path)).parts
     for i, part in enumerate(parts):
         if part in SENSORS:
             return PurePosixPath(*parts[i:])
-    raise UserError(f"{path} has a path without {', '.join(SENSORS)}: {place}")
+    raise UserError(f"{path} has a path without a folder {', '.join(SENSORS)}: {makers_path}")
 
 
 def read_label(part: Part) -> np.ndarray:
@@ -83,7 +83,7 @@ def read_label(part: Part) -> np.ndarray:
 class SUNRGBD(PairsBuilder):
     """Indoor frames of four depth cameras: 5,285 train and 5,050 test images, 37 classes.
 
-    SUN RGB-D in 37 classes, colour alone; unlabelled pixels are ignored.
+    SUN RGB-D in 37 classes, without depth; unlabelled pixels are ignored.
     """
 
     name = "sunrgbd"
@@ -97,12 +97,12 @@ class SUNRGBD(PairsBuilder):
             Archive("http://rgbd.cs.princeton.edu/data/SUNRGBD.zip"),
             Archive(
                 "http://rgbd.cs.princeton.edu/data/SUNRGBDtoolbox.zip",
-                "md5:18d22e1761d36352f37232cba102f91f",  # as MMDetection3D has it
+                "md5:18d22e1761d36352f37232cba102f91f",  # from MMDetection3D
             ),
         ],
     )
     published = SPLITS
     class_names = CLASSES
-    palette = bit_palette(len(CLASSES), first=1)  # the data set has none of its own
+    palette = bit_palette(len(CLASSES), first=1)  # the data set has no palette of its own
     list_pairs = staticmethod(list_pairs)
     read_label = staticmethod(read_label)

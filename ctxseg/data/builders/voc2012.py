@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 segmentation (Everingham et al. 2010), its training images extended by SBD's (Hariharan et al. 2011).
 
-What `manual_dir` is made of: VOCtrainval_11-May-2012.tar and SBD's benchmark.tgz, unpacked side by side. The labels of the
-test images are not published.
+`manual_dir` has VOCtrainval_11-May-2012.tar and SBD's benchmark.tgz, unpacked side by side. The labels of the test images are not
+published.
 """
 
 from pathlib import Path
@@ -16,20 +16,20 @@ CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
     "pottedplant sheep sofa train tvmonitor"
 ).split()
-IDS = {i: i for i in range(21)} | {255: IGNORE}  # 255: a band of 5 pixels around objects, and what is hard to say
-SPLITS = {"train": 1_464, "val": 1_449, "train_aug": 10_582}  # published; train_aug where SBD is there
+IDS = {i: i for i in range(21)} | {255: IGNORE}  # 255: a band of 5 pixels around objects, and difficult pixels
+SPLITS = {"train": 1_464, "val": 1_449, "train_aug": 10_582}  # as published; train_aug only with SBD
 VOC, SBD = Path("VOCdevkit/VOC2012"), Path("benchmark_RELEASE/dataset")
 
 _read_image_of_ids = label_image("voc2012", IDS)
 
 
 def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
-    """{split: pairs}, in the order of its list.
+    """{split: pairs, in the order of its list}.
 
-    train_aug has VOC's train, then all other images of SBD's train and val that are not in VOC's val, by name.
+    train_aug has VOC's train, then by name all other images of SBD's train and val that are not in VOC's val.
 
     Raises:
-        UserError: VOC's lists are missing, or SBD's folder is there without its lists.
+        UserError: VOC's lists are missing, or SBD's folder exists without its lists.
     """
     lists = VOC / "ImageSets/Segmentation"
     require(VOC2012, manual_dir, str(lists / "train.txt"), str(lists / "val.txt"))
@@ -40,14 +40,16 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     }
     if (manual_dir / SBD).is_dir():
         require(VOC2012, manual_dir, str(SBD / "train.txt"), str(SBD / "val.txt"))
-        of_sbd = {name for split in ("train", "val") for name in read_names(manual_dir / SBD / f"{split}.txt")}
-        more = sorted(of_sbd - set(names["train"]) - set(names["val"]))
-        splits["train_aug"] = splits["train"] + [_pair(manual_dir, name, SBD / f"cls/{name}.mat") for name in more]
+        sbd_names = {name for split in ("train", "val") for name in read_names(manual_dir / SBD / f"{split}.txt")}
+        additional = sorted(sbd_names - set(names["train"]) - set(names["val"]))
+        splits["train_aug"] = splits["train"] + [
+            _pair(manual_dir, name, SBD / f"cls/{name}.mat") for name in additional
+        ]
     return splits
 
 
 def read_label(path: Path):
-    """uint8 [H, W] of VOC's PNG, or of SBD's `.mat`, whose class ids are the same. Raises ValueError and UserError."""
+    """uint8 [H, W] from VOC's PNG, or from SBD's `.mat`, which has the same class ids. Raises ValueError and UserError."""
     if path.suffix == ".png":
         return _read_image_of_ids(path)
     return map_ids("voc2012", mat.field(path, mat.variable(path, "GTcls"), "Segmentation"), IDS)
@@ -72,7 +74,7 @@ class VOC2012(PairsBuilder):
     downloads = Download(
         "voc2012",
         [
-            # Checksums as torchvision has them.
+            # Checksums from torchvision.
             Archive(
                 "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
                 "md5:6cd6e144f989b92b3379bac3b3de84fd",
