@@ -1,10 +1,10 @@
-"""What a part costs, as a ratio to what it is added to or stands in for, both timed by turns in one run.
+"""The cost of a part, as a ratio to the same network without it or to an alternative, timed alternately in one run.
 
 python benchmarks/costs.py [hrenet] [dca] [attention] [--rounds=5]
 
-- `hrenet`: H-ReNet, on three levels, against its baseline FCN, testing one image of 375×500 (paper, Table 6: 0.24 s against 0.21 s, 1.14).
-- `dca`: MCIBI's dataset-level context aggregation, without H1, against ASPP, forward, on a map [1,128,128,2048] (paper, Table 3: 0.47 by
-  time).
+- `hrenet`: H-ReNet, on three levels, against its baseline FCN, on one image of 375×500 (paper, Table 6: 0.24 s against 0.21 s, 1.14).
+- `dca`: MCIBI's dataset-level context aggregation, without H1, against ASPP, forward, on a map [1,128,128,2048] (paper, Table 3:
+  0.47 of the time).
 - `attention`: a training step of DeepLab-LargeFOV with attention over scales {1, 0.5} and extra supervision against one without, on one
   321×321 crop.
 
@@ -37,7 +37,7 @@ CLASSES = 21
 
 
 def hrenet_pair():
-    """(name, function) of H-ReNet and of its baseline: the labels of one image."""
+    """(name, function) of H-ReNet and of its baseline; the functions label one image."""
     image = np.random.default_rng(0).integers(0, 256, (1, 375, 500, 3), np.uint8)
 
     def tester(context):
@@ -53,7 +53,7 @@ def hrenet_pair():
 
 
 def dca_pair():
-    """(name, function) of DCA and of ASPP: one forward pass on the input of the paper's Table 3."""
+    """(name, function) of DCA and of ASPP; the functions run a forward pass on the input of the paper's Table 3."""
 
     def runner(row):
         module, inputs = complexity.ROWS[row](defaults.get_config())
@@ -66,7 +66,7 @@ def dca_pair():
 
 
 def attention_pair():
-    """(name, function) of a training step with and without attention over two scales."""
+    """(name, function) of a network with attention over two scales and of one without; the functions run a training step."""
     rng, size = np.random.default_rng(0), (1, 321, 321)
     count = jax.local_device_count()
     batch = {"image": rng.integers(0, 256, (count, *size[1:], 3), np.uint8)}
@@ -85,11 +85,12 @@ def attention_pair():
 
         return run
 
-    with_it, without = (c.get_config("pascal_person_part") for c in (attention_config, largefov))
-    with_it.model.scales.scales = (1.0, 0.5)
-    return ("attention {1, 0.5}", trainer(with_it)), ("LargeFOV", trainer(without))
+    attention, largefov_config = (c.get_config("pascal_person_part") for c in (attention_config, largefov))
+    attention.model.scales.scales = (1.0, 0.5)
+    return ("attention {1, 0.5}", trainer(attention)), ("LargeFOV", trainer(largefov_config))
 
 
+# {name: (function that returns the pair, highest ratio aimed for)}.
 PAIRS = {"hrenet": (hrenet_pair, 1.15), "dca": (dca_pair, 0.5), "attention": (attention_pair, 2.0)}
 
 
@@ -105,22 +106,22 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     if unknown := set(args.pairs) - set(PAIRS):
-        parser.error(f"{', '.join(sorted(unknown))}: there is {', '.join(PAIRS)}")
+        parser.error(f"{', '.join(sorted(unknown))}: expected any of {', '.join(PAIRS)}")
     print(f"{jax.devices()[0].device_kind}, {jax.local_device_count()} device(s), JAX {jax.__version__}")
     for pair in args.pairs:
-        make, aim = PAIRS[pair]
-        named = make()
-        times = {name: [] for name, _ in named}
-        for _, function in named:
+        create_pair, limit = PAIRS[pair]
+        functions = create_pair()
+        times = {name: [] for name, _ in functions}
+        for _, function in functions:
             function()  # compiles
         for i in range(args.rounds):
-            for name, function in named[:: 1 if i % 2 else -1]:
+            for name, function in functions[:: 1 if i % 2 else -1]:
                 times[name].append(seconds(function))
         (name, first), (other, second) = times.items()
         ratio = statistics.median(a / b for a, b in zip(first, second, strict=True))
         print(
             f"{name} {statistics.median(first):.3f} s, {other} {statistics.median(second):.3f} s: "
-            f"ratio {ratio:.2f} (aim: at most {aim})",
+            f"ratio {ratio:.2f} (aim: at most {limit})",
             flush=True,
         )
 

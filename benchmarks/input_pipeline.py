@@ -1,16 +1,16 @@
-"""Images per second of the input pipeline, against a PyTorch DataLoader that does the same work, and its memory.
+"""Images per second of the input pipeline, compared with a PyTorch DataLoader that does the same work, and its memory.
 
 pip install -r requirements.txt -r benchmarks/requirements.txt
 python benchmarks/input_pipeline.py
 
-Records are made of photographs that scikit-image ships: 500×375 JPEGs as VOC's, flipped, scaled, rotated and cropped to 473×473; and
-2048×1024 PNGs as Cityscapes', flipped, scaled, cropped to 512×1024 and jittered in colour; labels, and with super-pixels 1000 of them. They
-are prepared as a user's folder is; all files are in the page cache after the first epoch.
+The images are made from photographs in scikit-image: 500×375 JPEGs like VOC's, flipped, scaled, rotated and cropped to 473×473; and
+2048×1024 PNGs like Cityscapes', flipped, scaled, cropped to 512×1024 and colour-jittered; with labels, and optionally 1000 super-pixels.
+They are prepared like a user's folder; all files are in the page cache after the first epoch.
 
-PyTorch's side reads the same files with the faster decoder of OpenCV and Pillow, then resizes, rotates, crops, flips and jitters, in
-that order and with OpenCV, as MMSegmentation does, in a worker process to a core; ours has a thread to a core. The two alternate within one
-process, each after the other has come to rest; what was ready before a measurement does not count. Figures are medians over rounds, ratios
-those of adjacent pairs. A core-second is one of CPU time, over all threads and processes: it stands where other programs share the machine.
+PyTorch reads the same files with the faster of OpenCV and Pillow, then resizes, rotates, crops, flips and jitters, in this order and with
+OpenCV, as MMSegmentation does, in one worker process per core; ctxseg has one thread per core. The two alternate within one process, each
+once the other is idle; batches that were ready before a measurement are not counted. Figures are medians over rounds, ratios are medians
+over adjacent pairs. A core-second is one second of CPU time, over all threads and processes; it is comparable on a shared machine.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from ctxseg.data import pipeline, transforms
 from ctxseg.data.builders.records import PNG_OF_IDS
 
 SEGMENTS = 1000
-LENGTH = 2975  # images of an epoch, as Cityscapes has
+LENGTH = 2975  # images of an epoch, as in Cityscapes
 CASES = {
     "VOC-like": SimpleNamespace(
         size=(375, 500),
@@ -57,7 +57,7 @@ CASES = {
 
 
 def write_folder(folder: Path, case, count: int) -> None:
-    """A folder of `count` training images and one for validation: mosaics of enlarged photographs, labels of a few large regions."""
+    """Writes `count` training images and one validation image: mosaics of enlarged photographs, with labels of a few large regions."""
     rng = np.random.default_rng(0)
     photos = [
         getattr(photographs, name)() for name in ("astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field")
@@ -71,7 +71,7 @@ def write_folder(folder: Path, case, count: int) -> None:
                 photo = photos[rng.integers(len(photos))]
                 y, x = (rng.integers(n - 256) for n in photo.shape[:2])
                 enlarged = cv2.resize(photo[y : y + 256, x : x + 256], (512, 512), interpolation=cv2.INTER_CUBIC)
-                noisy = enlarged + rng.normal(0, 1.5, enlarged.shape)  # a sensor's
+                noisy = enlarged + rng.normal(0, 1.5, enlarged.shape)  # as of a sensor
                 tile[...] = noisy.round().clip(0, 255)[: tile.shape[0], : tile.shape[1]]
         regions = segmentation.slic(image[::4, ::4], n_segments=60, start_label=0)
         ids = rng.integers(0, 20, regions.max() + 1).astype(np.uint8)
@@ -84,7 +84,7 @@ def write_folder(folder: Path, case, count: int) -> None:
 
 
 def write_regions(source, folder: Path) -> None:
-    """The super-pixels of a source as the files that PyTorch's side reads."""
+    """Writes the super-pixels of a source as files for PyTorch."""
     folder.mkdir()
     for index in range(len(source)):
         sample = source[index]
@@ -102,7 +102,7 @@ def read_pillow(path, flags):
 
 
 class Epoch:
-    """The samples of a source over and over, `LENGTH` of them: Grain's shuffling takes long where there are only a few."""
+    """The samples of a source, repeated to `LENGTH`: Grain shuffles very short sources slowly."""
 
     def __init__(self, source):
         self.source = source
@@ -115,20 +115,20 @@ class Epoch:
 
 
 class Samples(torch.utils.data.Dataset):
-    """What MMSegmentation's transforms do: files are read, resized, rotated, cropped, flipped, jittered and padded."""
+    """The transforms of MMSegmentation: files are read, resized, rotated, cropped, flipped, jittered and padded."""
 
     def __init__(self, folder: Path, case, with_regions: bool, read):
         self.images = sorted((folder / "images/train").iterdir())
         self.labels = sorted((folder / "labels/train").iterdir())
         self.regions = sorted((folder / "regions").iterdir()) if with_regions else None
-        self.a, self.read = case.augmentation, read
+        self.augmentation, self.read = case.augmentation, read
 
     def __len__(self):
         return LENGTH
 
     def __getitem__(self, index):
         index %= len(self.images)
-        rng, a = np.random.default_rng(torch.randint(2**31, ()).item()), self.a
+        rng, a = np.random.default_rng(torch.randint(2**31, ()).item()), self.augmentation
         maps = {"image": self.read(self.images[index], cv2.IMREAD_COLOR_RGB)}
         maps["label"] = self.read(self.labels[index], cv2.IMREAD_UNCHANGED)
         if self.regions:
@@ -162,16 +162,16 @@ class Samples(torch.utils.data.Dataset):
 
 
 def jitter(image, rng, a):
-    """Brightness and contrast by one scaling, saturation and hue in HSV."""
+    """Jitters brightness and contrast by one scaling, saturation and hue in HSV."""
     image = cv2.convertScaleAbs(
         image,
         alpha=rng.uniform(1 - a.contrast, 1 + a.contrast) * rng.uniform(1 - a.brightness, 1 + a.brightness),
     )
     hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
     steps = np.arange(256)
-    turned = ((steps + round(180 * rng.uniform(-a.hue, a.hue))) % 180).astype(np.uint8)
+    shifted = ((steps + round(180 * rng.uniform(-a.hue, a.hue))) % 180).astype(np.uint8)
     saturated = (steps * rng.uniform(1 - a.saturation, 1 + a.saturation)).clip(0, 255).astype(np.uint8)
-    hsv = cv2.merge([cv2.LUT(hue, turned), cv2.LUT(saturation, saturated), value])
+    hsv = cv2.merge([cv2.LUT(hue, shifted), cv2.LUT(saturation, saturated), value])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
@@ -181,26 +181,26 @@ def endless(loader):
 
 
 def cpu_seconds() -> float:
-    """CPU time so far of this process and its children."""
+    """CPU time used by this process and its children."""
     process = psutil.Process()
     times = [p.cpu_times() for p in (process, *process.children(recursive=True))]
     return sum(t.user + t.system for t in times)
 
 
-def rest() -> None:
-    """Waits until both sides' buffers are full, and nothing computes any more."""
+def wait_until_idle() -> None:
+    """Waits until the buffers of both pipelines are full and nothing computes any more."""
     before = cpu_seconds()
     for _ in range(600):
         time.sleep(0.25)
         if (now := cpu_seconds()) - before < 0.02:
             return
         before = now
-    raise RuntimeError("a loader does not come to rest")
+    raise RuntimeError("a loader does not become idle")
 
 
 def measure(batches, ready: int, count: int) -> tuple[float, float]:
-    """(wall, CPU seconds) an image: `ready` batches are discarded, then `count` are timed."""
-    rest()
+    """(wall-clock seconds, CPU seconds) per image: discards `ready` batches, then times `count`."""
+    wait_until_idle()
     for _ in range(ready):
         next(batches)
     wall, cpu = time.perf_counter(), cpu_seconds()
@@ -212,14 +212,14 @@ def measure(batches, ready: int, count: int) -> tuple[float, float]:
 
 
 def check_alike(ours, theirs, count: int = 12) -> None:
-    """Batches have the same keys, shapes, dtypes and ids; over `count` of them, much the same colours and shares of padding."""
-    means, described = [], []
+    """Asserts that batches have the same keys, shapes, dtypes and ids, and over `count` batches similar colours and shares of padding."""
+    means, signatures = [], []
     for batches in (ours, theirs):
         drawn = [{key: np.asarray(value) for key, value in next(batches).items()} for _ in range(count)]
         means.append([np.mean([b["image"] for b in drawn]), 255 * np.mean([b["label"] == 255 for b in drawn])])
         assert set(np.unique([b["label"] for b in drawn])) <= {*range(20), 255}
-        described.append({key: (value.shape, value.dtype) for key, value in drawn[0].items()})
-    assert described[0] == described[1], described
+        signatures.append({key: (value.shape, value.dtype) for key, value in drawn[0].items()})
+    assert signatures[0] == signatures[1], signatures
     assert np.abs(np.subtract(*means)).max() < 20, means
 
 
@@ -228,15 +228,15 @@ def compare(name: str, folder: Path, builder, with_regions: bool, args) -> None:
     source = pipeline.source(builder, "train", SEGMENTS if with_regions else 0)
     if with_regions and not (folder / "regions").exists():
         write_regions(source, folder / "regions")
-    timed = {}
+    decoding_seconds = {}
     for read in (read_opencv, read_pillow):
         dataset = Samples(folder, case, with_regions, read)
         dataset[0]
         start = time.process_time()
         for index in range(4):
             dataset[index]
-        timed[read] = time.process_time() - start
-    read = min(timed, key=timed.get)
+        decoding_seconds[read] = time.process_time() - start
+    read = min(decoding_seconds, key=decoding_seconds.get)
     ours = pipeline.train_iterator(Epoch(source), case.augmentation, case.batch, 0, threads=cores)
     loader = torch.utils.data.DataLoader(
         Samples(folder, case, with_regions, read),
@@ -247,7 +247,7 @@ def compare(name: str, folder: Path, builder, with_regions: bool, args) -> None:
         persistent_workers=True,
     )
     theirs = endless(loader)
-    check_alike(ours, theirs)  # which warms up, too
+    check_alike(ours, theirs)  # also warms up
     rounds = []
     for _ in range(args.rounds):
         a = measure(ours, 2 * cores, args.batches)
@@ -256,31 +256,37 @@ def compare(name: str, folder: Path, builder, with_regions: bool, args) -> None:
     print(f"\n{name}, {case.size[1]}×{case.size[0]}{case.suffix}, {'with' if with_regions else 'without'} super-pixels")
     for side, label in enumerate(("ctxseg", f"PyTorch ({read.__name__.removeprefix('read_')})")):
         wall, cpu = (statistics.median(r[side][k] for r in rounds) for k in (0, 1))
-        print(f"{label:17} {1 / wall:7.1f} images/s  {1 / wall / cores:6.1f} a core  {1 / cpu:6.1f} a core-second")
+        print(f"{label:17} {1 / wall:7.1f} images/s  {1 / wall / cores:6.1f} per core  {1 / cpu:6.1f} per core-second")
     wall, cpu = (statistics.median(b[k] / a[k] for a, b in rounds) for k in (0, 1))
-    print(f"{'ratio':17} {wall:7.2f}           {wall:6.2f}         {cpu:6.2f}", flush=True)
+    print(f"{'ratio':17} {wall:7.2f}           {wall:6.2f}           {cpu:6.2f}", flush=True)
     theirs.close()
-    loader._iterator = None  # which ends the workers
+    loader._iterator = None  # ends the workers
     if args.memory:
-        process, seen = psutil.Process(), {}
+        process, memory = psutil.Process(), {}
         for i in range(1, args.memory + 1):
             next(ours)
             if i in (args.memory // 5, args.memory):
-                seen[i] = process.memory_info().rss / 2**20
+                memory[i] = process.memory_info().rss / 2**20
         print(
-            "memory of this process after " + ", ".join(f"{i} batches {m:.0f} MiB" for i, m in seen.items()), flush=True
+            "memory of this process after " + ", ".join(f"{i} batches {m:.0f} MiB" for i, m in memory.items()),
+            flush=True,
         )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--images", type=int, default=32, help="of a case")
-    parser.add_argument("--batches", type=int, default=12, help="of a measurement")
+    parser.add_argument("--images", type=int, default=32, help="training images of a case")
+    parser.add_argument("--batches", type=int, default=12, help="batches of a measurement")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="ours, and PyTorch's workers")
     parser.add_argument(
-        "--memory", type=int, default=0, help="batches after which memory is printed, and a fifth of them"
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="threads of ctxseg, worker processes of PyTorch",
+    )
+    parser.add_argument(
+        "--memory", type=int, default=0, help="print memory after this number of batches and after a fifth of it"
     )
     args = parser.parse_args()
     cv2.setNumThreads(0)

@@ -2,10 +2,10 @@
 
 python benchmarks/systems.py --dataset=scenes --seeds=3 --jobs=2 [fcn zigzag …] [-- --config.a.b=value …]
 
-Without names, every system. Every run is `main.py` in a work directory of its own, so that this continues where it stopped; a finished
-run of the same config is not run again. All systems have one seed before any has two. `step` is the shortest mean time of a step
-over any logged interval of any of the runs, with `--jobs` on each run's share of the cores: other programs on the machine make the others
-longer.
+Without names, every system. Each run is a `main.py` with its own work directory, so the same command resumes; a finished run of the same
+config is not repeated. The first seed of all systems is run before the second. `step` is the shortest mean time of a step over the logged
+intervals of all runs, since other programs on the machine make the other intervals longer; with `--jobs`, each run has its share of the
+cores.
 """
 
 import argparse
@@ -28,20 +28,20 @@ NOT_SYSTEMS = ("__init__", "datasets", "defaults")
 
 
 def plan(systems: list[str], dataset: str, seeds: int, folder: Path, overrides: list[str]) -> dict[tuple, Run]:
-    """The runs, by system and seed, in the order in which they are made.
+    """The runs by system and seed, in the order of execution.
 
     Raises:
-        UserError: a config that cannot be, or a folder that holds the run of another one.
+        UserError: an invalid config, or a folder that holds a run of another config.
     """
     runs = {}
     for seed in range(seeds):
         for system in systems:
-            where = str(folder / f"{system}-{dataset}-{seed}")
+            run_folder = str(folder / f"{system}-{dataset}-{seed}")
             arguments = (
-                f"--config=configs/{system}.py:{dataset}", f"--config.seed={seed}", f"--workdir={where}", *overrides
+                f"--config=configs/{system}.py:{dataset}", f"--config.seed={seed}", f"--workdir={run_folder}", *overrides
             )  # fmt: skip
             config = command_line.parse(["main.py", *arguments]).config
-            runs[system, seed] = Run(f"{system}, seed {seed}", arguments, config, where, "train")
+            runs[system, seed] = Run(f"{system}, seed {seed}", arguments, config, run_folder, "train")
     sweep.check_folders(list(runs.values()))
     return runs
 
@@ -54,12 +54,13 @@ def read(run: Run) -> dict:
 
 
 def cell(values: list[float]) -> str:
+    """Mean and standard deviation over seeds, in %."""
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
 def row(system: str, results: list[dict]) -> dict[str, str]:
-    """{column: cell} of a system, given the results of its seeds."""
+    """{column: cell} of a system, from the results of its seeds."""
     cells = {"system": system, "all classes": cell([r["mIoU"] for r in results])}
     cells |= {
         group.replace("_", " "): cell([r["group_iou"][group] for r in results]) for group in results[0]["group_iou"]
@@ -81,20 +82,20 @@ def main():
     parser.add_argument("systems", nargs="*", default=systems, help="names of config files; default: all")
     parser.add_argument("--dataset", default="scenes")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time; the cores are divided among them")
     parser.add_argument("--runs", default=str(ROOT / "runs"), help="folder of the work directories")
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args, overrides = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
     folder = Path(os.path.abspath(args.runs))
-    os.chdir(ROOT)  # where `configs/` is
+    os.chdir(ROOT)  # the folder of `configs/`
     try:
         runs = plan(args.systems, args.dataset, args.seeds, folder, overrides)
-        # The programs of two seeds are the same: the second need not compile them.
+        # All seeds of a system share their compiled programs.
         failed = execute(list(runs.values()), [sys.executable, "main.py"], str(folder / "compiled"), args.jobs)
     except UserError as e:
         sys.exit(f"error: {e}")
     if failed:
-        sys.exit(f"{len(failed)} of {len(runs)} runs failed: the same command makes them again")
+        sys.exit(f"{len(failed)} of {len(runs)} runs failed; run the same command to repeat them")
     rows = [row(system, [read(runs[system, seed]) for seed in range(args.seeds)]) for system in args.systems]
     print("|", " | ".join(rows[0]), "|")
     print("|---" * len(rows[0]) + "|")

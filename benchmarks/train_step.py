@@ -1,11 +1,11 @@
-"""Images per second of a training step on the CPU, against the same network in PyTorch: ResNet-50 FCN, output stride 8.
+"""Images per second of a training step on the CPU, compared with PyTorch: ResNet-50 FCN, output stride 8.
 
 pip install -r requirements.txt -r benchmarks/requirements.txt
 python benchmarks/train_step.py
 
 Both compute in float32: forward, cross entropy on logits upsampled to the image, backward, SGD with momentum. PyTorch runs
-eagerly, with channels last if that is faster for it here, and as many threads as there are cores. The two alternate within
-one process; the figures are medians, and the ratio is the median of the ratios of adjacent pairs.
+eagerly, with channels last if that is faster, and one thread per core. The two alternate within one process; the figures are
+medians, and the ratio is the median of the ratios of adjacent pairs.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CLASSES = 21
 
 
 class Bottleneck(nn.Module):
-    """The PyTorch twin of `ctxseg.models.backbones.resnet.Bottleneck`."""
+    """The PyTorch equivalent of `ctxseg.models.backbones.resnet.Bottleneck`."""
 
     def __init__(self, inputs, features, stride, dilation):
         super().__init__()
@@ -136,23 +136,22 @@ def main():
         step()
     times = [min(seconds(step) for _ in range(2)) for step, _ in candidates]
     best = int(np.argmin(times))
-    theirs, their_parameters = candidates[best]
-    ours, our_parameters, parts = ctxseg_step(images, labels)
-    assert our_parameters == their_parameters, (our_parameters, their_parameters)
-    ours()  # compiles
+    run_torch, torch_parameters = candidates[best]
+    run_ctxseg, parameters, parts = ctxseg_step(images, labels)
+    assert parameters == torch_parameters, (parameters, torch_parameters)
+    run_ctxseg()  # compiles
     for part in parts.values():
         part()
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(args.rounds)]
-    us, them = (statistics.median(column) for column in zip(*pairs, strict=True))
+    pairs = [(seconds(run_ctxseg), seconds(run_torch)) for _ in range(args.rounds)]
+    ctxseg_seconds, torch_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
-    print(f"ResNet-50 FCN, output stride 8, batch {args.batch}, {args.size}×{args.size}, {our_parameters:,} parameters")
-    print(f"ctxseg   {args.batch / us:.3f} images/s  ({us:.3f} s a step)")
-    print(
-        f"PyTorch  {args.batch / them:.3f} images/s  ({them:.3f} s a step, {('channels first', 'channels last')[best]})"
-    )
-    print(f"ratio    {ratio:.2f}  (ctxseg over PyTorch; median of {args.rounds} pairs)")
+    print(f"ResNet-50 FCN, output stride 8, batch {args.batch}, {args.size}×{args.size}, {parameters:,} parameters")
+    print(f"ctxseg   {args.batch / ctxseg_seconds:.3f} images/s  ({ctxseg_seconds:.3f} s per step)")
+    memory_format = ("channels first", "channels last")[best]
+    print(f"PyTorch  {args.batch / torch_seconds:.3f} images/s  ({torch_seconds:.3f} s per step, {memory_format})")
+    print(f"ratio    {ratio:.2f}  (ctxseg / PyTorch; median of {args.rounds} pairs)")
     for name, part in parts.items():
-        print(f"of ctxseg's step, {name} alone takes {statistics.median(seconds(part) for _ in range(3)):.3f} s")
+        print(f"ctxseg's {name} pass alone takes {statistics.median(seconds(part) for _ in range(3)):.3f} s")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What values a field of a config may have: said in its annotation, and held to it by `check`.
+"""The values that a field of a config may have: declared in its annotation, checked by `check`.
 
 channels: Count = 512                           a whole number, at least 1
 norm: Literal["batch", "none"] = "batch"        one of these
-dilations: tuple[Count, ...] = (12, 24, 36)     one or more, none of them twice; a `Sequence` may repeat
-patch: tuple[Count, Count]                      two, and no more
+dilations: tuple[Count, ...] = (12, 24, 36)     one or more different ones; a `Sequence` may repeat
+patch: tuple[Count, Count]                      exactly two
 """
 
 import math
@@ -15,63 +15,64 @@ from ctxseg.errors import UserError
 
 
 class Bound(NamedTuple):
-    """The limits of a number: at least, at most, more than, less than."""
+    """The limits of a number: minimum ≤ number ≤ maximum, above < number < below."""
 
-    least: float = -math.inf
-    most: float = math.inf
+    minimum: float = -math.inf
+    maximum: float = math.inf
     above: float = -math.inf
     below: float = math.inf
 
     def in_words(self) -> str:
-        """All of its limits: "at least 0, less than 1"."""
+        """All limits: "at least 0, less than 1"."""
         limits = (
-            ("at least", self.least),
+            ("at least", self.minimum),
             ("more than", self.above),
-            ("at most", self.most),
+            ("at most", self.maximum),
             ("less than", self.below),
         )
         return ", ".join(f"{word} {limit:.15g}" for word, limit in limits if math.isfinite(limit))
 
-    def broken(self, value: float) -> str | None:
-        """The limit that a number does not keep, in words, or None. NaN keeps none."""
+    def violated(self, value: float) -> str | None:
+        """The limit that a number violates, in words, or None. NaN violates all of them."""
         if math.isnan(value):
             return "a number"
-        if value < self.least:
-            return f"at least {self.least:g}"
+        if value < self.minimum:
+            return f"at least {self.minimum:g}"
         if value <= self.above:
             return f"more than {self.above:g}"
-        if value > self.most:
-            return f"at most {self.most:.15g}"
+        if value > self.maximum:
+            return f"at most {self.maximum:.15g}"
         if value >= self.below:
-            return f"less than {self.below:.15g}"
+            return f"less than {self.below:.15g}" if math.isfinite(self.below) else "a finite number"
         return None
 
 
-# In the annotation of a field that 0, or (), turns off: `none` on the command line.
+PLURALS = {int: "whole numbers", float: "numbers", str: "names", bool: "true or false values"}
+# Marks, in its annotation, a field that 0 or () turns off: `none` on the command line.
 OFF = "off"
 
-Count = Annotated[int, Bound(least=1)]
-Whole = Annotated[int, Bound(least=0)]
-Amount = Annotated[float, Bound(least=0, below=math.inf)]
+Count = Annotated[int, Bound(minimum=1)]
+Whole = Annotated[int, Bound(minimum=0)]
+Amount = Annotated[float, Bound(minimum=0, below=math.inf)]
 Factor = Annotated[float, Bound(above=0, below=math.inf)]
-Portion = Annotated[float, Bound(least=0, below=1)]  # less than all
+Portion = Annotated[float, Bound(minimum=0, below=1)]
 
 
-def check(field: str, value: Any, kind: Any) -> None:
-    """Holds a value to an annotation, as far as that says anything.
+def check(field: str, value: Any, annotation: Any) -> None:
+    """Checks a value against the limits in its annotation.
 
     Args:
-        field: of the config, for the message.
-        value: of the field.
-        kind: its annotation.
+        field: name in the config, for the message.
+        value: value of the field.
+        annotation: annotation of the field.
 
     Raises:
-        UserError: in one line, which names the field and what would be right.
+        UserError: the value violates the annotation. The message names the field and the expected values.
     """
-    origin, entries = typing.get_origin(kind), typing.get_args(kind)
+    origin, entries = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         if value not in entries:
-            raise UserError(f"config.{field} is {value!r}, but it can be {', '.join(map(str, entries))}")
+            raise UserError(f"config.{field} is {value!r}; expected one of {', '.join(map(str, entries))}")
     elif origin is Annotated:
         check(field, value, entries[0])
         _check_number(field, value, entries)
@@ -80,31 +81,31 @@ def check(field: str, value: Any, kind: Any) -> None:
 
 
 def check_fields(section: str, values: typing.Mapping[str, Any], cls: type) -> None:
-    """`check` of the fields of a dataclass that are in `values`, {name: value}; `section` is that of the config."""
-    for name, kind in typing.get_type_hints(cls, include_extras=True).items():
+    """Calls `check` for the fields of a dataclass that are in `values`, {name: value}; `section` is their section of the config."""
+    for name, annotation in typing.get_type_hints(cls, include_extras=True).items():
         if name in values:
-            check(f"{section}.{name}", values[name], kind)
+            check(f"{section}.{name}", values[name], annotation)
 
 
 def _check_number(field, value, entries):
     for limit in entries[1:]:
-        if isinstance(limit, Bound) and (wanted := limit.broken(value)):
-            raise UserError(f"config.{field} is {value}, but must be {wanted}")
+        if isinstance(limit, Bound) and (expected := limit.violated(value)):
+            raise UserError(f"config.{field} is {value}; expected {expected}")
 
 
 def _check_entries(field, value, origin, entries):
-    value, of = tuple(value), entries[0]
-    plain = typing.get_args(of)[0] if typing.get_origin(of) is Annotated else of
-    accepted = (int, float) if plain is float else (plain,)
-    any_number = origin is Sequence or entries[-1] is Ellipsis
-    repeats = origin is tuple and any_number and len(set(value)) < len(value)
-    count = "one or more" if any_number else str(len(entries))
-    short = not value if any_number else len(value) != len(entries)
-    if short or repeats or any(type(v) not in accepted for v in value):
-        rule = ", none of them twice" if origin is tuple and any_number else ""
-        raise UserError(f"config.{field} is {value}, but must be {count} {plain.__name__}{rule}")
+    value, entry = tuple(value), entries[0]
+    entry_type = typing.get_args(entry)[0] if typing.get_origin(entry) is Annotated else entry
+    accepted = (int, float) if entry_type is float else (entry_type,)
+    any_length = origin is Sequence or entries[-1] is Ellipsis
+    distinct = origin is tuple and any_length
+    wrong_length = not value if any_length else len(value) != len(entries)
+    repeats = distinct and len(set(value)) < len(value)
+    if wrong_length or repeats or any(type(v) not in accepted for v in value):
+        count = f"one or more{' different' * distinct}" if any_length else str(len(entries))
+        raise UserError(f"config.{field} is {value}; expected {count} {PLURALS[entry_type]}")
     for v in value:
-        if typing.get_origin(of) is Annotated:
-            for limit in typing.get_args(of)[1:]:
-                if wanted := limit.broken(v):
-                    raise UserError(f"config.{field} is {value}, but every entry must be {wanted}")
+        if typing.get_origin(entry) is Annotated:
+            for limit in typing.get_args(entry)[1:]:
+                if expected := limit.violated(v):
+                    raise UserError(f"config.{field} is {value}; expected every entry to be {expected}")

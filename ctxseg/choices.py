@@ -1,4 +1,4 @@
-"""What the name in a config stands for: something of ours, or `package.module:Class` of anybody's."""
+"""Looks up a name in a config: an entry of the package, or `package.module:Class` from anywhere."""
 
 import importlib
 import os
@@ -10,24 +10,24 @@ from ctxseg.errors import UserError, one_line
 
 
 def find(field: str, name: str, choices: Mapping[str, Any]) -> Any:
-    """An entry of `choices`, or what a name with a colon names, imported; modules are looked for in the working directory too.
+    """The entry of `choices`, or the imported object if the name has a colon. Modules are also searched in the working directory.
 
     Args:
-        field: of the config, for the message.
-        name: its value.
-        choices: {name: what it stands for}.
+        field: name in the config, for the message.
+        name: value of the field.
+        choices: {name: object}.
 
     Raises:
-        UserError: no such name, or a module that cannot be imported or does not have it.
+        UserError: there is no such name, the module cannot be imported, or it lacks the name.
     """
     if name in choices:
         return choices[name]
     module, _, attribute = str(name).partition(":")
     if not attribute:
-        raise UserError(f"config.{field} is {name!r}, but it can be {', '.join(map(str, choices))}")
+        raise UserError(f"config.{field} is {name!r}; expected one of {', '.join(map(str, choices))}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
-    except Exception as e:  # whatever is wrong in somebody's module
+    except Exception as e:  # anything may go wrong in a user's module
         raise UserError(f"config.{field} is {name!r}: {type(e).__name__}: {one_line(e)}") from e

@@ -5,22 +5,25 @@ import jax.numpy as jnp
 
 from ctxseg.errors import UserError
 
-AXIS = "devices"  # name of the axis that a batch is split over
+# The name of the axis that a batch is split over.
+AXIS = "devices"
 
 
 def check_batch_size(field: str, batch_size: int) -> None:
-    """Raises UserError if a batch of `config.{field}` images cannot be split evenly over all devices."""
+    """UserError if a batch of `config.{field}` images cannot be split evenly over all devices."""
     if batch_size < 1:
-        raise UserError(f"config.{field} is {batch_size}, but must be at least 1")
+        raise UserError(f"config.{field} is {batch_size}; expected at least 1")
     n = jax.device_count()
     if batch_size % n:
         near = max(round(batch_size / n), 1) * n
-        raise UserError(f"config.{field} is {batch_size}, which {n} devices cannot share evenly: try {near}")
+        raise UserError(f"config.{field} is {batch_size}, which cannot be split evenly over {n} devices; try {near}")
 
 
 def parallel(function, donate: tuple[int, ...] = (), static: tuple[int, ...] = ()):
-    """`function(state, batch)` on every local device, over the axis `AXIS`; every argument has a leading device axis, but the `static`
-    ones, for each value of which it is compiled anew."""
+    """Runs `function(state, batch)` on every local device, over the axis `AXIS`.
+
+    Every argument has a leading device axis, except the `static` ones: each new value of these compiles the function again.
+    """
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate, static_broadcasted_argnums=static)
 
 
@@ -36,16 +39,16 @@ def unreplicate(tree):
 
 
 def shard(batch: dict) -> dict:
-    """Splits this process's part of a batch: arrays `[B, …]` → `[devices, B/devices, …]`; anything else is left out."""
+    """Splits this process's part of a batch: arrays `[B, …]` → `[devices, B/devices, …]`. Other entries are dropped."""
     n = jax.local_device_count()
     return {k: v.reshape(n, v.shape[0] // n, *v.shape[1:]) for k, v in batch.items() if hasattr(v, "reshape")}
 
 
 def gather(x):
-    """Joins what the local devices return: `[devices, B, …]` → `[devices·B, …]`."""
+    """Joins the results of the local devices: `[devices, B, …]` → `[devices·B, …]`."""
     return x.reshape(-1, *x.shape[2:])
 
 
 def process() -> tuple[int, int]:
-    """This process's index, and how many there are. One, so far: checkpoints of several hosts are not written yet."""
+    """This process's index and the number of processes. Only one is supported so far: several hosts cannot write checkpoints yet."""
     return jax.process_index(), jax.process_count()

@@ -1,11 +1,11 @@
-"""The one exception that a user is meant to see."""
+"""The exception for errors that a user can correct."""
 
 
 class UserError(Exception):
-    """Bad input: one line that names the file or config field at fault and what would be right.
+    """Bad input: one line that names the file or config field and the remedy.
 
-    `main.py` prints the line and exits with status 2; `--debug` shows the traceback as well. What a file's name or content puts into it
-    stays one line: what cannot be printed is escaped, as in a Python string.
+    The command line prints it and exits with status 2; `--debug` shows the traceback as well. Characters that cannot be printed, from
+    a file's name or content, are escaped as in a Python string, so the message stays one line.
     """
 
     def __init__(self, line: str):
@@ -13,9 +13,10 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """`text` with line breaks, control characters and what is no UTF-8 as `\\n`, `\\x1b`, `\\udcff`."""
+    """`text` with line breaks, control characters and invalid UTF-8 escaped: `\\n`, `\\x1b`, `\\udcff`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(e) -> str:
+    """The message of an exception, its whitespace collapsed."""
     return " ".join(str(e).split())

@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM at any moment: one line on stderr, and exit status 2.
+"""Handles SIGINT and SIGTERM at any time: one line on stderr, and exit status 2.
 
-Imported first, before the packages that take seconds, so it imports nothing but the standard library.
+This module is imported before the packages that take seconds to load, so it imports only the standard library.
 """
 
 import contextlib
@@ -11,20 +11,24 @@ import threading
 import time
 from collections.abc import Callable
 
-LINE = "error: interrupted; the same command completes what it left"
-SECONDS = 3.0  # from a signal to the end of a process that does not react to it: one that compiles
+LINE = "error: interrupted; run the same command to continue"
+# Seconds after which a process that does not react to a signal, as while compiling, is ended.
+SECONDS = 3.0
 
-cleanups: list[Callable[[], None]] = []  # what is done in any case before the process ends
-patient = False  # whether the next signal is left to the main thread, however long that takes
-asked = False  # whether the process unwinds after a signal
+# Functions that are always called before the process ends.
+cleanups: list[Callable[[], None]] = []
+# Whether the main thread may take as long as it needs to handle the next signal.
+patient = False
+# Whether the process is unwinding after a signal.
+interrupted = False
 _leaving = threading.Lock()
 
 
 def install() -> None:
-    """From here on a signal ends the process at once: there is nothing to put away while modules are imported."""
+    """Makes a signal end the process at once: nothing needs cleaning up while modules are imported."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_at_once)
-    # Python calls handlers between two of its instructions, so not while XLA compiles; a byte for the thread comes at once.
+    # Python calls handlers only between two of its instructions, so not while XLA compiles; the wakeup byte reaches the thread at once.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -33,28 +37,28 @@ def install() -> None:
 
 
 def unwind() -> None:
-    """From here on a signal is a KeyboardInterrupt, so that what is half done is put away. Does nothing without `install`."""
+    """Makes a signal raise KeyboardInterrupt, so that unfinished files are removed. Does nothing without `install`."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is _leave_at_once:
             signal.signal(number, _raise)
 
 
 def ignore() -> None:
-    """From here on signals do nothing: all is done, and the interpreter shuts down."""
+    """Ignores signals: the work is done, and the interpreter shuts down."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def leave(line: str = LINE) -> None:
-    """Ends the process with `line` and status 2; not by way of the interpreter's end, where threads that still compile crash."""
+    """Ends the process with `line` and status 2, without the interpreter's shutdown, in which threads that still compile crash."""
     if not _leaving.acquire(blocking=False):
-        threading.Event().wait()  # another thread is about to
+        threading.Event().wait()  # another thread is ending the process
     for cleanup in cleanups:
         with contextlib.suppress(OSError):
             cleanup()
     if threading.current_thread() is threading.main_thread():
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # of a pipe that nobody reads, or in the middle of a write
+            with contextlib.suppress(Exception):  # a closed pipe, or a signal in the middle of a write
                 stream.flush()
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode(errors="backslashreplace"))
@@ -66,10 +70,10 @@ def _leave_at_once(*_):
 
 
 def _raise(*_):
-    global asked
-    if asked:
+    global interrupted
+    if interrupted:
         leave()
-    asked = True
+    interrupted = True
     raise KeyboardInterrupt
 
 
@@ -86,8 +90,8 @@ def _watch(reader):
             leave()
 
 
-def _unraisable(found):
-    """A KeyboardInterrupt in a destructor or a callback goes no further, and Python would print it."""
-    if asked:
+def _unraisable(error):
+    """Ends the process for a KeyboardInterrupt in a destructor or callback, which Python would print and drop."""
+    if interrupted:
         leave()
-    sys.__unraisablehook__(found)
+    sys.__unraisablehook__(error)

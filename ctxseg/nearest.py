@@ -1,12 +1,15 @@
-"""Which name a misspelt one was meant to be."""
+"""Finds the name that a misspelt one was meant to be."""
 
 import difflib
 from collections.abc import Iterable
 
-NEAR = 0.7  # what share of two words must agree, 0..1
-FAR = 0.9  # the same, where the sections before the word do not agree
-TELLING = 6  # a word of more letters is meant wherever it stands
-# Other usual words for what is here called so.
+# Minimum similarity of two words, 0..1.
+NEAR = 0.7
+# The same, if their sections do not match.
+FAR = 0.9
+# A word with more letters is distinctive: it may match in another section.
+DISTINCTIVE = 6
+# {common synonym: the word used here}.
 SYNONYMS = {
     "lr": "learning_rate",
     "bs": "batch_size",
@@ -40,44 +43,49 @@ SYNONYMS = {
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Of `names` ("config.optimizer.learning_rate", "workdir") the one that `name` is nearest to by its last word, then by the sections.
+    """The entry of `names` ("config.optimizer.learning_rate", "workdir") most similar to `name`, by the last word, then by the sections.
 
-    In the same section, a part of the word is enough: `warmup` is `warmup_steps`. From another section, the word must be a telling one:
-    `weight_decay` is there once, `size` might be many things. A section that has a `name` goes by that as well
-    ("config.model.backbone"). None if none is near, or several are as near: a wrong suggestion is worse.
+    In the same section, part of a word is enough: `warmup` finds `warmup_steps`. In another section, the word must be distinctive:
+    `weight_decay` is, `size` is not. A section with a field `name` also matches by the section's name ("config.model.backbone").
+
+    Returns:
+        The name; None if none is similar, or several equally: no suggestion is better than a wrong one.
     """
     *sections, last = (SYNONYMS.get(word, word) for word in name.replace("-", "_").lower().split("."))
     best: tuple[float, ...] = (0,)
-    found: list[str] = []
+    matches: list[str] = []
     for candidate in names:
         *above, word = candidate.split(".")
-        below = bool(sections) and above[: len(sections)] == sections
-        inside = max((_like(a, b) for a in sections[-1:] for b in above), default=0.0)
-        likeness = max(_like(last, word), _shared(last, word) if below else 0.0)
-        if word == "name":  # of many things: which one, the section says
-            likeness = max(likeness if inside >= NEAR else 0.0, _like(last, above[-1]))
-        telling = "_" in word or len(word) > TELLING
-        in_section = inside >= NEAR or not sections or not above
-        if (likeness >= NEAR) if in_section else (telling and likeness >= FAR):
-            agree = inside if inside >= NEAR else 0.0
-            order = likeness == 1, likeness + agree, "train" in above
-            if order > best:
-                best, found = order, [candidate]
-            elif order == best:
-                found.append(candidate)
-    # Of several, the one whose sections are nearest; but not of several sections that all fit.
-    if sum(candidate.split(".")[: len(sections)] == sections for candidate in found) > 1 and sections:
+        same_sections = bool(sections) and above[: len(sections)] == sections
+        section_similarity = max((_similarity(a, b) for a in sections[-1:] for b in above), default=0.0)
+        similarity = max(_similarity(last, word), _shared_parts(last, word) if same_sections else 0.0)
+        if word == "name":  # many sections have a field `name`
+            similarity = max(similarity if section_similarity >= NEAR else 0.0, _similarity(last, above[-1]))
+        distinctive = "_" in word or len(word) > DISTINCTIVE
+        in_section = section_similarity >= NEAR or not sections or not above
+        if (similarity >= NEAR) if in_section else (distinctive and similarity >= FAR):
+            bonus = section_similarity if section_similarity >= NEAR else 0.0
+            score = similarity == 1, similarity + bonus, "train" in above
+            if score > best:
+                best, matches = score, [candidate]
+            elif score == best:
+                matches.append(candidate)
+    # Several matches in the named section are ambiguous; otherwise the one with the most similar sections is taken.
+    if sum(candidate.split(".")[: len(sections)] == sections for candidate in matches) > 1 and sections:
         return None
-    return max(found, key=lambda candidate: _like(".".join(sections), candidate.rpartition(".")[0]), default=None)
+    return max(
+        matches, key=lambda candidate: _similarity(".".join(sections), candidate.rpartition(".")[0]), default=None
+    )
 
 
-def _shared(a, b):
-    """How near two words are that share a part, as `warmup` and `warmup_steps` do, or `grad_clip` and `clip_norm`."""
+def _shared_parts(a, b):
+    """The similarity of two words that share a part, such as `warmup` and `warmup_steps`, or `grad_clip` and `clip_norm`."""
     a, b = set(a.split("_")), set(b.split("_"))
     shared = {part for part in a & b if len(part) > 2}
     return 0.0 if not shared else 0.85 if shared in (a, b) else NEAR
 
 
-def _like(a, b):
+def _similarity(a, b):
+    """The similarity of two words, 0..1."""
     ratio = difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
-    return max(ratio, NEAR) if sorted(a) == sorted(b) else ratio  # letters in another order: fnc
+    return max(ratio, NEAR) if sorted(a) == sorted(b) else ratio  # the same letters in another order, such as fnc

@@ -1,4 +1,4 @@
-"""How far a long loop is, said on stderr."""
+"""Progress of long loops, on stderr."""
 
 import sys
 import time
@@ -9,24 +9,24 @@ from tqdm import tqdm
 
 
 class Progress:
-    """How far a long loop is, on stderr: a bar on a terminal; elsewhere a plain line, at most one in ten seconds.
+    """Progress of a long loop, on stderr: a bar on a terminal, elsewhere a plain line at most every ten seconds.
 
     train  120/400  loss 1.234  12.3 img/s  1:10 left
 
-    A context manager. The time until the first report, which holds the compilation, counts no longer after it: what is left is said
-    from the second on.
+    A context manager. Rates exclude the time until the first report, which includes the compilation, so the time left is shown from
+    the second report on.
     """
 
     SECONDS_BETWEEN_LINES = 10.0
 
     def __init__(self, total: int, start: int = 0, label: str = "", compiles: bool = False):
-        """`total` steps, or images, of which `start` are done; `label` says of what. `compiles`: the first begins with a compilation."""
+        """`total` steps or images, `start` of them done, of the task `label`. `compiles`: the first one starts with a compilation."""
         self._total, self._step, self._label, self._compiles = total, start, label, compiles
         self._values: dict[str, Any] = {}
 
     def __enter__(self):
         self._began = self._line_time = time.monotonic()
-        self._clock = (self._began, self._step)  # what rates are measured from
+        self._rate_start = (self._began, self._step)
         self._reports, self._text = 0, ""
         self._bar = None
         if sys.stderr.isatty():
@@ -44,22 +44,22 @@ class Progress:
         return self
 
     def update(self, step: int, values: dict | None = None) -> None:
-        """`step` steps are done. Of `values`, `loss` and `images_per_second` are shown, until others replace them."""
+        """Reports that `step` steps are done. Shows `loss` and `images_per_second` of the latest `values` that have them."""
         self._step = step
         self._values |= values or {}
         now = time.monotonic()
-        rate = (step - self._clock[1]) / max(now - self._clock[0], 1e-9)
+        rate = (step - self._rate_start[1]) / max(now - self._rate_start[0], 1e-9)
         left = f"{duration((self._total - step) / rate)} left" if rate > 0 and self._reports else ""
         self._show(rate, left, now)
         self._reports += 1
         if self._reports == 1:
-            self._clock = (now, step)
+            self._rate_start = (now, step)
 
     def __exit__(self, kind, *_):
         if self._bar is not None:
             self._bar.close()
         elif kind is None and self._reports:
-            self._print(f"{self._text}  {duration(time.monotonic() - self._began)} in all")
+            self._print(f"{self._text}  {duration(time.monotonic() - self._began)} in total")
 
     def _show(self, rate, left, now):
         parts = [f"loss {self._values['loss']:.4g}"] if self._values.get("loss") is not None else []
@@ -78,7 +78,7 @@ class Progress:
 
 
 def progress(items: Iterable, total: int, label: str) -> Iterator:
-    """Yields `items`, saying on stderr how far it is."""
+    """Yields `items` and reports progress on stderr."""
     with Progress(total, 0, label) as shown:
         for done, item in enumerate(items, 1):
             yield item

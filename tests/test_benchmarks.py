@@ -1,4 +1,4 @@
-"""What of the benchmarks can break without being run for an hour."""
+"""The parts of the benchmarks that can be tested without running them for an hour."""
 
 import json
 import runpy
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ctxseg import interrupts
 from ctxseg.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_table_of_systems_is_of_finished_runs_of_the_same_config(tmp_path, monkeypatch):
+def test_the_table_of_systems_has_finished_runs_of_the_same_config(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     systems = runpy.run_path(str(ROOT / "benchmarks" / "systems.py"))
     overrides = ["--config.train.steps=4"]
@@ -25,22 +26,22 @@ def test_the_table_of_systems_is_of_finished_runs_of_the_same_config(tmp_path, m
     (folder / "config.json").write_text(run.config.to_json())
     (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
     (folder / "results.json").write_text(json.dumps({"mIoU": 0.5, "step": 4, "split": run.config.eval.split}))
-    found = systems["read"](run)
-    assert found["mIoU"] == 0.5 and found["step_seconds"] == run.config.train.batch_size / 16
+    results = systems["read"](run)
+    assert results["mIoU"] == 0.5 and results["step_seconds"] == run.config.train.batch_size / 16
     with pytest.raises(UserError, match="learning_rate"):
         systems["plan"](["fcn"], "scenes", 1, tmp_path, [*overrides, "--config.optimizer.learning_rate=0.5"])
 
 
-INTERRUPTED = "error: interrupted; the same command completes what it left"
+INTERRUPTED = interrupts.LINE
 
 
 @pytest.mark.parametrize(
-    "status, stderr, wrong",
+    "status, stderr, message",
     [
         (2, f"train: starting\n{INTERRUPTED}\n", None),
-        (2, "error: interrupted at step 3, saved in runs/a: the same command continues from there\n", None),
+        (2, "error: interrupted at step 3\n", None),
         (0, "train  2/2  loss 2.7\n", None),
-        (None, "train: starting\n", "it did not end"),
+        (None, "train: starting\n", "did not end"),
         (-11, "train: starting\n", "status -11: train: starting"),
         (1, "", "status 1: nothing on stderr"),
         (2, f"Traceback (most recent call last):\n{INTERRUPTED}\n", "but Traceback"),
@@ -52,15 +53,15 @@ INTERRUPTED = "error: interrupted; the same command completes what it left"
         (0, f"{INTERRUPTED}\n", "status 0, but error: interrupted"),
     ],
 )
-def test_how_a_stopped_process_may_end(status, stderr, wrong):
+def test_allowed_ends_of_a_stopped_process(status, stderr, message):
     fault = runpy.run_path(str(ROOT / "benchmarks" / "stops.py"))["fault"](status, stderr)
-    assert fault is None if wrong is None else wrong in fault
+    assert fault is None if message is None else message in fault
 
 
-def test_what_a_stopped_process_leaves_behind_is_found(tmp_path):
+def test_leftovers_of_a_stopped_process_are_found(tmp_path):
     stops = runpy.run_path(str(ROOT / "benchmarks" / "stops.py"))
     (tmp_path / "results.json").write_text("{}")
-    (tmp_path / ".results.json.1.2.tmp").write_text("{")  # which nobody takes for results
+    (tmp_path / ".results.json.1.2.tmp").write_text("{")  # a temporary file
     (tmp_path / "a").mkdir()
     assert not stops["unreadable"](tmp_path)
     for name in ("results.json", "a/0.png", "a/0.jpg", "images.npz", "report.html"):

@@ -1,4 +1,4 @@
-"""A signal at any moment ends a process with one line and status 2."""
+"""A signal at any time ends a process with one line and status 2."""
 
 import os
 import signal
@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from ctxseg import interrupts
+
 ROOT = Path(__file__).parents[1]
-LINE = "error: interrupted; the same command completes what it left"
+LINE = interrupts.LINE
 START = """
 import ctypes, sys, time
 from ctxseg import interrupts
 interrupts.SECONDS = 0.1
 interrupts.install()
-interrupts.cleanups.append(lambda: print("tidied", file=sys.stderr))
+interrupts.cleanups.append(lambda: print("cleaned up", file=sys.stderr))
 def ready():
     print("ready", file=sys.stderr, flush=True)
-def block():  # as a compilation does: the second lock waits for ever, and no signal makes it return
+def block():  # as a compilation: the second lock waits forever, and no signal makes it return
     mutex = ctypes.create_string_buffer(128)
     for _ in range(2):
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
@@ -30,7 +32,7 @@ MOMENTS = {
 interrupts.unwind()
 try:
     ready(); block()
-except KeyboardInterrupt:  # that came just before it
+except KeyboardInterrupt:  # raised just before block()
     block()
 """,
     "swallowed": """
@@ -52,11 +54,11 @@ time.sleep(60)
 }
 
 
-def interrupted(process, begin, number):
-    """Sends the signal when a line of stderr begins so. Returns the status and the lines after it."""
+def interrupted(process, prefix, number):
+    """Sends the signal at the first line of stderr with `prefix`. Returns the exit status and the lines after it."""
     with process:
         for line in process.stderr:
-            if line.startswith(begin):
+            if line.startswith(prefix):
                 process.send_signal(number)
                 break
         return process.wait(120), process.stderr.read().splitlines()
@@ -72,20 +74,20 @@ def start(*command, **environment):
 def test_one_line_and_status_2(moment):
     status, lines = interrupted(start("-c", START + MOMENTS[moment]), "ready", signal.SIGTERM)
     assert status == 2 and lines[-1] == LINE
-    assert "tidied" in lines and not any("Traceback" in line for line in lines)
+    assert "cleaned up" in lines and not any("Traceback" in line for line in lines)
 
 
-def test_what_unwinds_is_put_away_first():
-    """And a training that saves is left alone by the first signal, however long that takes."""
+def test_unfinished_files_are_removed_first():
+    """And the first signal does not interrupt a training that is saving, however long that takes."""
     code = """
 interrupts.unwind()
 try:
     ready(); time.sleep(60)
 except KeyboardInterrupt:
-    print("put away", file=sys.stderr)
+    print("removed", file=sys.stderr)
     interrupts.leave()
 """
-    assert interrupted(start("-c", START + code), "ready", signal.SIGINT) == (2, ["put away", "tidied", LINE])
+    assert interrupted(start("-c", START + code), "ready", signal.SIGINT) == (2, ["removed", "cleaned up", LINE])
     code = """
 import signal
 interrupts.unwind()
@@ -99,16 +101,16 @@ sys.exit(2)
 
 
 @pytest.mark.parametrize(
-    "begin, number",
+    "prefix, number",
     [
         ("train: ", signal.SIGINT),  # before the imports
         ("train  compiling", signal.SIGTERM),
         ("train  0/4  compiling", signal.SIGINT),
     ],
 )
-def test_a_training_is_interrupted(begin, number, tiny, tmp_path):
+def test_a_training_is_interrupted(prefix, number, tiny, tmp_path):
     command = ["main.py", "--config=configs/fcn.py:camvid", *tiny, f"--workdir={tmp_path}/run"]
-    status, lines = interrupted(start(*command), begin, number)
+    status, lines = interrupted(start(*command), prefix, number)
     assert status == 2 and lines[-1] == LINE, lines
     assert not any("Traceback" in line for line in lines)
-    assert (tmp_path / "run").exists() == ("0/4" in begin), "a start that fails leaves no folder"
+    assert (tmp_path / "run").exists() == ("0/4" in prefix), "a failed start leaves no folder"

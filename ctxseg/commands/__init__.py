@@ -1,4 +1,4 @@
-"""What the command line does: a module a mode, each with `run(values)`, which returns the exit status."""
+"""The command line: one module per mode, each with `run(values)`, which returns the exit status."""
 
 import errno
 import importlib
@@ -12,64 +12,65 @@ from ctxseg import interrupts
 from ctxseg.commands import command_line
 from ctxseg.errors import UserError
 
-# A full disk, or a quota that is used up.
+# A full disk, or an exhausted quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run() -> None:
-    """Does what `sys.argv` says, and ends the process; any fault of the user's or of the machine's is one line and status 2."""
+    """Runs `sys.argv` and ends the process. An error of the user or the machine is one line and status 2."""
     try:
         status = main(sys.argv)
         sys.stdout.flush()
         interrupts.ignore()
-    except BrokenPipeError:  # `| head` has seen enough; results are written before they are printed
+    except BrokenPipeError:  # as with `| head`; results are written before they are printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except (Exception, KeyboardInterrupt) as e:
         if "--debug" in sys.argv:
             raise
-        interrupts.leave(said(e))
+        interrupts.leave(error_line(e))
     sys.exit(status)
 
 
 def main(argv: list[str]) -> int:
-    """Does what `argv` says, `argv[0]` being the program. Returns the exit status: 0, or 1 where a part of the work failed.
+    """Runs the command line `argv`, whose first entry is the program. Returns the exit status: 0, or 1 if part of the work failed.
 
     Raises:
-        UserError: bad input; nothing that was there is lost.
+        UserError: bad input; no existing file is lost.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: file names may be invalid UTF-8
     if "--help" in argv:
         print(command_line.USAGE, command_line.define_flags(argv).get_help(), sep="\n")
         return 0
-    given: command_line.Sweep | flags.FlagValues
+    values: command_line.Sweep | flags.FlagValues
     if command_line.value_of(argv, "mode") == "sweep":
-        given = command_line.read_sweep(argv)
-        print(f"sweep: {given.path}{given.dataset and ':'}{given.dataset}: starting", file=sys.stderr, flush=True)
+        values = command_line.read_sweep(argv)
+        print(f"sweep: {values.path}{values.dataset and ':'}{values.dataset}: starting", file=sys.stderr, flush=True)
         mode = "sweep"
     else:
-        given = command_line.check_flags(argv)
-        mode, config = given.mode, given.config
-        folder = "" if mode in ("prepare", "show") else f", {given.workdir}"
+        values = command_line.check_flags(argv)
+        mode, config = values.mode, values.config
+        folder = "" if mode in ("prepare", "show") else f", {values.workdir}"
         print(f"{mode}: {config.system} on {config.data.name}{folder}: starting", file=sys.stderr, flush=True)
-        command_line.check_remote(given)
-        command_line.drop_unread(given, argv)
-    # What takes seconds comes after a misspelt flag is answered, and after the first line.
+        command_line.check_remote(values)
+        command_line.drop_unread(values, argv)
+    # Slow imports come after the check of the flags, and after the first line.
     module = importlib.import_module(f"ctxseg.commands.{mode}")
     interrupts.unwind()
-    # Orbax warns of every checkpoint without a score, and what it logs as an error it raises, too.
+    # Orbax warns of every checkpoint without a score, and raises the errors that it logs.
     logging.set_verbosity(logging.FATAL)
-    return module.run(given) or 0
+    return module.run(values) or 0
 
 
-def said(e: BaseException) -> str:
-    """What ended the program, in a line; raises what is a fault of the program itself."""
+def error_line(e: BaseException) -> str:
+    """The line for the exception that ended the program. Raises `e` if it is a bug of the program."""
     if isinstance(e, UserError):
         return f"error: {e}"
-    if interrupts.asked or isinstance(e, KeyboardInterrupt):  # which may have become another error on its way
+    # A library may have turned a KeyboardInterrupt into another exception.
+    if interrupts.interrupted or isinstance(e, KeyboardInterrupt):
         return interrupts.LINE
     if isinstance(e, OSError) and e.errno in FULL:
-        where = f"{e.filename}: " if e.filename else ""
-        return f"error: {where}{e.strerror}: make room, and the same command continues"
+        prefix = f"{e.filename}: " if e.filename else ""
+        return f"error: {prefix}{e.strerror}: free some space and run the same command to continue"
     raise e

@@ -1,4 +1,4 @@
-"""The command line: its flags, what each mode reads of them, and the config with its overrides."""
+"""Parses the command line: flags, the modes that read them, and the config with its overrides."""
 
 import os
 import re
@@ -40,7 +40,7 @@ MODES = (
     "complexity",
     "sweep",
 )
-# The modes that read a flag; all modes read the others.
+# The modes that read each flag; all modes read the others.
 READ_BY = {
     "images": ("pictures",),
     "input": ("predict",),
@@ -58,13 +58,13 @@ READ_BY = {
 
 
 def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagValues:
-    """The flags, in a set of their own: what they become is a function of `argv` alone. `base` is the config that they change."""
+    """The flags, in a new set, so that their values depend only on `argv`. `base` is the config that they override."""
     values = flags.FlagValues()
     flags.DEFINE_enum("mode", "train", MODES, "what to do; train ends with an evaluation", flag_values=values)
     flags.DEFINE_string(
         "workdir",
         None,
-        "folder of the run; default runs/SYSTEM-DATASET, of own data -FOLDER; complexity: runs; pictures, report: one or more, A,B,C",
+        "folder of the run; default: runs/SYSTEM-DATASET, or runs/SYSTEM-FOLDER for own data; complexity: runs; pictures, report: A,B,C",
         flag_values=values,
     )
     flags.DEFINE_string("images", "0,1,2", "pictures: indices into config.eval.split", flag_values=values)
@@ -72,22 +72,22 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_string(
         "output", None, "predict: a folder; export: a file; default WORKDIR/predictions, export.zip", flag_values=values
     )
-    flags.DEFINE_bool("probabilities", False, "predict: write them too, as NumPy arrays", flag_values=values)
-    help = (
-        "evaluate, predict, export, crf: a step, best, or RUN/checkpoints/STEP instead of --workdir; default the newest"
-    )
+    flags.DEFINE_bool("probabilities", False, "predict: also write probabilities, as NumPy arrays", flag_values=values)
+    help = "evaluate, predict, export, crf: a step, best, or RUN/checkpoints/STEP instead of --workdir; default: newest"
     flags.DEFINE_string("checkpoint", None, help, flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "predict, export: replace what exists", flag_values=values)
-    flags.DEFINE_integer("seeds", 1, "sweep: runs of each row, config.seed=0, 1, …", flag_values=values)
-    flags.DEFINE_string("rows", "", "sweep: numbers of the table's rows, 0,2-4; default all", flag_values=values)
-    flags.DEFINE_integer("row", None, "sweep: the same, of one row", flag_values=values)
-    flags.DEFINE_multi_string("sweep", [], "sweep: FIELD=VALUE,VALUE,…; several make a grid", flag_values=values)
-    flags.DEFINE_integer("jobs", 1, "sweep: runs at a time, each on its share of the CPU's cores", flag_values=values)
-    flags.DEFINE_bool("dry_run", False, "sweep: print the commands of the runs instead", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "predict, export: replace existing files", flag_values=values)
+    flags.DEFINE_integer("seeds", 1, "sweep: number of runs of each row, with config.seed=0, 1, …", flag_values=values)
+    flags.DEFINE_string("rows", "", "sweep: numbers of the rows to run, 0,2-4; default: all", flag_values=values)
+    flags.DEFINE_integer("row", None, "sweep: number of one row to run", flag_values=values)
+    flags.DEFINE_multi_string("sweep", [], "sweep: FIELD=VALUE,VALUE,…; repeat it for a grid", flag_values=values)
+    flags.DEFINE_integer(
+        "jobs", 1, "sweep: runs at the same time; the CPU cores are divided among them", flag_values=values
+    )
+    flags.DEFINE_bool("dry_run", False, "sweep: only print the commands of the runs", flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this; --mode=show lists the fields of a config", flag_values=values)
     if base is None:
-        help = "SYSTEM or SYSTEM:DATASET, of configs/, or a path of yours; default: what the run in --workdir was made with"
+        help = "SYSTEM or SYSTEM:DATASET of configs/, or a path to your own config; default: the config of the run in --workdir"
         config_flags.DEFINE_config_file("config", None, help, flag_values=values, sys_argv=argv)
     else:
         config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=argv)
@@ -95,14 +95,14 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
 
 
 def parse(argv: list[str]) -> flags.FlagValues:
-    """The flags of any mode but sweep, as `read_flags`. Raises UserError also for an override that nothing reads."""
+    """The flags of any mode except sweep, as `read_flags`. UserError also for an override that nothing reads."""
     values = check_flags(argv)
     drop_unread(values, argv)
     return values
 
 
 def drop_unread(values: flags.FlagValues, argv: list[str]) -> None:
-    """Gives what nothing reads its default, whatever a config file says. Raises UserError if `argv` overrides such a field."""
+    """Resets the fields that nothing reads to their defaults. UserError if `argv` overrides such a field."""
     from ctxseg.settings import reading  # here, as it takes seconds
 
     values.config = without_unread(values.config, _unread(values))
@@ -113,7 +113,7 @@ def drop_unread(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def _unread(values):
-    """The fields that nothing reads in the mode, see `reading.unread`."""
+    """The fields that nothing reads in this mode, see `reading.unread`."""
     from ctxseg.settings import reading
 
     if values.mode == "complexity":
@@ -124,20 +124,20 @@ def _unread(values):
 
 
 def read_flags(argv: list[str]) -> flags.FlagValues:
-    """The flags, `workdir` with its default, `config` without what nothing reads. Raises UserError for anything that cannot be right."""
+    """The flags, with the default of `workdir`, and `config` without unread values. UserError for anything invalid."""
     values = check_flags(argv)
     values.config = without_unread(values.config, _unread(values))
     return values
 
 
 def check_flags(argv: list[str]) -> flags.FlagValues:
-    """The flags, with all that the config says. UserError for what can be seen to be wrong without the packages that take seconds."""
+    """The flags and the complete config. UserError for errors that can be found without importing slow packages."""
     base = base_config(argv)
-    chooser = {path: f"config.{path}.{chooser}" for path, (chooser, _, _) in collect.CHOSEN.items()}
-    collect.add_outside(base, {path: value_of(argv, flag) for path, flag in chooser.items()})
+    choosers = {path: f"config.{path}.{chooser}" for path, (chooser, _, _) in collect.CHOSEN.items()}
+    collect.add_outside(base, {path: value_of(argv, flag) for path, flag in choosers.items()})
     check_names(argv, base)
-    of_file = bool(value_of(argv, "config"))
-    argv, defaulted = without_none(_without_value_of(argv, "config"))
+    has_config = bool(value_of(argv, "config"))
+    argv, reset = without_none(_without_value_of(argv, "config"))
     argv = [quoted(without_off(argument), base) for argument in argv]
     before = flatten(base)
     values = define_flags(argv, base)
@@ -150,18 +150,18 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
     except flags.Error as e:
         raise UserError(one_line(e)) from e
     if rest:
-        raise UserError(f"{rest[0]!r} is not a flag: settings are given as --config.a.b=value")
-    values["config"].present = int(of_file)
+        raise UserError(f"{rest[0]!r} is not a flag; set fields with --config.a.b=value")
+    values["config"].present = int(has_config)
     _check_mode(values)
-    for name in defaulted:
+    for name in reset:
         set_none(values.config, name)
     check_tuples(values.config, before)
     if values.mode == "predict" and not values.input:
-        raise UserError("--input is missing: --mode=predict wants an image, a folder of images or a 'GLOB'")
+        raise UserError("--input is missing: --mode=predict needs an image, a folder of images or a 'GLOB'")
     run = parse_checkpoint(values.checkpoint)[0]
     if run and values.workdir and os.path.realpath(run) != os.path.realpath(values.workdir):
         raise UserError(
-            f"--checkpoint={values.checkpoint} is of another run than --workdir={values.workdir}: give one of them"
+            f"--checkpoint={values.checkpoint} and --workdir={values.workdir} name different runs; give only one of them"
         )
     values.workdir = values.workdir or run or _workdir(values)
     return values
@@ -169,19 +169,20 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
 
 def check_remote(values: flags.FlagValues) -> None:
     """UserError if `--workdir` or `--output` is a URL that cannot be reached."""
-    for place in [*str(values.workdir).split(","), values.output or ""]:
-        _check_reachable(place)
+    for path in [*str(values.workdir).split(","), values.output or ""]:
+        _check_reachable(path)
 
 
-def _check_reachable(place):
-    if "://" in place:
-        from ctxseg import files  # here, so that a misspelt flag is answered at once
+def _check_reachable(path):
+    """UserError if `path` is a URL that cannot be reached."""
+    if "://" in path:
+        from ctxseg import files  # here, as it takes seconds
 
-        files.check_reachable(place)
+        files.check_reachable(path)
 
 
 def _workdir(values):
-    """The work directory where the flags name none."""
+    """The default work directory."""
     if values.mode == "complexity":
         return "runs"
     data = values.config.data
@@ -189,38 +190,38 @@ def _workdir(values):
 
 
 def _check_mode(values):
-    """UserError for a flag that is given to a mode which does not read it."""
+    """UserError for a flag that the mode does not read."""
     if values.mode in ("prepare", "show") and values["workdir"].present and values["config"].present:
         raise UserError(
-            f"--workdir is not read by --mode={values.mode} where --config is given: the config of the run in --workdir, or --config"
+            f"--workdir is not used by --mode={values.mode} with --config: give --config, or --workdir for the config of that run"
         )
     for name, modes in READ_BY.items():
         if values[name].present and values.mode not in modes:
             readers = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
-            raise UserError(f"--{name} is not read by --mode={values.mode}, but by {readers}")
+            raise UserError(f"--{name} is not used by --mode={values.mode}, only by {readers}")
 
 
-def default_workdir(what: str, name: str, folder: str | None, data_dir: str, own_folder: bool = True) -> str:
-    """runs/SYSTEM-DATASET, or of own data runs/SYSTEM-FOLDER; with the folders above it where that is of another folder of the name.
+def default_workdir(title: str, name: str, folder: str | None, data_dir: str, find_folder: bool = True) -> str:
+    """runs/TITLE-DATASET, or for own data runs/TITLE-FOLDER, with the parents of FOLDER if another folder of that name has a run.
 
     Args:
-        what: the system, or the table.
-        name: of the data set.
-        folder: of own data.
-        data_dir: where prepared data sets are kept.
-        own_folder: whether without `folder` it is that of what is prepared.
+        title: name of the system or the table.
+        name: name of the data set.
+        folder: folder of own data.
+        data_dir: folder of prepared data sets.
+        find_folder: whether a missing `folder` of own data is looked up in `data_dir`.
     """
     if name != "folder":
-        return f"runs/{what}-{name.rpartition(':')[2].lower()}"  # of one from outside, its class's name
-    if not folder and own_folder:
+        return f"runs/{title}-{name.rpartition(':')[2].lower()}"  # of package.module:Class, the class
+    if not folder and find_folder:
         from ctxseg.data import DATASETS, store
 
         folder = store.only_folder(DATASETS[name], data_dir)
     if not folder:
-        return f"runs/{what}-{name}"
+        return f"runs/{title}-{name}"
     parts = os.path.abspath(os.path.expanduser(folder)).replace(",", "_").split(os.sep)[1:]
-    names = [f"runs/{what}-{'-'.join(parts[-n:])}" for n in range(1, len(parts) + 1)]
-    # runs/SYSTEM-scenes is of the data set scenes, unless an older run of a folder of that name is there.
+    names = [f"runs/{title}-{'-'.join(parts[-n:])}" for n in range(1, len(parts) + 1)]
+    # runs/SYSTEM-scenes is for the data set scenes, unless an older run of a folder called scenes exists.
     first = 1 if parts[-1] in datasets.PROTOCOLS and len(names) > 1 else 0
     if not any(map(os.path.exists, names)):
         return names[first]
@@ -230,13 +231,13 @@ def default_workdir(what: str, name: str, folder: str | None, data_dir: str, own
 
 
 class Sweep(NamedTuple):
-    """What `--mode=sweep` is given.
+    """The command line of `--mode=sweep`.
 
     Attributes:
-        values: the flags but `--config`.
-        path: of the Python file with a table, or a system's config.
-        dataset: after its colon; ''.
-        overrides: of fields of every row, `--config.a.b=value`.
+        values: the flags except `--config`.
+        path: the Python file of a table or of a system's config.
+        dataset: the data set after the colon, or ''.
+        overrides: overrides of fields of every row, `--config.a.b=value`.
     """
 
     values: flags.FlagValues
@@ -246,51 +247,52 @@ class Sweep(NamedTuple):
 
 
 def read_sweep(argv: list[str]) -> Sweep:
-    """The flags of `--mode=sweep`. Raises UserError for what can be seen to be wrong without the table."""
-    own = [a for a in argv if not re.match(r"--?(?:no)?config\b", a)]
+    """The flags of `--mode=sweep`. UserError for errors that can be found without the table."""
+    other_flags = [a for a in argv if not re.match(r"--?(?:no)?config\b", a)]
     path, _, dataset = value_of(argv, "config").partition(":")
     if not path:
         raise UserError(
-            "--config is missing: a table, --config=configs/tables/zigzag_components.py:scenes, or a system"
+            "--config is missing: give a table, as --config=configs/tables/zigzag_components.py:scenes, or a system"
         )
-    values = define_flags(own, ConfigDict())
+    values = define_flags(other_flags, ConfigDict())
     try:
-        rest = [a for a in values(own)[1:] if a != value_of(argv, "config")]
+        rest = [a for a in values(other_flags)[1:] if a != value_of(argv, "config")]
     except flags.UnrecognizedFlagError as e:
         names = field_flags(collect.get_config())
         raise UserError(unknown(e.flagname, [*values, "config", *names])) from e
     except flags.Error as e:
         raise UserError(one_line(e)) from e
     if rest:
-        raise UserError(f"{rest[0]!r} is not a flag: settings are given as --config.a.b=value")
+        raise UserError(f"{rest[0]!r} is not a flag; set fields with --config.a.b=value")
     _check_mode(values)
     if values.row is not None and values.rows:
-        raise UserError("--row and --rows are both given: give one of them")
+        raise UserError("--row and --rows are both given; give only one of them")
     config_file.find(path)
     return Sweep(values, path, dataset, [a for a in argv if re.match(r"--?(?:no)?config\.", a)])
 
 
 def folders_of(values: flags.FlagValues) -> list[str]:
-    """The folders A,B,C of `--workdir`, for the modes that take several. UserError if one is missing, or there twice."""
+    """The folders A,B,C of `--workdir`, for modes that take several. UserError for an empty or repeated one."""
     folders = values.workdir.split(",")
     if "" in folders or len(set(map(os.path.realpath, folders))) < len(folders):
-        raise UserError(f"--workdir={values.workdir} cannot be: it wants one folder, or several that differ, A,B,C")
+        raise UserError(f"--workdir={values.workdir}: expected one folder or several different ones, as A,B,C")
     return folders
 
 
 def base_config(argv: list[str]) -> ConfigDict:
-    """The config without the overrides: of the file that `argv` names, or of the run in its work directory.
+    """The config without overrides: from the file that `argv` names, or from the run in its work directory.
 
-    Raises UserError if there is none, or it cannot be run.
+    Raises:
+        UserError: there is none, or it is invalid.
     """
     path, _, dataset = value_of(argv, "config").partition(":")
     if not path:
         folder = value_of(argv, "workdir").split(",")[0] or parse_checkpoint(value_of(argv, "checkpoint") or None)[0]
         if not folder:
             raise UserError(
-                "--config is missing: try --config=configs/zigzag.py, or --workdir=RUN for a run that there is"
+                "--config is missing: give for example --config=configs/zigzag.py, or --workdir=RUN for an existing run"
             )
-        from ctxseg.runs import workdir  # here, so that a misspelt flag is answered at once
+        from ctxseg.runs import workdir  # here, as it takes seconds
 
         _check_reachable(folder)
         return workdir.read_config(folder)
@@ -299,40 +301,39 @@ def base_config(argv: list[str]) -> ConfigDict:
 
 
 def parse_checkpoint(text: str | None):
-    """`--checkpoint=STEP|best|RUN/checkpoints/STEP` → the run's folder, if it says so, and a step, `best` or None.
+    """`--checkpoint=STEP|best|RUN/checkpoints/STEP` → the folder of the run or None, and the step, `best` or None.
 
-    Raises UserError if it is none of these.
+    Raises:
+        UserError: it is none of these.
     """
     if text is None or text == "best":
         return None, text
     if re.fullmatch(r"\d{1,18}", text):
         return None, int(text)
-    found = re.fullmatch(r"(?:(.*)/)?checkpoints/(\d{1,18})/?", text)
-    if not found:
-        raise UserError(
-            f"--checkpoint={text} cannot be: it wants a step, best, or a path that ends in checkpoints/STEP"
-        )
-    return found[1] or ".", int(found[2])
+    match = re.fullmatch(r"(?:(.*)/)?checkpoints/(\d{1,18})/?", text)
+    if not match:
+        raise UserError(f"--checkpoint={text}: expected a step, best, or a path that ends in checkpoints/STEP")
+    return match[1] or ".", int(match[2])
 
 
 def _without_value_of(argv, flag):
-    """`argv` without `--flag=value` or `--flag value`, which has been read."""
+    """`argv` without `--flag=value` or `--flag value`."""
     kept, previous = [], ""
     for argument in argv:
-        alone = argument in (f"--{flag}", f"-{flag}")
-        if not alone and previous not in (f"--{flag}", f"-{flag}") and argument.partition("=")[0].lstrip("-") != flag:
+        is_flag = argument in (f"--{flag}", f"-{flag}")
+        if not is_flag and previous not in (f"--{flag}", f"-{flag}") and argument.partition("=")[0].lstrip("-") != flag:
             kept.append(argument)
         previous = argument
     return kept
 
 
 def value_of(argv, flag):
-    """What `argv` gives for `--flag=value` or `--flag value`; '' if nothing. UserError if it is there twice."""
-    found = []
-    for argument, following in zip(argv, [*argv[1:], ""], strict=False):  # of nothing, none follows
+    """The value of `--flag=value` or `--flag value` in `argv`; '' without one. UserError if the flag is given twice."""
+    values = []
+    for argument, following in zip(argv, [*argv[1:], ""], strict=False):  # not strict, as `argv` may be empty
         name, equals, value = argument.partition("=")
         if name in (f"--{flag}", f"-{flag}"):
-            found.append(value if equals else following)
-    if len(found) > 1:
-        raise UserError(f"--{flag} is given twice: {' and '.join(found)}")
-    return found[0] if found else ""
+            values.append(value if equals else following)
+    if len(values) > 1:
+        raise UserError(f"--{flag} is given twice: {' and '.join(values)}")
+    return values[0] if values else ""

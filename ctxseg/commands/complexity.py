@@ -1,4 +1,4 @@
-"""`--mode=complexity`: what contexts cost."""
+"""`--mode=complexity`: the costs of contexts."""
 
 from ctxseg.studies import complexity
 

@@ -1,4 +1,4 @@
-"""`--mode=crf`: searches the CRF's parameters on a validation split."""
+"""`--mode=crf`: searches parameters of the CRF on a validation split."""
 
 from ctxseg.commands.command_line import parse_checkpoint
 from ctxseg.evaluation import evaluate

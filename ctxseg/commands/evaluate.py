@@ -1,4 +1,4 @@
-"""`--mode=evaluate`: scores a checkpoint of a run, and writes its report."""
+"""`--mode=evaluate`: evaluates a checkpoint of a run and writes its report."""
 
 from ctxseg.commands.command_line import parse_checkpoint
 from ctxseg.commands.train import finish

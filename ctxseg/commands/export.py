@@ -1,4 +1,4 @@
-"""`--mode=export`: writes a run as an archive that needs no ctxseg."""
+"""`--mode=export`: exports a run as an archive that does not need ctxseg."""
 
 from ctxseg.commands.command_line import parse_checkpoint
 from ctxseg.inference import export

@@ -1,4 +1,4 @@
-"""`--mode=pictures`: draws what one run or several see in images of the tested split."""
+"""`--mode=pictures`: draws maps from inside the networks of one or several runs, on images of the evaluation split."""
 
 import re
 
@@ -14,12 +14,12 @@ def run(values) -> None:
     folders = folders_of(values)
     runs = {folder: workdir.read_config(folder) for folder in folders}
     if len(folders) == 1:
-        runs = {folders[0]: values.config}  # with what the command line overrides
+        runs = {folders[0]: values.config}  # with the overrides
     for path in pictures.pictures(list(runs), list(runs.values()), _indices(values.images)):
         print(path)
 
 
 def _indices(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise UserError(f"--images={text} cannot be: it wants indices of images, 0,1,2")
+        raise UserError(f"--images={text}: expected indices of images, as 0,1,2")
     return tuple(map(int, text.split(",")))

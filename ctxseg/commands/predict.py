@@ -1,4 +1,4 @@
-"""`--mode=predict`: labels images of the user's."""
+"""`--mode=predict`: labels the user's images."""
 
 from ctxseg.commands.command_line import parse_checkpoint
 from ctxseg.inference import predict

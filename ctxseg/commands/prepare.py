@@ -1,4 +1,4 @@
-"""`--mode=prepare`: builds a data set, checks it, says what is in it, and computes its super-pixels."""
+"""`--mode=prepare`: builds a data set, checks it, prints a summary and computes its super-pixels."""
 
 import sys
 
@@ -14,9 +14,9 @@ def run(values) -> None:
 
 
 def prepare(config) -> str:
-    """Prepares the data set of `config.data` and prints a table of what is in it.
+    """Prepares the data set of `config.data` and prints a table of its contents.
 
-    It can be interrupted at any time: run again, it keeps what is complete. What is there already is not made again.
+    It can be interrupted at any time: complete files are kept, and not built again.
 
     Args:
         config: the section `data`.
@@ -25,17 +25,18 @@ def prepare(config) -> str:
         The folder of the prepared data set.
 
     Raises:
-        UserError: as `data.load`; faulty files, all of them on stderr; no labelled pixel to train on; a `data_dir` that cannot
-            be written, or is full.
+        UserError: as `data.load`; faulty files, all named on stderr; no labelled pixel to train on; a `data_dir` that is full or
+            cannot be written.
     """
     superpixels.check(config.superpixels)
     builder = data.load(config.name, config.data_dir, config.manual_dir, download=True)
     summary = summarise(builder, data_summary.draw)
-    trained = {split: values for split, values in summary["splits"].items() if split not in ("val", "test")}  # or folds
-    if not any(c["pixels"] for values in trained.values() for c in values["classes"].values()):
+    # The training split, or folds.
+    training = {split: values for split, values in summary["splits"].items() if split not in ("val", "test")}
+    if not any(c["pixels"] for values in training.values() for c in values["classes"].values()):
         raise UserError(
-            f"{builder.name} {', '.join(trained)} has no labelled pixel, so nothing can be learnt: correct the labels, "
-            f"delete {builder.data_dir}, and prepare it again"
+            f"{builder.name} {', '.join(training)} has no labelled pixel to learn from; correct the labels, delete "
+            f"{builder.data_dir} and prepare it again"
         )
     for line in warnings(summary):
         print(f"warning: {line}", file=sys.stderr)

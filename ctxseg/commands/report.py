@@ -1,4 +1,4 @@
-"""`--mode=report`: writes the page of a run, or of several beside each other."""
+"""`--mode=report`: writes the page of a run, or one that compares several runs."""
 
 import os
 
@@ -18,16 +18,16 @@ def run(values) -> None:
     if values["config"].present and epath.Path(folders[0]).is_dir():
         checks.check_fields(values.config)
         workdir.check_same(os.path.join(folders[0], "config.json"), values.config)
-    print(report.write_report(folders, usual))
+    print(report.write_report(folders, config_without_overrides))
 
 
-def usual(folder) -> dict | None:
-    """The config of a run without overrides, a nested dict, with what nothing reads as the run has it; None without its file."""
+def config_without_overrides(folder) -> dict | None:
+    """The config of a run without overrides, a nested dict; unread fields have the run's values. None if its file is missing."""
     try:
         run = workdir.read_config(folder)
-        usual = base_config(["", f"--config={run.system}:{run.data.name}"]).copy_and_resolve_references()
+        config = base_config(["", f"--config={run.system}:{run.data.name}"]).copy_and_resolve_references()
     except UserError:
         return None
-    given = flatten(run)
-    usual.update_from_flattened_dict({name: given[name] for name in reading.unread(run)})
-    return usual.to_dict()
+    values = flatten(run)
+    config.update_from_flattened_dict({name: values[name] for name in reading.unread(run)})
+    return config.to_dict()

@@ -1,4 +1,4 @@
-"""`--mode=show`: what a config resolves to."""
+"""`--mode=show`: prints the resolved config and the size of the model."""
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ def run(values) -> None:
 
 
 def show(config) -> None:
-    """Prints every field that is read, with the value that takes effect, and the model's parts with their parameters.
+    """Prints every field that is read, with its effective value, and the number of parameters of each part of the model.
 
-    Trains nothing. It prepares own data, whose classes nothing else says, and no others.
+    Trains nothing. Only own data is prepared, since its classes are not known otherwise.
 
     Raises:
-        UserError: what a training would refuse at its start, but for what it takes the data to know.
+        UserError: any error that training would raise at its start, except errors in the data.
     """
     class_names = data.metadata(config.data)["class_names"]
     checks.check_fields(config, class_names)
@@ -33,11 +33,11 @@ def show(config) -> None:
         maps = [name for name in output.features if name != "context"]
         values["model.context.levels"] = maps[-reading.maps_read(config) :]
     for name, value in values.items():
-        shown = "(not given)" if value is None else "none" if collect.can_be_off(name) and not value else value
+        text = "(not given)" if value is None else "none" if collect.can_be_off(name) and not value else value
         meaning = collect.meaning(config, name)
-        print(f"config.{name} = {shown}{meaning and f'  # {meaning}'}")
+        print(f"config.{name} = {text}{meaning and f'  # {meaning}'}")
     optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
-    jax.eval_shape(optimizer.init, variables["params"])  # for its checks of parameters' names
+    jax.eval_shape(optimizer.init, variables["params"])  # checks the names of parameters
     print()
     for part, tree in variables["params"].items():
         for name, leaves in tree.items() if part != "classifier" else [("", tree)]:

@@ -1,6 +1,6 @@
-"""`--mode=train`: trains a run to its end, evaluates it and writes its report."""
+"""`--mode=train`: trains a run to the end, evaluates it and writes its report."""
 
-from ctxseg.commands.report import usual
+from ctxseg.commands.report import config_without_overrides
 from ctxseg.evaluation import evaluate
 from ctxseg.runs import workdir
 from ctxseg.training import loop
@@ -13,9 +13,9 @@ def run(values) -> None:
 
 
 def finish(values, scores: dict) -> None:
-    """Writes the run's report, and prints its path and the scores; the scores in any case."""
+    """Writes the report of the run and prints its path and the scores; the scores even if the report fails."""
     page = None
     try:
-        page = report.write_report([values.workdir], usual)
+        page = report.write_report([values.workdir], config_without_overrides)
     finally:
         evaluate.print_scores(scores, page)

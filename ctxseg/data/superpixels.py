@@ -110,7 +110,7 @@ def stack(regions: Sequence[np.ndarray]) -> np.ndarray:
 
 def check(segments: int) -> None:
     """UserError if `segments` is out of range for `config.data.superpixels`."""
-    bounds.check("data.superpixels", segments, Annotated[int, bounds.Bound(least=0, most=MAX_SEGMENTS)])
+    bounds.check("data.superpixels", segments, Annotated[int, bounds.Bound(minimum=0, maximum=MAX_SEGMENTS)])
 
 
 def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecordDataSource:

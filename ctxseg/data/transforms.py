@@ -22,7 +22,7 @@ from ctxseg.errors import UserError
 # Values outside of the image: ImageNet's mean colour, which the models' normalisation maps to 0; ignore; no region.
 PADDING = {"image": (124, 116, 104), "label": 255, "regions": -1}
 
-Share = Annotated[float, bounds.Bound(least=0, most=1)]
+Share = Annotated[float, bounds.Bound(minimum=0, maximum=1)]
 
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
 RGB_TO_YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
@@ -210,11 +210,11 @@ class Augmentation:
     flip: bool = False
     mirrored_classes: tuple = ()
     scale_range: tuple[float, float] = (1.0, 1.0)
-    rotate: Annotated[float, bounds.Bound(least=0, most=180)] = 0.0
+    rotate: Annotated[float, bounds.Bound(minimum=0, maximum=180)] = 0.0
     brightness: Share = 0.0
     contrast: Share = 0.0
     saturation: Share = 0.0
-    hue: Annotated[float, bounds.Bound(least=0, most=0.5)] = 0.0
+    hue: Annotated[float, bounds.Bound(minimum=0, maximum=0.5)] = 0.0
     padding: Literal["ignore", "reflect"] = "ignore"
     base_size: tuple = ()
     rotate_share: Share = 1.0

@@ -1,1 +1,1 @@
-"""Scores of a run on a split, and how sure a difference between two is."""
+"""Scores of a run on a split, and the confidence in a difference between two runs."""

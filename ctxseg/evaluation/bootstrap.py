@@ -1,6 +1,6 @@
-"""Paired bootstrap over images: how far a difference in mIoU would move had the split had other images (Efron & Tibshirani 1993, §6, §13).
+"""Paired bootstrap over images: how much a difference in mIoU depends on the images of the split (Efron & Tibshirani 1993, §6, §13).
 
-Training is not drawn again: of what another seed would give, the standard deviation over seeds speaks.
+Training is not repeated: the variation between seeds is measured by the standard deviation over seeds.
 """
 
 from typing import NamedTuple
@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 DRAWS = 2000
-COVERED = 0.95  # of the draws lie inside the interval
+# Share of the draws inside the interval.
+COVERED = 0.95
 
 
 class Difference(NamedTuple):
-    """The second system's mIoU minus the first one's, in [-1, 1], and the interval that 95 % of the draws lie in."""
+    """mIoU of the second system minus that of the first, in [-1, 1], and the interval that contains 95 % of the draws."""
 
     mean: float
     low: float
@@ -20,27 +21,27 @@ class Difference(NamedTuple):
 
 
 def difference(first: np.ndarray, second: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Difference:
-    """Of the mIoU of two systems on the same images.
+    """The difference in mIoU of two systems on the same images.
 
-    In each draw, N images are taken from the N with replacement, the same ones for both systems. A system's mIoU is the mean over
-    its runs; of each run, the mean over the classes that are in the drawn images, as truth or predicted.
+    Each draw takes N of the N images with replacement, the same ones for both systems. The mIoU of a system is the mean over its runs;
+    that of a run is the mean over the classes in the drawn images, in the truth or the prediction.
 
     Args:
         first: integer `[R,N,K,3]`: `metrics.image_counts` of R runs (seeds).
         second: likewise; R may differ.
-        draws: how often.
-        seed: of the draws.
+        draws: number of draws.
+        seed: random seed of the draws.
     """
     count = first.shape[1]
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
-    moved = _mean_iou(second, weights) - _mean_iou(first, weights)
+    differences = _mean_iou(second, weights) - _mean_iou(first, weights)
     whole = np.ones((1, count), np.int64)
-    low, high = np.quantile(moved, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+    low, high = np.quantile(differences, [(1 - COVERED) / 2, (1 + COVERED) / 2])
     return Difference(float((_mean_iou(second, whole) - _mean_iou(first, whole))[0]), float(low), float(high))
 
 
 def _mean_iou(counts, weights):
-    """`[R,N,K,3]`, `[D,N]`: how often each image is drawn → `[D]`, the mean over runs of the mIoU of all drawn images' pixels."""
+    """Counts `[R,N,K,3]`, times that each image is drawn `[D,N]` → `[D]`, the mean over runs of the mIoU over all drawn images."""
     runs, images, classes, _ = counts.shape
     sums = weights.astype(np.float64) @ counts.transpose(1, 0, 2, 3).reshape(images, -1)
     both, truth, predicted = np.moveaxis(sums.reshape(len(weights), runs, classes, 3), -1, 0)

@@ -1,4 +1,4 @@
-"""Which parameters of the fully connected CRF are best on a validation split."""
+"""Searches parameters of the fully connected CRF on a validation split."""
 
 import itertools
 
@@ -11,20 +11,23 @@ from ctxseg.inference.protocol import check_crf
 
 
 def grid(**values) -> list[dict]:
-    """All combinations: `grid(bilateral_weight=(3, 4), colour_sigma=(3, 5))` are four candidates of `search`."""
+    """All combinations: `grid(bilateral_weight=(3, 4), colour_sigma=(3, 5))` returns four candidates for `search`."""
     return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
 
 def search(samples, candidates: list[dict]) -> list[dict]:
-    """Tries parameters on the images of a validation split.
+    """Scores candidate parameters on the images of a validation split.
 
     Args:
-        samples: iterable of probabilities, float32 `[H,W,K]`; image, `[H,W,3]`; labels, integer `[H,W]`. Gone through once. Another shape,
-            `spatial_sigma` or `iterations` means another compilation.
-        candidates: arguments of `mean_field`; what is left out has its default. `{"iterations": 0}` is without a CRF. See `grid`.
+        samples: iterable of (probabilities float32 `[H,W,K]`, image `[H,W,3]`, labels integer `[H,W]`), consumed once. Each new shape,
+            `spatial_sigma` or `iterations` is compiled.
+        candidates: arguments of `mean_field`; missing ones have their default. `{"iterations": 0}` is without a CRF. See `grid`.
 
     Returns:
-        The candidates, each with its `mIoU` in [0, 1], over all images, best first. UserError for a parameter that cannot be.
+        The candidates, each with its `mIoU` in [0, 1] over all images, best first.
+
+    Raises:
+        UserError: an invalid parameter, or nothing to search with.
     """
     for candidate in candidates:
         check_crf(candidate, "crf")
@@ -35,7 +38,7 @@ def search(samples, candidates: list[dict]) -> list[dict]:
             counts = metrics.confusion_matrix(labels[None], predictions, probabilities.shape[-1])
             confusion[i] = confusion[i] + np.asarray(counts, np.int64)
     if not np.any(confusion):
-        raise UserError("there is nothing to search the CRF's parameters with: no image, no label or no candidate")
+        raise UserError("--mode=crf has nothing to search on: no image, no label or no candidate")
     names = [str(k) for k in range(len(confusion[0]))]
-    found = [{"mIoU": metrics.scores(n, names, {})["mIoU"], **c} for n, c in zip(confusion, candidates, strict=True)]
-    return sorted(found, key=lambda one: -one["mIoU"])
+    scored = [{"mIoU": metrics.scores(n, names, {})["mIoU"], **c} for n, c in zip(confusion, candidates, strict=True)]
+    return sorted(scored, key=lambda candidate: -candidate["mIoU"])

@@ -1,4 +1,4 @@
-"""Evaluation on images of any size, by the protocol of `config.eval`, through one confusion matrix."""
+"""Evaluates on images of any size by the protocol of `config.eval`, with one confusion matrix."""
 
 import os
 import statistics
@@ -22,15 +22,15 @@ from ctxseg.runs import checkpoints, provenance, record, workdir
 
 
 class Evaluation(NamedTuple):
-    """What a network's evaluation on a split gives.
+    """The evaluation of a network on a split.
 
     Attributes:
-        scores: of all pixels, see `metrics.scores`.
-        confusion: the matrix that they are of, int64 `[K,K]`, rows = truth.
-        image_counts: of each of N images, int32 `[N,K,3]`, see `metrics.image_counts`.
+        scores: scores over all pixels, see `metrics.scores`.
+        confusion: their confusion matrix, int64 `[K,K]`, rows = truth.
+        image_counts: counts of each of N images, int32 `[N,K,3]`, see `metrics.image_counts`.
         image_names: N strings.
-        seconds_per_image: median over batches, from the batch in memory to the label maps; the first batch of a shape, which
-            is compiled, does not count. None if there is no other.
+        seconds_per_image: median over batches, from the batch in memory to the label maps, without the first batch of each shape,
+            which is compiled. None without another batch.
         samples: (name, image, label, prediction) of the first `config.eval.samples` images.
     """
 
@@ -45,9 +45,9 @@ class Evaluation(NamedTuple):
 def create_eval_step(model, protocol: Protocol):
     """(variables, batch, canvas=None) → (confusion matrix over all devices, label maps, counts), compiled for every local device.
 
-    The batch has `image` `[D,B,H,W,3]`, `label` `[D,B,H,W]`, and perhaps `regions`, as `label`, and where images are padded, `size`
-    `[D,B,2]`; `canvas`, which is static, is theirs by `protocol.canvas_of`. The confusion matrix is int32 `[D,K,K]`, each the sum over all
-    devices; the counts are those of `metrics.image_counts`, int32 `[D,B,K,3]`.
+    The batch has `image` `[D,B,H,W,3]`, `label` `[D,B,H,W]`, optionally `regions`, shaped as `label`, and if images are padded, `size`
+    `[D,B,2]`. `canvas` is static and comes from `protocol.canvas_of`. The confusion matrix is int32 `[D,K,K]`, on each device the sum over
+    all; the counts are those of `metrics.image_counts`, int32 `[D,B,K,3]`.
     """
 
     def step(variables, batch, canvas):
@@ -68,18 +68,18 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
     """Evaluates on every image of `config.eval.split`.
 
     Args:
-        config: of the run; `eval` and `data.superpixels` are read.
+        config: config of the run; `eval` and `data.superpixels` are read.
         builder: a prepared data set.
-        eval_step: from `create_eval_step`.
-        variables: replicated.
-        progress: called with the number of images done after each batch.
+        eval_step: result of `create_eval_step`.
+        variables: replicated variables of the model.
+        progress: called after each batch with the number of images done.
     """
     protocol = create_protocol(config.eval)
     names = list(builder.info.metadata["class_names"])
     total = np.zeros((len(names), len(names)), np.int64)
     counts: list[np.ndarray] = []
     image_names: list[str] = []
-    shown: list[tuple[Any, ...]] = []
+    samples: list[tuple[Any, ...]] = []
     compiled, seconds = set(), []
     batches = pipeline.eval_batches(
         _scored_source(config, builder),
@@ -91,19 +91,21 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
     done = 0
     for batch in batches:
         began = time.perf_counter()
-        confusion, predictions, of_images = eval_step(variables, devices.shard(_arrays(batch)), batch["canvas"])
+        confusion, predictions, batch_counts = eval_step(variables, devices.shard(_arrays(batch)), batch["canvas"])
         total += np.asarray(devices.unreplicate(confusion), np.int64)
         shapes = batch["label"].shape, batch["canvas"]
         if shapes in compiled:
             seconds.append((time.perf_counter() - began) / len(batch["label"]))
         compiled.add(shapes)
-        counts.append(np.asarray(devices.gather(of_images))[: batch["count"]])
+        counts.append(np.asarray(devices.gather(batch_counts))[: batch["count"]])
         image_names += batch["name"]
-        if len(shown) < config.eval.samples:
+        if len(samples) < config.eval.samples:
             predictions = np.asarray(devices.gather(predictions))
-            for i in range(min(batch["count"], config.eval.samples - len(shown))):
-                part = tuple(slice(n) for n in batch["size"][i])
-                shown.append((batch["name"][i], *(x[i][part] for x in (batch["image"], batch["label"], predictions))))
+            for i in range(min(batch["count"], config.eval.samples - len(samples))):
+                inside = tuple(slice(n) for n in batch["size"][i])
+                samples.append(
+                    (batch["name"][i], *(x[i][inside] for x in (batch["image"], batch["label"], predictions)))
+                )
         done += batch["count"]
         if progress:
             progress(done)
@@ -113,18 +115,18 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
         np.concatenate(counts) if counts else np.zeros((0, len(names), 3), np.int32),
         image_names,
         statistics.median(seconds) if seconds else None,
-        shown,
+        samples,
     )
 
 
 def _scored_source(config, builder):
-    """The samples of `config.eval.split` at the size that they are scored at."""
+    """The samples of `config.eval.split` at the size at which they are scored."""
     source = tested_source(config, builder)
     return pipeline.Resized(source, config.eval.size) if config.eval.score == "resized" and config.eval.size else source
 
 
 def _arrays(batch):
-    """What the step reads; sizes only where something is padded, which saves the masks."""
+    """The arrays that the step reads, with sizes only if images are padded, which saves computing masks."""
     padded = (batch["size"] != batch["label"].shape[1:]).any()
     names = ("image", "label", "regions", "size") if padded else ("image", "label", "regions")
     return {k: batch[k] for k in names if k in batch}
@@ -135,15 +137,15 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
 
     Args:
         evaluation: (variables, progress) → `Evaluation`: `evaluate_split`, with the other arguments bound.
-        start: when the command began, in seconds since the epoch.
+        start: start of the command, in seconds since the epoch.
     """
     with Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate", compiles=True) as progress:
-        found = evaluation(devices.replicate(state.variables), progress.update)
-    scores = found.scores
+        evaluated = evaluation(devices.replicate(state.variables), progress.update)
+    scores = evaluated.scores
     if devices.process()[0]:
         return scores
     metadata = builder.info.metadata
-    dataset = _described(config, builder)
+    dataset = _describe(config, builder)
     results = scores | {
         "step": int(state.step),
         "system": config.system,
@@ -155,14 +157,14 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
         "scored_at": config.eval.score if config.eval.size else "original",
         "shapes": config.eval.shapes,
         "seconds": round(time.time() - start, 1),
-        "seconds_per_image": found.seconds_per_image,
+        "seconds_per_image": evaluated.seconds_per_image,
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "class_names": list(metadata["class_names"]),
         "palette": [list(c) for c in metadata["palette"]],
         "groups": dict(metadata["groups"]),
-        "confusion": found.confusion.tolist(),
+        "confusion": evaluated.confusion.tolist(),
     }
-    record.write(folder, results, found.samples, found.image_names, found.image_counts)
+    record.write(folder, results, evaluated.samples, evaluated.image_names, evaluated.image_counts)
     trained = workdir.read_dataset(folder)
     if trained and not provenance.same(trained, dataset):
         print(f"{folder}: trained on {provenance.words(trained)}, evaluated on {provenance.words(dataset)}")
@@ -170,7 +172,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
 
 
 def print_scores(scores: dict, page=None) -> None:
-    """Prints what `finish` returns, before the last line the path of the report, if there is one. Of several hosts, the first does."""
+    """Prints the scores of `finish`; before the last line, the path of the report, if any. Only the first host prints."""
     if devices.process()[0]:
         return
     for group, iou in scores["group_iou"].items():
@@ -185,14 +187,15 @@ def print_scores(scores: dict, page=None) -> None:
 
 
 def _number(x) -> str:
+    """Four decimals, - for None."""
     return "-" if x is None else f"{x:.4f}"
 
 
 def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
-    """`--mode=evaluate`: scores of a checkpoint of the run in `folder` (see `checkpoints.restore_run`) on `config.eval.split`.
+    """`--mode=evaluate`: scores a checkpoint of the run in `folder` (see `checkpoints.restore_run`) on `config.eval.split`.
 
     Raises:
-        UserError: no run or checkpoint there, or one of another model.
+        UserError: `folder` has no run or checkpoint, or the checkpoint of another model.
     """
     start = time.time()
     workdir.check_same(os.path.join(folder, "config.json"), config)
@@ -206,14 +209,14 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
 
 
 def load_tested(config, class_names: Sequence[str] | None = None):
-    """The data set that `config.eval` asks for: a prepared builder.
+    """The prepared builder of the data set of `config.eval`.
 
     Args:
-        config: of a run.
-        class_names: that it was trained with; None: those of `config.data`.
+        config: config of a run.
+        class_names: classes of its training; None: those of `config.data`.
 
     Raises:
-        UserError: as `data.load`, or its classes are not those of the run.
+        UserError: as `data.load`, or the classes differ from those of the run.
     """
     name = config.eval.data or config.data.name
     manual_dir = config.data.manual_dir if name == config.data.name else None
@@ -221,36 +224,37 @@ def load_tested(config, class_names: Sequence[str] | None = None):
     if config.eval.data:
         trained = data.metadata(config.data)["class_names"] if class_names is None else class_names
         if list(trained) != list(builder.info.metadata["class_names"]):
-            raise UserError(f"config.eval.data is {name}, whose classes are not those of {config.data.name}")
+            raise UserError(f"config.eval.data is {name}; expected a data set with the classes of {config.data.name}")
     return builder
 
 
 def _load_of_run(config, folder):
-    """`load_tested` for the run in `folder`. UserError if it is not the data of the run, unless `config.eval.data` asks for others."""
+    """`load_tested` for the run in `folder`. UserError if it is other data than the run's, unless `config.eval.data` names it."""
     builder = load_tested(config, provenance.metadata(config, folder)["class_names"] if config.eval.data else None)
     if not config.eval.data:
         remedy = f"--config.eval.data={builder.name} evaluates on it, if the classes are the same"
-        provenance.check(folder, _described(config, builder), remedy)
+        provenance.check(folder, _describe(config, builder), remedy)
     return builder
 
 
-def _described(config, builder):
+def _describe(config, builder):
+    """`provenance.describe` of the data set of `config.eval`."""
     return provenance.describe(builder, config.data.manual_dir if builder.name == config.data.name else None)
 
 
 def tested_source(config, builder):
-    """The samples of `config.eval.split`, with the super-pixels that its scales take."""
+    """The samples of `config.eval.split`, with the super-pixels for its scales."""
     return split_source(builder, config.eval.split, views=superpixel_views(config))
 
 
 def split_source(builder, split: str, segments: int = 0, field: str = "config.eval.split", views=()):
-    """The random-access source of a split, or of several as `a+b`, see `pipeline.source`. UserError, of `field`, if there is none."""
+    """The random-access source of a split, or of several as `a+b`, see `pipeline.source`. UserError that names `field` if it is missing."""
     if not set(split.split("+")) <= set(builder.info.splits):
-        raise UserError(f"{field} is {split!r}, but {builder.name} has {', '.join(builder.info.splits)}")
+        raise UserError(f"{field} is {split!r}; expected a split of {builder.name}: {', '.join(builder.info.splits)}")
     return pipeline.source(builder, split, segments, views)
 
 
-# A grid of ours around DeepLab's values of the bilateral kernel: σ_αxy, σ_β and its weight.
+# Our own grid around DeepLab's values of the bilateral kernel: σ_αxy, σ_β and its weight.
 CRF_GRID = {
     "bilateral_sigma": (49.0, 67.0, 85.0, 121.0),
     "colour_sigma": (3.0, 4.0, 5.0),
@@ -261,7 +265,7 @@ CRF_GRID = {
 def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list[dict]:
     """`--mode=crf`: mIoU of the run in `folder` with the CRF parameters of `CRF_GRID`, on the first `config.eval.crf_images` images.
 
-    Writes `folder`/crf.json and prints the best ones. The other parameters are those of `config.eval.crf`.
+    Prints the candidates and writes them to `folder`/crf.json. The other parameters are those of `config.eval.crf`.
 
     Returns:
         Candidates with their `mIoU`, best first; one of them, with `iterations` 0, is without a CRF.
@@ -275,9 +279,9 @@ def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list
     fixed = dict(config.eval.crf) | {"iterations": config.eval.crf.iterations or 10}
     candidates = [{"iterations": 0}] + [fixed | chosen for chosen in crf_search.grid(**CRF_GRID)]
     model, state = checkpoints.restore_run(config, folder, checkpoint)
-    plain = config.eval.copy_and_resolve_references()
-    plain.crf.iterations = 0
-    predictor = create_predictor(model, plain, builder.info.metadata["class_names"])
+    without_crf = config.eval.copy_and_resolve_references()
+    without_crf.crf.iterations = 0
+    predictor = create_predictor(model, without_crf, builder.info.metadata["class_names"])
     count = min(len(source), config.eval.crf_images)
 
     def samples():
@@ -288,12 +292,12 @@ def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list
                 yield predictor(state.variables, sample["image"][None], regions)[0], sample["image"], sample["label"]
                 progress.update(i + 1)
 
-    found = crf_search.search(samples(), candidates)
+    scored = crf_search.search(samples(), candidates)
     files.write_json(
         os.path.join(folder, "crf.json"),
-        {"images": count, "split": config.eval.split, "step": int(state.step), "candidates": found},
+        {"images": count, "split": config.eval.split, "step": int(state.step), "candidates": scored},
     )
-    for one in found:
-        settings = {k: v for k, v in one.items() if k in CRF_GRID}
-        print(f"{one['mIoU']:.4f}  {'  '.join(f'{k} {v:g}' for k, v in settings.items()) or 'without'}")
-    return found
+    for candidate in scored:
+        settings = {k: v for k, v in candidate.items() if k in CRF_GRID}
+        print(f"{candidate['mIoU']:.4f}  {'  '.join(f'{k} {v:g}' for k, v in settings.items()) or 'without CRF'}")
+    return scored

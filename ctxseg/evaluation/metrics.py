@@ -1,4 +1,4 @@
-"""Metrics of semantic segmentation, all from one confusion matrix. SPEC §8."""
+"""Metrics of semantic segmentation, all computed from one confusion matrix. SPEC §8."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ def confusion_matrix(labels, predictions, num_classes: int):
     """Pixels by true class (row) and predicted class (column).
 
     Args:
-        labels: integer `[B,H,W]`; ids outside [0, num_classes), 255 among them, are not counted.
+        labels: integer `[B,H,W]`; ids outside [0, num_classes), such as 255, are not counted.
         predictions: integer `[B,H,W]`, in [0, num_classes).
         num_classes: K.
 
@@ -16,13 +16,13 @@ def confusion_matrix(labels, predictions, num_classes: int):
         int32 `[K,K]`. Sum over batches on the host in int64.
     """
     labels = labels.astype(jnp.int32).ravel()
-    counts = (labels >= 0) & (labels < num_classes)
-    cells = jnp.where(counts, labels * num_classes + predictions.ravel(), num_classes**2)
+    counted = (labels >= 0) & (labels < num_classes)
+    cells = jnp.where(counted, labels * num_classes + predictions.ravel(), num_classes**2)
     return jnp.bincount(cells, length=num_classes**2 + 1)[:-1].reshape(num_classes, num_classes)
 
 
 def image_counts(confusion):
-    """What IoU is made of: of each class the pixels that are both truth and prediction, the truth's, and the predicted ones.
+    """The counts that IoU needs, for each class: pixels that are correct, pixels in the truth, and pixels in the prediction.
 
     Args:
         confusion: `[…,K,K]`, rows = truth.
@@ -45,7 +45,7 @@ def scores(confusion: np.ndarray, class_names: list[str], groups: dict[str, list
 
     Returns:
         `mIoU`, `pixel_accuracy`, `mean_accuracy` in [0, 1]; `per_class_iou` {name: IoU, or None for a class that is neither in the
-        truth nor predicted}; `group_iou` {group: mean over its classes, or None}. Means leave the None out.
+        truth nor predicted}; `group_iou` {group: mean over its classes, or None}. Means skip None.
     """
     confusion = np.asarray(confusion, np.float64)
     hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)

@@ -1,1 +1,1 @@
-"""The fields of a config: which there are, which are read, and how files and the command line change them."""
+"""The fields of a config: which fields exist, which are used, and how files and the command line set them."""

@@ -1,7 +1,7 @@
-"""The config with all of its fields, collected: from `declared.py`, and from the modules that a config can name.
+"""Collects all fields of a config: from `declared.py`, and from the modules that a config can name.
 
-A field of a module is a field of its class, with its bounds as annotation, its default, and its meaning in the docstring. Where
-several modules share a section, the config has the fields of all of them, and None stands for the default of the one that is chosen.
+A module's fields are the fields of its class: the annotation gives the bounds, and the docstring the meaning. Where several modules
+share a section, the config has the fields of all of them, and None stands for the default of the chosen module.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from ctxseg.models import BACKBONES, BOUND, CONNECTIONS, CONTEXTS, MEMORIES, MER
 from ctxseg.models.auxiliary import AuxiliaryHeads
 from ctxseg.settings import declared
 
-# The sections of which a module is chosen: the field that chooses, its default, and the modules.
+# The sections in which a module is chosen: the field that chooses it, its default, and {name: module}.
 CHOSEN: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "model.backbone": ("name", "tiny", BACKBONES),
     "model.context": ("name", "none", CONTEXTS),
@@ -29,18 +29,18 @@ CHOSEN: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "model.memory": ("name", "none", MEMORIES),
     "model.scales": ("merge", "none", {merge: None if merge == "none" else MultiScale for merge in MERGES}),
 }
-# The sections of one module, which is always the same.
+# The sections that always have the same module.
 FIXED: dict[str, Any] = {"model.auxiliary": AuxiliaryHeads, "model.classifier": Segmenter}
 
 
 def get_config(names: Mapping[str, str] | None = None) -> ConfigDict:
-    """Every field that exists, with its default.
+    """A config of every field, with its default.
 
     Args:
-        names: {section: name of its module}; modules from outside of the package, `package.module:Class`, add their fields.
+        names: {section: name of its module}; modules from outside the package, `package.module:Class`, add their fields.
 
     Raises:
-        UserError: a module from outside cannot be imported.
+        UserError: a module from outside the package cannot be imported.
     """
     config = ConfigDict()
     for path, cls in declared.SECTIONS.items():
@@ -54,58 +54,58 @@ def get_config(names: Mapping[str, str] | None = None) -> ConfigDict:
             _add(section, module)
     for path, module in FIXED.items():
         section, defaults = _section(config, path), defaults_of(module)
-        for name in own_fields(module):
+        for name in config_fields(module):
             section[name] = defaults[name]
-    config.eval.size = config.data.get_oneway_ref("base_size")  # unless it is given, as in training
+    config.eval.size = config.data.get_oneway_ref("base_size")  # unless set, the size of training
     add_outside(config, names or {})
     return config
 
 
 def add_outside(config: ConfigDict, names: Mapping[str, str]) -> None:
-    """Gives `config` the fields of the modules from outside that `names` has, see `get_config`."""
+    """Adds the fields of the modules from outside the package in `names` to `config`, see `get_config`."""
     for path, (chooser, _, modules) in CHOSEN.items():
         if ":" in (name := names.get(path) or ""):
             _add(_section(config, path), find_module(f"{path}.{chooser}", name, modules))
 
 
 def names_of(config: Mapping) -> dict[str, str]:
-    """{section: name of the module that `config` chooses}, as far as it has the sections."""
-    found = {}
+    """{section: name of the module that `config` chooses}, of the sections that it has."""
+    names = {}
     for path, (chooser, _, _) in CHOSEN.items():
         section: Any = config
         for key in path.split("."):
             section = section.get(key) if isinstance(section, Mapping | ConfigDict) else None
         name = section.get(chooser) if isinstance(section, Mapping | ConfigDict) else None
         if isinstance(name, str):
-            found[path] = name
-    return found
+            names[path] = name
+    return names
 
 
-def own_fields(module) -> dict[str, Any]:
-    """{field: annotation} of what a config can set of a module: a class, a `partial` of one, or None, which leaves a stage out."""
+def config_fields(module) -> dict[str, Any]:
+    """{field: annotation} of the fields that a config can set of a module: a class, a `partial` of one, or None for no module."""
     if module is None:
         return {}
-    given = BOUND | (module.keywords.keys() if isinstance(module, partial) else set())
+    bound = BOUND | (module.keywords.keys() if isinstance(module, partial) else set())
     hints = _hints(class_of(module))
-    names = [field.name for field in dataclasses.fields(class_of(module)) if field.name not in given]
+    names = [field.name for field in dataclasses.fields(class_of(module)) if field.name not in bound]
     return {name: hints[name] for name in names if kind(hints[name])}
 
 
 def defaults_of(module) -> dict[str, Any]:
-    """{field: default} of a module's class, or a `partial` of it."""
+    """{field: default} of a module: a class, a `partial` of one, or None."""
     if module is None:
         return {}
-    found = {field.name: field.default for field in dataclasses.fields(class_of(module))}
-    return found | (module.keywords if isinstance(module, partial) else {})
+    defaults = {field.name: field.default for field in dataclasses.fields(class_of(module))}
+    return defaults | (module.keywords if isinstance(module, partial) else {})
 
 
 def class_of(module):
-    """The class of which a module may be a `partial`."""
+    """The class of a module, which may be a `partial` of it."""
     return module.func if isinstance(module, partial) else module
 
 
 def kind(annotation) -> type | None:
-    """The type of a config field of this annotation: bool, int, float, str or tuple; None of what no config can hold."""
+    """The type of a config field with this annotation: bool, int, float, str or tuple; None if no config can hold it."""
     origin, entries = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return kind(entries[0])
@@ -120,17 +120,17 @@ def kind(annotation) -> type | None:
 
 @cache
 def meanings(cls: type) -> dict[str, str]:
-    """{field: what it means} by the section `Attributes` of a class's docstring, one line each."""
+    """{field: meaning} in one line each, from the section `Attributes` of a class's docstring."""
     _, _, text = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for entry in re.split(r"\n(?=    \S)", text.split("\n\n")[0]):
         names, _, meaning = entry.strip().partition(":")
-        found |= dict.fromkeys(re.split(r",\s*", names), " ".join(meaning.split()))
-    return found
+        meanings |= dict.fromkeys(re.split(r",\s*", names), " ".join(meaning.split()))
+    return meanings
 
 
 def meaning(config, field: str) -> str:
-    """What a field means, "model.context.stages" say, to the module that `config` chooses."""
+    """The meaning of a field, such as "model.context.stages", for the module that `config` chooses."""
     path, _, name = field.rpartition(".")
     if path in CHOSEN:
         chooser, _, modules = CHOSEN[path]
@@ -142,14 +142,14 @@ def meaning(config, field: str) -> str:
 
 
 def can_be_off(field: str) -> type | None:
-    """The type of a field, "optimizer.clip_norm" say, that 0 or () turns off, and `none` on the command line; None of another field."""
+    """The type of a field that 0 or () turns off, such as "optimizer.clip_norm"; None for any other field."""
     path, _, name = field.rpartition(".")
     annotation = _hints(cls).get(name) if (cls := FIXED.get(path) or declared.SECTIONS.get(path)) else None
     return kind(annotation) if OFF in typing.get_args(annotation) else None
 
 
 def _section(config, path):
-    """The section of a path, made where it is not there."""
+    """The section at a path, created if it is missing."""
     for key in filter(None, path.split(".")):
         if key not in config:
             config[key] = ConfigDict()
@@ -158,8 +158,8 @@ def _section(config, path):
 
 
 def _add(section, module):
-    """Gives a section the fields of a module that it does not have yet, without values."""
-    for name, annotation in own_fields(module).items():
+    """Adds the missing fields of a module to a section, without values."""
+    for name, annotation in config_fields(module).items():
         if name not in section:
             section[name] = placeholder(kind(annotation))
 

@@ -1,7 +1,7 @@
-"""The fields of a config that belong to no module: defaults, values they may have, and in the docstrings what they mean.
+"""The fields of a config that belong to no module: their defaults, allowed values and, in the docstrings, meanings.
 
-`collect.py` makes the config of these and of the modules' own fields. Where a field can be off, it is `none` on the command line:
-0 of a number, () of a list.
+`collect.py` builds the config from these and the modules' fields. A field that can be off is turned off by `none` on the command line,
+which stands for 0 of a number and () of a list.
 """
 
 import typing
@@ -14,26 +14,26 @@ from ctxseg.bounds import OFF, Amount, Bound, Count, Factor, Portion, Whole, che
 
 @dataclass
 class RunFields:
-    """Of the run.
+    """The run.
 
     Attributes:
-        system: the config file's name, for titles and the default work directory.
-        seed: of initial weights, the order of images, and augmentation.
+        system: name of the config file, for titles and the default work directory.
+        seed: random seed of initial weights, image order and augmentation.
     """
 
     system: str = ""
-    seed: Annotated[int, Bound(least=0, below=2**32)] = 0
+    seed: Annotated[int, Bound(minimum=0, below=2**32)] = 0
 
 
 @dataclass
 class ModelFields:
-    """Of the network as a whole.
+    """The network as a whole.
 
     Attributes:
-        dtype: of the computation; parameters are always float32.
-        frozen: prefixes of the names of parameters that are not trained, "backbone/res2" say.
-        kernel_std: standard deviation of the normal initial kernels of vgg16's conv6 and conv7 and of convolutions after the backbone;
-            none: He's initial kernels.
+        dtype: type of the computation; parameters are always float32.
+        frozen: name prefixes of the parameters that are not trained, such as "backbone/res2".
+        kernel_std: standard deviation of the normal distribution that initialises the kernels of vgg16's conv6 and conv7 and of
+            convolutions after the backbone; none: He initialisation.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -43,14 +43,14 @@ class ModelFields:
 
 @dataclass
 class LossFields:
-    """Weights are relative to the loss of the scores.
+    """The loss. Weights are relative to the main loss.
 
     Attributes:
-        name: of the loss of the scores at pixels, or package.module:function.
+        name: the main loss, of the scores at pixels; or package.module:function.
         auxiliary: weight of auxiliary classifiers: ocr's soft regions, mcibi's class distributions (its α).
         heads: weight of the auxiliary heads of config.model.auxiliary.
         memory: mcibi: weight of representation consistent learning (its β).
-        scales: weight of the extra supervision of each scale's own scores.
+        scales: weight of the extra supervision of the scores of each scale.
     """
 
     name: str = "cross_entropy"
@@ -62,25 +62,25 @@ class LossFields:
 
 @dataclass
 class DataFields:
-    """Of the data set and its augmentation.
+    """The data set and its augmentation.
 
     Attributes:
         name: a key of ctxseg.data.DATASETS (folder: your own images), or package.module:Class.
-        data_dir: where prepared data sets are kept.
-        manual_dir: the data set as its makers publish it; not needed for scenes, nor for a data set that is prepared or downloaded.
-        superpixels: super-pixels of an image at most, by SLIC, for msci: 1000 for photographs.
-        base_size: to which images are resized first: (shorter side,), (height, width); none: their own size.
-        crop: height, width of a training crop.
+        data_dir: folder of prepared data sets.
+        manual_dir: the data set as published; not needed for scenes, nor for a data set that is prepared or downloaded.
+        superpixels: maximum number of SLIC super-pixels of an image, for msci: 1000 for photographs.
+        base_size: size to which images are resized first: (shorter side,) or (height, width); none: not resized.
+        crop: height and width of a training crop.
         padding: what surrounds an image smaller than the crop: ignored pixels, or its mirror image.
-        flip: mirror one image in two horizontally; classes named left … and right … change places.
-        scale_range: lowest and highest factor of random scaling, of the base size.
-        rotate: largest angle of random rotation, degrees either way.
+        flip: mirror an image horizontally with probability 1/2; classes named left … and right … are swapped.
+        scale_range: lowest and highest factor of random scaling, relative to the base size.
+        rotate: largest angle of random rotation, in degrees, in either direction.
         rotate_share: share of the images that are rotated.
-        brightness: colour jitter: a factor in 1 ± this.
-        contrast: likewise.
-        saturation: likewise.
-        hue: shift by at most this share of the colour circle.
-        threads: that read and augment.
+        brightness: colour jitter by a factor in 1 ± this value.
+        contrast: colour jitter by a factor in 1 ± this value.
+        saturation: colour jitter by a factor in 1 ± this value.
+        hue: largest shift of the hue, as a share of the colour circle.
+        threads: number of threads that read and augment images.
     """
 
     name: str = "scenes"
@@ -98,26 +98,26 @@ class DataFields:
     contrast: Annotated[float, OFF] = 0.0
     saturation: Annotated[float, OFF] = 0.0
     hue: Annotated[float, OFF] = 0.0
-    threads: Annotated[int, Bound(least=0, most=1000)] = 2
+    threads: Annotated[int, Bound(minimum=0, maximum=1000)] = 2
 
 
 @dataclass
 class TrainFields:
-    """Of training.
+    """Training.
 
     Attributes:
-        split: of the data set; several as "fold1+fold2".
-        steps: optimiser updates.
-        batch_size: images a step, over all devices.
+        split: split of the data set; several as "fold1+fold2".
+        steps: number of optimiser updates.
+        batch_size: images per step, over all devices.
         log_every: steps between lines of the log.
-        loggers: besides metrics.jsonl: tensorboard, or package.module:Class.
-        eval_every: steps between evaluations on the validation split; none: at the end alone.
+        loggers: loggers besides metrics.jsonl: tensorboard, or package.module:Class.
+        eval_every: steps between evaluations on the validation split; none: only at the end.
         checkpoint_every: steps between checkpoints.
-        keep: how many of the last checkpoints are kept, besides the best one.
+        keep: number of latest checkpoints to keep, besides the best one.
     """
 
     split: str = "train"
-    steps: Annotated[int, Bound(least=1, most=2**31 - 1)] = 600  # counted in 32 bits
+    steps: Annotated[int, Bound(minimum=1, maximum=2**31 - 1)] = 600  # a 32-bit counter
     batch_size: Count = 16
     log_every: Whole = 20
     loggers: tuple = ("tensorboard",)
@@ -128,21 +128,21 @@ class TrainFields:
 
 @dataclass
 class OptimizerFields:
-    """Of the optimiser and its schedule.
+    """The optimiser and its schedule.
 
     Attributes:
         name: sgd, or package.module:function.
-        learning_rate: the highest of the run.
-        momentum: of SGD; Attention to Scale's, the other papers give none.
-        nesterov: Nesterov's momentum.
-        weight_decay: L2, on kernels alone; Attention to Scale's and MCIBI's, the others give none.
-        rates: factors of the learning rate by prefixes of parameters' names: "classifier/scores=10".
-        clip_norm: global norm that gradients are clipped to.
-        schedule: of the learning rate.
-        warmup_steps: linear, from 0.
-        poly_power: of (1 - t/T)^power.
-        step_boundaries: steps at which the rate is multiplied by step_factor.
-        step_factor: see step_boundaries.
+        learning_rate: highest learning rate of the run.
+        momentum: momentum of SGD; the default is Attention to Scale's, the other papers give none.
+        nesterov: Nesterov momentum.
+        weight_decay: L2 penalty on kernels only; the default is that of Attention to Scale and MCIBI, the other papers give none.
+        rates: factors of the learning rate for parameters by name prefix: "classifier/scores=10".
+        clip_norm: global norm to which gradients are clipped.
+        schedule: schedule of the learning rate.
+        warmup_steps: steps in which the learning rate rises linearly from 0.
+        poly_power: power of the schedule (1 - t/T)^power.
+        step_boundaries: steps at which the learning rate is multiplied by step_factor.
+        step_factor: factor of the learning rate at each of step_boundaries.
     """
 
     name: str = "sgd"
@@ -161,24 +161,24 @@ class OptimizerFields:
 
 @dataclass
 class EvalFields:
-    """Of testing.
+    """Evaluation and prediction.
 
     Attributes:
-        split: of the data set.
-        data: a prepared data set of the same classes to test on, or other data of data.name; "": what the run was trained on.
-        batch_size: images of one size a step, over all devices.
-        samples: images shown in the report.
-        scales: factors of an image's height and width, over which probabilities are averaged.
-        superpixels: at other scales than 1: image, those of the image, resized with it; scale, of the resized image; scale_by_area,
-            likewise, s² times as many.
-        flip: the mirror image counts as much as the image.
-        size: as data.base_size, in testing; unless it is given, that of training.
-        score: where size is given: at the labels' own size, or resized as the image is.
-        window: height, width of a sliding window; none: the whole image at once.
-        stride: of the window, as a share of it.
-        crf_images: images of the split that --mode=crf tries parameters on.
-        max_pixels: predict: a larger image is labelled at this size, and the labels resized to its own.
-        shapes: buckets, padded to one of few shapes, each compiled once; or exact, each size is compiled.
+        split: split of the data set.
+        data: another prepared data set with the same classes, or other data of data.name; "": the data that the run was trained on.
+        batch_size: images of the same size per step, over all devices.
+        samples: number of images in the report.
+        scales: factors of an image's height and width; probabilities are averaged over them.
+        superpixels: super-pixels at scales other than 1: image, those of the image, resized with it; scale, those of the resized image;
+            scale_by_area, likewise, s² times as many.
+        flip: average over the image and its mirror image.
+        size: as data.base_size, for evaluation; default: data.base_size.
+        score: if size is set: score at the original size of the labels, or at the resized size of the image.
+        window: height and width of a sliding window; none: the whole image at once.
+        stride: stride of the window, as a share of its size.
+        crf_images: number of images of the split on which --mode=crf searches.
+        max_pixels: predict: a larger image is reduced to this number of pixels, and its labels are resized to the original size.
+        shapes: buckets: images are padded to one of a few shapes, each compiled once; exact: every size is compiled.
     """
 
     split: str = "val"
@@ -191,7 +191,7 @@ class EvalFields:
     size: Annotated[tuple, OFF] = ()
     score: Literal["original", "resized"] = "original"
     window: Annotated[tuple, OFF] = ()
-    stride: Annotated[float, Bound(above=0, most=1)] = 2 / 3
+    stride: Annotated[float, Bound(above=0, maximum=1)] = 2 / 3
     crf_images: Count = 50
     max_pixels: Count = 4_000_000
     shapes: Literal["buckets", "exact"] = "buckets"
@@ -199,34 +199,34 @@ class EvalFields:
 
 @dataclass
 class CRFFields:
-    """Of a fully connected CRF over the probabilities. The papers give no values: these are near DeepLab's.
+    """The fully connected CRF over the probabilities. The papers give no values; these are close to DeepLab's.
 
     Attributes:
-        iterations: of its mean field; 10 is usual.
-        spatial_weight: of the spatial kernel.
-        spatial_sigma: of the spatial kernel, pixels.
-        bilateral_weight: of the bilateral kernel.
-        bilateral_sigma: of the bilateral kernel's positions, pixels.
-        colour_sigma: of the bilateral kernel's colours, of 0..255.
+        iterations: mean-field iterations; 10 is usual.
+        spatial_weight: weight of the spatial kernel.
+        spatial_sigma: standard deviation of the spatial kernel, in pixels.
+        bilateral_weight: weight of the bilateral kernel.
+        bilateral_sigma: standard deviation of the bilateral kernel over positions, in pixels.
+        colour_sigma: standard deviation of the bilateral kernel over colours, 0..255.
     """
 
     iterations: Annotated[Whole, OFF] = 0
     spatial_weight: Amount = 3.0
-    spatial_sigma: Annotated[float, Bound(least=0.1)] = 3.0
+    spatial_sigma: Annotated[float, Bound(minimum=0.1)] = 3.0
     bilateral_weight: Amount = 4.0
-    bilateral_sigma: Annotated[float, Bound(least=0.1)] = 67.0
-    colour_sigma: Annotated[float, Bound(least=0.1)] = 4.0
+    bilateral_sigma: Annotated[float, Bound(minimum=0.1)] = 67.0
+    colour_sigma: Annotated[float, Bound(minimum=0.1)] = 4.0
 
 
 @dataclass
 class ComplexityFields:
-    """Of --mode=complexity.
+    """--mode=complexity.
 
     Attributes:
         input: images, height, width and channels of the map that each context reads.
-        channels: of each context.
-        contexts: names of rows: contexts, dca, "aspp + dca"; (): all.
-        repeats: timed executions; none: operations are counted, and nothing is executed.
+        channels: number of channels of each context.
+        contexts: names of the rows: contexts, dca, "aspp + dca"; (): all.
+        repeats: number of timed executions; none: operations are counted, and nothing is executed.
     """
 
     input: tuple[int, int, int, int] = (1, 128, 128, 2048)
@@ -249,24 +249,24 @@ SECTIONS: dict[str, type] = {
 
 
 def annotations(path: str) -> dict:
-    """{field: its annotation} of a section, `optimizer` say."""
-    found = typing.get_type_hints(SECTIONS[path], include_extras=True)
-    if path == "data":  # the augmentation knows what values its fields may have
+    """{field: annotation} of a section, such as `optimizer`."""
+    hints = typing.get_type_hints(SECTIONS[path], include_extras=True)
+    if path == "data":  # the augmentation declares the bounds of its fields
         from ctxseg.data.transforms import Augmentation  # here, as it takes seconds
 
-        own = typing.get_type_hints(Augmentation, include_extras=True)
-        found |= {name: own[name] for name in found if name in own}
-    return found
+        bounds = typing.get_type_hints(Augmentation, include_extras=True)
+        hints |= {name: bounds[name] for name in hints if name in bounds}
+    return hints
 
 
 def check_section(path: str, section) -> None:
-    """Checks the fields of a section, `optimizer` say. UserError for the first value that a field cannot have."""
+    """Checks the fields of a section, such as `optimizer`. UserError for the first value that its field does not allow."""
     for name, annotation in annotations(path).items():
         check(f"{path}.{name}" if path else name, section[name], annotation)
 
 
 def check_all(config) -> None:
-    """`check_section` of all sections of a config."""
+    """Calls `check_section` for all sections of a config."""
     for path in SECTIONS:
         section = config
         for key in filter(None, path.split(".")):

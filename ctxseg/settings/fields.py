@@ -1,11 +1,11 @@
-"""What the fields of a config are, apart from what they mean."""
+"""Properties of a config's fields other than their meaning."""
 
 import typing
 from typing import Any
 
 from ctxseg.settings import declared
 
-# Tuples whose entries have a meaning by their place; others may become longer or shorter.
+# Tuples of a fixed length, whose entries have a meaning by position; others may have any length.
 FIXED = [
     f"{path}.{name}"
     for path, cls in declared.SECTIONS.items()
@@ -13,7 +13,7 @@ FIXED = [
     if typing.get_origin(annotation) is tuple
 ]
 
-# Fields that may change between a run and its continuation: none of them touches what is learned.
+# Fields that may change when a run is resumed: none of them affects what is learned.
 FREE = (
     "data.data_dir", "data.manual_dir", "data.threads",
     "train.loggers", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep",
@@ -22,11 +22,11 @@ FREE = (
 
 
 def is_like(given: tuple, default: tuple | None, field: str) -> bool:
-    """Whether a tuple has entries of the kind that the field's default has, and as many where their place says what they are."""
+    """Whether a tuple has entries of the same type as the field's default, and as many if its length is fixed."""
     if not default:
         return all(isinstance(value, str | int | float) for value in given)
-    kinds = (int, float) if isinstance(default[0], float) else (type(default[0]),)
-    return all(type(value) in kinds for value in given) and (field not in FIXED or len(given) == len(default))
+    accepted = (int, float) if isinstance(default[0], float) else (type(default[0]),)
+    return all(type(value) in accepted for value in given) and (field not in FIXED or len(given) == len(default))
 
 
 def flatten(config, prefix: str = "") -> dict:
@@ -38,5 +38,5 @@ def flatten(config, prefix: str = "") -> dict:
 
 
 def flatten_as_json(config) -> dict:
-    """`flatten`, with tuples as lists, as JSON has them."""
+    """`flatten`, with tuples as lists, as in JSON."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in flatten(config).items()}

@@ -1,4 +1,4 @@
-"""Overrides of a config's fields, as `--config.a.b=value` gives them: names, values, and what is wrong with them."""
+"""Overrides of a config's fields, `--config.a.b=value`: their names, values and error messages."""
 
 import ast
 import re
@@ -13,51 +13,53 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 def overridden(argv):
     """The names of the fields that `argv` overrides."""
-    found = [re.match(r"--?(?:no)?config\.([^=]*)", argument) for argument in argv]
-    return [override[1] for override in found if override]
+    matches = [re.match(r"--?(?:no)?config\.([^=]*)", argument) for argument in argv]
+    return [match[1] for match in matches if match]
 
 
 def check_names(argv, base):
-    """UserError for the first override that names no field of the config it changes."""
-    names, given = field_flags(base), overridden(argv)
-    for name in given:
+    """UserError for the first override that names no field of the config `base`."""
+    names, fields = field_flags(base), overridden(argv)
+    for name in fields:
         if f"config.{name}" not in names:
             raise UserError(unknown(f"config.{name}", names))
     for name, default in flatten(base).items():
-        if isinstance(default, tuple) and given.count(name) > 1:  # which ml_collections joins
-            raise UserError(f"--config.{name} is given twice: give all its values at once, as A,B")
+        if isinstance(default, tuple) and fields.count(name) > 1:  # which ml_collections joins
+            raise UserError(f"--config.{name} is given twice; give all its values at once, as A,B")
 
 
 def field_flags(config):
+    """The names of the flags of all fields, `config.a.b`."""
     return [f"config.{name}" for name in flatten(config)]
 
 
 def unknown(name, names) -> str:
+    """The message for a flag that is not among `names`."""
     inside = [n.removeprefix(f"{name}.").partition(".")[0] for n in names if n.startswith(f"{name}.")]
     if inside and "name" not in inside:
-        return f"there is no --{name}: it is a section, of {', '.join(dict.fromkeys(inside))}"
+        return f"there is no --{name}: it is a section with the fields {', '.join(dict.fromkeys(inside))}"
     near = nearest(name, names)
     return f"there is no --{name}" + (f": did you mean --{near}?" if near else "")
 
 
 def without_none(argv):
-    """`argv` without its `--config.a.b=None`, which absl cannot parse, and the names of those fields."""
-    found = [re.fullmatch(r"--?config\.([^=]+)=None", argument) for argument in argv]
-    return [a for a, f in zip(argv, found, strict=True) if not f], [f[1] for f in found if f]
+    """`argv` without its arguments `--config.a.b=None`, which absl cannot parse, and the names of those fields."""
+    matches = [re.fullmatch(r"--?config\.([^=]+)=None", argument) for argument in argv]
+    return [a for a, m in zip(argv, matches, strict=True) if not m], [m[1] for m in matches if m]
 
 
 def without_off(argument):
-    """`argument`; of `--config.a.b=none`, where 0 or () turns the field off, with that."""
-    found = re.fullmatch(r"(--?config\.([^=]+))=none", argument)
-    if not found or not collect.can_be_off(found[2]):
+    """`argument`, with 0 or () for `none` where that turns the field off."""
+    match = re.fullmatch(r"(--?config\.([^=]+))=none", argument)
+    if not match or not collect.can_be_off(match[2]):
         return argument
-    return f"{found[1]}={'()' if collect.can_be_off(found[2]) is tuple else 0}"
+    return f"{match[1]}={'()' if collect.can_be_off(match[2]) is tuple else 0}"
 
 
 def set_none(config, name):
-    """Gives a field back to the default of the module it belongs to. UserError if it is not such a field."""
+    """Resets a field to the default of its module. UserError if it belongs to no module."""
     if flatten(collect.get_config(collect.names_of(config)))[name] is not None:
-        raise UserError(f"--config.{name}=None: only a field of a module has a default to go back to; give a value")
+        raise UserError(f"--config.{name}=None: only the field of a module can be reset to a default; give a value")
     *sections, last = name.split(".")
     for key in sections:
         config = config[key]
@@ -65,23 +67,23 @@ def set_none(config, name):
 
 
 def quoted(argument, base):
-    """`argument` with quotes around the words of a tuple, without which ml_collections does not part them: a=1,b=2 → ('a=1', 'b=2')."""
-    found = re.fullmatch(r"(--?config\.([^=]+))=[(\[]?([^\s'\"()\[\]]+,[^\s'\"()\[\]]*)[)\]]?", argument)
-    if not found:
+    """`argument` with quotes around the words of a tuple, which ml_collections needs to split them: a=1,b=2 → ('a=1', 'b=2')."""
+    match = re.fullmatch(r"(--?config\.([^=]+))=[(\[]?([^\s'\"()\[\]]+,[^\s'\"()\[\]]*)[)\]]?", argument)
+    if not match:
         return argument
-    *sections, name = found[2].split(".")
+    *sections, name = match[2].split(".")
     for key in sections:
         base = base[key]
     try:
-        ast.literal_eval(found[3])
+        ast.literal_eval(match[3])
     except (ValueError, SyntaxError):
         if base.get_type(name) is tuple:
-            return f"{found[1]}={tuple(filter(None, found[3].split(',')))}"
+            return f"{match[1]}={tuple(filter(None, match[3].split(',')))}"
     return argument
 
 
 def bad_value(message, base):
-    """absl's message, and for a config field what it wants."""
+    """The message for a value that absl cannot parse; for a config field, with the expected type."""
     field = re.match(r"flag --config\.([\w.]+)=", message)
     if not field:
         return message
@@ -89,21 +91,22 @@ def bad_value(message, base):
     section = base
     for key in sections:
         section = section[key]
-    given = message.removeprefix("flag ").partition(": ")[0]
-    return f"{given} cannot be: it wants {KINDS.get(section.get_type(name), 'a ' + section.get_type(name).__name__)}"
+    argument = message.removeprefix("flag ").partition(": ")[0]
+    expected = KINDS.get(section.get_type(name), f"a {section.get_type(name).__name__}")
+    return f"{argument}: expected {expected}"
 
 
 def check_tuples(config, before):
-    """UserError for a tuple whose entries have become of another kind, or more or fewer than they can be; `before`: the flat config."""
-    given = flatten(config)
+    """UserError for a tuple with entries of the wrong type, or too many or too few; `before` is the flat config without overrides."""
+    values = flatten(config)
     for name, default in before.items():
-        if isinstance(default, tuple) and default and not is_like(given[name], default, name):
-            raise UserError(f"config.{name} is {given[name]}, but must be like {default}")
+        if isinstance(default, tuple) and default and not is_like(values[name], default, name):
+            raise UserError(f"config.{name} is {values[name]}; expected values like {default}")
 
 
 def without_unread(config, unread):
-    """A copy with the defaults of `unread`, the fields that nothing reads; but for what another mode may read of the run."""
+    """A copy in which the fields `unread`, which nothing uses, have their defaults, except those that another mode may use."""
     config = config.copy_and_resolve_references()
-    default = flatten(collect.get_config(collect.names_of(config)))
-    config.update_from_flattened_dict({name: default[name] for name in unread if not name.startswith(FREE)})
+    defaults = flatten(collect.get_config(collect.names_of(config)))
+    config.update_from_flattened_dict({name: defaults[name] for name in unread if not name.startswith(FREE)})
     return config

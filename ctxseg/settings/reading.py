@@ -1,10 +1,10 @@
-"""Which fields of a config are read. An override of one that nothing reads is an error; what a config file says of it is dropped.
+"""Which fields of a config are read. Overriding a field that nothing reads is an error; its value in a config file is dropped.
 
-What a module reads, the module says: the fields of its dataclass, and in its class attribute `READ_WHEN` those that it reads only
-under some values of others, {field: (other, its values)}; of several others, (other, its values, another, its values); a list of these
-where any one of them will do. The values are a tuple, or a `range` without end. Where a field may leave its value to another one, the
-module's `effective` says what it then is. `conditions` has what belongs to no module. All other fields are always read, if only by the
-modes that they are for.
+A module declares the fields that it reads: those of its dataclass. Its class attribute `READ_WHEN` lists the fields that it reads only
+for some values of others: {field: (other, values)}, or (other, values, another, values) where all must hold, or a list of such tuples
+where one is enough. `values` is a tuple, or a `range` without end. Where a field's value may follow from another field, the module's
+`effective` returns it. `conditions` covers the fields that belong to no module. All other fields are always read, at least by the modes
+that they are for.
 """
 
 import dataclasses
@@ -12,15 +12,15 @@ from collections.abc import Mapping, Set
 
 from ctxseg.errors import UserError
 from ctxseg.models import CONTEXTS, find_module
-from ctxseg.settings.collect import CHOSEN, class_of, defaults_of, own_fields
+from ctxseg.settings.collect import CHOSEN, class_of, config_fields, defaults_of
 from ctxseg.settings.fields import flatten_as_json
 
 
 def conditions(config, mode: str, unread: Set[str]):
-    """What belongs to no module: (fields, whether something reads them, what it takes). `unread` are the modules' fields that are not."""
+    """The conditions on fields outside modules: (fields, whether they are read, what they need). `unread`: the modules' unread fields."""
     optimizer, crf = config.optimizer, config.eval.crf.iterations > 0
     context, memory, merge = config.model.context.name, config.model.memory.name, config.model.scales.merge
-    # A context with scores of its own knows of how many classes.
+    # Only a context that predicts scores has the number of classes as a field.
     scores = memory != "none" or _takes_classes(context)
     step, poly = optimizer.schedule == "step", optimizer.schedule == "poly"
     superpixels = mode == "prepare" or any(
@@ -35,11 +35,12 @@ def conditions(config, mode: str, unread: Set[str]):
         (
             ["optimizer.step_factor"],
             step and bool(optimizer.step_boundaries),
-            "config.optimizer.schedule=step, and boundaries",
+            "config.optimizer.schedule=step and config.optimizer.step_boundaries",
         ),
-        (["loss.auxiliary"], scores, "more scores than the classifier's: config.model.context.name=ocr, or a memory"),
+        (["loss.auxiliary"], scores, "auxiliary scores: config.model.context.name=ocr, or a memory"),
         (["loss.heads", "model.auxiliary.channels", "model.auxiliary.dropout"], heads, "config.model.auxiliary.levels"),
-        (  # the classifier normalises in its hidden convolution alone
+        # The classifier normalises only in its hidden convolution.
+        (
             ["model.memory.consistency_norm"],
             config.loss.memory > 0 and config.model.classifier.hidden > 0,
             "config.loss.memory and config.model.classifier.hidden above 0",
@@ -50,12 +51,12 @@ def conditions(config, mode: str, unread: Set[str]):
         (
             ["data.superpixels"],
             superpixels,
-            "config.model.context.name=msci, or connections, with superpixels=True and no grid",
+            "config.model.context.name=msci, or connections, with superpixels=True and without a grid",
         ),
         (
             ["eval.superpixels"],
             superpixels and tuple(config.eval.scales) != (1.0,),
-            "super-pixels, and config.eval.scales other than 1",
+            "super-pixels and config.eval.scales other than 1",
         ),
         (["eval.score"], bool(config.eval.size), "config.eval.size"),
         (["eval.stride"], bool(config.eval.window), "config.eval.window"),
@@ -64,22 +65,25 @@ def conditions(config, mode: str, unread: Set[str]):
             crf or mode == "crf",
             "config.eval.crf.iterations above 0",
         ),
-        (  # --mode=crf has values of its own for them
+        # --mode=crf searches these three.
+        (
             ["eval.crf.bilateral_weight", "eval.crf.bilateral_sigma", "eval.crf.colour_sigma"],
             crf and mode != "crf",
-            "config.eval.crf.iterations above 0, and another mode than crf",
+            "config.eval.crf.iterations above 0 and a mode other than crf",
         ),
         ([f"complexity.{name}" for name in config.complexity], mode == "complexity", "--mode=complexity"),
-        (  # which has its rows' names, and channels and maps for all of them
+        # --mode=complexity sets the names of its rows, and the channels and maps of all rows.
+        (
             [f"model.context.{name}" for name in ("name", "channels", "levels")]
             + ["model.memory.name", "model.memory.channels"],
             mode != "complexity",
-            "another mode than complexity, which has config.complexity.contexts and channels",
+            "a mode other than complexity, which uses config.complexity.contexts and channels instead",
         ),
     )
 
 
 def _takes_classes(context):
+    """Whether a context has the number of classes as a field; True if there is no such context."""
     try:
         return "num_classes" in defaults_of(find_module("model.context.name", context, CONTEXTS))
     except UserError:
@@ -87,14 +91,14 @@ def _takes_classes(context):
 
 
 def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = None) -> dict[str, str]:
-    """The fields that nothing reads, each with what would: {"model.context.dilations": "aspp, deeplabv3plus have it"}.
+    """The fields that nothing reads, each with what it needs: {"model.context.dilations": "aspp or deeplabv3plus"}.
 
     Args:
-        config: of a run; where it names a module that there is not, all fields of the section count as read.
-        mode: of the command line.
-        chosen: {section: names of the modules that are there}, without a section that the mode leaves out; default the config's.
+        config: config of a run. If it names a module that does not exist, all fields of the section count as read.
+        mode: value of `--mode`.
+        chosen: {section: names of the modules in use}, without the sections that the mode does not use; default: the config's.
     """
-    found = {}
+    fields = {}
     for path, names in (_chosen(config) if chosen is None else chosen).items():
         chooser, _, modules = CHOSEN[path]
         section = config
@@ -108,19 +112,21 @@ def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = 
             if field != chooser and not any(
                 _reads(module, field, {**section, chooser: name}) for name, module in chosen_modules.items()
             ):
-                found[f"{path}.{field}"] = _readers(modules, chooser, field)
-    for names, read, wanted in conditions(config, mode, found.keys()):
-        found |= {} if read else dict.fromkeys(names, f"it wants {wanted}")
-    return found
+                fields[f"{path}.{field}"] = _readers(modules, chooser, field)
+    for names, is_read, needs in conditions(config, mode, fields.keys()):
+        fields |= {} if is_read else dict.fromkeys(names, needs)
+    return fields
 
 
 def effective(config) -> dict:
-    """{'a.b': value} of all fields that a training of `config` reads: where a field is None, the default of the module that reads it.
+    """{'a.b': value} of all fields that training reads. Where a field is None, the value is the default of the module that reads it.
 
-    UserError if it names a module that there is not.
+    UserError if `config` names a module that does not exist.
     """
     values, dropped = flatten_as_json(config), unread(config)
-    modules = {path: find_module(path, values[f"{path}.{chooser}"], of) for path, (chooser, _, of) in CHOSEN.items()}
+    modules = {
+        path: find_module(path, values[f"{path}.{chooser}"], choices) for path, (chooser, _, choices) in CHOSEN.items()
+    }
     for path, module in modules.items():
         for name, default in defaults_of(module).items():
             if values.get(f"{path}.{name}", ...) is None and default is not dataclasses.MISSING:
@@ -135,54 +141,56 @@ def effective(config) -> dict:
 
 
 def maps_read(config) -> int:
-    """How many of the backbone's maps the context reads where `levels` names none."""
+    """How many of the backbone's maps the context reads if `levels` is empty."""
     return getattr(class_of(find_module("model.context.name", config.model.context.name, CONTEXTS)), "READS", 1)
 
 
-def message(field: str, why: str) -> str:
-    """What is wrong with an override of `field`, of which `unread` says `why`."""
-    return f"config.{field} is read by nothing here: {why}"
+def message(field: str, needs: str) -> str:
+    """The message for an override of a field that nothing reads; `needs` is its entry in `unread`."""
+    return f"config.{field} is not used by this configuration; it needs {needs}"
 
 
 def when(module, field: str) -> list[dict]:
-    """Each {other field: its values} under all of which a module reads `field`, and the others in turn; [{}]: always."""
+    """The alternatives {other field: values} under which a module reads `field` and these other fields; [{}] if it always does."""
     conditions = getattr(class_of(module), "READ_WHEN", {}).get(field, ())
-    found = []
+    alternatives = []
     for condition in conditions if isinstance(conditions, list) else [conditions]:
-        ways = [dict(zip(condition[::2], condition[1::2], strict=True))]
+        expanded = [dict(zip(condition[::2], condition[1::2], strict=True))]
         for other in condition[::2]:
-            ways = [way | of_other for way in ways for of_other in when(module, other)]
-        found += ways
-    return found
+            expanded = [a | b for a in expanded for b in when(module, other)]
+        alternatives += expanded
+    return alternatives
 
 
 def _chosen(config):
-    """{section: the name of its module}."""
+    """{section: {the name of its module}}."""
     return {path: {config.model[path.removeprefix("model.")][chooser]} for path, (chooser, _, _) in CHOSEN.items()}
 
 
 def _reads(module, field, section):
-    """Whether a module reads `field` when its section is so."""
-    has = defaults_of(module)
-    given = {name: has.get(name) if value is None else value for name, value in section.items()}
-    return field in own_fields(module) and any(
-        all(given[other] in values for other, values in way.items()) for way in when(module, field)
+    """Whether a module reads `field` when its section has the values `section`."""
+    defaults = defaults_of(module)
+    effective_values = {name: defaults.get(name) if value is None else value for name, value in section.items()}
+    return field in config_fields(module) and any(
+        all(effective_values[other] in values for other, values in alternative.items())
+        for alternative in when(module, field)
     )
 
 
 def _readers(modules, chooser, field):
-    """Which of `modules` have a field, and under which condition."""
+    """The `modules` that read a field, and under which conditions: "rce, or zigzag with region_context=rce"."""
     always, sometimes = [], []
     for name, module in modules.items():
-        ways = [way for way in when(module, field) if name in way.pop(chooser, [name])]
-        if field in own_fields(module) and ways:
-            wanted = ", or with ".join(
-                ", ".join(f"{other}={_values(values)}" for other, values in way.items()) for way in ways
+        alternatives = [a for a in when(module, field) if name in a.pop(chooser, [name])]
+        if field in config_fields(module) and alternatives:
+            condition = ", or with ".join(
+                ", ".join(f"{other}={_values(values)}" for other, values in a.items()) for a in alternatives
             )
-            (sometimes if wanted else always).append(f"{name} with {wanted}" if wanted else name)
-    have = f"{', '.join(always or sometimes)} {'has' if len(always or sometimes) == 1 else 'have'} it"
-    return ", and ".join([have, *sometimes]) if always else have
+            (sometimes if condition else always).append(f"{name} with {condition}" if condition else name)
+    names = " or ".join(filter(None, (", ".join(always[:-1]), *always[-1:])))
+    return ", or ".join(filter(None, (names, *sometimes)))
 
 
 def _values(values):
+    """The values of a condition, in words."""
     return f"{values[0]} or more" if isinstance(values, range) else " or ".join(map(str, values))

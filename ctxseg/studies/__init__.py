@@ -1,1 +1,1 @@
-"""Many runs: tables of the papers, sweeps, and what contexts cost."""
+"""Studies of many runs: tables of the papers, sweeps, and the costs of contexts."""

@@ -1,7 +1,6 @@
-"""`--mode=complexity`: what each context module costs on one map: parameters, operations, memory and time.
+"""`--mode=complexity`: the costs of each context module on one map: parameters, operations, memory and time.
 
-Operations are counted on the definition of a module, its jaxpr, so they are the same on every device; memory and time are those of
-the program that the present device runs.
+Operations are counted in a module's jaxpr, so they are the same on every device. Memory and time are measured on the present device.
 """
 
 import os
@@ -36,31 +35,38 @@ PAPER = {
 
 
 class Measured(nn.Module):
-    """What a row of the table measures: a context, the memory (MCIBI's dataset-level context aggregation, DCA), or one on the other.
+    """The module that a row measures: a context, the memory (MCIBI's dataset-level context aggregation, DCA), or both combined.
 
-    The paper counts DCA without H1, which scores the classes of each pixel; so its scores are an input here.
+    The paper counts DCA without H1, which scores the classes of each pixel; its scores are therefore an input here.
     """
 
     context: nn.Module | None
     memory: nn.Module | None
 
     def __call__(self, features, regions, scores):
-        """Maps {name: `[B,h,w,·]`}, super-pixels int32 `[B,H,W]` and, for the memory, scores float32 `[B,h,w,K]` → all that the modules
-        return in evaluation.
+        """Runs the modules in evaluation mode.
+
+        Args:
+            features: {name: map `[B,h,w,·]`}.
+            regions: super-pixels, int32 `[B,H,W]`.
+            scores: float32 `[B,h,w,K]`, for the memory.
+
+        Returns:
+            The map of the modules, and {name: auxiliary logits}.
         """
         within, aux = (None, {}) if self.context is None else self.context(features, regions, False)
         if self.memory is None:
             return within, aux
 
-        def given(call, arguments, keywords, context):
+        def replace_scores(call, arguments, keywords, context):
             return scores if context.module.name == "distribution" else call(*arguments, **keywords)
 
-        with nn.intercept_methods(given):
+        with nn.intercept_methods(replace_scores):
             return self.memory(list(features.values())[-1], within, False), aux
 
 
 def pyramid(shape):
-    """Shapes of the maps of a ResNet of output stride 8 whose last one is `shape` `[B,h,w,C]`: {name: shape}, finest first."""
+    """{name: shape} of the maps of a ResNet with output stride 8, finest first; the last one has `shape` `[B,h,w,C]`."""
     b, h, w, channels = shape
     quarters = {"res2": (b, 2 * h, 2 * w, channels // 8), "res3": (b, h, w, channels // 4)}
     return {
@@ -69,14 +75,14 @@ def pyramid(shape):
 
 
 def build(config, context: str = "none", memory: str = "none", projected: bool = False):
-    """A row's module and inputs.
+    """Builds the module and inputs of a row.
 
     Args:
-        config: the whole config. Of `config.model.context` and `config.model.memory`, fields other than name, channels and
-            levels apply to the modules that have them.
-        context: a key of `models.CONTEXTS`; `none` leaves it out.
-        memory: a key of `models.MEMORIES`; `none` leaves it out.
-        projected: whether the map is one of `config.complexity.channels` channels already.
+        config: the whole config. The fields of `config.model.context` and `config.model.memory` apply to the modules that have
+            them, except name, channels and levels.
+        context: a key of `models.CONTEXTS`; `none` for no context.
+        memory: a key of `models.MEMORIES`; `none` for no memory.
+        projected: whether the input map already has `config.complexity.channels` channels.
 
     Returns:
         The module, a `Measured`, and its arguments as `jax.ShapeDtypeStruct`s.
@@ -97,7 +103,7 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
     return Measured(None if context == "none" else segmenter.context, segmenter.memory), inputs
 
 
-# Name → function of the config that gives a module and the shapes of its inputs.
+# {name: function of the config that returns a module and the shapes of its inputs}.
 ROWS = {
     name: partial(build, context=name, projected=getattr(module, "KEEPS_CHANNELS", False))
     for name, module in CONTEXTS.items()
@@ -108,13 +114,13 @@ ROWS["aspp + dca"] = partial(build, context="aspp", memory="mcibi")
 
 
 def equations(jaxpr, times: int = 1):
-    """The equations of `jaxpr`, and of all that it calls, with how often each runs: yields (equation, times).
+    """Yields (equation, number of executions) for the equations of `jaxpr` and of every jaxpr that it calls.
 
-    The body of a scan runs as often as the scan is long. Of `lax.platform_dependent` the default is taken: the definition, of
-    which the others are faster implementations.
+    The body of a scan is executed as often as the scan is long. For `lax.platform_dependent` the default is counted: it is the
+    definition, and the other branches are faster implementations.
 
     Raises:
-        ValueError: a `while`, or a `cond` on data: what runs is not known.
+        ValueError: a `while`, or a `cond` on data: the number of executions is not known.
     """
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         name, params = equation.primitive.name, equation.params
@@ -123,7 +129,7 @@ def equations(jaxpr, times: int = 1):
         elif name == "cond" and None in (params.get("branches_platforms") or ()):
             yield from equations(params["branches"][params["branches_platforms"].index(None)], times)
         elif name in ("cond", "while"):
-            raise ValueError(f"operations cannot be counted: how often the parts of a `{name}` run depends on data")
+            raise ValueError(f"operations cannot be counted: the number of executions in a `{name}` depends on data")
         elif (called := _called(equation)) is not None:
             yield from equations(called, times)
         else:
@@ -131,22 +137,22 @@ def equations(jaxpr, times: int = 1):
 
 
 def _called(equation):
-    """The jaxpr that an equation calls (jit, custom_vjp, checkpoint), or None; that of a reduction, say, takes other arguments."""
+    """The jaxpr that an equation calls (jit, custom_vjp, checkpoint), or None. The jaxpr of, say, a reduction takes other arguments."""
     for value in equation.params.values():
         if hasattr(value, "eqns"):
-            wanted = [v.aval.shape for v in getattr(value, "jaxpr", value).invars]
-            if wanted == [v.aval.shape for v in equation.invars]:
+            shapes = [v.aval.shape for v in getattr(value, "jaxpr", value).invars]
+            if shapes == [v.aval.shape for v in equation.invars]:
                 return value
     return None
 
 
 def count_multiply_adds(function, *args) -> int:
-    """Multiply-adds of the convolutions in `function(*args)`, as tables of papers have them.
+    """Multiply-adds of the convolutions in `function(*args)`, counted as in papers:
 
-        positions of the output · k² · input channels of a group · output channels
+        output positions · k² · input channels of a group · output channels
 
-    Taps on padding, and on zeros between the samples of a dilated input, count; matrix products do not (the 1×1
-    convolutions of `models.layers` are convolutions by definition). Nothing is computed: `args` may be `jax.ShapeDtypeStruct`s.
+    Taps on padding, and on zeros between the samples of a dilated input, are counted. Matrix products are not (the 1×1 convolutions
+    of `models.layers` are defined as convolutions). Nothing is computed: `args` may be `jax.ShapeDtypeStruct`s.
 
     Raises:
         ValueError: see `equations`.
@@ -161,49 +167,52 @@ def count_multiply_adds(function, *args) -> int:
 
 
 def count_flops(function, *args) -> int:
-    """Floating-point operations in `function(*args)`, as XLA's cost analysis counts those of every equation.
+    """Floating-point operations in `function(*args)`: the sum over its equations of XLA's cost analysis.
 
-    A multiply-add is two; taps on padding, exponentials and tanh are none. Neither is asked of the compiled program: XLA counts the
-    body of a loop once, however often it runs, and no library call on GPUs (github.com/jax-ml/jax/issues/22249). `args` may be
+    A multiply-add is two operations; taps on padding, exponentials and tanh are none. The compiled program is not analysed as a whole,
+    since XLA counts the body of a loop only once, and no library calls on GPUs (github.com/jax-ml/jax/issues/22249). `args` may be
     `jax.ShapeDtypeStruct`s.
 
     Raises:
         ValueError: see `equations`.
     """
-    known = {}  # equations that are alike are asked about once
+    # Equal equations are analysed once.
+    counts = {}
     total = 0
     for equation, times in equations(jax.make_jaxpr(function)(*args)):
-        like = (equation.primitive.name, str(equation.params), *(str(v.aval) for v in equation.invars))
-        if like not in known:
-            known[like] = _flops(equation)
-        total += times * known[like]
+        key = (equation.primitive.name, str(equation.params), *(str(v.aval) for v in equation.invars))
+        if key not in counts:
+            counts[key] = _flops(equation)
+        total += times * counts[key]
     return total
 
 
 def _flops(equation) -> int:
+    """The operations of one equation."""
+
     def run(*args):
         return equation.primitive.bind(*args, **equation.params)
 
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
     costs = jax.jit(run).lower(*shapes).cost_analysis()
-    assert costs is not None, "the backend counts no operations"
+    assert costs is not None, "the backend has no cost analysis"
     return int(costs.get("flops", 0))
 
 
 def measure(module: nn.Module, inputs, repeats: int) -> dict:
-    """What `module.apply(variables, *inputs)` costs.
+    """The costs of `module.apply(variables, *inputs)`.
 
     Args:
-        module: random initial weights are made for it.
-        inputs: a pytree of `jax.ShapeDtypeStruct`s; executed on random values, normal or ids below 100.
-        repeats: timed executions, after one that is not; 0 neither compiles nor executes anything.
+        module: it gets random initial weights.
+        inputs: a pytree of `jax.ShapeDtypeStruct`s; executed on random values, see `random_inputs`.
+        repeats: number of timed executions, after one that is not timed; 0: nothing is compiled or executed.
 
     Returns:
-        parameters: numbers in the collection `params`.
+        parameters: number of values in the collection `params`.
         multiply_adds: see `count_multiply_adds`.
         flops: see `count_flops`.
-        memory_bytes: what the compiled program needs at its peak: arguments (parameters and inputs), results, and XLA's temporary
-            buffers. None without execution.
+        memory_bytes: peak memory of the compiled program: arguments (parameters and inputs), results and XLA's temporary buffers.
+            None without execution.
         milliseconds: median over the repeats, on the default device. None without execution.
     """
     key = jax.random.key(0)
@@ -219,7 +228,7 @@ def measure(module: nn.Module, inputs, repeats: int) -> dict:
         return row
     program = jax.jit(module.apply).lower(variables, *inputs).compile()
     memory = program.memory_analysis()
-    if memory is not None:  # not every backend says
+    if memory is not None:  # some backends return none
         row["memory_bytes"] = (
             memory.argument_size_in_bytes
             + memory.output_size_in_bytes
@@ -227,7 +236,7 @@ def measure(module: nn.Module, inputs, repeats: int) -> dict:
             - memory.alias_size_in_bytes
         )
     arrays = random_inputs(inputs)
-    variables = jax.jit(module.init)(key, *arrays)  # compiled, so that the forward pass is dead code
+    variables = jax.jit(module.init)(key, *arrays)  # compiled, which removes the forward pass
 
     def seconds():
         start = time.perf_counter()
@@ -241,7 +250,7 @@ def measure(module: nn.Module, inputs, repeats: int) -> dict:
 
 
 def random_inputs(inputs):
-    """Arrays of the shapes in the pytree `inputs`: normal values, or where they are integers, ids below 100."""
+    """Arrays with the shapes and dtypes of the pytree `inputs`: normally distributed values, or for integers, ids below 100."""
     rng = np.random.default_rng(0)
 
     def draw(x):
@@ -252,18 +261,18 @@ def random_inputs(inputs):
 
 
 def check(config) -> tuple[str, ...]:
-    """The names of the rows that `config.complexity` asks for. UserError for a field that cannot be right."""
+    """The names of the rows that `config.complexity` selects. UserError for an invalid field."""
     fields = config.complexity
     if len(fields.input) != 4 or min(fields.input) < 1:
         raise UserError(
-            f"config.complexity.input is {tuple(fields.input)}, but must be images, height, width and channels, each at least 1"
+            f"config.complexity.input is {tuple(fields.input)}; expected images, height, width and channels, each at least 1"
         )
     declared.check_section("complexity", fields)
     # On the command line, `a,b` is one string.
     names = [name.strip() for entry in fields.contexts for name in entry.split(",")]
     for name in names:
         if name not in ROWS:
-            raise UserError(f"config.complexity.contexts has {name!r}, but it can be {', '.join(ROWS)}")
+            raise UserError(f"config.complexity.contexts has {name!r}; expected any of {', '.join(ROWS)}")
     return tuple(dict.fromkeys(names)) or tuple(ROWS)
 
 
@@ -274,12 +283,13 @@ def chosen(config) -> dict[str, set[str]]:
 
 
 def complexity(config, folder: str) -> None:
-    """The mode: measures every row that `config.complexity` asks for, prints it at once, and writes `folder`/complexity.json.
+    """Measures every row that `config.complexity` selects, prints it at once, and writes `folder`/complexity.json.
 
-    The folder is not made a run's: nothing else is written there. With the input of the paper's Table 3, its figures stand beside.
+    The folder does not become the folder of a run: nothing else is written there. With the input of the paper's Table 3, the paper's
+    numbers are printed alongside.
 
     Raises:
-        UserError: a field that cannot be right, or a folder that cannot be used.
+        UserError: an invalid field, or a folder that cannot be used.
     """
     names = check(config)
     try:
@@ -293,7 +303,7 @@ def complexity(config, folder: str) -> None:
         "input": shape,
         "channels": channels,
         "dtype": config.model.dtype,
-        "data": config.data.name,  # its classes are dca's and ocr's
+        "data": config.data.name,  # sets the number of classes of dca and ocr
         "device": device.device_kind,
         "jax": jax.__version__,
         "repeats": config.complexity.repeats,
@@ -326,9 +336,9 @@ COLUMNS = ("parameters, M", "paper", "multiply-adds, G", "paper", "FLOPs, G", "m
 
 
 def _line(width, cells, name, paper):
-    """A line of the table; without the paper's columns if there are none of its figures."""
-    shown = [(title, cell) for title, cell in zip(COLUMNS, cells, strict=True) if paper or title != "paper"]
-    return "  ".join([name.ljust(width), *(cell.rjust(max(len(title), 8)) for title, cell in shown)])
+    """A line of the table, without the paper's columns unless `paper`."""
+    columns = [(title, cell) for title, cell in zip(COLUMNS, cells, strict=True) if paper or title != "paper"]
+    return "  ".join([name.ljust(width), *(cell.rjust(max(len(title), 8)) for title, cell in columns)])
 
 
 def _cells(row):
@@ -345,7 +355,7 @@ def _cells(row):
 
 
 def _number(value, unit=1):
-    """Two decimals, or two digits of what is smaller than one; – for None."""
+    """Two decimals, or two digits of a number less than one; – for None."""
     if value is None:
         return "–"
     value = value / unit
@@ -359,10 +369,10 @@ def _shape(shape):
 def _notes(result, paper):
     for row in result["rows"]:
         if row["input"] != result["input"]:
-            yield f"{row['context']} keeps the channels it is given: its input is {_shape(row['input'])}"
+            yield f"{row['context']} keeps the number of channels: its input is {_shape(row['input'])}"
     if several := [row["context"] for row in result["rows"] if getattr(CONTEXTS.get(row["context"]), "READS", 1) > 1]:
-        yield f"reading finer maps too, as of a ResNet of output stride 8: {', '.join(several)}"
-    yield "multiply-adds: of convolutions alone. FLOPs: of everything, as XLA counts them, loops by their length"
+        yield f"also read finer maps, as of a ResNet with output stride 8: {', '.join(several)}"
+    yield "multiply-adds: only of convolutions. FLOPs: all operations as counted by XLA, loops times their length"
     yield "memory: parameters, input, results and temporary buffers of the compiled forward pass. ms: the median"
     if paper:
-        yield "paper: Jin et al., ICCV 2021, Table 3; it counts dca without the scores of the classes, and so does this table"
+        yield "paper: Jin et al., ICCV 2021, Table 3; like this table, it counts dca without the scores of the classes"

@@ -1,4 +1,4 @@
-"""Tables of results: what a file in `configs/tables/` describes, and how a table reads as Markdown, CSV and a page."""
+"""Tables of results: their description in `configs/tables/`, and their output as Markdown, CSV and HTML."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ctxseg.errors import UserError
 from ctxseg.views import page
 
-# Of a run, by its mode; of one that trains also IOU and the name of a class.
+# The scores of a run by its mode; for `train` also IOU followed by the name of a class.
 SCORES = {
     "train": ("mIoU", "pixel accuracy", "mean accuracy", "seconds per image", "parameters, M", "minutes"),
     "complexity": ("parameters, M", "multiply-adds, G", "milliseconds"),
@@ -20,14 +20,14 @@ IOU = "IoU of "
 
 
 class Column(NamedTuple):
-    """What a table says of each row.
+    """A column of a table.
 
     Attributes:
-        title: of the column.
-        score: one of `SCORES`, or `IoU of CLASS`, a class of the data set.
-        overrides: {field: value} of the config, where columns are runs of their own; a row's come after them.
-        dataset: where columns are of different data sets; None for the row's.
-        runs: whether there are figures of ours; not of a split whose labels a test server keeps.
+        title: heading of the column.
+        score: one of `SCORES`, or `IoU of CLASS` for a class of the data set.
+        overrides: {field: value} of the config, if the column has its own runs; a row's overrides take precedence.
+        dataset: data set of the column; None: that of the row.
+        runs: whether the column has our results; False if a test server keeps the labels.
     """
 
     title: str = "mIoU"
@@ -38,15 +38,15 @@ class Column(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of a table.
+    """A row of a table.
 
     Attributes:
-        name: as the table shows it.
-        system: its config file's name; None where there is no code, where a test server keeps the labels, or where the paper starts from
-            weights that others of its rows do not: only the paper's figures are shown, and the table's note says what comes nearest.
+        name: name in the table.
+        system: name of the config file. None if there is no code, if a test server keeps the labels, or if the paper starts from weights
+            that its other rows do not use: then only the paper's results are shown, and the table's note names the nearest runs.
         overrides: {field: value} of the system's config.
-        paper: the paper's figure in each column: a number, a text, or None.
-        dataset: where rows are of different data sets; None for the table's.
+        paper: the paper's result in each column: a number, a text, or None.
+        dataset: data set of the row; None: that of the table.
     """
 
     name: str
@@ -57,17 +57,17 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows that are compared, the first with all others.
+    """A table whose rows are compared with the first one.
 
     Attributes:
-        name: for folders.
-        source: where in which paper, or what a grid is of.
-        dataset: that the rows are trained on, unless they say otherwise.
-        rows: of which the first is what the others are compared with.
-        columns: of every row.
-        mode: of every run: `train`, which ends with an evaluation, or `complexity`.
-        folds: overrides of the runs that a figure is the mean of, as those of a cross-validation.
-        note: a sentence that the reader needs.
+        name: name of its folder.
+        source: paper and table number, or the fields of a grid.
+        dataset: data set of the rows that name none.
+        rows: the rows; the others are compared with the first.
+        columns: the columns.
+        mode: mode of every run: `train`, which ends with an evaluation, or `complexity`.
+        folds: overrides of the runs over which each result is averaged, as in cross-validation.
+        note: a sentence for the reader.
     """
 
     name: str
@@ -81,65 +81,65 @@ class Table(NamedTuple):
 
 
 def check(table: Table) -> None:
-    """Finds what a table's author may have got wrong, before anything trains for it.
+    """Checks a table before anything is trained for it.
 
     Raises:
-        UserError: the first field that is not as the classes above have it, by row and column.
+        UserError: the first field with an invalid value, by row and column.
     """
 
-    def want(good, what, field, value, rule):
-        if not good:
-            raise UserError(f"table {table.name!r}{what}: {field} is {value!r}, but must be {rule}")
+    def expect(valid, place, field, value, rule):
+        if not valid:
+            raise UserError(f"table {table.name!r}{place}: {field} is {value!r}; expected {rule}")
 
-    folder = isinstance(table.name, str) and re.fullmatch(r"[\w.,-]*\w[\w.,-]*", table.name)
-    want(folder, "", "name", table.name, "a folder's name")
+    is_folder = isinstance(table.name, str) and re.fullmatch(r"[\w.,-]*\w[\w.,-]*", table.name)
+    expect(is_folder, "", "name", table.name, "the name of a folder")
     for field in ("source", "dataset", "note"):
-        want(isinstance(getattr(table, field), str), "", field, getattr(table, field), "a text")
-    want(table.mode in [*SCORES], "", "mode", table.mode, " or ".join(SCORES))
+        expect(isinstance(getattr(table, field), str), "", field, getattr(table, field), "a text")
+    expect(table.mode in [*SCORES], "", "mode", table.mode, " or ".join(SCORES))
     for field, kind, rule in (
         ("rows", Row, "Row"),
         ("columns", Column, "Column"),
         ("folds", Mapping, "{field: value}"),
     ):
         entries = getattr(table, field)
-        good = isinstance(entries, (list, tuple)) and not isinstance(entries, kind) and bool(entries)
-        want(good and all(isinstance(e, kind) for e in entries), "", field, entries, f"a list of one or more {rule}")
+        valid = isinstance(entries, (list, tuple)) and not isinstance(entries, kind) and bool(entries)
+        expect(valid and all(isinstance(e, kind) for e in entries), "", field, entries, f"a list of one or more {rule}")
     for field, names in (("rows", [row.name for row in table.rows]), ("columns", [c.title for c in table.columns])):
-        good = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
-        want(good, "", f"the names of {field}", names, "texts that differ")
+        valid = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+        expect(valid, "", f"the names of {field}", names, "different texts")
     for c, column in enumerate(table.columns):
-        scores, where = SCORES[table.mode], f", column {c} ({column.title})"
-        of_class = table.mode == "train" and isinstance(column.score, str) and column.score.startswith(IOU)
+        scores, place = SCORES[table.mode], f", column {c} ({column.title})"
+        is_iou = table.mode == "train" and isinstance(column.score, str) and column.score.startswith(IOU)
         rule = f"one of {', '.join(scores)}{f', {IOU}CLASS' * (table.mode == 'train')}"
-        want(of_class or column.score in [*scores], where, "score", column.score, rule)
-        want(isinstance(column.overrides, Mapping), where, "overrides", column.overrides, "{field: value}")
+        expect(is_iou or column.score in [*scores], place, "score", column.score, rule)
+        expect(isinstance(column.overrides, Mapping), place, "overrides", column.overrides, "{field: value}")
     for r, row in enumerate(table.rows):
-        where = f", row {r} ({row.name})"
-        want(isinstance(row.overrides, Mapping), where, "overrides", row.overrides, "{field: value}")
-        good = isinstance(row.paper, (list, tuple)) and len(row.paper) <= len(table.columns)
-        good = good and all(map(_is_figure, row.paper))
-        rule = f"a list of {len(table.columns)} or fewer numbers, texts or None, one a column"
-        want(good, where, "paper", row.paper, rule)
+        place = f", row {r} ({row.name})"
+        expect(isinstance(row.overrides, Mapping), place, "overrides", row.overrides, "{field: value}")
+        valid = isinstance(row.paper, (list, tuple)) and len(row.paper) <= len(table.columns)
+        valid = valid and all(map(_is_result, row.paper))
+        rule = f"a list of at most {len(table.columns)} numbers, texts or None, one per column"
+        expect(valid, place, "paper", row.paper, rule)
 
 
-def _is_figure(x: Any) -> bool:
-    """Whether a paper's figure may be this: a finite number, a text or None."""
+def _is_result(x: Any) -> bool:
+    """Whether `x` is a valid result of a paper: a finite number, a text or None."""
     return x is None or type(x) is str or type(x) in (int, float) and math.isfinite(x)
 
 
 def on(table: Table, dataset: str | None) -> Table:
-    """One column of a table whose columns are data sets: that of `dataset`; if none is, the first, run on `dataset` instead.
+    """A table whose columns are data sets, reduced to the column of `dataset`, or else to the first column, run on `dataset`.
 
     Args:
-        table: whose rows name no data set.
-        dataset: None for the table as it is.
+        table: a table whose rows name no data set.
+        dataset: None: the table is returned unchanged.
     """
     if dataset is None:
         return table
-    of = [column.dataset for column in table.columns]
-    c = of.index(dataset) if dataset in of else 0
+    datasets = [column.dataset for column in table.columns]
+    c = datasets.index(dataset) if dataset in datasets else 0
     rows = [row._replace(paper=row.paper[c : c + 1]) for row in table.rows]
-    note = "" if dataset in of else f"The paper's figures are those on {table.columns[c].title}."
+    note = "" if dataset in datasets else f"The paper's results are on {table.columns[c].title}."
     return table._replace(
         dataset=dataset,
         rows=[row for row in rows if row.system or row.paper[0] is not None],
@@ -149,70 +149,72 @@ def on(table: Table, dataset: str | None) -> Table:
 
 
 class Orderings(NamedTuple):
-    """How pairs of rows that differ in the paper come out here, by their means.
+    """How the pairs of rows that differ in the paper are ordered here, by their means.
 
     Attributes:
-        held: pairs in the paper's order, by more than the seeds scatter.
-        open: pairs that are closer than that.
-        turned: (better in the paper, worse) of those in the other order.
+        same: number of pairs in the paper's order, by more than the variation between seeds.
+        undecided: number of pairs that are closer than that.
+        reversed: (better in the paper, worse) for pairs in the opposite order.
     """
 
-    held: int
-    open: int
-    turned: list[tuple[str, str]]
+    same: int
+    undecided: int
+    reversed: list[tuple[str, str]]
 
 
-def orderings(made: dict, column: int) -> Orderings:
-    """Of the rows that have a figure of the paper's and one of ours.
+def orderings(results: dict, column: int) -> Orderings:
+    """The orderings of the rows that have both the paper's result and ours.
 
-    Seeds scatter by the root of the sum of both rows' variances; with one seed by nothing.
+    The variation between seeds is the root of the sum of both rows' variances; with one seed it is 0.
     """
-    known = [(row["name"], row["cells"][column]) for row in made["rows"]]
-    known = [(name, cell) for name, cell in known if type(cell["paper"]) in (int, float) and cell["mean"] is not None]
-    held, undecided, turned = 0, 0, []
-    for pair in itertools.combinations(known, 2):
+    rows = [(row["name"], row["cells"][column]) for row in results["rows"]]
+    rows = [(name, cell) for name, cell in rows if type(cell["paper"]) in (int, float) and cell["mean"] is not None]
+    same, undecided, reverse = 0, 0, []
+    for pair in itertools.combinations(rows, 2):
         (better, a), (worse, b) = sorted(pair, key=lambda entry: -entry[1]["paper"])
         if a["paper"] == b["paper"]:
             continue
-        moved, scatter = a["mean"] - b["mean"], math.hypot(a["std"] or 0, b["std"] or 0)
-        if abs(moved) <= scatter:
+        difference, variation = a["mean"] - b["mean"], math.hypot(a["std"] or 0, b["std"] or 0)
+        if abs(difference) <= variation:
             undecided += 1
-        elif moved > 0:
-            held += 1
+        elif difference > 0:
+            same += 1
         else:
-            turned.append((better, worse))
-    return Orderings(held, undecided, turned)
+            reverse.append((better, worse))
+    return Orderings(same, undecided, reverse)
 
 
-def cells(made: dict) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """The table in words: its head, (title of the column that it belongs to, or "", text), and a list for each row."""
-    several = len(made["columns"]) > 1
+def cells(results: dict) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """The table as text: its head, a list of (title of the table's column or "", text), and a list of texts for each row."""
+    several = len(results["columns"]) > 1
     head = [("", "#"), ("", "row")]
-    for title in made["columns"]:
-        of = ("ours", "to the first row", "95 %", "paper", "paper: to its first row")
-        head += [(title, text) for text in of] if several else [("", text) for text in (title, *of[1:])]
+    for title in results["columns"]:
+        texts = ("ours", "vs. first row", "95 %", "paper", "paper: vs. first row")
+        head += [(title, text) for text in texts] if several else [("", text) for text in (title, *texts[1:])]
     head += [("", "parameters"), ("", "minutes")]
-    # Differences of the paper's figures have the digits that these have.
-    papers = [[row["cells"][c]["paper"] for row in made["rows"]] for c in range(len(made["columns"]))]
-    digits = [max((len(str(x).partition(".")[2]) for x in of if type(x) in (int, float)), default=0) for of in papers]
+    # Differences of the paper's results have as many decimals as these.
+    papers = [[row["cells"][c]["paper"] for row in results["rows"]] for c in range(len(results["columns"]))]
+    digits = [
+        max((len(str(x).partition(".")[2]) for x in paper if type(x) in (int, float)), default=0) for paper in papers
+    ]
     rows = []
-    for i, row in enumerate(made["rows"]):
+    for i, row in enumerate(results["rows"]):
         line = [str(i), row["name"]]
         for cell, decimals in zip(row["cells"], digits, strict=True):
             ours = "–" if cell["mean"] is None else number(cell["mean"])
             if cell["std"] is not None:
                 ours += f" ± {number(cell['std'], like=cell['mean'])}"
-            if cell["ours"] and len(cell["ours"]) < made["seeds"]:
-                ours += f" ({len(cell['ours'])} of {made['seeds']})"
+            if cell["ours"] and len(cell["ours"]) < results["seeds"]:
+                ours += f" ({len(cell['ours'])} of {results['seeds']})"
             if row["failed"] and not cell["ours"]:
                 ours = "failed"
-            interval, moved = cell["interval"], cell["paper_difference"]
+            interval, paper_difference = cell["interval"], cell["paper_difference"]
             line += [
                 ours,
                 number(cell["difference"], "+", cell["mean"]),
                 "–" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
                 "–" if cell["paper"] is None else str(cell["paper"]),
-                "–" if moved is None else f"{moved:+.{decimals}f}",
+                "–" if paper_difference is None else f"{paper_difference:+.{decimals}f}",
             ]
         parameters = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "–"
         rows.append([*line, parameters, number(row["minutes"])])
@@ -222,90 +224,92 @@ def cells(made: dict) -> tuple[list[tuple[str, str]], list[list[str]]]:
 
 
 def number(value, sign="", like=None):
-    """One decimal, or two digits where `like`, by default the value itself, is smaller than one; – for None."""
+    """One decimal, or two digits if `like`, by default the value itself, is less than one; – for None."""
     if value is None:
         return "–"
     like = abs(value if like is None else like)
     return f"{value:{sign}.1f}" if like >= 1 or value == 0 else f"{value:{sign}.2g}"
 
 
-def setting(made: dict) -> str:
-    """What the figures are of."""
-    if not made["seeds"]:
-        return "the paper's figures alone"
-    dataset = "the paper's data sets" if made["dataset"] == "papers" else made["dataset"]
-    return f"here on {dataset}, {made['seeds']} seed{'s' * (made['seeds'] != 1)}"
+def setting(results: dict) -> str:
+    """The data set and the number of seeds."""
+    if not results["seeds"]:
+        return "only the paper's figures"
+    dataset = "the paper's data sets" if results["dataset"] == "papers" else results["dataset"]
+    return f"here on {dataset}, {results['seeds']} seed{'s' * (results['seeds'] != 1)}"
 
 
-def remarks(made: dict) -> list[str]:
-    """What the reader has to know beside the table: a paragraph each."""
-    found = [made["note"]] * bool(made["note"])
-    for column, title in enumerate(made["columns"]):
-        held, undecided, turned = orderings(made, column)
-        count = held + undecided + len(turned)
+def remarks(results: dict) -> list[str]:
+    """Remarks below the table, a paragraph each."""
+    paragraphs = [results["note"]] * bool(results["note"])
+    for column, title in enumerate(results["columns"]):
+        same, undecided, reverse = orderings(results, column)
+        count = same + undecided + len(reverse)
         if count:
-            of = f"{title}: pairs" if len(made["columns"]) > 1 else "Pairs"
-            names = "; ".join(f"“{a}” is below “{b}”" for a, b in turned)
-            several = made["seeds"] > 1
-            found.append(
-                f"{of} of rows that differ in the paper: {count}. In the same order here: {held}."
+            prefix = f"{title}: pairs" if len(results["columns"]) > 1 else "Pairs"
+            names = "; ".join(f"“{a}” is below “{b}”" for a, b in reverse)
+            several = results["seeds"] > 1
+            paragraphs.append(
+                f"{prefix} of rows that differ in the paper: {count}. In the same order here: {same}."
                 + f" Within the variation between seeds: {undecided}." * several
-                + f" Reversed: {len(turned)}{f' ({names})' if turned else ''}."
+                + f" Reversed: {len(reverse)}{f' ({names})' if reverse else ''}."
                 + " One seed does not show how much seeds vary." * (not several)
             )
         counts: dict[int, list[int]] = {}
-        for i, row in enumerate(made["rows"]):
+        for i, row in enumerate(results["rows"]):
             for classes in row["cells"][column]["classes"]:
                 counts.setdefault(classes, []).append(i)
         if len(counts) > 1:
-            of = f"{title}: the" if len(made["columns"]) > 1 else "The"
+            prefix = f"{title}: the" if len(results["columns"]) > 1 else "The"
             means = "; ".join(
                 f"{k} in runs of row {', '.join(map(str, dict.fromkeys(v)))}" for k, v in sorted(counts.items())
             )
-            found.append(f"{of} mean is over the classes that are in the truth or in the prediction: {means}.")
-    if any(cell["interval"] for row in made["rows"] for cell in row["cells"]):
-        found.append(
+            paragraphs.append(f"{prefix} mean is over the classes in the truth or in the prediction: {means}.")
+    if any(cell["interval"] for row in results["rows"] for cell in row["cells"]):
+        paragraphs.append(
             "95 %: a confidence interval for the difference, from a paired bootstrap over images. It says how much the difference would "
             "vary with other images, not with other seeds. ± is the standard deviation over seeds."
         )
-    return found + [f"failed: {row['name']}: {row['failed']}" for row in made["rows"] if row["failed"]]
+    return paragraphs + [f"failed: {row['name']}: {row['failed']}" for row in results["rows"] if row["failed"]]
 
 
-def markdown(made: dict) -> str:
-    """The table, its source and setting above and remarks below."""
-    head, rows = cells(made)
-    texts = [[f"{of}: {text}" if of else text for of, text in head], *rows]
+def markdown(results: dict) -> str:
+    """The table in Markdown, with its source and setting above and the remarks below."""
+    head, rows = cells(results)
+    texts = [[f"{column}: {text}" if column else text for column, text in head], *rows]
     lines = [f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in texts]
     lines.insert(1, "|---" * len(head) + "|")
-    return "\n\n".join([f"**{made['source']}**; {setting(made)}", "\n".join(lines), *remarks(made)]) + "\n"
+    return "\n\n".join([f"**{results['source']}**; {setting(results)}", "\n".join(lines), *remarks(results)]) + "\n"
 
 
-def as_csv(made: dict) -> str:
-    """A line for each row and column, with the figures of all seeds; empty where there is none."""
+def as_csv(results: dict) -> str:
+    """The table as CSV: a line for each row and column, with the results of all seeds; empty where there is none."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    figures = ("mean", "std", "difference", "low", "high", "paper", "paper_difference")
-    seeds = range(made["seeds"])
-    writer.writerow(["row", "name", "column", *figures, "parameters", "minutes", *(f"seed {seed}" for seed in seeds)])
-    for r, row in enumerate(made["rows"]):
-        for title, cell in zip(made["columns"], row["cells"], strict=True):
+    statistics = ("mean", "std", "difference", "low", "high", "paper", "paper_difference")
+    seeds = range(results["seeds"])
+    writer.writerow(
+        ["row", "name", "column", *statistics, "parameters", "minutes", *(f"seed {seed}" for seed in seeds)]
+    )
+    for r, row in enumerate(results["rows"]):
+        for title, cell in zip(results["columns"], row["cells"], strict=True):
             low, high = cell["interval"] or (None, None)
-            values = [(cell | {"low": low, "high": high})[figure] for figure in figures]
+            values = [(cell | {"low": low, "high": high})[name] for name in statistics]
             ours = [cell["ours"].get(seed) for seed in seeds]
             writer.writerow([r, row["name"], title, *values, row["parameters"], row["minutes"], *ours])
     return out.getvalue()
 
 
-def as_html(made: dict, pages: Sequence[Sequence[str]]) -> str:
-    """The page of the table; `pages` are the folders of each row's runs, relative to the page's, whose report.html are linked."""
-    head, rows = cells(made)
+def as_html(results: dict, run_folders: Sequence[Sequence[str]]) -> str:
+    """The table as a page with links to each run's report.html; `run_folders` are the folders of each row's runs, relative to the page."""
+    head, rows = cells(results)
     head = [*head, ("", "runs")]
     return page.render(
         "table.html",
-        title=made["source"],
-        setting=setting(made),
-        groups=[(of, len(list(columns))) for of, columns in itertools.groupby(of for of, _ in head)],
+        title=results["source"],
+        setting=setting(results),
+        groups=[(title, len(list(columns))) for title, columns in itertools.groupby(title for title, _ in head)],
         head=[text for _, text in head],
-        rows=[(row, list(dict.fromkeys(folders))) for row, folders in zip(rows, pages, strict=True)],
-        remarks=remarks(made),
+        rows=[(row, list(dict.fromkeys(folders))) for row, folders in zip(rows, run_folders, strict=True)],
+        remarks=remarks(results),
     )

@@ -1,1 +1,1 @@
-"""What people look at: figures, pictures and pages."""
+"""Output for people: figures, pictures and HTML pages."""

@@ -1,4 +1,4 @@
-"""Curves of runs over training steps."""
+"""Curves over training steps."""
 
 from matplotlib.figure import Figure
 
@@ -6,15 +6,14 @@ from ctxseg.views.style import INK, distinct_colours, run_style
 
 
 def training_curves(runs: list[list[dict]]) -> dict[str, Figure]:
-    """Curves over training steps, a figure each, so that a page can put them side by side or below one another.
+    """Curves over training steps, one figure each, which a page can lay out.
 
     Args:
-        runs: of each run, lines of metrics.jsonl, see `metrics_log.read_metrics`; drawn in the run's `run_style`.
+        runs: the lines of metrics.jsonl of each run, see `metrics_log.read_metrics`; drawn in the run's `run_style`.
 
     Returns:
-        'loss' (their running mean over a twentieth of the lines, where these are many; of a single run also each value),
-        'learning rate' and 'evaluation mIoU' (of a single run with the groups' IoU, if any); without those of which nothing
-        was logged.
+        'loss' (with many lines, the running mean over a twentieth of them; for a single run also each value), 'learning rate' and
+        'evaluation mIoU' (for a single run also the IoU of groups of classes, if any). Quantities that were not logged have no figure.
     """
     figures = {}
     for title, kind, field in (
@@ -45,7 +44,7 @@ def training_curves(runs: list[list[dict]]) -> dict[str, Figure]:
 
 
 def _group_curves(axes, metrics):
-    """The IoU of each group of classes in the evaluations of a run."""
+    """Draws the IoU of each group of classes in the evaluations of a run."""
     groups = dict.fromkeys(name for entry in metrics for name in entry.get("group_iou") or {})
     for group, colour in zip(groups, distinct_colours(len(groups)), strict=True):
         points = _series(metrics, "eval", "group_iou", group)
@@ -53,7 +52,7 @@ def _group_curves(axes, metrics):
 
 
 def _figure(title):
-    """A figure of one plot over steps, in grey on nothing."""
+    """A figure with one plot over steps, in grey on a transparent background."""
     figure = Figure(figsize=(4.2, 2.8), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot(facecolor="none")
@@ -67,7 +66,7 @@ def _figure(title):
 
 
 def _series(metrics, kind, *path):
-    """Steps and values of what `path`, as ("group_iou", "scale"), leads to in the lines of `kind` that have it."""
+    """Steps and values at `path`, such as ("group_iou", "scale"), in the lines of `kind` that have it."""
     steps, values = [], []
     for entry in metrics:
         value = entry if entry["kind"] == kind else None
@@ -80,7 +79,7 @@ def _series(metrics, kind, *path):
 
 
 def _running_mean(values, length):
-    """Exponential mean with a memory of `length` values, from the first value on without bias."""
+    """Exponential moving average over about `length` values, with bias correction."""
     decay, total, weight, means = 1 - 1 / max(length, 1), 0.0, 0.0, []
     for value in values:
         total, weight = decay * total + value, decay * weight + 1

@@ -1,6 +1,6 @@
-"""Pictures of a run: training curves, label maps in their colours, samples side by side, and what a network's maps hold.
+"""Figures of a run: label maps, samples side by side, confusion matrices, and maps from inside a network.
 
-Drawn from arrays, without pyplot, hence without global state or a display. `pictures.py` gets the arrays out of a run.
+They are drawn from arrays, without pyplot, and so without global state or a display. `pictures.py` extracts the arrays from a run.
 """
 
 import math
@@ -17,12 +17,14 @@ from skimage.segmentation import find_boundaries
 from ctxseg.data.colours import colourise
 from ctxseg.views.style import RUNS, distinct_colours
 
-PANEL = 2.1  # inches that a picture in a figure is wide
-WRITTEN = 24  # classes up to which a matrix has its numbers written in
+# Width of a panel of a figure, in inches.
+PANEL = 2.1
+# Maximum number of classes for which a matrix shows its numbers.
+MAX_NUMBERED = 24
 
 
 def class_groups(results: dict) -> dict[str, list[str]]:
-    """{group: its classes}, then the classes of no group as '' (all of them, where the data set has no groups)."""
+    """{group: its classes}, and under '' the classes without a group (all classes, if the data set has no groups)."""
     groups = dict(results.get("groups") or {})
     grouped = {name for members in groups.values() for name in members}
     rest = [name for name in results["per_class_iou"] if name not in grouped]
@@ -30,15 +32,16 @@ def class_groups(results: dict) -> dict[str, list[str]]:
 
 
 def prediction_grid(samples, palette, class_names=None, width: int = 256, gap: int = 4, headings=None) -> np.ndarray:
-    """A row for each sample: image, truth, prediction, and other networks' predictions, if any.
+    """Draws a row for each sample: image, truth, prediction, and any predictions of other networks.
 
     Args:
-        samples: (image uint8 `[h,w,3]`, label integer `[h,w]`, prediction integer `[h,w]`, …), of any sizes, all as many.
+        samples: (image uint8 `[h,w,3]`, label integer `[h,w]`, prediction integer `[h,w]`, …), of any sizes, with the same number of
+            predictions.
         palette: `[K,3]`, see `colourise`.
         class_names: K names for a legend below; None for no legend.
-        width: pixels that each picture is scaled to (labels by nearest neighbour), its aspect kept.
+        width: width of each picture in pixels; the aspect is kept, and labels are scaled by nearest neighbour.
         gap: grey pixels between pictures.
-        headings: a line above each column; None for none.
+        headings: a heading for each column, or None.
 
     Returns:
         uint8 `[H, n·width + (n − 1)·gap, 3]`, for n columns.
@@ -58,7 +61,7 @@ def prediction_grid(samples, palette, class_names=None, width: int = 256, gap: i
 
 
 def _headings(names, width, gap, size=16):
-    """Names in the middle of columns, black on white, as small as the longest of them needs: uint8 `[2·size,·,3]`."""
+    """Names centred over columns, black on white, small enough for the longest: uint8 `[2·size,·,3]`."""
     picture = Image.new("RGB", (len(names) * (width + gap) - gap, 2 * size), "white")
     longest = max(ImageFont.load_default(size).getlength(name) for name in names)
     font = ImageFont.load_default(min(size, size * width / max(longest, 1)))
@@ -89,13 +92,13 @@ def _legend(palette, class_names, width, size=16):
 
 
 def overlay(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """`colours` float `[H,W,3]` in [0, 1], with the grey values of `image` uint8 `[H,W,3]` showing through: 0.7 and 0.3 of them."""
+    """`colours`, float `[H,W,3]` in [0, 1], blended 0.7 to 0.3 with the grey values of `image`, uint8 `[H,W,3]`."""
     grey = image.astype(np.float64) @ [0.299, 0.587, 0.114] / 255
     return 0.3 * grey[..., None] + 0.7 * colours
 
 
 def attention_weights(samples, scales, palette, class_names) -> Figure:
-    """A row for each sample: image, truth, prediction, and over the image what each scale weighs.
+    """Draws a row for each sample: image, truth, prediction, and the weight of each scale over the image.
 
     Args:
         samples: (image uint8 `[H,W,3]`, label `[H,W]`, prediction `[H,W]`, weights `[H,W,S]` in [0, 1]).
@@ -112,7 +115,7 @@ def attention_weights(samples, scales, palette, class_names) -> Figure:
 
 
 def scale_choice(samples, scales, palette, class_names) -> Figure:
-    """A row for each sample: image, truth, prediction, and over the image in a colour a scale, whose score won.
+    """Draws a row for each sample: image, truth, prediction, and over the image, in one colour per scale, the scale with the highest score.
 
     Args:
         samples: (image uint8 `[H,W,3]`, label `[H,W]`, prediction `[H,W]`, index `[H,W]` in [0, S)).
@@ -120,7 +123,7 @@ def scale_choice(samples, scales, palette, class_names) -> Figure:
         palette: `[K,3]`.
         class_names: K names.
     """
-    figure, rest = _sample_rows(samples, ["scale whose score won"], palette, class_names)
+    figure, rest = _sample_rows(samples, ["scale with the highest score"], palette, class_names)
     colours = np.array([to_rgb(c) for c in distinct_colours(len(scales))])
     for axes, (image, *_, index) in zip(rest, samples, strict=True):
         axes[0].imshow(overlay(image, colours[index]))
@@ -130,22 +133,22 @@ def scale_choice(samples, scales, palette, class_names) -> Figure:
     return figure
 
 
-def class_distribution(samples, palette, class_names, shown: int = 4) -> Figure:
-    """A row for each sample: image, truth, prediction, the most probable class of W, and the probabilities of the commonest classes.
+def class_distribution(samples, palette, class_names, count: int = 4) -> Figure:
+    """Draws a row for each sample: image, truth, prediction, the most probable class in W, and the probabilities of the main classes.
 
     Args:
-        samples: (image uint8 `[H,W,3]`, label `[H,W]`, prediction `[H,W]`, probabilities `[H,W,K]`): W of MCIBI, each pixel's
-            distribution over the classes of the memory.
+        samples: (image uint8 `[H,W,3]`, label `[H,W]`, prediction `[H,W]`, probabilities `[H,W,K]`). The probabilities are W of
+            MCIBI, the distribution of each pixel over the classes of the memory.
         palette: `[K,3]`.
         class_names: K names.
-        shown: how many classes' probabilities, those with most of the image's.
+        count: number of classes to show, those with the highest mean probability in the image.
     """
-    shown = min(shown, len(class_names))
-    figure, rest = _sample_rows(samples, ["most probable in W"] + [""] * shown, palette, class_names)
+    count = min(count, len(class_names))
+    figure, rest = _sample_rows(samples, ["most probable in W"] + [""] * count, palette, class_names)
     for axes, (image, *_, probabilities) in zip(rest, samples, strict=True):
         axes[0].imshow(colourise(probabilities.argmax(-1), palette))
-        commonest = np.argsort(-probabilities.mean((0, 1)), kind="stable")[:shown]
-        for panel, k in zip(axes[1:], commonest, strict=True):
+        main_classes = np.argsort(-probabilities.mean((0, 1)), kind="stable")[:count]
+        for panel, k in zip(axes[1:], main_classes, strict=True):
             panel.imshow(overlay(image, _heat(probabilities[..., k])))
             panel.set_title(class_names[k], fontsize=8)
     _colour_bar(figure, rest, "probability")
@@ -153,45 +156,45 @@ def class_distribution(samples, palette, class_names, shown: int = 4) -> Figure:
 
 
 def superpixels(samples) -> Figure:
-    """A row for each sample: the boundaries of its regions, and the graph of those that touch, drawn between centroids.
+    """Draws a row for each sample: the boundaries of its regions, and their adjacency graph, drawn between centroids.
 
     Args:
-        samples: (image uint8 `[H,W,3]`, regions integer `[H,W]`, -1: none, touch `[N,N]`, non-zero where two regions touch).
+        samples: (image uint8 `[H,W,3]`, regions integer `[H,W]`, -1 for no region, adjacency `[N,N]`, non-zero for adjacent regions).
     """
     figure, axes = _panels(len(samples), 2, _aspect(samples), 2 * PANEL)
-    for (left, right), (image, regions, touch) in zip(axes, samples, strict=True):
-        factor = max(1, 512 // regions.shape[1])  # so that a boundary is thinner than a pixel of the image
+    for (left, right), (image, regions, adjacency) in zip(axes, samples, strict=True):
+        factor = max(1, 512 // regions.shape[1])  # makes a boundary thinner than a pixel of the image
         large, ids = (np.repeat(np.repeat(x, factor, 0), factor, 1) for x in (image, regions))
         boundary = find_boundaries(ids, mode="inner", background=-1)
         left.imshow(np.where(boundary[..., None], np.array([255, 230, 0], np.uint8), large))
         left.set_title(f"{len(np.unique(regions[regions >= 0]))} super-pixels", fontsize=8)
-        edges, points = region_graph(regions, touch)
+        edges, points = region_graph(regions, adjacency)
         right.imshow(overlay(image, np.ones((*regions.shape, 3))))
         right.add_collection(LineCollection([[points[i], points[j]] for i, j in edges], colors=RUNS[0], linewidths=0.8))
         present = np.array(sorted(points.values())).reshape(-1, 2)
         right.plot(present[:, 0], present[:, 1], ".", color="black", markersize=3)
-        right.set_title(f"{len(edges)} pairs that touch", fontsize=8)
+        right.set_title(f"{len(edges)} adjacent pairs", fontsize=8)
     return figure
 
 
-def region_graph(regions, touch):
-    """The pairs (i, j), i < j, of `touch` `[N,N]`, and {region: its centroid (x, y)} of those in `regions` `[H,W]` (-1: none)."""
+def region_graph(regions, adjacency):
+    """The pairs (i, j), i < j, in `adjacency` `[N,N]`, and {region: centroid (x, y)} of those in `regions` `[H,W]` (-1: none)."""
     y, x = np.indices(regions.shape)
     inside = regions >= 0
     ids = regions[inside]
-    count = np.bincount(ids, minlength=len(touch))
-    cx, cy = (np.bincount(ids, v[inside], len(touch)) / np.maximum(count, 1) for v in (x, y))
+    count = np.bincount(ids, minlength=len(adjacency))
+    cx, cy = (np.bincount(ids, v[inside], len(adjacency)) / np.maximum(count, 1) for v in (x, y))
     points = {int(i): (float(cx[i]), float(cy[i])) for i in np.flatnonzero(count)}
-    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(np.asarray(touch), 1))], points
+    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(np.asarray(adjacency), 1))], points
 
 
 def feature_maps(image, rows: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """Maps of a network in rows beside the image.
+    """Draws maps of a network in rows beside the image.
 
     Args:
         image: uint8 `[H,W,3]`.
-        rows: {name of a row: {name of a map: the map}}. One of `[h,w,C]` is drawn by `principal_colours`, one of `[h,w]` in greys
-            from its least to its greatest value.
+        rows: {name of a row: {name of a map: map}}. A map `[h,w,C]` is drawn by `principal_colours`, a map `[h,w]` in grey, from its
+            minimum to its maximum.
     """
     columns = 1 + max(map(len, rows.values()))
     figure, axes = _panels(len(rows), columns, image.shape[0] / image.shape[1])
@@ -208,36 +211,35 @@ def feature_maps(image, rows: dict[str, dict[str, np.ndarray]]) -> Figure:
             else:
                 panel.imshow(x, cmap="gray")
             panel.set_title(f"{row}\n{name}\n{size}" if i == 0 else f"{name}\n{size}", fontsize=7)
-    figure.supxlabel("in colour: three principal components, and their share of the variance", fontsize=8)
+    figure.supxlabel("colours: three principal components, with their share of the variance", fontsize=8)
     return figure
 
 
 def principal_colours(x: np.ndarray):
-    """The first three principal components over positions as red, green and blue, on one scale, grey where the map has its mean.
+    """The first three principal components over positions as red, green and blue, on a common scale, with the mean in grey.
 
     Args:
         x: `[h,w,C]`.
 
     Returns:
-        float64 `[h,w,3]` in [0, 1]; and the share of the variance that the three have, 0 of a constant map.
+        float64 `[h,w,3]` in [0, 1]; and the three components' share of the variance, 0 for a constant map.
     """
     h, w, channels = x.shape
     centred = x.reshape(-1, channels) - x.mean((0, 1))
     _, singular, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:3]
-    axes = (
-        axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
-    )  # a component's sign is arbitrary
-    parts = np.zeros((h * w, 3))
-    parts[:, : len(axes)] = centred @ axes.T
+    # The sign of a component is arbitrary: its largest entry is made positive.
+    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
+    components = np.zeros((h * w, 3))
+    components[:, : len(axes)] = centred @ axes.T
     variance = (singular**2).sum()
-    scale = np.percentile(np.abs(parts[:, 0]), 98)
-    colours = 0.5 + 0.5 * (parts / scale if scale > 0 else parts * 0)
+    scale = np.percentile(np.abs(components[:, 0]), 98)
+    colours = 0.5 + 0.5 * (components / scale if scale > 0 else components * 0)
     return colours.clip(0, 1).reshape(h, w, 3), float((singular[:3] ** 2).sum() / variance) if variance > 0 else 0.0
 
 
 def confusion_matrix(matrix, class_names) -> Figure:
-    """Percent of each true class's pixels (a row) by predicted class (a column); classes that the truth lacks have an empty row.
+    """Draws the percentage of the pixels of each true class (row) by predicted class (column); absent true classes have an empty row.
 
     Args:
         matrix: `[K,K]` counts, rows = truth.
@@ -249,16 +251,16 @@ def confusion_matrix(matrix, class_names) -> Figure:
     side = _matrix_side(len(class_names))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
-    _matrix(axes, percent, class_names, (0, 100), "{:.0f}", "% of the true class's pixels", hide_below=0.5)
+    _matrix(axes, percent, class_names, (0, 100), "{:.0f}", "% of the pixels of the true class", hide_below=0.5)
     axes.set(xlabel="predicted", ylabel="true")
     return figure
 
 
 def memory(similarities: dict[str, np.ndarray], embeddings: dict, palette, class_names) -> Figure:
-    """MCIBI's memory: how alike its entries are, and pixels' representations in the plane, of networks side by side.
+    """Draws MCIBI's memory: the similarity of its entries, and pixel representations in 2D, of networks side by side.
 
     Args:
-        similarities: {network: `[K,K]`, cosine between entries, NaN for a class never seen}.
+        similarities: {network: `[K,K]`, cosine between entries, NaN for a class that was never seen}.
         embeddings: {network: (points `[P,2]`, label `[P]` in [0, K), line below the name)}.
         palette: `[K,3]`.
         class_names: K names.
@@ -285,7 +287,7 @@ def memory(similarities: dict[str, np.ndarray], embeddings: dict, palette, class
 
 
 def cosine_similarity(bank, seen) -> np.ndarray:
-    """Cosine between every two rows of `bank` `[K,C]`, NaN with one that `seen` `[K]` leaves out: float64 `[K,K]`."""
+    """Cosine between the rows of `bank` `[K,C]`, NaN for rows that are False in `seen` `[K]`: float64 `[K,K]`."""
     bank = np.asarray(bank, np.float64)
     unit = bank / np.maximum(np.linalg.norm(bank, axis=1, keepdims=True), 1e-12)
     seen = np.asarray(seen, bool)
@@ -293,28 +295,28 @@ def cosine_similarity(bank, seen) -> np.ndarray:
 
 
 def _matrix_side(classes):
-    """Inches that a matrix of so many classes takes with its names."""
-    return 1.5 + classes * (0.36 if classes <= WRITTEN else 0.17)
+    """The side of a matrix with its class names, in inches."""
+    return 1.5 + classes * (0.36 if classes <= MAX_NUMBERED else 0.17)
 
 
 def _matrix(axes, values, class_names, limits, form, name, hide_below=-math.inf):
-    """A heat map `[K,K]` with the classes' names, and in each cell its number, where K leaves room for it."""
+    """Draws a heat map `[K,K]` with class names, and with numbers up to `MAX_NUMBERED` classes."""
     classes = len(class_names)
     colours = matplotlib.colormaps["viridis"].with_extremes(bad="#dddddd")
     picture = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
-    size = 8 if classes <= WRITTEN else 5.5
+    size = 8 if classes <= MAX_NUMBERED else 5.5
     axes.set_xticks(range(classes), class_names, rotation=90, fontsize=size)
     axes.set_yticks(range(classes), class_names, fontsize=size)
     middle = (limits[0] + limits[1]) / 2
-    for i, j in np.ndindex(values.shape) if classes <= WRITTEN else ():
-        if values[i, j] >= hide_below:  # of NaN: no
+    for i, j in np.ndindex(values.shape) if classes <= MAX_NUMBERED else ():
+        if values[i, j] >= hide_below:  # False for NaN
             ink = "white" if values[i, j] < middle else "black"
             axes.text(j, i, form.format(values[i, j]), ha="center", va="center", color=ink, fontsize=6.5)
     axes.figure.colorbar(picture, ax=axes, shrink=0.6, label=name)
 
 
 def _sample_rows(samples, titles, palette, class_names):
-    """Panels, a row for each sample, with image, truth and prediction drawn: the figure, and `[rows,len(titles)]` panels to come."""
+    """A figure with a row for each sample and image, truth and prediction drawn, and its remaining panels `[rows,len(titles)]`."""
     figure, axes = _panels(len(samples), 3 + len(titles), _aspect(samples))
     present = set()
     for row, (image, label, prediction, *_) in zip(axes, samples, strict=True):
@@ -330,7 +332,7 @@ def _sample_rows(samples, titles, palette, class_names):
 
 
 def _panels(rows, columns, aspect, width=PANEL):
-    """A figure of `rows` × `columns` axes without frames, each `width` inches wide and `aspect` times as high."""
+    """A figure with `rows` × `columns` axes without frames, each `width` inches wide and `aspect` times as high."""
     figure = Figure(figsize=(columns * width + 0.6, rows * (width * aspect + 0.35) + 0.5), layout="compressed")
     axes = figure.subplots(rows, columns, squeeze=False)
     for panel in axes.flat:
@@ -339,11 +341,12 @@ def _panels(rows, columns, aspect, width=PANEL):
 
 
 def _aspect(samples):
-    """Of the highest picture among samples, whose first entry is an image."""
+    """The largest ratio of height to width of the images, the first entries of `samples`."""
     return max(image.shape[0] / image.shape[1] for image, *_ in samples)
 
 
 def _heat(values):
+    """Colours `[…,3]` of values in [0, 1]."""
     return matplotlib.colormaps["inferno"](np.asarray(values, np.float64))[..., :3]
 
 
@@ -353,7 +356,8 @@ def _colour_bar(figure, axes, name):
 
 
 def _class_legend(figure, classes, palette, class_names):
+    """Draws a legend of `classes` below the figure."""
     handles = [Patch(facecolor=np.array(palette[k]) / 255, edgecolor="grey", label=class_names[k]) for k in classes]
-    lines = math.ceil(len(classes) * 1.5 / figure.get_size_inches()[0])  # of entries that are 1.5 inches wide
+    lines = math.ceil(len(classes) * 1.5 / figure.get_size_inches()[0])  # an entry is 1.5 inches wide
     columns = math.ceil(len(classes) / max(lines, 1)) or 1
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)

@@ -1,4 +1,4 @@
-"""Pages: templates in `templates/`, filled by Jinja, which makes all text safe. A page is one file that needs no network."""
+"""HTML pages from the Jinja templates in `templates/`, which escape all text. A page is one file that needs no network."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-# A dotted name may be broken after each dot.
+# Allows a line break after each dot of a name.
 _templates.filters["wbr"] = lambda text: escape(text).replace(".", Markup(".<wbr>"))
 
 
 def render(template: str, **values) -> str:
-    """A whole page; `values` are text and numbers, and lists, dicts and objects of them."""
+    """Renders a page; `values` are texts and numbers, or lists, dicts and objects of them."""
     return _templates.get_template(template).render(**values)

@@ -1,6 +1,6 @@
-"""What the networks of runs see: maps taken out of a trained network, and drawn (`figures.py`). `--mode=pictures`.
+"""`--mode=pictures`: draws maps from inside trained networks with `figures.py`.
 
-Images go through the network once, as large as they are, whatever protocol the run is evaluated by.
+The network processes each whole image once, whatever protocol the run is evaluated by.
 """
 
 import dataclasses
@@ -28,15 +28,19 @@ from ctxseg.models.layers import resize
 from ctxseg.runs import checkpoints, provenance, record, workdir
 from ctxseg.views import figures
 
-TSNE_IMAGES = 32  # images, the first of the split, that pixels are drawn from
-TSNE_PIXELS = 50  # of each class, as far as the images have them
-TSNE_POINTS = 1500  # in all, which bounds the time
-LARGEST = 300_000  # bytes of a PNG, above which it is written in 256 colours
+# Number of images, the first of the split, from which pixels are drawn.
+TSNE_IMAGES = 32
+# Maximum number of pixels of each class.
+TSNE_PIXELS = 50
+# Maximum number of pixels in total, which bounds the time.
+TSNE_POINTS = 1500
+# Size of a PNG in bytes above which it is written in 256 colours.
+LARGEST = 300_000
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A trained network and the data that it is evaluated on."""
+    """A trained network and its evaluation data."""
 
     folder: epath.Path
     results: dict
@@ -44,7 +48,8 @@ class TrainedRun:
     source: Any
     model: Any
     variables: dict
-    look: Any  # jitted: (variables, image, regions or None) → see `_looker`
+    # The jitted function of `_looker`.
+    look: Any
 
     @property
     def name(self) -> str:
@@ -52,59 +57,57 @@ class TrainedRun:
 
 
 def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, ...] = (0, 1, 2)) -> list[epath.Path]:
-    """Draws what each run's network sees into `pictures/` of its folder, and into the first's what sets several runs side by side.
+    """Writes pictures of each run to `pictures/` in its folder, and pictures of several runs side by side to that of the first.
 
-    It sees whole images at their base size, `config.eval.size`; neither windows nor other scales.
+    The networks see whole images at their base size, `config.eval.size`, without windows or other scales.
 
     Every run: `predictions`, `confusion`; attention over scales: `attention`; maximum over scales: `choice`; super-pixels:
-    `superpixels`; a context that shows maps, as ReNet's and ZigZagNet's do: `context_I` of each image; MCIBI: `distributions`,
-    `memory`. Several runs: `predictions_side_by_side`, and if one has a memory `memory_side_by_side`.
+    `superpixels`; a context that shows maps, such as ReNet and ZigZagNet: `context_I` for each image; MCIBI: `distributions`,
+    `memory`. Several runs: `predictions_side_by_side`, and if one has a memory, `memory_side_by_side`.
 
     Args:
-        folders: of runs that are evaluated and still have a checkpoint, the newest of which is taken.
-        configs: of the runs; `eval.split` and the place of the data are read from the first.
-        images: indices into the split; where the data are not there, into the samples that the first run keeps.
+        folders: folders of evaluated runs; the newest checkpoint of each is used.
+        configs: configs of the runs; `eval.split` and the location of the data are taken from the first.
+        images: indices into the split; without the data, into the samples in the folder of the first run.
 
     Returns:
-        The files written, PNG.
+        The written PNG files.
 
     Raises:
-        UserError: a folder without results.json or checkpoint; an index that the split does not have; runs on different
-            data.
+        UserError: a folder without results.json or checkpoint, an index outside the split, or runs on different data.
     """
     if not images:
-        raise UserError("--images is empty: give one index or more, as --images=0,1,2")
+        raise UserError("--images is empty; give at least one index, as --images=0,1,2")
     data_config, split = configs[0].data, configs[0].eval.split
     for folder, config in zip(folders, configs, strict=True):
         if config.data.name != data_config.name:
             raise UserError(
-                f"{folder} is a run on {config.data.name}, and {folders[0]} on {data_config.name}: side by side, runs must have "
-                "the same data"
+                f"{folder} is a run on {config.data.name}, but {folders[0]} on {data_config.name}; pictures need runs on the same data"
             )
     names = [resolved(folder).name for folder in folders]
     if len(set(names)) < len(names):
         raise UserError(
-            f"--workdir: two runs are called {max(names, key=names.count)}: side by side, folders need names of their own"
+            f"--workdir: two folders are called {max(names, key=names.count)}; rename one, as pictures show the names side by side"
         )
-    scored = [_read_results(epath.Path(folder)) for folder in folders]
+    results = [_read_results(epath.Path(folder)) for folder in folders]
     try:
         builder = data.load(data_config.name, data_config.data_dir, data_config.manual_dir)
     except UserError as e:
-        print(f"note: {e}: images are those of {folders[0]}/samples.npz", file=sys.stderr, flush=True)
-        sources, where = _of_samples(folders, configs), f"{folders[0]}/samples.npz"
+        print(f"note: {e}: using the images of {folders[0]}/samples.npz", file=sys.stderr, flush=True)
+        sources, source_name = _sample_sources(folders, configs), f"{folders[0]}/samples.npz"
     else:
         dataset = provenance.describe(builder, data_config.manual_dir)
         for folder in folders:
-            provenance.check(str(folder), dataset, "pictures are of the data that a run is of")
+            provenance.check(str(folder), dataset, "pictures need the data of the run")
         sources = [evaluate.split_source(builder, split, config.data.superpixels) for config in configs]
-        where = f"the split {split} of {builder.name}"
-    wrong = [i for i in images if not 0 <= i < len(sources[0])]
-    if wrong:
-        raise UserError(f"--images has {wrong[0]}, but {where} has images 0 to {len(sources[0]) - 1}")
-    runs = [_open(epath.Path(folder), *of) for folder, *of in zip(folders, configs, scored, sources, strict=True)]
+        source_name = f"the split {split} of {builder.name}"
+    missing = [i for i in images if not 0 <= i < len(sources[0])]
+    if missing:
+        raise UserError(f"--images has {missing[0]}; {source_name} has images 0 to {len(sources[0]) - 1}")
+    runs = [_open(*arguments) for arguments in zip(folders, configs, results, sources, strict=True)]
     written = []
     for run in runs:
-        for name, picture in _own(run, images).items():
+        for name, picture in _pictures_of_run(run, images).items():
             written.append(_write(run.folder / "pictures" / f"{name}.png", picture))
     if len(runs) > 1:
         for name, picture in _side_by_side(runs, images).items():
@@ -112,77 +115,71 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
     return written
 
 
-def _of_samples(folders, configs):
-    """A source for each run of what the first one's samples.npz holds. UserError if that is nothing, or the runs are of other data."""
+def _sample_sources(folders, configs):
+    """For each run, a source of the samples in samples.npz of the first. UserError without samples, or for runs on different data."""
     trained = [workdir.read_dataset(folder) for folder in folders]
     for folder, dataset in zip(folders, trained, strict=True):
         if dataset and trained[0] and not provenance.same(dataset, trained[0]):
             raise UserError(
-                f"{folder} is of {provenance.words(dataset)}, and {folders[0]} of {provenance.words(trained[0])}: side by side, runs "
-                "must have the same data"
+                f"{folder} is a run on {provenance.words(dataset)}, but {folders[0]} on {provenance.words(trained[0])}; pictures need "
+                "runs on the same data"
             )
     samples = record.read_samples(folders[0])
     if not samples:
-        raise UserError(
-            f"{folders[0]}/samples.npz is missing, or holds nothing: evaluate the run again (--mode=evaluate)"
-        )
+        raise UserError(f"{folders[0]}/samples.npz is missing or empty: evaluate the run again (--mode=evaluate)")
 
     def source(segments):
-        found = [{"image": image, "label": label} for image, label, _ in samples.values()]
+        records = [{"image": image, "label": label} for image, label, _ in samples.values()]
         if segments:
-            found = [
+            records = [
                 s | {"regions": superpixels.stack([superpixels.compute(s["image"], superpixels.View(segments))])}
-                for s in found
+                for s in records
             ]
-        return found
+        return records
 
     return [source(config.data.superpixels) for config in configs]
 
 
-def _open(folder, config, scored, source):
-    """The run in `folder`, its newest checkpoint restored."""
+def _open(folder, config, results, source):
+    """The run in `folder`, with its newest checkpoint."""
     metadata = provenance.metadata(config, str(folder))
     model, state = checkpoints.restore_run(config, str(folder))
-    return TrainedRun(folder, scored, metadata, source, model, state.variables, _looker(model, tuple(config.eval.size)))
+    look = _looker(model, tuple(config.eval.size))
+    return TrainedRun(epath.Path(folder), results, metadata, source, model, state.variables, look)
 
 
 def _looker(model, base):
-    """(variables, image uint8 `[H,W,3]`, regions int32 `[H,W]` or None) → the output, what modules show, and label map int32 `[H,W]`.
+    """(variables, image uint8 `[H,W,3]`, regions int32 `[H,W]` or None) → output, collection `seen`, and label map int32 `[H,W]`.
 
     The network sees the image at its base size, `config.eval.size`, as in an evaluation at scale 1.
 
-    What modules show is the collection `seen` (`models.seen`).
+    The modules write the collection `seen` (`models.seen`).
     """
 
     @jax.jit
     def look(variables, image, regions):
         images, regions = at_base_size(image[None], None if regions is None else regions[None], base)
-        output, found = model.apply(
-            variables,
-            images,
-            regions,
-            mutable=["seen"],
-        )
-        scores = resize(output.logits, image.shape[:2])
-        return output, found.get("seen", {}), scores[0].argmax(-1)
+        output, collections = model.apply(variables, images, regions, mutable=["seen"])
+        logits = resize(output.logits, image.shape[:2])
+        return output, collections.get("seen", {}), logits[0].argmax(-1)
 
     return look
 
 
 def _look(run, index):
-    """A sample and what the network makes of it."""
+    """A sample, and the results of the network for it."""
     sample = run.source[index]
     return sample, *run.look(run.variables, sample["image"], sample.get("regions"))
 
 
-def _own(run, images):
-    """{name: picture} of what the model of `run` has to show."""
+def _pictures_of_run(run, images):
+    """{name: picture} of a single run."""
     palette, names = run.metadata["palette"], list(run.metadata["class_names"])
     looks = [_look(run, i) for i in images]
     labels = [(sample["image"], sample["label"], np.asarray(prediction)) for sample, *_, prediction in looks]
 
-    def beside(maps, method="bilinear"):
-        """Samples with a map `[h,w,·]` each, brought to the image's size."""
+    def with_maps(maps, method="bilinear"):
+        """The samples, each with its map `[h,w,·]` resized to the image."""
         return [
             (*row, np.asarray(resize(x[None], row[1].shape, method)[0])) for row, x in zip(labels, maps, strict=True)
         ]
@@ -191,12 +188,13 @@ def _own(run, images):
     drawn["confusion"] = figures.confusion_matrix(run.results["confusion"], names)
     seen = [dict(shown) for *_, shown, _ in looks]
     scales = run.model.scales
-    of_scales = [shown.pop("scales", [{}])[-1] for shown in seen]
-    if "weights" in of_scales[0]:
-        weights = beside(shown["weights"][0] for shown in of_scales)
+    scale_maps = [shown.pop("scales", [{}])[-1] for shown in seen]
+    if "weights" in scale_maps[0]:
+        weights = with_maps(maps["weights"][0] for maps in scale_maps)
         drawn["attention"] = figures.attention_weights(weights, scales, palette, names)
-    if "chosen" in of_scales[0]:
-        chosen = [(*row, x[..., 0]) for *row, x in beside((s["chosen"][0][..., None] for s in of_scales), "nearest")]
+    if "chosen" in scale_maps[0]:
+        chosen = with_maps((maps["chosen"][0][..., None] for maps in scale_maps), "nearest")
+        chosen = [(*row, x[..., 0]) for *row, x in chosen]
         drawn["choice"] = figures.scale_choice(chosen, scales, palette, names)
     largest = scales.index(max(scales))
     rows = [seen_rows(shown, largest, len(scales)) for shown in seen]
@@ -208,7 +206,7 @@ def _own(run, images):
         if row:
             drawn[f"context_{index}"] = figures.feature_maps(sample["image"], row)
     if "distribution" in looks[0][1].aux:
-        distributions = beside(jax.nn.softmax(output.aux["distribution"][0]) for _, output, *_ in looks)
+        distributions = with_maps(jax.nn.softmax(output.aux["distribution"][0]) for _, output, *_ in looks)
         drawn["distributions"] = figures.class_distribution(distributions, palette, names)
     if run.variables["memory"]:
         drawn["memory"] = _memory([run])
@@ -216,7 +214,7 @@ def _own(run, images):
 
 
 def _side_by_side(runs, images):
-    """{name: picture} of several runs: their predictions, and where one has a memory, all of their pixels' representations."""
+    """{name: picture} of several runs: predictions, and if one has a memory, the representations of pixels in all of them."""
     looks = [[_look(run, i) for i in images] for run in runs]
     rows = [
         (sample["image"], sample["label"], *(np.asarray(look[i][-1]) for look in looks))
@@ -231,20 +229,20 @@ def _side_by_side(runs, images):
 
 
 def seen_rows(seen, scale: int = 0, scales: int = 1) -> dict[str, dict[str, np.ndarray]]:
-    """Rows for `figures.feature_maps`: what the modules of a network show (`models.seen`), {title: {name: map of the first image}}.
+    """Rows for `figures.feature_maps`: {title: {name: map of the first image}}, from the collection `seen` (`models.seen`).
 
     Args:
         seen: the collection.
-        scale: index of the one to draw.
-        scales: at how many the modules are called.
+        scale: index of the scale to draw.
+        scales: number of scales at which the modules are called.
     """
     rows = {}
 
-    def walk(inside, path):
-        for name, value in inside.items():
+    def walk(collection, path):
+        for name, value in collection.items():
             if isinstance(value, tuple):
-                of_scale = value[scale * len(value) // scales :][0]
-                rows[", ".join([*path, name])] = {key: np.asarray(x[0]) for key, x in of_scale.items()}
+                maps = value[scale * len(value) // scales :][0]
+                rows[", ".join([*path, name])] = {key: np.asarray(x[0]) for key, x in maps.items()}
             else:
                 walk(value, [*path, name] if path or name not in ("context", "connections") else path)
 
@@ -253,7 +251,7 @@ def seen_rows(seen, scale: int = 0, scales: int = 1) -> dict[str, dict[str, np.n
 
 
 def _memory(runs):
-    """The memories' similarities, and the representations that the classifiers read of the same pixels, of all runs."""
+    """A figure of the similarities in each memory, and of each classifier's input at the same pixels."""
     names, palette = list(runs[0].metadata["class_names"]), runs[0].metadata["palette"]
     image, y, x, label = draw_pixels(runs[0].source, len(names))
     similarities, embeddings = {}, {}
@@ -270,36 +268,39 @@ def _memory(runs):
                 points[p] = features[y[p] * h // height, x[p] * w // width]
         points = np.stack(points)
         tsne = TSNE(perplexity=min(30, (len(label) - 1) / 3), init="pca", random_state=0)
-        with threadpool_limits(1):  # so few points are several times slower with threads that wait for one another
+        with threadpool_limits(1):  # several times faster for so few points
             embedding = tsne.fit_transform(points)
         line = f"t-SNE of {len(label)} pixels"
-        if 1 < len(np.unique(label)) < len(label):  # what a silhouette needs
+        if 1 < len(np.unique(label)) < len(label):  # required for a silhouette
             line += f"; silhouette of classes {silhouette_score(points, label):.2f}"
         embeddings[run.name] = (embedding, label, line)
     return figures.memory(similarities, embeddings, palette, names)
 
 
 def draw_pixels(source, classes: int):
-    """Pixels of the first images of `source`, as many of each class where they have them; always the same.
+    """Draws pixels from the first images of `source`, up to the same number of each class; the same pixels every time.
 
     Returns:
         image index, y, x and label, each int64 `[P]`.
+
+    Raises:
+        UserError: no pixel has a label.
     """
-    rng, each = np.random.default_rng(0), max(1, min(TSNE_PIXELS, TSNE_POINTS // classes))
-    found: list[list[tuple[int, int, int, int]]] = [[] for _ in range(classes)]
+    rng, per_class = np.random.default_rng(0), max(1, min(TSNE_PIXELS, TSNE_POINTS // classes))
+    pixels: list[list[tuple[int, int, int, int]]] = [[] for _ in range(classes)]
     for i in range(min(TSNE_IMAGES, len(source))):
         label = source[i]["label"]
         for k in np.unique(label[label < classes]):
-            places = rng.permutation(np.argwhere(label == k))[:each]
-            found[k] += [(i, y, x, k) for y, x in places]
-    chosen = [rng.permutation(np.array(places))[:each] for places in found if places]
+            positions = rng.permutation(np.argwhere(label == k))[:per_class]
+            pixels[k] += [(i, y, x, k) for y, x in positions]
+    chosen = [rng.permutation(np.array(candidates))[:per_class] for candidates in pixels if candidates]
     if not chosen:
-        raise UserError("config.eval.split has no labels: pixels of each class cannot be drawn from it; choose another")
+        raise UserError("config.eval.split has no labels to draw pixels from; choose another split")
     return np.concatenate(chosen).astype(np.int64).T
 
 
 def _write(path, picture):
-    """Writes a figure, or an array uint8 `[H,W,3]`, as PNG, in 256 colours if it would be large. Returns `path`."""
+    """Writes a figure or an array uint8 `[H,W,3]` as PNG, in 256 colours above `LARGEST`. Returns `path`."""
     if isinstance(picture, Figure):
         buffer = io.BytesIO()
         picture.savefig(buffer, dpi=110, bbox_inches="tight", pad_inches=0.05)
@@ -308,10 +309,10 @@ def _write(path, picture):
         picture = Image.fromarray(picture)
     encoded = _png(picture)
     if len(encoded) > LARGEST:
-        few = picture.quantize(256)
-        encoded = _png(picture.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG))
-        if len(encoded) > LARGEST:  # without dither: bands in smooth parts, but smaller
-            encoded = _png(few)
+        reduced = picture.quantize(256)
+        encoded = _png(picture.quantize(palette=reduced, dither=Image.Dither.FLOYDSTEINBERG))
+        if len(encoded) > LARGEST:  # without dither: smaller, but with bands in smooth areas
+            encoded = _png(reduced)
     try:
         make_folder(path.parent)
         write_bytes(path, encoded)
@@ -321,17 +322,18 @@ def _write(path, picture):
 
 
 def _png(picture):
+    """The bytes of a PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def _read_results(folder):
-    """results.json with a confusion matrix. UserError if it has none."""
+    """results.json of a run. UserError if it is missing or has no confusion matrix."""
     path = folder / "results.json"
     if not path.exists():
         raise UserError(f"{path} is missing: evaluate the run first (--mode=evaluate)")
-    found = record.read(folder)
-    if not found.get("confusion"):
-        raise UserError(f"{path} holds no confusion matrix: evaluate the run again (--mode=evaluate)")
-    return found
+    results = record.read(folder)
+    if not results.get("confusion"):
+        raise UserError(f"{path} has no confusion matrix: evaluate the run again (--mode=evaluate)")
+    return results

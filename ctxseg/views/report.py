@@ -1,4 +1,4 @@
-"""One or several runs as one HTML page that needs nothing else: scores, curves, IoU, confusions, samples, settings."""
+"""Reports on one or several runs as a self-contained HTML page: scores, curves, IoU, confusions, samples, settings."""
 
 import base64
 import io
@@ -18,43 +18,45 @@ from ctxseg.runs import provenance
 from ctxseg.settings.fields import flatten_as_json
 from ctxseg.views import curves, figures, page, reported_run
 
-WIDTH = 512  # pixels of a sample's picture, at most
-WORDS = 5  # confusions that are put in words
+# Maximum width of the picture of a sample, in pixels.
+WIDTH = 512
+# Number of confusions that are listed in words.
+WORDS = 5
 
 
-def write_report(folders, usual: Callable[[epath.Path], dict | None] | None = None, path=None) -> epath.Path:
-    """Writes a page on what is there of config.json, metrics.jsonl, results.json and samples.npz of one or several runs.
+def write_report(folders, read_base: Callable[[epath.Path], dict | None] | None = None, path=None) -> epath.Path:
+    """Writes a page from config.json, metrics.jsonl, results.json and samples.npz of one or several runs.
 
-    What is missing (a run that is not evaluated yet) is said in its place on the page. Differences are to the first run.
+    The page notes what is missing, such as an evaluation. Differences are relative to the first run.
 
     Args:
-        folders: of the runs.
-        usual: folder → the run's config without overrides, a nested mapping, or None if there is none. With it, the page lists what
-            differs, and the command that makes each run.
-        path: of the page; default report.html in the run's folder; of several, comparison.html beside the first's folder.
+        folders: folders of the runs.
+        read_base: folder → config of the run without overrides, a nested mapping, or None if unknown. With it, the page lists the
+            overrides and the command of each run.
+        path: path of the page; default: report.html in the folder of the run, or for several runs comparison.html beside the first.
 
     Returns:
         The path of the page.
 
     Raises:
-        UserError: no such folder, not a run's, one of the files is damaged, runs on different data, or `path` cannot be written.
+        UserError: a missing folder or one without a run, a damaged file, runs on different data, or `path` cannot be written.
     """
     folders = [epath.Path(folder) for folder in folders]
-    runs = [reported_run.read(folder, i, len(folders), usual) for i, folder in enumerate(folders)]
+    runs = [reported_run.read(folder, i, len(folders), read_base) for i, folder in enumerate(folders)]
     for folder, run in zip(folders, runs, strict=True):
-        of = [r.config["data"]["name"] for r in (runs[0], run)]
-        if of[0] != of[1]:
+        first, second = (r.config["data"]["name"] for r in (runs[0], run))
+        if first != second:
             raise UserError(
-                f"{folder} is a run on {of[1]}, and {folders[0]} on {of[0]}: a report is of runs on the same data"
+                f"{folder} is a run on {second}, but {folders[0]} on {first}; a report needs runs on the same data"
             )
-        of = [r.tested for r in (runs[0], run)]
-        if None not in of and not provenance.same(*of):
+        first, second = (r.tested for r in (runs[0], run))
+        if first is not None and second is not None and not provenance.same(first, second):
             raise UserError(
-                f"{folder} is of {provenance.words(of[1])}, and {folders[0]} of {provenance.words(of[0])}: a report is of runs on the "
-                "same data"
+                f"{folder} is a run on {provenance.words(second)}, but {folders[0]} on {provenance.words(first)}; a report needs runs on "
+                "the same data"
             )
     if path is None:
-        # Not report.html there: of the runs of a sweep, that is its table.
+        # Not report.html: beside the runs of a sweep, that is its table.
         path = folders[0] / "report.html" if len(runs) == 1 else resolved(folders[0]).parent / "comparison.html"
     title = (
         f"{runs[0].name} on {runs[0].config['data']['name']}" if len(runs) == 1 else " · ".join(r.name for r in runs)
@@ -67,6 +69,7 @@ def write_report(folders, usual: Callable[[epath.Path], dict | None] | None = No
 
 
 def _page(title, runs):
+    """The HTML of the page."""
     several = len(runs) > 1
     return page.render(
         "report.html",
@@ -81,12 +84,12 @@ def _page(title, runs):
 
 
 def _headline(run):
-    """Scores in large, then what they were measured on."""
+    """The scores, and facts about their evaluation."""
     results = run.results
     if not results:
         scores = [entry for entry in run.metrics if entry["kind"] == "eval" and entry.get("mIoU") is not None]
         last = f" At step {scores[-1]['step']:,}, mIoU was {scores[-1]['mIoU']:.4f}." if scores else ""
-        return {"run": run, "note": f"Not evaluated yet: there is no results.json.{last}"}
+        return {"run": run, "note": f"Not evaluated yet: results.json is missing.{last}"}
     scores = [(key.replace("_", " "), _number(results.get(key))) for key in ("mIoU", "pixel_accuracy", "mean_accuracy")]
     facts = {
         "data": run.other_data,
@@ -100,6 +103,7 @@ def _headline(run):
 
 
 def _curves(runs):
+    """The training curves as pictures, and the names of runs without a log."""
     pictures = []
     for name, figure in curves.training_curves([run.metrics for run in runs]).items():
         svg = io.BytesIO()
@@ -109,17 +113,19 @@ def _curves(runs):
 
 
 def _iou(runs):
-    """A row for each group and for each of its classes; of every run but the first, the difference to it too."""
+    """A row for each group and each of its classes, with differences to the first run."""
     evaluated = [run for run in runs if "per_class_iou" in run.results]
     if not evaluated:
         return {"runs": []}
     first = evaluated[0].results
     colours = dict(zip(first.get("class_names", []), first.get("palette", []), strict=False))
     groups, rows = figures.class_groups(first), []
-    units = {(run.results.get("split"), run.results.get("protocol"), run.results.get("scored_at")) for run in evaluated}
+    protocols = {
+        (run.results.get("split"), run.results.get("protocol"), run.results.get("scored_at")) for run in evaluated
+    }
 
-    def row(kind, name, key, of, swatch=None):
-        values = [run.results.get(key, {}).get(of) if of else run.results.get(key) for run in evaluated]
+    def row(kind, name, key, entry, swatch=None):
+        values = [run.results.get(key, {}).get(entry) if entry else run.results.get(key) for run in evaluated]
         cells = [
             _bar(run, v, values[0] if i else None) for i, (run, v) in enumerate(zip(evaluated, values, strict=True))
         ]
@@ -134,8 +140,9 @@ def _iou(runs):
         rows += [row("class", name, "per_class_iou", name, colours.get(name)) for name in members]
     absent = any(None in run.results["per_class_iou"].values() for run in evaluated)
     notes = ["–: neither in the truth nor predicted."] * absent
-    notes += [f"In brackets: points more or less than {evaluated[0].name}."] * (len(evaluated) > 1)
-    notes += ["These runs were not tested alike (split, protocol): see above."] * (len(units) > 1)
+    notes += [f"In brackets: difference to {evaluated[0].name}, in points."] * (len(evaluated) > 1)
+    if len(protocols) > 1:
+        notes.append("These runs were evaluated on different splits or with different protocols: see above.")
     lines, images = _intervals(evaluated)
     return {
         "runs": evaluated, "named": len(runs) > 1, "rows": rows, "notes": notes, "intervals": lines, "images": images,
@@ -143,23 +150,24 @@ def _iou(runs):
 
 
 def _intervals(evaluated):
-    """How sure the differences in mIoU to the first run are, as far as the choice of images goes: lines, and of how many images."""
+    """Lines with the interval of each difference in mIoU to the first run, and the number of images of the bootstrap."""
     first, lines, images = evaluated[0], [], 0
     for run in evaluated[1:]:
         if first.images is None or run.images is None:
             continue
         if (first.images[0], first.images[1].shape) != (run.images[0], run.images[1].shape):
-            lines.append(f"{run.name} was tested on other images than {first.name}.")
+            lines.append(f"{run.name} was evaluated on other images than {first.name}.")
             continue
         images = len(first.images[0])
-        found = bootstrap.difference(first.images[1][None], run.images[1][None])
-        mean, low, high = (f"{100 * x:+.1f}" for x in found)
-        sure = "" if found.low > 0 or found.high < 0 else ": either may be the better one"
-        lines.append(f"{run.name} − {first.name}: {mean} points, {low} to {high}{sure}.")
+        difference = bootstrap.difference(first.images[1][None], run.images[1][None])
+        mean, low, high = (f"{100 * x:+.1f}" for x in difference)
+        verdict = "" if difference.low > 0 or difference.high < 0 else ": no significant difference"
+        lines.append(f"{run.name} − {first.name}: {mean} points, {low} to {high}{verdict}.")
     return lines, images
 
 
 def _bar(run, value, compared):
+    """A cell with the bar of an IoU, and its difference to `compared`."""
     difference = kind = None
     if compared is not None and value is not None:
         points = round(100 * (value - compared), 1)
@@ -170,7 +178,7 @@ def _bar(run, value, compared):
 
 
 def _confusions(run):
-    """The matrix as a heat map of rows, and what most pixels off its diagonal are, in words."""
+    """The confusion matrix as a heat map, and its most frequent confusions in words."""
     matrix = np.array(run.results.get("confusion", []), np.float64)
     if not matrix.size:
         return {"matrix": None}
@@ -183,7 +191,7 @@ def _confusions(run):
 
 
 def _heat_map(shares, classes):
-    """Truth down, prediction across; every cell has its meaning as a title, and its percentage if there are few classes."""
+    """Rows are truth, columns predictions. Every cell has a title, and its percentage if there are few classes."""
     size, left = 26 if len(classes) <= 25 else 9, 130
     cells = []
     for t, p in np.argwhere(shares >= 0.0005):
@@ -202,36 +210,38 @@ def _heat_map(shares, classes):
 
 
 def _samples(runs):
-    """Every sample as a stack of layers over the image, of which a switch above shows one."""
-    shown = next((run for run in runs if run.samples), None)
-    if shown is None:
+    """Every sample as a stack of layers over the image; a switch selects the visible layer."""
+    first = next((run for run in runs if run.samples), None)
+    if first is None:
         return {"note": "No pictures yet: an evaluation writes samples.npz."}
-    palette, classes = shown.results.get("palette"), shown.results.get("class_names")
+    palette, classes = first.results.get("palette"), first.results.get("class_names")
     if not palette or not classes:
-        return {"note": "No pictures: results.json does not have the classes' names and colours."}
-    found = []
-    for name, (image, label, _) in shown.samples.items():
+        return {"note": "No pictures: results.json has no class names or colours."}
+    entries = []
+    for name, (image, label, _) in first.samples.items():
         stack = [_picture(Image.fromarray(image), f"{name}: image", "JPEG")]
         stack.append(_labels(label, palette, f"{name}: truth"))
         for wrong in (False, True):
             for run in runs:
                 if name not in run.samples:
-                    stack.append({"note": f"{run.name} has no such sample."})
+                    stack.append({"note": f"{run.name} does not have this sample."})
                 elif wrong:
                     stack.append(_errors(*run.samples[name][1:], f"{name}: errors of {run.name}"))
                 else:
                     stack.append(_labels(run.samples[name][2], palette, f"{name}: {run.name}"))
-        found.append({"name": name, "stack": stack})
+        entries.append({"name": name, "stack": stack})
     layers = ["image", "truth", *(run.name for run in runs), *(f"errors of {run.name}" for run in runs)]
-    return {"note": None, "layers": layers, "figures": found, "legend": list(zip(classes, palette, strict=True))}
+    return {"note": None, "layers": layers, "figures": entries, "legend": list(zip(classes, palette, strict=True))}
 
 
 def _small(picture, method):
+    """`picture`, reduced to `WIDTH` if it is wider."""
     width = min(picture.width, WIDTH)
     return picture.resize((width, max(round(picture.height * width / picture.width), 1)), method)
 
 
 def _picture(picture, alt, form):
+    """A picture for the page, encoded as `form`, JPEG or PNG."""
     data = io.BytesIO()
     if form == "JPEG":
         _small(picture, Image.Resampling.BILINEAR).save(data, form, quality=85)
@@ -241,7 +251,7 @@ def _picture(picture, alt, form):
 
 
 def _labels(label, palette, alt):
-    """A label map with its palette; 255 is grey."""
+    """A label map in the colours of `palette`; 255 is grey."""
     picture = Image.fromarray(np.asarray(label, np.uint8))
     colours = np.full((256, 3), 128, np.uint8)
     colours[: len(palette)] = palette
@@ -250,7 +260,7 @@ def _labels(label, palette, alt):
 
 
 def _errors(label, prediction, alt):
-    """Red where the prediction is wrong, grey where nothing is asked, and clear elsewhere, so that the image shows."""
+    """Red where the prediction is wrong, grey where pixels are ignored, and transparent elsewhere, over the image."""
     wrong = np.where(label == 255, 2, label != prediction).astype(np.uint8)
     picture = Image.fromarray(wrong)
     picture.putpalette([0, 0, 0, 214, 39, 40, 128, 128, 128])
@@ -259,38 +269,42 @@ def _errors(label, prediction, alt):
 
 
 def _settings(runs):
-    """What differs from the configs' files and between the runs, and the command that makes each; the whole configs folded away."""
+    """The fields that are overridden or differ between the runs, the command of each run, and the whole configs, collapsed."""
     flat = [flatten_as_json({k: v for k, v in run.config.items() if k != "dataset"}) for run in runs]
     fields = sorted({k for run in runs for k in run.overrides} | _different(flat))
-    usual = flatten_as_json(runs[0].usual)
-    with_usual = len(runs) == 1 and usual
-    heads = [("here", None), ("without override", None)] if with_usual else [(run.name, run.anchor) for run in runs]
+    base = flatten_as_json(runs[0].base)
+    show_base = len(runs) == 1 and base
+    heads = [("this run", None), ("without override", None)] if show_base else [(run.name, run.anchor) for run in runs]
     rows = []
     for field in fields:
         cells = [_code(f[field]) if field in f else None for f in flat]
-        rows.append((field, [*cells, _code(usual.get(field))] if with_usual else cells))
-    note = "Nothing is overridden." if any(run.usual for run in runs) else None
+        rows.append((field, [*cells, _code(base.get(field))] if show_base else cells))
+    note = "No field is overridden." if any(run.base for run in runs) else None
     return {"heads": heads, "rows": rows, "note": note, "commands": [_command(run) for run in runs]}
 
 
 def _different(flat):
-    """The fields that are not the same in all of the flat configs; one that a config lacks is younger than its run."""
+    """The fields that differ between the flat configs. Fields that one of them lacks are newer than its run, and skipped."""
     keys = set.intersection(*map(set, flat))
     return {k for k in keys if any(f[k] != flat[0][k] for f in flat)}
 
 
 def _command(run):
-    command = " \\\n    ".join([run.command[0], *map(shlex.quote, run.command[1:])]) if run.usual else None
+    """The command of a run for a shell, None if unknown, and its config as JSON."""
+    command = " \\\n    ".join([run.command[0], *map(shlex.quote, run.command[1:])]) if run.base else None
     return {"run": run, "command": command, "config": json.dumps(run.config, indent=2)}
 
 
 def _image(data, kind, alt):
+    """An encoded image as a data URL."""
     return {"note": None, "alt": alt, "src": f"data:image/{kind};base64,{base64.b64encode(data).decode()}"}
 
 
 def _number(score):
+    """Four decimals, – for None."""
     return "–" if score is None else f"{score:.4f}"
 
 
 def _code(value):
+    """A field's value as text."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""What a page knows of a run: what the files in its folder hold."""
+"""A run as a page shows it: the contents of the files in its folder."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,26 +16,26 @@ from ctxseg.views import style
 
 @dataclasses.dataclass(frozen=True)
 class ReportedRun:
-    """What a work directory has; what is missing is empty.
+    """The contents of a work directory; those of missing files are empty.
 
     Attributes:
-        anchor: its place on the page.
-        name: its folder's, or its system's if it is the only one.
-        colour: of its curves and bars.
+        anchor: anchor on the page.
+        name: name of its folder, or of its system if it is the only run.
+        colour: colour of its curves and bars.
         config: config.json.
-        usual: the config of its file without overrides, {} if unknown.
-        trained: what data it is trained on, see `workdir.read_dataset`.
+        base: the config of its file without overrides, {} if unknown.
+        trained: the data that it was trained on, see `workdir.read_dataset`.
         results: results.json.
         metrics: lines of metrics.jsonl.
         samples: {name: (image, label, prediction)} of samples.npz.
-        images: names, and counts of each image, see `record.read_image_counts`; None without images.npz.
+        images: names and counts of the images, see `record.read_image_counts`; None without images.npz.
     """
 
     anchor: str
     name: str
     colour: str
     config: dict
-    usual: dict
+    base: dict
     trained: dict | None
     results: dict
     metrics: list
@@ -44,7 +44,7 @@ class ReportedRun:
 
     @property
     def command(self) -> list[str]:
-        """What makes the run: main.py and its arguments."""
+        """The command of the run: the program and its arguments."""
         flags = [f"--config=configs/{self.config['system']}.py:{self.config['data']['name']}"]
         overrides = self.overrides.items()
         return [
@@ -55,27 +55,27 @@ class ReportedRun:
 
     @property
     def tested(self) -> dict | None:
-        """What data the scores are of, or before there are any, what the run is trained on, see `provenance.describe`; None if unknown."""
+        """The data of the scores, or without scores the training data, see `provenance.describe`; None if unknown."""
         return self.results.get("dataset") or self.trained
 
     @property
     def other_data(self) -> str | None:
-        """The data that the scores are of, in words, where the run was not trained on them."""
+        """The data of the scores, in words, if the run was not trained on it; else None."""
         trained, tested = self.trained, self.tested
         return provenance.words(tested) if trained and tested and not provenance.same(trained, tested) else None
 
     @property
     def overrides(self) -> dict:
-        """The fields that differ from `usual`, {} if that is unknown."""
-        usual = flatten_as_json(self.usual)
-        return {k: v for k, v in flatten_as_json(self.config).items() if k in usual and usual[k] != v}
+        """The fields that differ from `base`, {} if that is unknown."""
+        base = flatten_as_json(self.base)
+        return {k: v for k, v in flatten_as_json(self.config).items() if k in base and base[k] != v}
 
 
-def read(folder: epath.Path, index: int, count: int, usual: Callable | None) -> ReportedRun:
-    """Of the `index`-th of `count` runs on a page; `usual` is that of `report.write_report`.
+def read(folder: epath.Path, index: int, count: int, read_base: Callable | None) -> ReportedRun:
+    """Reads the `index`-th of `count` runs on a page; `read_base` is that of `report.write_report`.
 
     Raises:
-        UserError: the folder is none's, or one of its files does not hold what it should.
+        UserError: the folder is not that of a run, or one of its files is damaged.
     """
     if not folder.is_dir():
         raise UserError(f"--workdir={folder} is not a folder")
@@ -87,13 +87,13 @@ def read(folder: epath.Path, index: int, count: int, usual: Callable | None) -> 
         if not isinstance(system, str) or not isinstance(data, str):
             raise TypeError
     except (KeyError, TypeError) as e:
-        raise UserError(f"{folder / 'config.json'} is damaged: it has no system, or no data.name") from e
+        raise UserError(f"{folder / 'config.json'} is damaged: system or data.name is missing or not a text") from e
     return ReportedRun(
         anchor=f"run{index}",
         name=system if count == 1 else resolved(folder).name,
         colour=style.run_style(index)[0],
         config=config,
-        usual=(usual and usual(folder)) or {},
+        base=(read_base and read_base(folder)) or {},
         trained=workdir.read_dataset(str(folder)),
         results=record.read(folder),
         metrics=read_metrics(folder),

@@ -1,4 +1,4 @@
-"""The command line, from flags to results: what it does, and what it says to bad input."""
+"""The command line, from flags to results and error messages."""
 
 import contextlib
 import errno
@@ -40,14 +40,14 @@ def parse(*arguments):
 
 
 def call(*arguments):
-    """What `main` prints on stdout."""
+    """The output of `main` on stdout."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         commands.main(["main.py", *map(str, arguments)])
     return out.getvalue()
 
 
-def test_nothing_gives_no_value():
-    assert command_line.value_of([], "config") == ""  # as a sweep without overrides asks
+def test_no_arguments_give_no_value():
+    assert command_line.value_of([], "config") == ""  # a sweep without overrides
 
 
 def test_defaults():
@@ -68,7 +68,7 @@ def test_overrides():
     assert not config.data.flip and config.optimizer.nesterov
     assert config.model.context.levels == ("res3", "res5")
     assert config.model.backbone.width == 4 and config.data.manual_dir == "x"
-    assert parse(FCN).config.to_dict() == fcn.get_config().to_dict()  # a second parse knows nothing of the first
+    assert parse(FCN).config.to_dict() == fcn.get_config().to_dict()  # independent of the first parse
 
 
 def test_words_of_a_tuple_need_no_quotes():
@@ -87,37 +87,37 @@ def test_words_of_a_tuple_need_no_quotes():
 
 
 BAD_COMMAND_LINES = {
-    "misspelt field": ([FCN, "--config.train.stepz=3"], "no --config.train.stepz: did you mean --config.train.steps?"),
-    "misspelt section": ([FCN, "--config.optimiser.momentum=0"], "did you mean --config.optimizer.momentum?"),
-    "misspelt switch": ([FCN, "--noconfig.data.flop"], "no --config.data.flop: did you mean --config.data.flip?"),
-    "a section": ([FCN, "--config.train=3"], "there is no --config.train: it is a section, of "),
-    "misspelt flag": ([FCN, "--wrkdir=x"], "there is no --wrkdir: did you mean --workdir?"),
-    "mode": ([FCN, "--mode=trian"], "flag --mode=trian: value should be one of <train|evaluate|predict|"),
-    "not a flag": ([FCN, "evaluate"], "'evaluate' is not a flag: settings are given as --config.a.b=value"),
-    "no config": (["--mode=show"], "--config is missing: try --config=configs/zigzag.py"),
-    "no config but fields": (["--config.seed=1"], "--config is missing: try --config=configs/zigzag.py"),
-    "empty config": (["--config="], "--config is missing: try --config=configs/zigzag.py"),
-    "two configs": ([FCN, FCN], "--config is given twice: configs/fcn.py and configs/fcn.py"),
-    "no such file": (["--config=configs/zigzg.py"], "configs/zigzg.py is not a file: did you mean configs/zigzag.py?"),
-    "a folder": (["--config=configs"], "--config: there is no config configs"),
+    "misspelt field": ([FCN, "--config.train.stepz=3"], r"no --config.train.stepz: did you mean --config.train.steps\?"),
+    "misspelt section": ([FCN, "--config.optimiser.momentum=0"], r"did you mean --config.optimizer.momentum\?"),
+    "misspelt switch": ([FCN, "--noconfig.data.flop"], r"no --config.data.flop: did you mean --config.data.flip\?"),
+    "a section": ([FCN, "--config.train=3"], "--config.train: .*section .*batch_size.*steps"),
+    "misspelt flag": ([FCN, "--wrkdir=x"], r"no --wrkdir: did you mean --workdir\?"),
+    "mode": ([FCN, "--mode=trian"], r"--mode=trian: .*<train\|evaluate\|predict\|"),
+    "not a flag": ([FCN, "evaluate"], "'evaluate' .*flag.*--config.a.b=value"),
+    "no config": (["--mode=show"], "--config is missing: .*--config=configs/zigzag.py.*--workdir="),
+    "no config but fields": (["--config.seed=1"], "--config is missing: .*--config=configs/zigzag.py.*--workdir="),
+    "empty config": (["--config="], "--config is missing: .*--config=configs/zigzag.py.*--workdir="),
+    "two configs": ([FCN, FCN], "--config .*twice: configs/fcn.py and configs/fcn.py"),
+    "no such file": (["--config=configs/zigzg.py"], r"configs/zigzg.py .*did you mean configs/zigzag.py\?"),
+    "a folder": (["--config=configs"], "--config: .* no config configs"),
     "not a system": (["--config=configs/datasets.py"], "--config: configs/datasets.py has no get_config"),
-    "data set": ([f"{FCN}:camvit"], "unknown data set 'camvit' after the colon of --config; expected one of scenes, camvid, folder"),
-    "int": ([FCN, "--config.train.steps=ten"], "--config.train.steps=ten cannot be: it wants a whole number"),
-    "int of a placeholder": ([FCN, "--config.model.context.stages=2.5"], "=2.5 cannot be: it wants a whole number"),
-    "float": ([FCN, "--config.optimizer.learning_rate=low"], "learning_rate=low cannot be: it wants a number"),
-    "bool": ([FCN, "--config.data.flip=maybe"], "--config.data.flip=maybe cannot be: it wants true or false"),
+    "data set": ([f"{FCN}:camvit"], "'camvit' after the colon of --config.*scenes, camvid, folder"),
+    "int": ([FCN, "--config.train.steps=ten"], "--config.train.steps=ten: .*whole number"),
+    "int of a placeholder": ([FCN, "--config.model.context.stages=2.5"], "stages=2.5: .*whole number"),
+    "float": ([FCN, "--config.optimizer.learning_rate=low"], "learning_rate=low: .*number"),
+    "bool": ([FCN, "--config.data.flip=maybe"], "--config.data.flip=maybe: .*true or false"),
     "no value": ([FCN, "--config.train.steps"], "Missing value for flag --config.train.steps"),
-    "a tuple twice": ([FCN, "--config.eval.scales=0.5", "--config.eval.scales=1"], "--config.eval.scales is given twice: give all its"),
-    "a folder for show": ([FCN, "--mode=show", "--workdir=x"], "--workdir is not read by --mode=show where --config is given"),
-    "a folder for prepare": ([FCN, "--mode=prepare", "--workdir=x"], "--workdir is not read by --mode=prepare where --config is"),
-    "one number": ([FCN, "--config.data.crop=64"], "config.data.crop is (64,), but must be like (128, 128)"),
-    "three numbers": ([FCN, "--config.data.crop=(64, 64, 3)"], "crop is (64, 64, 3), but must be like (128, 128)"),
-    "no numbers": ([FCN, "--config.data.crop=('a', 'b')"], "crop is ('a', 'b'), but must be like (128, 128)"),
-    "no whole numbers": ([FCN, "--config.data.crop=(64, 0.5)"], "config.data.crop is (64, 0.5), but must be like"),
+    "a tuple twice": ([FCN, "--config.eval.scales=0.5", "--config.eval.scales=1"], "--config.eval.scales .*twice.*A,B"),
+    "a folder for show": ([FCN, "--mode=show", "--workdir=x"], "--workdir .*--mode=show .*--config"),
+    "a folder for prepare": ([FCN, "--mode=prepare", "--workdir=x"], "--workdir .*--mode=prepare .*--config"),
+    "one number": ([FCN, "--config.data.crop=64"], r"config.data.crop is \(64,\).*\(128, 128\)"),
+    "three numbers": ([FCN, "--config.data.crop=(64, 64, 3)"], r"crop is \(64, 64, 3\).*\(128, 128\)"),
+    "no numbers": ([FCN, "--config.data.crop=('a', 'b')"], r"crop is \('a', 'b'\).*\(128, 128\)"),
+    "no whole numbers": ([FCN, "--config.data.crop=(64, 0.5)"], r"config.data.crop is \(64, 0.5\).*\(128, 128\)"),
 }  # fmt: skip
 
 
-# What was given, and which flag is suggested; None: none.
+# {flag that was given: flag that is suggested, or None}.
 SUGGESTIONS = {
     "config.optimizer.lr": "config.optimizer.learning_rate",
     "lr": "config.optimizer.learning_rate",
@@ -133,7 +133,7 @@ SUGGESTIONS = {
     "config.optimizer.kind": None,
     "config.data.path": None,
     "gpu": None,
-    "config.model.name": None,  # of four things
+    "config.model.name": None,  # four sections have a name
     "config.model.dropout": None,
     "config.model.context.heads": None,
     "config.model.memory.size": None,
@@ -147,7 +147,7 @@ SUGGESTIONS = {
 
 
 @pytest.mark.parametrize("given", SUGGESTIONS)
-def test_what_is_near_is_suggested_and_nothing_else(given):
+def test_only_similar_names_are_suggested(given):
     near = SUGGESTIONS[given]
     for mode in ("train", "sweep") if not given.startswith("config.") else ("train",):
         with pytest.raises(UserError) as error:
@@ -155,22 +155,22 @@ def test_what_is_near_is_suggested_and_nothing_else(given):
         assert str(error.value) == f"there is no --{given}" + (f": did you mean --{near}?" if near else "")
 
 
-def test_runs_and_files_that_are_near_are_suggested(copied, tmp_path):
-    with pytest.raises(UserError, match=f"runn/config.json is missing: .* of a run: did you mean {copied}\\?$"):
+def test_similar_runs_and_files_are_suggested(copied, tmp_path):
+    with pytest.raises(UserError, match=f"runn/config.json is missing: .*did you mean {copied}\\?$"):
         call("--mode=report", f"--workdir={copied.parent / 'runn'}")
-    with pytest.raises(UserError, match="configs/fnc.py is not a file: did you mean configs/fcn.py?"):
+    with pytest.raises(UserError, match=r"configs/fnc.py .*did you mean configs/fcn.py\?$"):
         parse("--config=configs/fnc.py")
-    with pytest.raises(UserError, match="config.eval.data is 'foldr', but it can be scenes, "):
+    with pytest.raises(UserError, match="config.eval.data is 'foldr'.*scenes, "):
         call("--mode=evaluate", f"--workdir={copied}", "--config.eval.data=foldr")
 
 
-def test_no_file_is_suggested_for_one_that_is_not_near():
+def test_no_dissimilar_file_is_suggested():
     with pytest.raises(UserError, match="configs/unrelated.py is not a file$"):
         parse("--config=configs/unrelated.py")
 
 
-def test_flags_are_for_the_modes_that_read_them():
-    """Each flag is refused by every mode but its own; what a mode reads of them, `main` looks at."""
+def test_a_flag_is_only_for_the_modes_that_read_it():
+    """Every other mode refuses it."""
     given = {
         "images": "1", "input": "x", "output": "x", "probabilities": "true", "checkpoint": "best",
         "overwrite": "true", "seeds": "2", "rows": "0", "row": "0", "sweep": "seed=1", "jobs": "1", "dry_run": "true",
@@ -186,7 +186,9 @@ def test_flags_are_for_the_modes_that_read_them():
     }  # fmt: skip
     for mode in command_line.MODES:
         for name in given.keys() - read.get(mode, set()):
-            with pytest.raises(UserError, match=f"^--{name} is not read by --mode={mode}, but by "):
+            readers = " and ".join(reader for reader in command_line.MODES if name in read.get(reader, set()))
+            readers = readers.replace(" and ", ", ", readers.count(" and ") - 1)
+            with pytest.raises(UserError, match=f"^--{name} .*--mode={mode}, .*by {readers}$"):
                 (command_line.read_sweep if mode == "sweep" else command_line.read_flags)(
                     ["main.py", FCN, f"--mode={mode}", f"--{name}={given[name]}"]
                 )
@@ -198,11 +200,18 @@ def test_flags_are_for_the_modes_that_read_them():
 
 
 @pytest.mark.parametrize("fault", BAD_COMMAND_LINES)
-def test_bad_command_lines_are_answered_in_a_line(fault):
+def test_bad_command_lines_are_named_in_one_line(fault):
     arguments, message = BAD_COMMAND_LINES[fault]
     with pytest.raises(UserError) as error:
         parse(*arguments)
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert re.search(message, str(error.value)) and "\n" not in str(error.value)
+
+
+def test_folders_of_several_runs_differ():
+    assert command_line.folders_of(parse(FCN, "--mode=report", "--workdir=a,b")) == ["a", "b"]
+    for folders in ("a,a", "a,", "a,./a"):
+        with pytest.raises(UserError, match=f"^--workdir={folders}: .*different"):
+            command_line.folders_of(parse(FCN, "--mode=report", f"--workdir={folders}"))
 
 
 def test_a_faulty_config_file_is_named(tmp_path):
@@ -241,84 +250,84 @@ def test_exit_status_and_streams(tiny, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         f"train: fcn on camvid, {tmp_path}/run: starting",
-        "error: config.train.batch_size is 6, which 4 devices cannot share evenly: try 8",
+        "error: config.train.batch_size is 6, which cannot be split evenly over 4 devices; try 8",
     ]
     assert not (tmp_path / "run").exists()
 
 
-def test_the_nearest_batch_size_is_offered(monkeypatch):
+def test_the_nearest_batch_size_is_suggested(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     devices.check_batch_size("train.batch_size", 8)
     for size, message in {
         1: "try 4",
         9: "try 8",
         11: "try 12",
-        0: "must be at least 1",
-        -4: "must be at least 1",
+        0: "at least 1",
+        -4: "at least 1",
     }.items():
-        with pytest.raises(UserError, match=rf"^config.eval.batch_size is {size}, .*{message}$"):
+        with pytest.raises(UserError, match=rf"^config.eval.batch_size is {size}[,;] .*{message}$"):
             devices.check_batch_size("eval.batch_size", size)
 
 
 BAD_VALUES = {
-    "train.steps=0": "config.train.steps is 0, but must be at least 1",
-    "train.steps=-5": "config.train.steps is -5, but must be at least 1",
-    "train.batch_size=0": "config.train.batch_size is 0, but must be at least 1",
-    "train.keep=0": "config.train.keep is 0, but must be at least 1",
-    "train.log_every=-1": "config.train.log_every is -1, but must be at least 0",
-    "train.eval_every=-1": "config.train.eval_every is -1, but must be at least 0",
-    "train.checkpoint_every=-1": "config.train.checkpoint_every is -1, but must be at least 0",
-    "eval.batch_size=0": "config.eval.batch_size is 0, but must be at least 1",
-    "eval.split=vall": "config.eval.split is 'vall', but camvid has train, val",
-    "seed=-1": "config.seed is -1, but must be at least 0",
-    "data.name=foo": "config.data.name is 'foo', but it can be scenes, folder, camvid",
-    "data.threads=-1": "config.data.threads is -1, but must be at least 0",
-    "data.crop=(0, 32)": r"config.data.crop is \(0, 32\).*\(height, width\).* at least 1",
-    "data.crop=(32, -8)": r"config.data.crop is \(32, -8\).*\(height, width\)",
+    "train.steps=0": "config.train.steps is 0.*at least 1",
+    "train.steps=-5": "config.train.steps is -5.*at least 1",
+    "train.batch_size=0": "config.train.batch_size is 0.*at least 1",
+    "train.keep=0": "config.train.keep is 0.*at least 1",
+    "train.log_every=-1": "config.train.log_every is -1.*at least 0",
+    "train.eval_every=-1": "config.train.eval_every is -1.*at least 0",
+    "train.checkpoint_every=-1": "config.train.checkpoint_every is -1.*at least 0",
+    "eval.batch_size=0": "config.eval.batch_size is 0.*at least 1",
+    "eval.split=vall": "config.eval.split is 'vall'.*camvid.*train, val",
+    "seed=-1": "config.seed is -1.*at least 0",
+    "data.name=foo": "config.data.name is 'foo'.*scenes, folder, camvid",
+    "data.threads=-1": "config.data.threads is -1.*at least 0",
+    "data.crop=(0, 32)": r"config.data.crop is \(0, 32\).*\(height, width\).*1",
+    "data.crop=(32, -8)": r"config.data.crop is \(32, -8\).*\(height, width\).*1",
     "data.scale_range=(2.0, 0.5)": r"config.data.scale_range is \(2.0, 0.5\).*\(low, high\), 0 < low <= h",
-    "data.hue=0.7": "config.data.hue is 0.7, but must be at most 0.5",
-    "optimizer.schedule=foo": "config.optimizer.schedule is 'foo', but it can be poly, step, constant",
-    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5, but must be less than 1",
-    "model.dtype=float16": "config.model.dtype is 'float16', but it can be float32, bfloat16",
-    "model.backbone.name=resnet19": "config.model.backbone.name is 'resnet19', but it can be none, tiny, vgg16, resnet18, ",
-    "model.backbone.output_stride=7": "config.model.backbone.output_stride is 7, but it can be 32, 16, 8",
-    "model.backbone.width=0": "config.model.backbone.width is 0, but must be at least 1",
-    "model.context.name=zigzug": "config.model.context.name is 'zigzug', but it can be none, fcn, renet, ",
-    "model.context.combine=prodct": "config.model.context.combine is 'prodct', but it can be product, sum",
-    "model.context.region_pool=max": "config.model.context.region_pool is 'max', but it can be sum, mean",
-    "model.context.levels=res9": "config.model.context.levels has 'res9', but there is pixels, res2, res3, res4",
-    "model.context.levels=()": r"config.model.context.levels is \(\), but must be one or more str, none of them twice",
-    "model.context.levels=('res5', 'res5')": "config.model.context.levels is .*, but must be one or more str, none",
-    "model.context.levels=(4, 5)": r"config.model.context.levels is \(4, 5\), but must be one or more str",
-    "model.context.subdivisions=(3, 0)": r"config.model.context.subdivisions is \(3, 0\), but every entry must be at least 1",
-    "model.context.subdivisions=a": r"config.model.context.subdivisions is \('a',\), but must be one or more int",
-    "model.context.stages=0": "config.model.context.stages is 0, but must be at least 1",
-    "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam', but there is .*backbone/stem",
-    "optimizer.rates=classifier/scores=10,backbone/stam=2": "config.optimizer.rates has 'backbone/stam', but there is .*",
-    "optimizer.rates=ten": "config.optimizer.rates has 'ten', but an entry must be NAME=FACTOR with a factor of 0 or more",
-    "model.scales.merge=maximum": "config.model.scales.merge is 'maximum', but it can be none, attention, average, max",
-    "model.memory.name=mcibi2": "config.model.memory.name is 'mcibi2', but it can be none, mcibi",
-    "model.classifier.dropout=1.0": "config.model.classifier.dropout is 1.0, but must be less than 1",
-    "model.context.fuse_kernel=2": "config.model.context.fuse_kernel is 2, but it can be 1, 3, 5, 7",
+    "data.hue=0.7": "config.data.hue is 0.7.*at most 0.5",
+    "optimizer.schedule=foo": "config.optimizer.schedule is 'foo'.*poly, step, constant",
+    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5.*less than 1",
+    "model.dtype=float16": "config.model.dtype is 'float16'.*float32, bfloat16",
+    "model.backbone.name=resnet19": "config.model.backbone.name is 'resnet19'.*none, tiny, vgg16, resnet18, ",
+    "model.backbone.output_stride=7": "config.model.backbone.output_stride is 7.*32, 16, 8",
+    "model.backbone.width=0": "config.model.backbone.width is 0.*at least 1",
+    "model.context.name=zigzug": "config.model.context.name is 'zigzug'.*none, fcn, renet, ",
+    "model.context.combine=prodct": "config.model.context.combine is 'prodct'.*product, sum",
+    "model.context.region_pool=max": "config.model.context.region_pool is 'max'.*sum, mean",
+    "model.context.levels=res9": "config.model.context.levels has 'res9'.*pixels, res2, res3, res4",
+    "model.context.levels=()": r"config.model.context.levels is \(\).*one or more different",
+    "model.context.levels=('res5', 'res5')": r"config.model.context.levels is \('res5', 'res5'\).*different",
+    "model.context.levels=(4, 5)": r"config.model.context.levels is \(4, 5\).*one or more .*names",
+    "model.context.subdivisions=(3, 0)": r"config.model.context.subdivisions is \(3, 0\).*at least 1",
+    "model.context.subdivisions=a": r"config.model.context.subdivisions is \('a',\).*one or more .*whole numbers",
+    "model.context.stages=0": "config.model.context.stages is 0.*at least 1",
+    "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam'.*backbone/stem",
+    "optimizer.rates=classifier/scores=10,backbone/stam=2": "config.optimizer.rates has 'backbone/stam'.*backbone/stem",
+    "optimizer.rates=ten": "config.optimizer.rates has 'ten'.*NAME=FACTOR.*0",
+    "model.scales.merge=maximum": "config.model.scales.merge is 'maximum'.*none, attention, average, max",
+    "model.memory.name=mcibi2": "config.model.memory.name is 'mcibi2'.*none, mcibi",
+    "model.classifier.dropout=1.0": "config.model.classifier.dropout is 1.0.*less than 1",
+    "model.context.fuse_kernel=2": "config.model.context.fuse_kernel is 2.*1, 3, 5, 7",
 }  # fmt: skip
 
 
 def replace(arguments, *others):
-    """`arguments`, with `others` in place of those of the same name: a tuple given twice would be joined."""
+    """`arguments`, with `others` replacing those of the same name: a tuple given twice would be joined."""
     names = [other.partition("=")[0] for other in others]
     return [a for a in arguments if a.partition("=")[0] not in names] + list(others)
 
 
 @pytest.mark.parametrize("change", BAD_VALUES)
 def test_bad_values_are_found_before_the_training(change, tiny, compiled, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_loop", None)  # nothing may come this far
+    monkeypatch.setattr(loop, "_loop", None)  # must not be reached
     with pytest.raises(UserError, match=f"^{BAD_VALUES[change]}") as error:
         call("--config=configs/zigzag.py:camvid", *replace(tiny, f"--config.{change}"), f"--workdir={tmp_path}/run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists(), "the folder must stay free for the corrected command"
 
 
-def test_frozen_layers_are_said_to_be_random(tiny, tmp_path, monkeypatch, capsys):
+def test_frozen_layers_without_weights_are_reported(tiny, tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise UserError("here")
 
@@ -326,23 +335,23 @@ def test_frozen_layers_are_said_to_be_random(tiny, tmp_path, monkeypatch, capsys
     frozen = "--config.model.frozen=backbone/stem,backbone/res2"
     with pytest.raises(UserError, match="here"):
         commands.main(["main.py", f"{FCN}:camvid", *tiny, frozen, f"--workdir={tmp_path}/run"])
-    words = "config.model.frozen: backbone/stem, backbone/res2: random for good, as no pretrained weights fill them\n"
-    assert capsys.readouterr().out.endswith(f"{tmp_path}/run: {words}")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.match(f"{tmp_path}/run: config.model.frozen: backbone/stem, backbone/res2: .*random.*weights", line)
 
 
 def test_bad_data_folders(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, message in {
-        "nowhere": "nowhere does not exist; camvid expects",
-        "emty": "emty does not exist; did you mean .*/empty?",
-        "empty": "empty is empty; camvid",
+        "nowhere": "nowhere .*camvid",
+        "emty": r"emty .*did you mean .*/empty\?",
+        "empty": "empty is empty.*camvid",
     }.items():
         for mode in ("train", "prepare"):
             with pytest.raises(UserError, match=f"^config.data.manual_dir: .*{message}"):
                 changes = replace(tiny, f"--config.data.manual_dir={tmp_path / folder}")
                 workdir = [f"--workdir={tmp_path}/run"] if mode == "train" else []
                 call(f"{FCN}:camvid", *changes, f"--mode={mode}", *workdir)
-    missing = "^config.data.manual_dir is not given, and no camvid is prepared in .*/other: --mode=prepare downloads it"
+    missing = "^config.data.manual_dir .*camvid .*/other.*--mode=prepare"
     with pytest.raises(UserError, match=missing):
         call(f"{FCN}:camvid", f"--config.data.data_dir={tmp_path}/other", f"--workdir={tmp_path}/run")
 
@@ -363,38 +372,38 @@ def test_show_trains_nothing(tmp_path, monkeypatch):
     for field, value in {"combine": "product", "region_context": "rce", "subdivisions": "[3, 5, 7]"}.items():
         assert f"config.model.context.{field} = {value}  # " in out, "the module's own default"
     assert "config.model.context.dilations" not in out and "complexity" not in out
-    with pytest.raises(UserError, match=r"^config.data.crop is \(0, 32\).*\(height, width\)"):
+    with pytest.raises(UserError, match="^config.data.crop is .0, 32..*height, width"):
         call(FCN, "--mode=show", "--config.data.crop=(0, 32)")
-    with pytest.raises(UserError, match="^config.data.superpixels is -1, but must be at least 0"):
+    with pytest.raises(UserError, match="^config.data.superpixels is -1.*at least 0"):
         call("--config=configs/msci.py", "--mode=show", "--config.data.superpixels=-1")
 
 
-# What training refuses at its start, of each part of it.
+# Errors that training raises at its start, one for each part of the config.
 REFUSED = {
-    "data.hue=0.7": "config.data.hue is 0.7, but must be at most 0.5",
-    "eval.scales=(1.0, 0.0)": r"config.eval.scales is \(1.0, 0.0\), but every entry must be more than 0",
-    "eval.window=(32,)": r"config.eval.window is \(32,\), but must be a height and a width",
-    "eval.shapes=padded": "config.eval.shapes is 'padded', but it can be buckets, exact",
-    "eval.crf.iterations=-1": "config.eval.crf.iterations is -1, but must be ",
-    "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam', but there is .*backbone/stem",
-    "optimizer.rates=backbone/stam=2": "config.optimizer.rates has 'backbone/stam', but there is .*",
-    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5, but must be less than 1",
-    "train.batch_size=1": "config.train.batch_size is 1, but context/pool1/norm normalises a map of one position",
+    "data.hue=0.7": "config.data.hue is 0.7.*at most 0.5",
+    "eval.scales=(1.0, 0.0)": r"config.eval.scales is \(1.0, 0.0\).*more than 0",
+    "eval.window=(32,)": r"config.eval.window is \(32,\).*a height and a width",
+    "eval.shapes=padded": "config.eval.shapes is 'padded'.*buckets, exact",
+    "eval.crf.iterations=-1": "config.eval.crf.iterations is -1.*at least 0",
+    "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam'.*backbone/stem",
+    "optimizer.rates=backbone/stam=2": "config.optimizer.rates has 'backbone/stam'.*backbone/stem",
+    "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5.*less than 1",
+    "train.batch_size=1": "config.train.batch_size is 1.*context/pool1/norm",
 }
 
 
 @pytest.mark.parametrize("change", REFUSED)
-def test_show_refuses_what_training_would(change):
+def test_show_raises_the_errors_of_training(change):
     with pytest.raises(UserError, match=f"^{REFUSED[change]}"):
         call("--config=configs/pspnet.py", "--mode=show", "--config.model.backbone.width=4", f"--config.{change}")
 
 
-# What follows trains.
+# The tests below train.
 
 
 @pytest.fixture(scope="module")
 def finished(tiny, compiled, tmp_path_factory):
-    """A finished run: its folder, and what it printed."""
+    """A finished run: its folder and its output."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     before = os.getcwd()
     os.chdir(ROOT)
@@ -409,7 +418,7 @@ def copied(finished, tmp_path):
 
 
 def printed(folder, finished):
-    """The lines that the finished run would have printed, were it in `folder`."""
+    """The lines that the finished run would have printed in `folder`."""
     return finished[1].replace(str(finished[0]), str(folder)).splitlines()
 
 
@@ -418,7 +427,7 @@ def read_metrics(folder, kind):
 
 
 def newest(folder):
-    """Step and parameters, by name, of the newest checkpoint."""
+    """The step of the newest checkpoint, and its parameters by name."""
     with ocp.CheckpointManager(folder / "checkpoints", item_names=("state", "data")) as manager:
         args = ocp.args.Composite(state=ocp.args.StandardRestore())
         state = manager.restore(manager.latest_step(), args=args)["state"]
@@ -426,13 +435,13 @@ def newest(folder):
     return int(state["step"]), {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def test_a_run_leaves_what_is_promised(finished, street):
+def test_a_run_writes_its_files(finished, street):
     folder, out = finished
     assert out.splitlines()[-2] == f"{folder}/report.html" and re.fullmatch(RESULTS, out.splitlines()[-1])
     assert {"config.json", "metrics.jsonl", "results.json", "checkpoints", "tensorboard", "report.html"} <= set(
         os.listdir(folder)
     )
-    assert sorted(os.listdir(folder / "checkpoints"))[-2:] == ["3", "4"]  # and the best, if another
+    assert sorted(os.listdir(folder / "checkpoints"))[-2:] == ["3", "4"]  # and perhaps another best one
     results = json.loads((folder / "results.json").read_text())
     assert (results["system"], results["data"], results["split"], results["step"]) == ("fcn", "camvid", "val", 4)
     assert len(results["per_class_iou"]) == 11 and results["seconds"] > 0 and results["protocol"]
@@ -460,7 +469,7 @@ def test_the_same_command_again_evaluates(copied, finished, tiny, compiled):
 def test_evaluate_and_report(copied, finished, tiny, compiled):
     (copied / "results.json").unlink()
     (copied / "report.html").unlink()
-    # Another batch size, ragged at the end: the same scores.
+    # Another batch size, with an incomplete last batch: the same scores.
     changes = replace(tiny, "--config.eval.batch_size=3")
     out = call(f"{FCN}:camvid", *changes, "--mode=evaluate", f"--workdir={copied}")
     assert out.splitlines() == printed(copied, finished)
@@ -471,21 +480,21 @@ def test_evaluate_and_report(copied, finished, tiny, compiled):
     assert (copied / "report.html").exists()
 
 
-def test_a_run_knows_its_config(copied, finished, compiled):
-    """Whatever reads a run needs no --config; overrides still count, and are checked."""
+def test_a_run_needs_no_config_flag(copied, finished, compiled):
+    """The modes that read a run need no --config; overrides are still applied and checked."""
     command = ["--mode=evaluate", f"--workdir={copied}"]
     assert call(*command, "--config.eval.batch_size=3").splitlines() == printed(copied, finished)
-    with pytest.raises(UserError, match="there is no --config.eval.flp: did you mean --config.eval.flip?"):
+    with pytest.raises(UserError, match=r"--config.eval.flp: did you mean --config.eval.flip\?"):
         call(*command, "--config.eval.flp")
     config = json.loads((copied / "config.json").read_text())
     for section, field, value in (("seed", None, "x"), ("data", "crop", 3)):
-        broken = json.loads(json.dumps(config))
+        damaged = json.loads(json.dumps(config))
         if field:
-            broken[section][field] = value
+            damaged[section][field] = value
         else:
-            broken[section] = value
-        (copied / "config.json").write_text(json.dumps(broken))
-        with pytest.raises(UserError, match=f"config.json is damaged: {section}.*cannot be"):
+            damaged[section] = value
+        (copied / "config.json").write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match=f"config.json is damaged: {section}"):
             call(*command)
 
 
@@ -495,17 +504,15 @@ def test_a_folder_of_another_run_is_refused(finished, tiny, compiled):
         changes = replace(tiny, "--config.model.backbone.width=6", "--config.seed=1")
         with pytest.raises(UserError) as error:
             call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={folder}")
-        assert str(error.value) == (
-            f"{folder} holds the run of another config: config.model.backbone.width is 6 here and 4 there; "
-            "config.seed is 1 here and 0 there; choose another --workdir"
-        )
+        message = f"^{folder} .*config.model.backbone.width .*6.*4.*config.seed .*1.*0.*another --workdir$"
+        assert re.match(message, str(error.value))
     assert files == {path: path.read_bytes() for path in folder.glob("*.json*")}
 
 
-def test_a_misspelt_choice_is_named_before_another_run_is(finished, tiny, compiled):
+def test_a_misspelt_choice_is_named_before_the_other_run(finished, tiny, compiled):
     for mode in ("train", "evaluate"):
         changes = replace(tiny, "--config.model.context.name=zigzug", "--config.seed=1")
-        with pytest.raises(UserError, match="^config.model.context.name is 'zigzug', but it can be "):
+        with pytest.raises(UserError, match="^config.model.context.name is 'zigzug'.*zigzag"):
             call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={finished[0]}")
 
 
@@ -513,36 +520,34 @@ def test_one_process_at_a_time(copied, tiny, compiled):
     command = [f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={copied}"]
     with workdir.hold(str(copied), make=False):
         for mode in ("train", "evaluate"):
-            with pytest.raises(UserError, match=f"^another process is at work in {copied}: wait for it, or choose"):
+            with pytest.raises(UserError, match=f"^another process .*{copied}.*wait.*choose"):
                 call(*command, f"--mode={mode}")
         assert call(*command, "--mode=report") == f"{copied}/report.html\n"
 
 
 def test_a_full_disk_is_one_line():
     full = OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl")
-    assert commands.said(full) == (
-        "error: run/metrics.jsonl: No space left on device: make room, and the same command continues"
+    assert commands.error_line(full) == (
+        "error: run/metrics.jsonl: No space left on device: free some space and run the same command to continue"
     )
-    with pytest.raises(OSError, match="Is a directory"):  # a fault of the program shows where it is
-        commands.said(OSError(errno.EISDIR, "Is a directory"))
+    with pytest.raises(OSError, match="Is a directory"):  # a bug keeps its traceback
+        commands.error_line(OSError(errno.EISDIR, "Is a directory"))
 
 
 def test_a_checkpoint_of_another_model_is_refused(copied, tiny, compiled):
-    """As when config.json was changed by hand, or the code since."""
+    """As after a change of config.json, or of the code."""
     config = json.loads((copied / "config.json").read_text())
     config["model"]["backbone"]["width"] = 6
     (copied / "config.json").write_text(json.dumps(config))
     changes = replace(tiny, "--config.model.backbone.width=6")
-    message = (
-        r"/4 is a checkpoint of another model: params/backbone/res2_1/conv1/conv/kernel has .*4\) there and .*6\) in"
-    )
+    message = r"/4 .*another model: .*params/backbone/res2_1/conv1/conv/kernel .*4\).*6\)"
     for mode in ("train", "evaluate"):
         with pytest.raises(UserError, match=message):
             call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={copied}")
     assert newest(copied)[0] == 4
 
 
-def test_output_that_nobody_reads_is_no_error():
+def test_a_closed_pipe_is_no_error():
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -553,16 +558,16 @@ def test_output_that_nobody_reads_is_no_error():
 
 def test_folders_without_a_run(copied, tiny, compiled, tmp_path):
     command = [f"{FCN}:camvid", *tiny, "--mode=evaluate"]
-    with pytest.raises(UserError, match="none/config.json is missing: --workdir is not the folder of a run$"):
+    with pytest.raises(UserError, match="none/config.json is missing: .*--workdir"):
         call(*command, f"--workdir={tmp_path}/none")
     with pytest.raises(UserError, match="--workdir=.*/none is not a folder"):
         call(*command[:-1], "--mode=report", f"--workdir={tmp_path}/none")
     shutil.rmtree(copied / "checkpoints")
-    with pytest.raises(UserError, match=r"run/checkpoints has no checkpoint: train first \(--mode=train\)$"):
+    with pytest.raises(UserError, match=r"run/checkpoints has no checkpoint.*--mode=train"):
         call(*command, f"--workdir={copied}")
     (copied / "config.json").write_text("{")
     for mode in ("train", "evaluate"):
-        with pytest.raises(UserError, match="run/config.json is damaged .*: choose another --workdir, or remove this"):
+        with pytest.raises(UserError, match="run/config.json is damaged .*another --workdir.*remove"):
             call(*command[:-1], f"--mode={mode}", f"--workdir={copied}")
 
 
@@ -572,11 +577,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny, compiled, tmp_path):
     with pytest.raises(UserError) as error:
         call(f"{FCN}:camvid", *tiny, *rates, f"--workdir={folder}")
     step = int(re.search(r"at step (\d+)", str(error.value))[1])
-    what = "loss|gradient|norm of the parameters"
-    assert step > 1 and re.match(rf"the ({what}) became (nan|inf) at step \d+; ", str(error.value))
-    assert f"the checkpoint of step {step - 1} in {folder} is kept: lower config.optimizer.learning_rate" in str(
-        error.value
-    )
+    quantity = "loss|gradient|norm of the parameters"
+    checkpoint = f"checkpoint of step {step - 1} in {folder}"
+    message = rf"the ({quantity}) .*(nan|inf) at step {step}.*{checkpoint}.*config.optimizer.learning_rate"
+    assert step > 1 and re.match(message, str(error.value))
     saved, params = newest(folder)
     assert saved == step - 1
     assert all(np.isfinite(value).all() for value in params.values())
@@ -585,9 +589,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny, compiled, tmp_path):
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tiny, compiled, tmp_path):
-    """The loss of a step is that of the parameters before it; what the step makes of them counts, too."""
+    """The loss of a step belongs to the parameters before it; the parameters after it must be finite too."""
     folder = tmp_path / "run"
-    with pytest.raises(UserError, match="norm of the parameters became .* at step 1; no checkpoint had been written"):
+    with pytest.raises(UserError, match="norm of the parameters .* at step 1.*no checkpoint"):
         call(f"{FCN}:camvid", *tiny, "--config.optimizer.learning_rate=3e38", f"--workdir={folder}")
     assert not list((folder / "checkpoints").glob("[0-9]*"))
 
@@ -595,9 +599,9 @@ def test_parameters_that_are_not_finite_are_not_saved(tiny, compiled, tmp_path):
 @pytest.mark.parametrize(
     "loss, norm, good, message",
     [
-        (np.nan, 1.0, 2, "the loss became nan at step 4; the checkpoint of step 2 in w is kept"),
-        (np.inf, np.nan, 0, "the loss became inf at step 4; no checkpoint had been written"),
-        (1.0, np.nan, 2, "the gradient became nan at step 4; the checkpoint of step 2 in w is kept"),
+        (np.nan, 1.0, 2, "the loss .*nan at step 4.*checkpoint of step 2 in w"),
+        (np.inf, np.nan, 0, "the loss .*inf at step 4.*no checkpoint"),
+        (1.0, np.nan, 2, "the gradient .*nan at step 4.*checkpoint of step 2 in w"),
     ],
 )
 def test_the_first_step_that_is_not_finite_is_named(loss, norm, good, message):
@@ -612,11 +616,11 @@ def test_the_first_step_that_is_not_finite_is_named(loss, norm, good, message):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_acts_as_usual(number):
-    def usual(*_):
+def test_a_second_signal_reaches_the_original_handler(number):
+    def original(*_):
         raise InterruptedError
 
-    before = signal.signal(number, usual)
+    before = signal.signal(number, original)
     try:
         with loop._Interrupt() as interrupt:
             with pytest.raises(InterruptedError):  # nothing to save yet
@@ -628,12 +632,12 @@ def test_a_second_signal_acts_as_usual(number):
             assert interrupt.asked
             with pytest.raises(InterruptedError):
                 os.kill(os.getpid(), number)
-        assert signal.getsignal(number) is usual
+        assert signal.getsignal(number) is original
     finally:
         signal.signal(number, before)
 
 
-def test_a_terminated_run_goes_on(finished, tiny, compiled, tmp_path, monkeypatch):
+def test_a_terminated_run_resumes(finished, tiny, compiled, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     command = [f"{FCN}:camvid", *tiny, "--config.train.checkpoint_every=0", f"--workdir={folder}"]
 
@@ -645,7 +649,7 @@ def test_a_terminated_run_goes_on(finished, tiny, compiled, tmp_path, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(UserError) as error:
         patch.setattr(Progress, "update", update)
         call(*command)
-    assert str(error.value) == f"interrupted at step 2, saved in {folder}: the same command continues from there"
+    assert re.match(f"interrupted at step 2, .*{folder}.*same command", str(error.value))
     assert signal.getsignal(signal.SIGTERM) == handler
     assert newest(folder)[0] == 2
 

@@ -1,4 +1,4 @@
-"""--mode=prepare: what it says of a data set, checked by counting again; and that nothing half-built looks complete."""
+"""--mode=prepare: the summary of a data set against independent counts; incomplete files never look complete."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ def section(data_dir, manual_dir=None, segments=0):
 
 
 def tree(root, sizes, labels):
-    """A CamVid folder whose training images have `sizes` and whose labels are `labels(index, shape)`; validation: void alone."""
+    """A CamVid folder whose training images have `sizes` and labels `labels(index, shape)`; validation labels are all void."""
     for split, count in (("train", len(sizes)), ("val", 2)):
         lines = []
         for i in range(count):
@@ -67,11 +67,8 @@ def test_the_summary_counts(tmp_path, capsys):
     assert train["classes"][names[2]] == {"share": pytest.approx(80 / 384), "pixels": 80, "images": 2}
     assert train["classes"][names[5]] == {"share": pytest.approx(24 / 384), "pixels": 24, "images": 1}
     assert val["ignored"] == 1 and val["classes"][names[0]] == {"share": None, "pixels": 0, "images": 0}
-    assert (
-        "warning: camvid has no pixel of Building, Road" in printed.err
-        and " in any split: either no image shows it, or it is a heading" in printed.err
-    )
-    assert "warning: camvid val has no labelled pixel" in printed.err
+    assert re.search("warning: camvid .*no pixel of Building, Road.* any split", printed.err)
+    assert re.search("warning: camvid val .*no labelled pixel", printed.err)
     lines = printed.out.splitlines()
     assert lines[0].split() == ["camvid", "train", "val"] and lines[1].split() == ["images", "3", "2"]
     assert lines[2].split() == ["height", "4..10..10", "8"]
@@ -79,17 +76,17 @@ def test_the_summary_counts(tmp_path, capsys):
     assert min(Image.open(Path(folder) / "summary.png").size) > 300
 
 
-def test_a_class_that_no_split_has_is_warned_of_once():
+def test_one_warning_for_a_class_that_is_in_no_split():
     pixels = {"train": (1, 0, 0), "val": (1, 2, 0)}
     splits = {
-        split: {"classes": {name: {"pixels": n} for name, n in zip("abc", of, strict=True)}}
-        for split, of in pixels.items()
+        split: {"classes": {name: {"pixels": n} for name, n in zip("abc", counts, strict=True)}}
+        for split, counts in pixels.items()
     }
     first, second = summary.warnings({"data": "folder", "splits": splits})
-    assert first == "folder train has no pixel of b" and second.startswith("folder has no pixel of c in any split: ")
+    assert re.match("folder train .*no pixel of b", first) and re.match("folder .*no pixel of c in any split", second)
 
 
-def test_a_second_time_reads_the_summary(street, tmp_path, monkeypatch, capsys):
+def test_the_second_time_reads_the_summary(street, tmp_path, monkeypatch, capsys):
     folder = prepare.prepare(section(tmp_path, street))
     first = capsys.readouterr().out
     with monkeypatch.context() as patch:
@@ -97,52 +94,51 @@ def test_a_second_time_reads_the_summary(street, tmp_path, monkeypatch, capsys):
         assert prepare.prepare(section(tmp_path)) == folder
     assert capsys.readouterr().out == first
     path = Path(folder) / "summary.json"
-    whole = path.read_bytes()
-    for damaged in (whole[:200], b"[]", b'{"splits": {"train": {}, "val": {}}}'):
+    complete = path.read_bytes()
+    for damaged in (complete[:200], b"[]", b'{"splits": {"train": {}, "val": {}}}'):
         path.write_bytes(damaged)
         prepare.prepare(section(tmp_path))
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == complete
 
 
 def test_many_classes_are_shortened():
     counts = summary.Counts(np.ones((3, 2), int), np.arange(256)[::-1], np.ones(256, int))
     names = [f"c{i}" for i in range(100)]
-    found = {"data": "d", "splits": {"train": summary._of_split(counts, names)}}
-    lines = summary.table(found).splitlines()
+    shortened = {"data": "d", "splits": {"train": summary._of_split(counts, names)}}
+    lines = summary.table(shortened).splitlines()
     assert len(lines) == 6 + 15 + 1 + 15
     assert lines[6].startswith("c0 ") and lines[-1].startswith("c99 ") and lines[21] == "… 70 more …"
 
 
-@pytest.mark.parametrize("classes", [3, 130])  # 130: in columns, of which all but the first have no bar
-def test_a_picture_of_nothing_warns_of_nothing(classes, recwarn):
+# 130 classes are drawn in columns; only the first has a bar.
+@pytest.mark.parametrize("classes", [3, 130])
+def test_a_picture_without_pixels_raises_no_warning(classes, recwarn):
     names, pixels = [f"c{i}" for i in range(classes)], np.zeros(256, int)
     pixels[0] = classes > 3
     counts = summary.Counts(np.ones((3, 2), int), pixels, pixels)
-    found = {"data": "d", "splits": {split: summary._of_split(counts, names) for split in ("train", "val")}}
-    sizes = {split: counts.sizes for split in found["splits"]}
-    data_summary.draw(found, sizes, [[1, 2, 3]] * classes).canvas.draw()
+    empty = {"data": "d", "splits": {split: summary._of_split(counts, names) for split in ("train", "val")}}
+    sizes = {split: counts.sizes for split in empty["splits"]}
+    data_summary.draw(empty, sizes, [[1, 2, 3]] * classes).canvas.draw()
     assert not [str(w.message) for w in recwarn]
 
 
-def test_nothing_to_learn(tmp_path):
+def test_data_without_labelled_pixels(tmp_path):
     root = tree(tmp_path / "cv", [(4, 5)], lambda i, shape: np.full(shape, 11, np.uint8))
-    with pytest.raises(
-        UserError, match="^camvid train has no labelled pixel, .*: correct the labels, delete .*1.0.0, and"
-    ):
+    with pytest.raises(UserError, match="^camvid train .*no labelled pixel.*delete .*1.0.0 and prepare"):
         prepare.prepare(section(tmp_path / "dd", root))
 
 
-def test_folds_are_trained_on(street, tmp_path, monkeypatch):
+def test_folds_are_checked_for_labels(street, tmp_path, monkeypatch):
     builder = data.load("camvid", tmp_path, street)
-    found = summary.summarise(builder, data_summary.draw)
-    found["splits"] = {f"fold{i}": found["splits"]["train"] for i in range(2)}
-    monkeypatch.setattr(prepare, "summarise", lambda *_: found)
+    folds = summary.summarise(builder, data_summary.draw)
+    folds["splits"] = {f"fold{i}": folds["splits"]["train"] for i in range(2)}
+    monkeypatch.setattr(prepare, "summarise", lambda *_: folds)
     assert prepare.prepare(section(tmp_path, street)) == str(builder.data_dir)
 
 
 @contextlib.contextmanager
 def full(size):
-    """No file can grow beyond `size` bytes: the system's own error, where a full disk has another number."""
+    """Limits files to `size` bytes: a real error of the system, as from a full disk, though with another number."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -159,7 +155,7 @@ def test_a_full_disk(what, street, tmp_path):
         summary.summarise(builder, data_summary.draw)
     with full(4_000 if what == "summary" else 40_000), pytest.raises(UserError) as error:
         prepare.prepare(section(tmp_path, street, 9))
-    assert re.search(r"config.data.data_dir.*File too large; free some space, or choose another", str(error.value))
+    assert re.search(r"config.data.data_dir.*File too large.*another", str(error.value))
     assert "\n" not in str(error.value)
     names = {path.name for path in tmp_path.glob("**/*")}
     assert ("dataset_info.json" in names) == (what != "records")
@@ -172,21 +168,21 @@ def test_a_full_disk(what, street, tmp_path):
 def test_a_writer_that_fails_silently(street, tmp_path, monkeypatch):
     fsync = os.fsync
 
-    def cut(descriptor):  # as if the last blocks had never come to the disk
+    def truncate(descriptor):  # as if the last blocks had not been written
         path = os.readlink(f"/proc/self/fd/{descriptor}")
         if "array_record" in path:
             os.truncate(path, 1000)
         fsync(descriptor)
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="camvid-.*: not written completely"):
-        patch.setattr(os, "fsync", cut)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="camvid-.*written"):
+        patch.setattr(os, "fsync", truncate)
         data.load("camvid", tmp_path, street)
     assert not list(tmp_path.glob("**/dataset_info.json"))
     assert len(data.load("camvid", tmp_path, street).as_data_source("train")) == 6
 
 
-def test_splits_of_any_size_need_no_memory(street, tmp_path, monkeypatch):
-    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)  # 1 GB, beyond which TFDS asks for TensorFlow
+def test_large_splits_need_little_memory(street, tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)  # the default is 1 GB, above which TFDS needs TensorFlow
     monkeypatch.setattr(store, "SHARD", 4)
     builder = data.load("camvid", tmp_path, street)
     assert builder.info.splits["train"].shard_lengths == [4, 2]
@@ -194,35 +190,33 @@ def test_splits_of_any_size_need_no_memory(street, tmp_path, monkeypatch):
     assert [records[i]["name"] for i in range(6)] == [f"train{i}".encode() for i in range(6)]
 
 
-def test_all_faults_are_told(tmp_path, capsys):
+def test_all_faults_are_listed(tmp_path, capsys):
     root = tree(tmp_path / "cv", [(4, 5)] * 8, lambda i, shape: np.zeros(shape, np.uint8))
     for i in range(7):
         (root / f"train/train{i}.png").write_bytes(b"")
     (root / "trainannot/train0.png").write_bytes(b"text")
-    with pytest.raises(
-        UserError, match=r"^camvid: 7 of 10 .*: .*train0.png: the file is empty; .*; and 6 more.*above$"
-    ) as error:
+    with pytest.raises(UserError, match=r"^camvid: 7 of 10 .*train0.png.*empty.*6 more") as error:
         prepare.prepare(section(tmp_path / "dd", root))
     assert "train1.png" not in str(error.value)
     lines = capsys.readouterr().err.partition("all 7 faults:\n")[2].splitlines()
     assert len(lines) == 8 and "train/train0.png: the file is empty; " in lines[0]
     assert lines[0].endswith("trainannot/train0.png: not an image")
-    assert lines[1].strip() == "6 files: the file is empty"  # told once
+    assert lines[1].strip() == "6 files: the file is empty"  # listed once
     assert lines[2].startswith("    /") and lines[7].endswith("train6.png")
     assert not list((tmp_path / "dd").glob("**/dataset_info.json"))
 
 
 def test_archives_that_are_still_packed(tmp_path):
     (tmp_path / "CamVid.tar.gz").touch()
-    with pytest.raises(UserError, match="CamVid.tar.gz: unpack them; camvid expects SegNet's"):
+    with pytest.raises(UserError, match="CamVid.tar.gz.*unpack.*camvid .*SegNet's"):
         prepare.prepare(section(tmp_path / "dd", tmp_path))
 
 
 @pytest.mark.parametrize("place", ["manual_dir", "data_dir"])
 def test_without_permission(place, street, tmp_path, monkeypatch):
-    def denied(*args, **kwargs):  # whoever runs the tests may be allowed everything
+    def denied(*args, **kwargs):  # root, who may run the tests, has all permissions
         raise PermissionError(errno.EACCES, "Permission denied", "/somewhere")
 
     monkeypatch.setattr(Path, "iterdir" if place == "manual_dir" else "mkdir", denied)
-    with pytest.raises(UserError, match=f"config.data.{place}.*/somewhere: Permission denied; get access"):
+    with pytest.raises(UserError, match=f"config.data.{place}.*/somewhere: Permission denied.*access"):
         data.load("camvid", tmp_path / "dd", street)

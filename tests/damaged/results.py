@@ -221,7 +221,7 @@ PICTURES = {
         "confusion of 10⁴⁰⁰",
     )
 }
-DAMAGED = Line("results.json (is damaged|holds no confusion matrix)")
+DAMAGED = Line("results.json (is damaged|has no confusion matrix)")
 INPUTS += [Input(RESULTS, f"pictures, {what}", pictures(change), DAMAGED) for what, change in PICTURES.items()]
 
 

@@ -1,4 +1,4 @@
-"""The evaluator, by every protocol and in either way of sharing compilations, against a plain loop over single images."""
+"""The evaluator against a plain loop over single images, for every protocol and both settings of `eval.shapes`."""
 
 import types
 
@@ -23,7 +23,8 @@ from tests.drawn import drawn_state
 from tests.references import testing_numpy
 
 NAMES = ["a", "b", "c"]
-SIZES = [(40, 52)] * 3 + [(33, 64)] * 2  # two shapes, one bucket, ragged batches
+# Two shapes, one bucket, an incomplete last batch.
+SIZES = [(40, 52)] * 3 + [(33, 64)] * 2
 
 
 class Source(list):
@@ -33,7 +34,7 @@ class Source(list):
 
 @pytest.fixture(scope="module")
 def source():
-    """Images whose class follows from colour, but for noise; some pixels are ignored."""
+    """Images whose classes follow from noisy colours; some pixels are ignored."""
     rng = np.random.default_rng(0)
     samples = Source()
     for i in rng.permutation(len(SIZES)):
@@ -47,7 +48,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def trained(source):
-    """A network that looks at the whole image too, trained for some steps on two images: the model, its variables, and its scores."""
+    """A network with global pooling, trained briefly on two images: the model, its variables, and a function image → logits."""
     config = defaults.get_config()
     config.model.backbone.width = 4
     config.model.context.update({"name": "ppm", "channels": 4, "bins": (1, 2)})
@@ -69,14 +70,14 @@ PROTOCOLS = {
     "one scale": {},
     "scales and mirror images": {"scales": (0.5, 1.0, 1.25), "flip": True},
     "windows of resized images": {"size": (48, 40), "window": (32, 24), "stride": 0.5, "flip": True},
-    # Images that share a shape have two of them at that size.
+    # Images of one bucket have two shapes at this size.
     "windows of a shorter side": {"size": (72,), "scales": (0.5,), "window": (24, 32)},
 }
 
 
 @pytest.fixture(scope="module", params=PROTOCOLS)
 def expected(request, source, trained):
-    """A protocol, and by the plain loop each image's labels, and which of them are decided by float32's rounding."""
+    """A protocol, the labels of each image by the plain loop, and the pixels that float32 rounding decides."""
     fields = PROTOCOLS[request.param]
     probabilities = {s["name"]: testing_numpy.probabilities(trained[2], s["image"], **fields) for s in source}
     gaps = {name: np.diff(np.sort(p, axis=-1)[..., -2:])[..., 0] for name, p in probabilities.items()}
@@ -99,36 +100,36 @@ def test_protocol(shapes, expected, source, trained, monkeypatch):
     config.eval.update({"batch_size": 2, "samples": 3, "shapes": shapes} | fields)
     model, variables, _ = trained
     step = evaluate.create_eval_step(model, create_protocol(config.eval))
-    seen = []
-    found = evaluate.evaluate_split(config, builder, step, devices.replicate(variables), seen.append)
-    scores, confusion, shown = found.scores, found.confusion, found.samples
+    progress = []
+    result = evaluate.evaluate_split(config, builder, step, devices.replicate(variables), progress.append)
+    scores, confusion, samples = result.scores, result.confusion, result.samples
 
     counted = [s["label"] != 255 for s in source]
     truth = np.concatenate([s["label"][c] for s, c in zip(source, counted, strict=True)])
     predicted = np.concatenate([predictions[s["name"]][c] for s, c in zip(source, counted, strict=True)])
-    ties = sum(t.sum() for t in tied.values())  # each of which may move one pixel to another column
+    ties = sum(t.sum() for t in tied.values())  # each may move one pixel to another column
     assert np.abs(confusion - confusion_matrix(truth, predicted, labels=[0, 1, 2])).sum() <= 2 * ties
     assert scores == metrics.scores(confusion, NAMES, builder.info.metadata["groups"])
     assert len(np.unique(predicted)) == 3
-    assert sorted(found.image_names) == sorted(s["name"] for s in source) and found.seconds_per_image > 0
-    for name, of_image in zip(found.image_names, found.image_counts, strict=True):
+    assert sorted(result.image_names) == sorted(s["name"] for s in source) and result.seconds_per_image > 0
+    for name, image_counts in zip(result.image_names, result.image_counts, strict=True):
         label = next(s["label"] for s in source if s["name"] == name)
-        for k, counts in enumerate(of_image):
+        for k, counts in enumerate(image_counts):
             guess = (predictions[name] == k) & (label != 255)
-            wanted = np.array([(guess & (label == k)).sum(), (label == k).sum(), guess.sum()])
-            assert np.abs(counts - wanted).max() <= tied[name].sum()
+            expected_counts = np.array([(guess & (label == k)).sum(), (label == k).sum(), guess.sum()])
+            assert np.abs(counts - expected_counts).max() <= tied[name].sum()
     if not fields:
-        assert 0.35 < scores["mIoU"] < 1  # trained, and not to perfection
-    assert seen[-1] == len(source) and len(shown) == 3
-    for name, image, label, prediction in shown:
+        assert 0.35 < scores["mIoU"] < 1  # trained, but not perfect
+    assert progress[-1] == len(source) and len(samples) == 3
+    for name, image, label, prediction in samples:
         sample = next(s for s in source if s["name"] == name)
         np.testing.assert_array_equal(image, sample["image"])
         np.testing.assert_array_equal(label, sample["label"])
         np.testing.assert_array_equal(prediction[~tied[name]], predictions[name][~tied[name]])
 
 
-def test_scored_at_the_resized_size(source, trained, monkeypatch):
-    """Labels are resized with the images, by the nearest pixel, and every pixel of the new size counts."""
+def test_scores_at_the_resized_size(source, trained, monkeypatch):
+    """Labels are resized with the images by nearest neighbour, and every pixel of the new size is counted."""
     model, variables, scores = trained
     builder = types.SimpleNamespace(
         name="stub", info=types.SimpleNamespace(metadata={"class_names": NAMES, "groups": {}}, splits={"val": None})
@@ -143,7 +144,7 @@ def test_scored_at_the_resized_size(source, trained, monkeypatch):
 
 
 def test_compilations_are_bounded():
-    """Every photograph's side up to 1024 falls into one of few lengths, of which at most a quarter is padding from 128 on."""
+    """Every side up to 1024 falls into one of 16 lengths; from 128 on, padding adds less than a quarter."""
     lengths = {n: bucket(n) for n in range(1, 1025)}
     assert len(set(lengths.values())) == 16 and all(b % 32 == 0 for b in lengths.values())
     assert all(n <= b < 1.25 * n for n, b in lengths.items() if n >= 128)
@@ -151,8 +152,8 @@ def test_compilations_are_bounded():
     assert shape_of((375, 500), "exact") == (375, 500)
 
 
-def test_the_predictor_is_the_protocol(source, trained):
-    """The one-device door gives what the plain loop does, of an image alone."""
+def test_the_predictor_follows_the_protocol(source, trained):
+    """On one device, for a single image, it equals the plain loop."""
     model, variables, scores = trained
     config = defaults.get_config().eval
     image = source[0]["image"]
@@ -160,11 +161,11 @@ def test_the_predictor_is_the_protocol(source, trained):
     np.testing.assert_allclose(actual[0], testing_numpy.probabilities(scores, image), atol=1e-4)
 
 
-def test_padded_images_of_one_shorter_side_are_as_alone(source, trained):
-    """Upright and lying images in one batch keep their aspects, and their probabilities are those of the plain loop."""
+def test_padding_to_a_common_shorter_side_changes_nothing(source, trained):
+    """Portrait and landscape images in one batch keep their aspect, and their probabilities equal the plain loop."""
     model, variables, scores = trained
-    lying, upright = (next(s["image"] for s in source if s["label"].shape == size) for size in ((40, 52), (33, 64)))
-    images = [lying, np.rot90(upright)]
+    landscape, wide = (next(s["image"] for s in source if s["label"].shape == size) for size in ((40, 52), (33, 64)))
+    images = [landscape, np.rot90(wide)]
     samples = [transforms.crop({"image": image}, 0, 0, (64, 64)) for image in images]
     sizes = np.array([image.shape[:2] for image in images], np.int32)
     protocol = Protocol(size=(24,))
@@ -176,8 +177,8 @@ def test_padded_images_of_one_shorter_side_are_as_alone(source, trained):
         np.testing.assert_allclose(p[: image.shape[0], : image.shape[1]], expected, atol=1e-4)
 
 
-def test_a_mirror_image_exchanges_left_and_right(source, trained):
-    """The third class's probabilities in the mirror image are the second's."""
+def test_mirroring_swaps_left_and_right_classes(source, trained):
+    """In the mirror image, the probabilities of the third class belong to the second."""
     model, variables, scores = trained
     config = defaults.get_config().eval
     config.flip = True
@@ -190,7 +191,7 @@ def test_a_mirror_image_exchanges_left_and_right(source, trained):
 
 
 def test_super_pixels_in_windows():
-    """Windows that are no multiple of the strides, on padded and resized images: what lies beyond a window is in no region."""
+    """Windows that are no multiple of the stride, on padded and resized images: pixels outside a window are in no region."""
     config = defaults.get_config()
     config.model.backbone.width = 4
     config.model.context.update({"name": "msci", "levels": ("res4", "res5"), "channels": 4, "stages": 1, "regions": 30})
@@ -205,8 +206,8 @@ def test_super_pixels_in_windows():
     np.testing.assert_allclose(*results, atol=1e-5)
 
 
-def test_a_crf_sees_no_padding(source, trained):
-    """Refined in either way of sharing compilations, within the lattice's own error: a larger array has room for more vertices."""
+def test_a_crf_ignores_padding(source, trained):
+    """Both settings of `eval.shapes` agree within the lattice's error: a larger array has space for more vertices."""
     model, variables, _ = trained
     image = source[0]["image"]
     refined = {}
@@ -222,18 +223,18 @@ def test_a_crf_sees_no_padding(source, trained):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"scales": ()}, r"config.eval.scales is \(\), but must be one or more float"),
-        ({"scales": (1.0, 0.0)}, "config.eval.scales"),
-        ({"scales": (1.0, float("inf"))}, "config.eval.scales"),
-        ({"window": (321,)}, r"config.eval.window is \(321,\), but must be a height and a width, or \(\)"),
+        ({"scales": ()}, r"config.eval.scales is \(\).*one or more"),
+        ({"scales": (1.0, 0.0)}, r"config.eval.scales is \(1.0, 0.0\).*more than 0"),
+        ({"scales": (1.0, float("inf"))}, r"config.eval.scales is \(1.0, inf\).*finite"),
+        ({"window": (321,)}, r"config.eval.window is \(321,\).*height and a width.*\(\)"),
         ({"size": (0, 3)}, "config.eval.size"),
         ({"size": (-512,)}, r"config.eval.size is \(-512,\).*\(shorter side,\).* above 0"),
         ({"size": (512.0,)}, "config.eval.size"),
         ({"size": (1, 2, 3)}, "config.eval.size"),
-        ({"stride": 0.0}, "config.eval.stride is 0.0, but must be more than 0"),
-        ({"score": "both"}, "config.eval.score is 'both', but it can be original, resized"),
-        ({"crf": {"colour_sigma": 0.0}}, "config.eval.crf.colour_sigma is 0.0, but must be at least 0.1"),
-        ({"shapes": "any"}, "config.eval.shapes is 'any', but it can be buckets, exact"),
+        ({"stride": 0.0}, "config.eval.stride is 0.0.*more than 0"),
+        ({"score": "both"}, "config.eval.score is 'both'.*original, resized"),
+        ({"crf": {"colour_sigma": 0.0}}, "config.eval.crf.colour_sigma is 0.0.*at least 0.1"),
+        ({"shapes": "any"}, "config.eval.shapes is 'any'.*buckets, exact"),
     ],
 )
 def test_bad_protocols(change, message):
@@ -244,8 +245,8 @@ def test_bad_protocols(change, message):
         create_protocol(config)
 
 
-def test_every_scale_has_the_super_pixels_that_are_its_own():
-    """And the mirror image has them mirrored: a network whose classes are the regions."""
+def test_every_scale_gets_its_own_super_pixels():
+    """Mirrored in the mirror image. The network's classes are the regions."""
 
     class Regions:
         num_classes = 6

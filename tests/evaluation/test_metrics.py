@@ -9,7 +9,7 @@ NAMES = ["road", "car", "tree", "sky", "pole", "dog"]
 
 
 def random_pixels(seed=0):
-    """Labels without classes 3 and 5, some ignored; predictions without 4 and 5, so that only 5 is nowhere."""
+    """Labels without classes 3 and 5, some ignored; predictions without 4 and 5, so only class 5 is absent."""
     rng = np.random.default_rng(seed)
     labels = rng.choice([0, 1, 2, 4, 255], (4, 9, 11), p=[0.4, 0.2, 0.1, 0.1, 0.2]).astype(np.uint8)
     predictions = np.where(rng.random(labels.shape) < 0.5, labels, rng.integers(0, 4, labels.shape))
@@ -25,7 +25,7 @@ def test_agrees_with_scikit_learn():
     scores = metrics.scores(confusion, NAMES, {})
     iou = reference.jaccard_score(truth, predicted, labels=range(5), average=None)
     assert [scores["per_class_iou"][name] for name in NAMES[:5]] == pytest.approx(iou.tolist())
-    assert iou[3] == iou[4] == 0  # predicted but nowhere true, and the other way round: they count
+    assert iou[3] == iou[4] == 0  # class 3 is only predicted, class 4 only in the truth: both are counted
     assert scores["per_class_iou"]["dog"] is None
     assert scores["mIoU"] == pytest.approx(iou.mean())
     assert scores["pixel_accuracy"] == pytest.approx(reference.accuracy_score(truth, predicted))
@@ -33,17 +33,17 @@ def test_agrees_with_scikit_learn():
     assert scores["mean_accuracy"] == pytest.approx(recall)
 
 
-def test_batches_add_up_and_ids_that_are_no_class_do_not_count():
+def test_batches_add_up_and_other_ids_are_not_counted():
     labels, predictions = random_pixels(1)
     whole = np.asarray(metrics.confusion_matrix(labels, predictions, K))
     parts = [np.asarray(metrics.confusion_matrix(labels[i : i + 1], predictions[i : i + 1], K)) for i in range(4)]
     np.testing.assert_array_equal(sum(parts), whole)
-    for nothing in (-1, -200, K, 254):
-        other = np.where(labels == 255, nothing, labels.astype(np.int32))
+    for ignored in (-1, -200, K, 254):
+        other = np.where(labels == 255, ignored, labels.astype(np.int32))
         np.testing.assert_array_equal(metrics.confusion_matrix(other, predictions, K), whole)
 
 
-def test_groups_leave_absent_classes_out():
+def test_groups_skip_absent_classes():
     labels, predictions = random_pixels(2)
     groups = {"near": ["road", "dog"], "far": ["sky", "tree", "car"], "none": ["dog"]}
     scores = metrics.scores(metrics.confusion_matrix(labels, predictions, K), NAMES, groups)
@@ -58,9 +58,9 @@ def test_extremes():
     perfect = metrics.scores(metrics.confusion_matrix(labels, labels.astype(np.int32), K), NAMES, {"all": NAMES})
     assert [perfect[key] for key in ("mIoU", "pixel_accuracy", "mean_accuracy")] == [1, 1, 1]
     assert perfect["group_iou"] == {"all": 1}
-    nothing = metrics.scores(np.zeros((K, K), np.int64), NAMES, {"all": NAMES})
-    assert nothing["mIoU"] is nothing["mean_accuracy"] is nothing["group_iou"]["all"] is None
-    assert nothing["pixel_accuracy"] == 0
-    # Sums that int32 or float32 would not hold.
+    empty = metrics.scores(np.zeros((K, K), np.int64), NAMES, {"all": NAMES})
+    assert empty["mIoU"] is empty["mean_accuracy"] is empty["group_iou"]["all"] is None
+    assert empty["pixel_accuracy"] == 0
+    # Sums that exceed int32 and the precision of float32.
     large = metrics.scores(np.diag([2**40, 1, 1, 1, 1, 1]) + np.eye(K, k=1, dtype=np.int64), NAMES, {})
     assert large["per_class_iou"]["road"] == pytest.approx(2**40 / (2**40 + 1), abs=1e-15)

@@ -154,9 +154,7 @@ def test_reports_and_pictures_are_of_one_data_set(place, run, tmp_path):
     (place, settings), other = place, f"{tmp_path}/other"
     data = f"--config.data.manual_dir={place}/other"
     call(FCN, *settings, data, f"--workdir={other}")
-    with pytest.raises(
-        UserError, match=rf"{other} is of folder in {place}/other \(\w+\), and {run} of .*: a report is of runs on"
-    ):
+    with pytest.raises(UserError, match=rf"{other} .*folder in {place}/other \(\w+\).*{run} .*same data"):
         call("--mode=report", f"--workdir={run},{other}")
     call(f"--workdir={run}", "--mode=evaluate", data, "--config.eval.data=folder")
     assert f"folder in {place}/other" in (run / "report.html").read_text()
@@ -165,7 +163,7 @@ def test_reports_and_pictures_are_of_one_data_set(place, run, tmp_path):
         saved = json.loads(open(f"{folder}/config.json").read())
         saved["data"] |= {"data_dir": f"{tmp_path}/nowhere", "manual_dir": "/nowhere"}
         open(f"{folder}/config.json", "w").write(json.dumps(saved))
-    with pytest.raises(UserError, match=f"{other} is of folder in .*, and {run} of .*: side by side, runs must"):
+    with pytest.raises(UserError, match=f"{other} .*folder in .*{run} .*same data"):
         call("--mode=pictures", f"--workdir={run},{other}", "--images=0")
 
 
@@ -183,7 +181,7 @@ def test_a_run_is_enough(older, place, run, tmp_path):
     assert call(f"--workdir={run}", "--mode=report") == f"{run}/report.html\n"
     drawn = call(f"--workdir={run}", "--mode=pictures", "--images=0").splitlines()
     assert drawn == [f"{run}/pictures/{name}.png" for name in ("predictions", "confusion")]
-    with pytest.raises(UserError, match=f"--images has 99, but {run}/samples.npz has images 0 to "):
+    with pytest.raises(UserError, match=f"--images has 99.*{run}/samples.npz .*0 to "):
         call(f"--workdir={run}", "--mode=pictures", "--images=99")
     assert not (tmp_path / "nowhere").exists()
 

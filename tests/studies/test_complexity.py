@@ -1,4 +1,4 @@
-"""Counts of operations against numbers worked out by hand, and the mode that prints them."""
+"""Counts of operations compared with numbers computed by hand, and the mode that prints them."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def by_platform(x, kernel):
 
 K = shape(3, 3, 4, 6)
 COUNTS = {
-    # function, map, kernel: positions · k² · channels in · channels out
+    # function, map, kernel, output positions · k² · input channels · output channels
     "3×3": (plain, shape(1, 8, 10, 4), K, 80 * 9 * 4 * 6),
     "batch": (plain, shape(3, 8, 10, 4), K, 3 * 80 * 9 * 4 * 6),
     "unpadded": (partial(plain, padding="VALID"), shape(1, 8, 10, 4), K, 6 * 8 * 9 * 4 * 6),
@@ -109,10 +109,10 @@ def test_multiply_adds_of_a_layer():
 
 
 @pytest.mark.parametrize("count", [count_multiply_adds, count_flops])
-def test_what_depends_on_data_is_not_counted(count):
-    with pytest.raises(ValueError, match="`while` run depends on data"):
+def test_control_flow_on_data_cannot_be_counted(count):
+    with pytest.raises(ValueError, match="`while`.* data"):
         count(lambda x: lax.while_loop(lambda x: x.sum() < 9, lambda x: 2 * x, x), shape(4))
-    with pytest.raises(ValueError, match="`cond` run depends on data"):
+    with pytest.raises(ValueError, match="`cond`.* data"):
         count(lambda x: lax.cond(x[0] > 0, jnp.sin, jnp.cos, x), shape(4))
 
 
@@ -122,10 +122,10 @@ def test_flops():
     assert (
         count_flops(lambda c, x: lax.scan(lambda c, x: (c @ x, None), c, x)[0], shape(4, 4), shape(9, 4, 4)) == 9 * 128
     )
-    # Unpadded, since XLA leaves out what falls on padding.
+    # Unpadded, since XLA does not count taps on padding.
     unpadded = partial(plain, padding="VALID")
     assert count_flops(unpadded, shape(1, 8, 8, 4), K) == 2 * count_multiply_adds(unpadded, shape(1, 8, 8, 4), K)
-    # The definition's, not that of the CPU's implementation.
+    # The count of the definition, not of the implementation for the CPU.
     x, kernel = shape(1, 8, 8, 64), shape(3, 3, 64, 64)
     assert count_flops(convolve, x, kernel) == count_flops(plain, x, kernel)
 
@@ -138,7 +138,7 @@ def test_flops_of_attention_do_not_depend_on_its_chunks():
 
 
 class Evaluated(nn.Module):
-    """A layer in evaluation, as a function of its map alone."""
+    """A layer in evaluation mode, as a function of only its map."""
 
     @nn.compact
     def __call__(self, x):
@@ -159,13 +159,13 @@ def test_measure():
 
 
 def call(capsys, *arguments):
-    """The table's lines and the JSON that `main` writes."""
+    """The lines of the table, and the JSON that `main` writes."""
     commands.main(["main.py", FCN, "--mode=complexity", *map(str, arguments)])
     lines = capsys.readouterr().out.splitlines()
     return lines, json.loads(Path(lines[-1]).read_text())
 
 
-def test_dca_has_the_parameters_of_the_paper_to_the_digit(capsys, tmp_path):
+def test_dca_has_the_parameters_of_the_paper(capsys, tmp_path):
     lines, result = call(
         capsys, "--config.complexity.repeats=0", "--config.complexity.contexts=dca,renet", f"--workdir={tmp_path}"
     )
@@ -177,7 +177,7 @@ def test_dca_has_the_parameters_of_the_paper_to_the_digit(capsys, tmp_path):
     assert row["multiply_adds"] == 128 * 128 * kernels
     assert row["multiply_adds"] / 1e9 == pytest.approx(complexity.PAPER["dca"][1], rel=1e-3)
     assert row["paper"] == {"parameters_m": 14.82, "multiply_adds_g": 242.80}
-    # Two matrix products of 128⁴ by 256 on top, less what the convolutions have on padding.
+    # Plus two matrix products of 128⁴ by 256, minus the convolutions' taps on padding.
     assert row["flops"] == pytest.approx(2 * row["multiply_adds"] + 2 * 2 * 128**4 * 256, rel=0.02)
     dca = next(line for line in lines if line.startswith("dca"))
     assert dca.split()[:5] == ["dca", "14.82", "14.82", "242.67", "242.80"] and dca.split()[-2:] == ["–", "–"]
@@ -197,9 +197,9 @@ def test_the_table_and_the_file(capsys, tmp_path):
     assert lines[1].startswith("context") and [t for t in titles if t in lines[1]] == titles
     assert [line.split()[0] for line in lines[2:4]] == ["renet", "rce"]
     assert all(len(line.split()) == 6 and len(line) == len(lines[1]) for line in lines[2:4])
-    assert "rce keeps the channels it is given: its input is [1,16,16,16]" in lines
+    assert any(line.startswith("rce ") and line.endswith("input is [1,16,16,16]") for line in lines)
 
-    assert os.listdir(tmp_path / "new") == ["complexity.json"]  # the folder is no run's
+    assert os.listdir(tmp_path / "new") == ["complexity.json"]  # the folder does not become that of a run
     assert lines[-1] == f"{tmp_path}/new/complexity.json"
     assert (result["input"], result["channels"], result["repeats"]) == ([1, 16, 16, 32], 16, 2)
     assert (result["dtype"], result["jax"]) == ("float32", jax.__version__) and result["device"]
@@ -210,8 +210,8 @@ def test_the_table_and_the_file(capsys, tmp_path):
     rce = result["rows"][1]
     assert rce["multiply_adds"] == 256 * 9 * 16 * 48
     for row, line in zip(result["rows"], lines[2:4], strict=True):
-        shown = [row["parameters"] / 1e6, row["multiply_adds"] / 1e9, row["flops"] / 1e9, row["memory_bytes"] / 2**20]
-        assert [float(cell) for cell in line.split()[1:]] == pytest.approx([*shown, row["milliseconds"]], rel=0.06)
+        values = [row["parameters"] / 1e6, row["multiply_adds"] / 1e9, row["flops"] / 1e9, row["memory_bytes"] / 2**20]
+        assert [float(cell) for cell in line.split()[1:]] == pytest.approx([*values, row["milliseconds"]], rel=0.06)
         assert row["memory_bytes"] > 4 * row["parameters"] and row["milliseconds"] > 0 and "paper" not in row
 
 
@@ -224,18 +224,19 @@ def test_overrides_of_a_context_reach_its_row(capsys, tmp_path):
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_can_be_counted(name):
     config = fcn.get_config()
-    config.complexity.input, config.complexity.channels = (1, 96, 96, 32), 16  # not small beside ASPP's dilations
+    # Large compared with the dilations of ASPP.
+    config.complexity.input, config.complexity.channels = (1, 96, 96, 32), 16
     module, inputs = ROWS[name](config)
     row = measure(module, inputs, repeats=0)
     assert row["parameters"] > 0 and row["flops"] > 0 and 2 * row["multiply_adds"] <= 1.5 * row["flops"]
 
 
-def test_the_default_folder_is_no_runs():
+def test_the_default_folder():
     assert command_line.parse(["main.py", FCN, "--mode=complexity"]).workdir == "runs"
     assert command_line.parse(["main.py", FCN, "--mode=complexity", "--workdir=x"]).workdir == "x"
 
 
-def test_a_run_continues_whatever_the_complexity_is_asked_of(tmp_path):
+def test_a_run_continues_with_other_fields_of_complexity(tmp_path):
     config = fcn.get_config()
     workdir.claim(tmp_path, config)
     config.complexity.repeats = 0
@@ -243,23 +244,23 @@ def test_a_run_continues_whatever_the_complexity_is_asked_of(tmp_path):
 
 
 BAD_VALUES = {
-    "contexts=dcaa": "config.complexity.contexts has 'dcaa', but it can be fcn, renet, .*dca",
-    "contexts=none": "config.complexity.contexts has 'none', but it can be ",
-    "input=1,0,16,32": r"config.complexity.input is \(1, 0, 16, 32\), but must be images, height, width and channels",
-    "input=1,16,32": r"config.complexity.input is \(1, 16, 32\), but must be like \(1, 128, 128, 2048\)",
-    "channels=0": "config.complexity.channels is 0, but must be at least 1",
-    "repeats=-1": "config.complexity.repeats is -1, but must be at least 0",
+    "contexts=dcaa": "config.complexity.contexts has 'dcaa'.*fcn, renet, .*dca",
+    "contexts=none": "config.complexity.contexts has 'none'.*fcn, renet, .*dca",
+    "input=1,0,16,32": r"config.complexity.input is \(1, 0, 16, 32\).*images, height, width and channels",
+    "input=1,16,32": r"config.complexity.input is \(1, 16, 32\).*\(1, 128, 128, 2048\)",
+    "channels=0": "config.complexity.channels is 0.*at least 1",
+    "repeats=-1": "config.complexity.repeats is -1.*at least 0",
 }
 
 
 @pytest.mark.parametrize("change", BAD_VALUES)
-def test_bad_values_are_answered_in_a_line(change, capsys, tmp_path):
+def test_bad_values_are_named_in_one_line(change, capsys, tmp_path):
     with pytest.raises(UserError, match=f"^{BAD_VALUES[change]}") as error:
         call(capsys, f"--config.complexity.{change}", f"--workdir={tmp_path}/new")
     assert "\n" not in str(error.value) and not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_cannot_be_used(capsys, tmp_path):
+def test_an_unusable_folder_is_named(capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="^--workdir=.*file cannot be used: "):
+    with pytest.raises(UserError, match="^--workdir=.*file "):
         call(capsys, *TINY, f"--workdir={tmp_path}/file")

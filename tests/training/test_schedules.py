@@ -107,18 +107,18 @@ def test_three_updates_against_numpy(changes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"schedule": "cosine"}, "optimizer.schedule is 'cosine', but it can be poly, step, constant"),
-        ({"learning_rate": -0.1}, "optimizer.learning_rate is -0.1, but must be at least 0"),
-        ({"learning_rate": float("nan")}, "optimizer.learning_rate is nan, but"),
-        ({"clip_norm": float("inf")}, "optimizer.clip_norm is inf, but"),
-        ({"momentum": 1.0}, "optimizer.momentum is 1.0, but must be less than 1"),
-        ({"weight_decay": -1.0}, "optimizer.weight_decay is -1.0, but must be at least 0"),
-        ({"warmup_steps": -1}, "optimizer.warmup_steps is -1, but must be at least 0"),
-        ({"rates": ("backbone",)}, "optimizer.rates has 'backbone', but an entry must be NAME=FACTOR"),
-        ({"rates": ("backbone=-1",)}, "optimizer.rates has 'backbone=-1', but an entry must be .* 0 or more"),
+        ({"schedule": "cosine"}, "optimizer.schedule is 'cosine'.*poly, step, constant"),
+        ({"learning_rate": -0.1}, "optimizer.learning_rate is -0.1.*at least 0"),
+        ({"learning_rate": float("nan")}, "optimizer.learning_rate is nan.*number"),
+        ({"clip_norm": float("inf")}, "optimizer.clip_norm is inf.*finite"),
+        ({"momentum": 1.0}, "optimizer.momentum is 1.0.*less than 1"),
+        ({"weight_decay": -1.0}, "optimizer.weight_decay is -1.0.*at least 0"),
+        ({"warmup_steps": -1}, "optimizer.warmup_steps is -1.*at least 0"),
+        ({"rates": ("backbone",)}, "optimizer.rates has 'backbone'.*NAME=FACTOR"),
+        ({"rates": ("backbone=-1",)}, "optimizer.rates has 'backbone=-1'.* 0 or more"),
         ({"rates": ("a=1", "a=2")}, "optimizer.rates has 'a' twice"),
-        ({"step_boundaries": (5, 3)}, r"optimizer.step_boundaries is \(5, 3\), but must be steps, the earliest first"),
-        ({"step_boundaries": ("a",)}, r"optimizer.step_boundaries is \('a',\), but must be steps"),
+        ({"step_boundaries": (5, 3)}, r"optimizer.step_boundaries is \(5, 3\).*steps, .*first"),
+        ({"step_boundaries": ("a",)}, r"optimizer.step_boundaries is \('a',\).*steps"),
     ],
 )
 def test_bad_values_are_named(changes, message):
@@ -129,7 +129,7 @@ def test_bad_values_are_named(changes, message):
 def test_a_rate_of_no_parameter_is_named():
     params = random_tree(np.random.default_rng(0))
     optimizer = optimizers.create_optimizer(settings(rates=("classifier=2", "backbone/covn=3")), 10)
-    with pytest.raises(UserError, match="^config.optimizer.rates has 'backbone/covn', but there is backbone/conv, "):
+    with pytest.raises(UserError, match="^config.optimizer.rates has 'backbone/covn'.*backbone/conv, "):
         optimizer.init(params)
 
 

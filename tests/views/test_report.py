@@ -63,7 +63,7 @@ def workdir(tmp_path):
 
 
 class Page(html.parser.HTMLParser):
-    """Checks that tags nest, and collects text, references and images."""
+    """Checks the nesting of tags, and collects text and links."""
 
     VOID = ("meta", "img", "wbr", "input", "!doctype")
 
@@ -85,7 +85,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_report_has_what_the_run_has(workdir):
+def test_report_has_the_contents_of_the_run(workdir):
     page = Page(report.write_report([workdir]))
     assert page.text.count("zigzag on scenes") == 2  # title and heading
     scores = ("0.6123", "0.8123", "0.7000", "0.9111", "0.3333", "0.5555", "0.4444")
@@ -95,14 +95,14 @@ def test_report_has_what_the_run_has(workdir):
     assert kinds == ["data:image/svg+xml"] * 3 + ["data:image/jpeg", *["data:image/png"] * 3] * 2
 
 
-def test_report_asks_for_nothing_outside(workdir, other):
+def test_report_is_self_contained(workdir, other):
     path = report.write_report([workdir, other], path=workdir / "both.html")
     assert all(link.startswith(("data:", "#")) for link in Page(path).links)
     assert not re.search(r"https?://|url\(|@import|<script", path.read_text())
 
 
 def test_report_shows_the_samples(workdir):
-    """Truth, prediction and errors with the data set's colours: pixels of the pictures on the page."""
+    """The pictures on the page have the data set's colours for truth and prediction, and those of errors."""
     links = [link for link in Page(report.write_report([workdir])).links if link.startswith("data:image/png")]
     truth, prediction, errors = (
         np.asarray(Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))).convert("RGBA")) for link in links[:3]
@@ -116,7 +116,7 @@ def test_report_shows_the_samples(workdir):
 
 @pytest.fixture
 def other(workdir, tmp_path):
-    """A second run: another system and rate, better at one class, without the second sample."""
+    """A second run: another system and number of steps, better at one class, without the second sample."""
     folder = tmp_path / "other <run>"
     folder.mkdir()
     config = CONFIG | {"system": "fcn", "train": {"steps": 900}}
@@ -131,11 +131,13 @@ def other(workdir, tmp_path):
 
 
 def test_several_runs_side_by_side(workdir, other):
-    usual = {workdir: CONFIG, other: CONFIG | {"system": "fcn"}}
-    path = report.write_report([workdir, other], usual.get, workdir / "both.html")
+    base_configs = {workdir: CONFIG, other: CONFIG | {"system": "fcn"}}
+    path = report.write_report([workdir, other], base_configs.get, workdir / "both.html")
     page = Page(path)
     assert "(+12.2)" in page.text and "(-1.1)" in page.text and "(±0.0)" in page.text
-    assert "other <run> has no such sample" in page.text and page.text.count("Nothing logged yet: other <run>") == 1
+    assert (
+        "other <run> does not have this sample" in page.text and page.text.count("Nothing logged yet: other <run>") == 1
+    )
     assert "--config=configs/fcn.py:scenes \\\n    --config.train.steps=900" in page.text
     rows = re.findall(
         r"<tr><th>train.<wbr>steps</th><td><code>600</code></td><td><code>900</code></td></tr>", path.read_text()
@@ -143,8 +145,8 @@ def test_several_runs_side_by_side(workdir, other):
     assert len(rows) == 1 and "data.<wbr>crop" not in path.read_text()
 
 
-def test_how_sure_a_difference_is(workdir, other, tmp_path):
-    """By the images that both runs were tested on; other images, and runs without, cannot be compared so."""
+def test_intervals_of_differences(workdir, other, tmp_path):
+    """Only runs evaluated on the same images have an interval."""
     truth = np.random.default_rng(0).integers(50, 90, (40, 4))
 
     def write(folder, share, names):
@@ -157,29 +159,31 @@ def test_how_sure_a_difference_is(workdir, other, tmp_path):
     assert "bootstrap" not in Page(report.write_report([workdir, other], path=page)).text
     write(other, 0.8, names)
     text = Page(report.write_report([workdir, other], path=page)).text
-    # IoU: 0.6 / 1.4 and 0.8 / 1.2, less what rounding down takes.
+    # IoU: 0.6 / 1.4 and 0.8 / 1.2, minus the effect of rounding down.
     assert (
         re.search(r"other <run> − .*: \+2[34]\.\d points, \+2[34]\.\d to \+2[34]\.\d\.", text)
-        and "its 40 images" in text
+        and "the 40 images" in text
     )
     write(other, 0.6, names)
-    assert "either may be the better one" in Page(report.write_report([workdir, other], path=page)).text
+    assert "no significant difference" in Page(report.write_report([workdir, other], path=page)).text
     write(other, 0.6, names[:-1])
-    assert "other <run> was tested on other images than" in Page(report.write_report([workdir, other], path=page)).text
+    assert (
+        "other <run> was evaluated on other images than" in Page(report.write_report([workdir, other], path=page)).text
+    )
 
 
 def test_runs_that_cannot_be_compared(workdir, other, tmp_path):
-    """Other data is refused; another protocol is said; pictures of other sizes are held to their own truth."""
+    """Other data is an error; another protocol is noted; pictures of other sizes are compared with their own truth."""
     results = json.loads((other / "results.json").read_text())
     files.write_json(other / "results.json", results | {"protocol": "scales 0.5, 1"})
     image, label, prediction = sample(12, 24)
     np.savez(other / "samples.npz", names=np.array(["0001"]), image_0=image, label_0=label, prediction_0=label)
     path = tmp_path / "both.html"
-    assert "not tested alike" in Page(report.write_report([workdir, other], path=path)).text
+    assert "different protocols" in Page(report.write_report([workdir, other], path=path)).text
     files.write_json(other / "config.json", CONFIG | {"data": {"name": "camvid"}})
-    with pytest.raises(UserError, match="is a run on camvid, and .* on scenes: a report is of runs on the same data"):
+    with pytest.raises(UserError, match="other <run> .* on camvid, .* on scenes; .*same data"):
         report.write_report([workdir, other], path=path)
-    with pytest.raises(UserError, match="nowhere/page.html cannot be written"):
+    with pytest.raises(UserError, match="nowhere/page.html .*No such file"):
         report.write_report([workdir], path=tmp_path / "nowhere" / "page.html")
 
 
@@ -191,7 +195,7 @@ DAMAGE = {
 @pytest.mark.parametrize("key", DAMAGE)
 def test_a_damaged_entry_is_named(workdir, key):
     files.write_json(workdir / "results.json", RESULTS | {key: DAMAGE[key]})
-    with pytest.raises(UserError, match=f"results.json is damaged: {key}; evaluate again"):
+    with pytest.raises(UserError, match=f"results.json is damaged: {key}.*evaluate"):
         report.write_report([workdir])
 
 
@@ -208,13 +212,14 @@ def test_confusions_in_words_and_in_cells(workdir):
     files.write_json(workdir / "results.json", results)
     path = report.write_report([workdir])
     text, source = Page(path).text, path.read_text()
-    words = re.findall(r"[\d.]+% of [a-z]+ is called [a-z]+", text)
-    assert words == ["30.0% of far is called grass", "20.0% of far is called near", "10.0% of grass is called far"]
-    assert (
-        "<title>far → grass: 30.0%</title>" in source and source.count("<title>") == 1 + 6
-    )  # cells that are not empty
+    words = re.findall(r"[\d.]+% of [a-z]+ is predicted as [a-z]+", text)
+    assert words == [
+        "30.0% of far is predicted as grass", "20.0% of far is predicted as near", "10.0% of grass is predicted as far",
+    ]  # fmt: skip
+    # Six cells are not empty.
+    assert "<title>far → grass: 30.0%</title>" in source and source.count("<title>") == 1 + 6
     files.write_json(workdir / "results.json", results | {"confusion": [[1, 2]]})
-    with pytest.raises(UserError, match="results.json is damaged: confusion; evaluate again"):
+    with pytest.raises(UserError, match="results.json is damaged: confusion.*evaluate"):
         report.write_report([workdir])
     files.write_json(workdir / "results.json", RESULTS)
     assert "No confusion matrix" in Page(report.write_report([workdir])).text
@@ -224,35 +229,35 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 PROBE = """<script>
 document.title = "";
 const stack = document.querySelector(".stack");
-const shown = () => [...stack.children].map(e => getComputedStyle(e).visibility == "visible" ? 1 : 0).join("");
-const seen = [];
-for (const i of [2, 0, 1, 3, 4, 5]) { document.querySelector(`label[for=layer${i}]`).click(); seen.push(shown()); }
+const visible = () => [...stack.children].map(e => getComputedStyle(e).visibility == "visible" ? 1 : 0).join("");
+const layers = [];
+for (const i of [2, 0, 1, 3, 4, 5]) { document.querySelector(`label[for=layer${i}]`).click(); layers.push(visible()); }
 const wide = [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1
   && !e.closest(".wide") && !e.closest("pre")).map(e => e.tagName);
-document.body.innerHTML = JSON.stringify({seen, scroll: document.documentElement.scrollWidth, width: innerWidth, wide});
+document.body.innerHTML = JSON.stringify({layers, scroll: document.documentElement.scrollWidth, width: innerWidth, wide});
 </script>"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="there is no chromium")
+@pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
 def test_in_a_browser(workdir, other, tmp_path):
-    """On a phone's 360 pixels nothing scrolls sideways but wide boxes, and the switch shows one layer over the image."""
+    """At a phone's width of 360 pixels only wide boxes scroll sideways, and the switch shows one layer over the image."""
     page = report.write_report([workdir, other], path=tmp_path / "both.html").read_text()
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
                "--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
-    # As it is, its policy in place: nothing is refused, and nothing else goes wrong.
+    # The unchanged page, with its security policy, logs no error.
     whole = [*command, "--enable-logging=stderr", f"file://{tmp_path}/both.html"]
     log = subprocess.run(whole, capture_output=True, text=True, timeout=120).stderr
     assert not [line for line in log.splitlines() if "CONSOLE" in line]
-    page = re.sub(r"<meta http-equiv=[^>]*>", "", page)  # which forbids scripts, the probe among them
-    # A window of Chromium is never that narrow; a frame is.
+    page = re.sub(r"<meta http-equiv=[^>]*>", "", page)  # the policy forbids scripts, such as the probe
+    # Chromium has no window this narrow, so the page is in a frame.
     (tmp_path / "page.html").write_text(page.replace("</body>", PROBE + "</body>"))
     frame = '<iframe id=f src="page.html" width=360 height=800 style="border:0"></iframe>'
     copy = "<script>f.onload = () => { document.body.innerHTML = f.contentDocument.body.innerHTML }</script>"
     (tmp_path / "frame.html").write_text(f"<!DOCTYPE html><body>{frame}{copy}</body>")
     done = subprocess.run([*command, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120)
-    found = json.loads(re.search(r"<body>(\{.*\})", done.stdout, re.DOTALL)[1])
-    assert found["seen"] == ["101000", "100000", "110000", "100100", "100010", "100001"]
-    assert found["width"] == 360 and found["scroll"] <= 360 and found["wide"] == []
+    probe = json.loads(re.search(r"<body>(\{.*\})", done.stdout, re.DOTALL)[1])
+    assert probe["layers"] == ["101000", "100000", "110000", "100100", "100010", "100001"]
+    assert probe["width"] == 360 and probe["scroll"] <= 360 and probe["wide"] == []
 
 
 def test_report_lists_overrides_and_the_command(workdir):
@@ -260,7 +265,7 @@ def test_report_lists_overrides_and_the_command(workdir):
     text = Page(report.write_report([workdir], lambda *_: base)).text
     command = "python main.py \\\n    --config=configs/zigzag.py:scenes \\\n    '--config.data.crop=(64, 64)'"
     assert command in text and "train.steps" not in text
-    assert "Nothing is overridden" in Page(report.write_report([workdir], lambda *_: CONFIG)).text
+    assert "No field is overridden" in Page(report.write_report([workdir], lambda *_: CONFIG)).text
 
 
 def test_report_of_a_run_that_is_not_evaluated(workdir):
@@ -270,8 +275,8 @@ def test_report_of_a_run_that_is_not_evaluated(workdir):
     assert "zigzag on scenes" in text and "Not evaluated yet" in text and "At step 300, mIoU was 0.4321" in text
 
 
-def test_report_of_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(UserError, match="config.json is missing: --workdir is not the folder of a run"):
+def test_report_of_a_folder_without_a_run(tmp_path):
+    with pytest.raises(UserError, match="config.json is missing: --workdir"):
         report.write_report([tmp_path.parent])
 
 
@@ -280,7 +285,7 @@ def test_report_of_a_folder_that_is_no_run(tmp_path):
     [("results.json", "[1]"), ("results.json", '{"mIoU": "x"}'), ("config.json", "null"), ("config.json", "{}"),
      ("metrics.jsonl", '[1, 2]\n{"step": 1, "kind": "train"}\n'), ("metrics.jsonl", '{"a": 1}\n')],
 )  # fmt: skip
-def test_json_that_is_something_else_is_named(workdir, name, text):
+def test_json_of_another_kind_is_named(workdir, name, text):
     (workdir / name).write_text(text)
     with pytest.raises(UserError, match=f"{name}.* (is damaged|is missing)"):
         report.write_report([workdir])
@@ -294,7 +299,7 @@ def test_a_damaged_file_is_named(workdir, name):
         report.write_report([workdir])
 
 
-def test_no_such_folder(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         report.write_report([tmp_path / "nowhere"])
 
