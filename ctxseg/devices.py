@@ -30,7 +30,8 @@ def parallel(function, donate: tuple[int, ...] = (), static: tuple[int, ...] = (
 def replicate(tree):
     """A copy on every local device: leaves `[…]` → `[devices, …]`."""
     n = jax.local_device_count()
-    return jax.pmap(lambda _, t: t, in_axes=(0, None))(jnp.arange(n), tree)
+    # Over the same axis as what `parallel` returns: with another sharding, the second step would be compiled anew.
+    return jax.pmap(lambda _, t: t, axis_name=AXIS, in_axes=(0, None))(jnp.arange(n), tree)
 
 
 def unreplicate(tree):
