@@ -236,7 +236,7 @@ def test_at_the_base_size(run, tmp_path):
 WRONG = {
     "--input is missing": [],
     "config.eval.max_pixels is 0.*at least 1": ["--input=IMAGE", "--config.eval.max_pixels=0"],
-    ".* holds the run of another config: config.data.name is camvid here": ["--input=IMAGE", "--config.data.name=camvid"],
+    ".*config.data.name is camvid .*--workdir": ["--input=IMAGE", "--config.data.name=camvid"],
     "--checkpoint=/x/checkpoints/3 .*--workdir=.*run": ["--input=x", "--checkpoint=/x/checkpoints/3"],
     "--input=/nowhere: no file, folder or glob that matches anything": ["--input=/nowhere"],
     "--checkpoint=latest: .*a step, best, or a path .*checkpoints/STEP": [
