@@ -1,6 +1,6 @@
-"""JSON read strictly, and files replaced whole or not at all, on this machine or in cloud storage.
+"""Strict JSON and atomic file replacement, on local disks and in cloud storage.
 
-A remote path is a URL that `etils.epath` knows, as gs://bucket/run. What cloud storage raises becomes a UserError here.
+A remote path is a URL that `etils.epath` supports, such as gs://bucket/run. Errors of cloud storage become a UserError here.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ from ctxseg.errors import UserError, one_line
 
 
 def parse_json(text: str | bytes):
-    """What JSON says. ValueError if it is none, as NaN is not, or is nested deeper than Python reads."""
+    """Parses JSON. ValueError: it is not valid (NaN is not), or is nested too deeply for Python."""
 
     def refuse(constant):
-        raise ValueError(f"{constant} is no JSON")
+        raise ValueError(f"{constant} is not valid JSON")
 
     try:
         return json.loads(text, parse_constant=refuse)
@@ -30,18 +30,18 @@ def parse_json(text: str | bytes):
         raise ValueError("it is nested too deeply") from e
 
 
-def is_number(value, least: float = -math.inf) -> bool:
-    """Whether a value of JSON is a finite number, not below `least`, that a float holds."""
-    return type(value) in (int, float) and least <= value and abs(value) <= sys.float_info.max
+def is_number(value, minimum: float = -math.inf) -> bool:
+    """Whether a JSON value is a finite number of at least `minimum`, within the range of a float."""
+    return type(value) in (int, float) and minimum <= value and abs(value) <= sys.float_info.max
 
 
 def is_remote(path) -> bool:
-    """Whether a path is a URL, as gs://bucket/run."""
+    """Whether a path is a URL, such as gs://bucket/run."""
     return "://" in os.fspath(path)
 
 
 def check_reachable(path) -> None:
-    """UserError if a remote path cannot be reached: an unknown scheme, no package for it, no credentials, no network."""
+    """UserError if a remote path cannot be reached: unknown scheme, missing package, no credentials or no network."""
     if not is_remote(path):
         return
     try:
@@ -53,57 +53,58 @@ def check_reachable(path) -> None:
 
 
 def resolved(path) -> epath.Path:
-    """A path from the root on, without links; a remote one as it is, which epath would put below the current folder."""
+    """The absolute path without links. A remote path is returned unchanged: epath would put it below the current folder."""
     return epath.Path(path if is_remote(path) else os.path.realpath(path))
 
 
 def make_folder(path) -> None:
-    """Makes a folder, and those above it. Cloud storage has none."""
+    """Creates a folder and its parents. Does nothing in cloud storage, which has no folders."""
     if not is_remote(path):
         os.makedirs(path, exist_ok=True)
 
 
 def read_bytes(path) -> bytes:
-    """The content of a file. OSError: there is none, or it cannot be read; UserError: a remote one that cannot be."""
+    """The contents of a file. OSError: it does not exist, or a local file cannot be read. UserError: a remote file cannot be read."""
     with storage_errors(path, "read"):
         return epath.Path(path).read_bytes()
 
 
 @contextlib.contextmanager
-def storage_errors(path, done: str):
-    """Makes a UserError of what cloud storage raises, but for a file to be read that is not there; the errors of local files pass.
+def storage_errors(path, action: str):
+    """Turns the errors of cloud storage into a UserError, except for a missing file that was to be read. Local errors pass through.
 
-    `done` is read or written.
+    `action` is 'read' or 'written'.
     """
     try:
         yield
     except Exception as e:
         missing = isinstance(e, FileNotFoundError)
-        if not is_remote(path) or missing and done == "read":
+        if not is_remote(path) or missing and action == "read":
             raise
         if missing:
-            raise UserError(f"{path} cannot be written: there is no such bucket") from e
-        raise UserError(f"{path} cannot be {done}: {one_line(e)}") from e
+            raise UserError(f"{path} cannot be written: the bucket does not exist") from e
+        raise UserError(f"{path} cannot be {action}: {one_line(e)}") from e
 
 
 def write_json(path, value) -> None:
-    """Writes `value` as JSON, whole or not at all; array scalars become numbers, NaN and infinity null."""
+    """Writes `value` as JSON, atomically; array scalars become numbers, NaN and infinity null."""
     write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path, text: str) -> None:
-    """Replaces the file at `path` in one step, by UTF-8; of names that are none, the bytes are escaped."""
+    """Replaces the file at `path` atomically, in UTF-8; bytes of file names that are not UTF-8 are escaped."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path, content: bytes) -> None:
-    """Replaces the file at `path` in one step: a reader or a crash meets the old content or the new, never a part."""
-    if is_remote(path):  # cloud storage shows a file when it is complete; to rename one, it copies it
+    """Replaces the file at `path` atomically: after a crash, or to a reader, it has the old contents or the new."""
+    # In cloud storage, a file appears only when it is complete.
+    if is_remote(path):
         with storage_errors(path, "written"):
             epath.Path(path).write_bytes(content)
         return
     path = Path(path)
-    # Others may write the same file.
+    # Another process or thread may write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as f:
@@ -113,12 +114,12 @@ def write_bytes(path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as e:
         temporary.unlink(missing_ok=True)
-        e.filename = e.filename or str(path)  # which a full disk does not say
+        e.filename = e.filename or str(path)  # missing when the disk is full
         raise
 
 
 def move(source, path) -> None:
-    """Moves a local file to `path`, which it replaces in one step."""
+    """Moves a local file to `path`, and replaces what is there atomically."""
     if not is_remote(path):
         os.replace(source, path)
         return
@@ -128,8 +129,9 @@ def move(source, path) -> None:
 
 
 def append_text(path, text: str) -> None:
-    """Appends to the file at `path`, which is made if it is not there."""
-    if is_remote(path):  # where files are written whole; some backends take mode "a", and overwrite
+    """Appends to the file at `path`, which is created if missing."""
+    # Cloud storage cannot append: some backends accept mode "a", and overwrite.
+    if is_remote(path):
         with contextlib.suppress(FileNotFoundError):
             text = read_bytes(path).decode() + text
         write_text(path, text)
@@ -138,19 +140,19 @@ def append_text(path, text: str) -> None:
         with open(path, "a") as f:
             f.write(text)
     except OSError as e:
-        e.filename = str(path)  # which a full disk does not say
+        e.filename = str(path)  # missing when the disk is full
         raise
 
 
 def write_arrays(path, arrays: dict) -> None:
-    """Writes {name: NumPy array} as a compressed .npz, as `write_bytes`."""
+    """Writes {name: NumPy array} as a compressed .npz, atomically."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
 def plain(value):
-    """`value` as JSON has it: array scalars as numbers, NaN and infinity as None, tuples as lists."""
+    """`value` in JSON types: array scalars as numbers, NaN and infinity as None, tuples as lists."""
     if hasattr(value, "items"):
         return {str(k): plain(v) for k, v in value.items()}
     if hasattr(value, "tolist"):

@@ -1,4 +1,4 @@
-"""Locks between processes, by flock: the system lets go of one when its process dies."""
+"""Locks between processes, by flock: the system releases a lock when its process dies."""
 
 import contextlib
 import errno
@@ -9,24 +9,24 @@ from filelock import FileLock, Timeout
 
 @contextlib.contextmanager
 def hold(path, waiting: Callable[[], None] | None = None, stopped: Callable[[], bool] | None = None) -> Iterator[list]:
-    """Holds the lock file at `path`; it and its folder are made if they are not there, and stay.
+    """Holds a lock on the file at `path`. The file and its folder are created if missing, and are not removed.
 
-    On a file system without locks nothing is held: two processes at once are the user's to avoid.
+    On a file system without locks nothing is locked: the user has to avoid two processes at once.
 
     Args:
-        path: of the lock file.
-        waiting: called once if another process holds it, before waiting for that process; None: that is an error.
-        stopped: asked again and again; waiting ends when it returns True.
+        path: path of the lock file.
+        waiting: called once if another process has the lock, before waiting for it; None: do not wait, but raise.
+        stopped: polled while waiting, which ends when it returns True.
 
     Yields:
-        The descriptor that holds it, in a list; [] without locks. A process that inherits it goes on holding.
+        A list with the file descriptor of the lock; [] without locks. A process that inherits the descriptor keeps the lock.
 
     Raises:
-        filelock.Timeout: another process holds it, and there is no `waiting`, or `stopped` returned True.
-        OSError: it cannot be made.
+        filelock.Timeout: another process has the lock, and `waiting` is None or `stopped` returned True.
+        OSError: the lock file cannot be created.
     """
     descriptors: list[int] = []
-    # Not filelock's substitute for flock, a file that is there while it is held: that outlives a killed process.
+    # filelock's fallback, a file that exists while the lock is held, would outlive a killed process.
     lock = FileLock(path, fallback_to_soft=False, on_acquired=descriptors.append)
     try:
         try:
@@ -47,6 +47,8 @@ def hold(path, waiting: Callable[[], None] | None = None, stopped: Callable[[], 
 
 def _wait(lock, stopped):
     while True:
-        with contextlib.suppress(FileNotFoundError):  # its holder has removed the folder, which is made again
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # the other process removed the folder: try again, which creates it
             lock.acquire(cancel_check=stopped)
             return

@@ -99,14 +99,14 @@ def test_a_folder_without_a_run(bucket):
     with pytest.raises(UserError, match="gs://bucket/none/config.json is missing"):
         ctxseg.load("gs://bucket/none/checkpoints/3")
     (bucket / "export.zip").write_bytes(b"PK")
-    with pytest.raises(UserError, match="gs://bucket/export.zip is neither the folder of a run nor an export"):
+    with pytest.raises(UserError, match=r"gs://bucket/export\.zip .*run .*export"):
         ctxseg.load("gs://bucket/export.zip")
 
 
 def test_another_config_and_damaged_files(run):
     config = fcn.get_config()
     config.seed = 3
-    with pytest.raises(UserError, match=f"^{RUN} holds the run of another config: config.seed is 3 here and 0 there"):
+    with pytest.raises(UserError, match=rf"^{RUN} .*config\.seed is 3 .* 0 .*--workdir"):
         workdir.check(RUN, config)
     (run / "results.json").write_text("{")
     (run / "samples.npz").write_bytes(b"PK")
@@ -177,7 +177,7 @@ def test_faults_of_the_storage_are_one_line(run, fault, monkeypatch):
 
 
 def test_a_bucket_that_there_is_not():
-    with pytest.raises(UserError, match="^gs://buckt/run/config.json cannot be written: there is no such bucket$"):
+    with pytest.raises(UserError, match=r"^gs://buckt/run/config\.json cannot be written: .*bucket"):
         workdir.claim("gs://buckt/run", fcn.get_config())
 
 

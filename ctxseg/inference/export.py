@@ -2,14 +2,14 @@
 
 A zip of
 
-- `model.jax`: the network, as `config.eval` tests it, serialised by `jax.export` for batches of any number of images of any size, padded
+- `model.jax`: the network with the protocol of `config.eval`, serialised by `jax.export` for any batch size and images of any size, padded
   to multiples of 32, see `lower`; `classes.json` lists its arguments. Its labels are those of `--mode=predict`;
-- `weights.npz`: its weights, {name: array}, which are an argument and no constants of it;
-- `classes.json`: names and colours of the classes, and what the arguments are;
+- `weights.npz`: its weights, {name: array}, which are an argument of the network rather than constants in it;
+- `classes.json`: names and colours of the classes, and descriptions of the arguments;
 - `run.py`: `ctxseg/inference/exported.py`, a script that labels a photograph and needs the archive, jax, flatbuffers, numpy and pillow;
-- `images.py`, `sizes.py`: how that script reads an image file, and to what sizes it brings it;
-- `superpixels.py`: how regions come from an image, of systems that take them (scikit-image);
-- `crf.py`: how the script refines probabilities, of what is tested with a CRF.
+- `images.py`, `sizes.py`: the script's code to read and resize images;
+- `superpixels.py`: code to compute regions from an image, if the system uses them (scikit-image);
+- `crf.py`: code to refine probabilities, if the protocol has a CRF.
 """
 
 import contextlib
@@ -40,12 +40,12 @@ from ctxseg.runs import checkpoints, provenance, workdir
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 MEANINGS = {
     "weights": "the arrays of weights.npz, {name: array}",
-    "images": "RGB, 0 to 255, at the upper left; the rest is padding",
-    "sizes": "height and width of each image without its padding",
-    "regions": "ids of super-pixels, from 0, -1 in the padding: superpixels.py",
-    "canvas": "its shape alone counts: room for each image at base_size, its shorter side",
+    "images": "RGB, 0 to 255, in the upper left corner; the rest is padding",
+    "sizes": "height and width of each image without padding",
+    "regions": "ids of super-pixels, from 0, and -1 in the padding: see superpixels.py",
+    "canvas": "only its shape is used: it has room for each image with its shorter side resized to base_size",
 }
-# What the functions of superpixels.py need.
+# The imports of superpixels.py.
 SUPERPIXELS = """\
 from collections.abc import Sequence
 
@@ -57,20 +57,20 @@ from sizes import base_size_of
 
 
 def export(config, folder, path=None, overwrite: bool = False, checkpoint=None) -> epath.Path:
-    """Writes a checkpoint of the run in `folder` as an archive (see the top of this file), whole or not at all.
+    """Writes a checkpoint of the run in `folder` as an archive (see the top of this file), atomically.
 
     Args:
-        config: of the run; `data.superpixels` above 0 makes regions an argument.
-        folder: of the run.
-        path: of the archive; default `FOLDER/export.zip`.
-        overwrite: whether `path` may exist.
+        config: config of the run; with `data.superpixels` above 0, the network has the argument `regions`.
+        folder: folder of the run.
+        path: path of the archive; default `FOLDER/export.zip`.
+        overwrite: whether an existing file at `path` is replaced.
         checkpoint: see `checkpoints.restore_run`.
 
     Returns:
         The archive's path.
 
     Raises:
-        UserError: no run or checkpoint there, or one of another model; `path` exists, or cannot be written.
+        UserError: no run or checkpoint, or a checkpoint of another model; `path` exists, or cannot be written.
     """
     workdir.check_same(os.path.join(folder, "config.json"), config)
     path = epath.Path(path or os.path.join(folder, "export.zip"))
@@ -89,7 +89,7 @@ def export(config, folder, path=None, overwrite: bool = False, checkpoint=None) 
         "protocol": str(protocol),
         "class_names": list(metadata["class_names"]),
         "palette": [list(c) for c in metadata["palette"]],
-        "labels": "a label is a position in class_names and in palette (RGB), from 0",
+        "labels": "a label is an index into class_names and palette (RGB), from 0",
         "base_size": list(protocol.size),
         "max_pixels": config.eval.max_pixels,
         "longest": extent.LONGEST,
@@ -107,15 +107,15 @@ def lower(model, weights: dict, protocol, views: int = 0) -> tuple[jax_export.Ex
         model: a segmenter.
         weights: {'params/…': array}, its flattened variables; only shapes and dtypes are read.
         protocol: an `inference.Protocol`: scales, mirror images and windows. Its CRF is left out.
-        views: how many views of super-pixels it takes, see `superpixels.views`.
+        views: number of super-pixel views, see `superpixels.views`.
 
     Returns:
-        (weights, images uint8 `[b,32·h,32·w,3]`, sizes int32 `[b,2]`: what of them is image, the rest being padding; of `views`, regions
-        int32 `[b,32·h,32·w]` or `[b,32·h,32·w,views]`; and of a base size that is the shorter side alone, canvas bool `[32·y,32·x]`, whose
-        shape has room for each image at that size) → probabilities float32 `[b,32·h,32·w,K]`. And the names of its arguments.
+        The function (weights, images uint8 `[b,32·h,32·w,3]`, sizes int32 `[b,2]`, height and width without padding; with `views`, regions
+        int32 `[b,32·h,32·w]` or `[b,32·h,32·w,views]`; with a base size that is only the shorter side, canvas bool `[32·y,32·x]`, whose
+        shape has room for each image at that size) → probabilities float32 `[b,32·h,32·w,K]`; and the names of its arguments.
 
     Raises:
-        UserError: a network that is not a function of symbolic shapes.
+        UserError: the network cannot be traced with symbolic shapes.
     """
     protocol = dataclasses.replace(protocol, crf=None)
 
@@ -140,19 +140,19 @@ def lower(model, weights: dict, protocol, views: int = 0) -> tuple[jax_export.Ex
 
     with _without_folders():
         try:
-            # The canvas has no values that are read.
+            # Only the shape of the canvas is used.
             function = jax.jit(positional, keep_unused=True)
             return jax_export.export(function, platforms=PLATFORMS)(*arguments.values()), tuple(arguments)
         except (jax.errors.InconclusiveDimensionOperation, jax.errors.ConcretizationTypeError) as e:
             reason = str(e).partition(".\n")[0].partition("\n")[0]
             raise UserError(
-                f"this network cannot be exported, as it computes with the size of its maps: {reason}"
+                f"this network cannot be exported, because it computes with the size of its maps: {reason}"
             ) from e
 
 
 @contextlib.contextmanager
 def _without_folders():
-    """Source files, which a program names beside each operation, go without the folder that they are in on this machine."""
+    """Removes folders of this machine from the source locations that an exported program records for each operation."""
     name = "jax_hlo_source_file_canonicalization_regex"
     before = getattr(jax.config, name)
     jax.config.update(name, r".*[/\\]")
@@ -163,7 +163,7 @@ def _without_folders():
 
 
 def _signature(exported, names):
-    """What classes.json says of the artifact itself, whose arguments have these names."""
+    """The entries of classes.json on the exported function, whose arguments have these names."""
     values, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     arguments = [
         {"name": name, "meaning": MEANINGS[name]} | ({} if name == "weights" else _array(value))

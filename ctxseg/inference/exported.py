@@ -2,7 +2,7 @@
 
     python run.py SEGMENTER.zip PHOTO LABELS.png
 
-Needs jax, flatbuffers, numpy and pillow, and scikit-image if it takes super-pixels.
+Needs jax, flatbuffers, numpy and pillow, and scikit-image if it uses super-pixels.
 """
 
 import importlib
@@ -17,11 +17,11 @@ import numpy as np
 from jax import export
 from PIL import Image
 
-MEAN = (124, 116, 104)  # around an image in its padding, where no network looks
+MEAN = (124, 116, 104)  # colour of the padding, which does not affect the result
 
 
 def load(path):
-    """Returns the network, as classes.json describes it but for the weights, and what classes.json says."""
+    """Returns the network, a function of the arguments in classes.json except the weights, and the contents of classes.json."""
     with zipfile.ZipFile(path) as archive:
         about = json.loads(archive.read("classes.json"))
         exported = export.deserialize(bytearray(archive.read("model.jax")))
@@ -31,16 +31,16 @@ def load(path):
 
 
 def unfit(size, about, sizes):
-    """Why an image of this height and width cannot be labelled, or None. `sizes`: sizes.py of the archive."""
+    """The reason why an image of this height and width cannot be labelled, or None. `sizes`: the module sizes.py of the archive."""
     if max(*size, *sizes.base_size_of(size, about["base_size"])) > about["longest"]:
-        return f"it is longer than {about['longest']} pixels: cut it up"
+        return f"it is longer than {about['longest']} pixels: cut it into parts"
     return sizes.too_large(size, about["base_size"], about["max_pixels"])
 
 
 def predict(network, about, image, sizes, superpixels=None, crf=None):
     """Class probabilities of an image of any size: uint8 [H,W,3] → float32 [H,W,K]. Each padded shape is compiled once.
 
-    `sizes`, `superpixels` and `crf` are the archive's Python files of these names, as far as it has them.
+    `sizes`, `superpixels` and `crf` are the archive's modules of these names; None for those that it lacks.
     """
     size = height, width = image.shape[:2]
 
@@ -77,8 +77,8 @@ def main(path, photo, output):
         image, size = images.read(photo, about["max_pixels"])
     except Exception as e:
         sys.exit(f"error: {photo} cannot be read as an image: {e}")
-    if wrong := unfit(image.shape[:2], about, sizes):
-        sys.exit(f"error: {photo}: {wrong}")
+    if reason := unfit(image.shape[:2], about, sizes):
+        sys.exit(f"error: {photo}: {reason}")
     labels = sizes.labels_at(predict(network, about, image, sizes, *parts), size)
     result = Image.fromarray(labels)
     result.putpalette(sum(about["palette"], []))

@@ -1,4 +1,4 @@
-"""How images are tested: scales, mirror images, windows, shapes and the CRF (SPEC §8)."""
+"""The test protocol: scales, mirror images, windows, shapes and the CRF (SPEC §8)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from ctxseg.settings import declared
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How an image is tested.
+    """How probabilities of an image are computed.
 
     Attributes:
-        scales: factors of height and width, over which probabilities are averaged.
-        flip: whether the mirror image counts as much as the image.
-        mirrored_classes: what each class is in the mirror image, see `transforms.mirrored_classes`; (): itself.
-        size: that the image is resized to before it is scaled: (shorter side,), (height, width), or () for its own.
-        window: height and width of a sliding window, in which a scaled image is seen; () for all of it at once.
-        stride: of windows, as a share of the window.
-        crf: arguments of `crf.mean_field`, by which probabilities at the image's size are refined; None: not at all.
-        shapes: `buckets` or `exact`: whether images are padded to few shapes, each of which is compiled once.
+        scales: factors of height and width; probabilities are averaged over them.
+        flip: whether to average over the image and its mirror image.
+        mirrored_classes: the class in the mirror image for each class, see `transforms.mirrored_classes`; (): the same.
+        size: base size, to which the image is resized before it is scaled: (shorter side,), (height, width), or () to keep its size.
+        window: height and width of the sliding window over a scaled image; () for the whole image at once.
+        stride: step of the window, as a fraction of its size.
+        crf: arguments of `crf.mean_field`, which refines probabilities at the image's size; None: no CRF.
+        shapes: `buckets` to pad images to few shapes, each of which is compiled once, or `exact`.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -42,17 +42,17 @@ class Protocol:
         if self.size:
             one = "their shorter side" if len(self.size) == 1 else "images"
             parts.append(f"of {one} resized to {'×'.join(map(str, self.size))}")
-        whole = f"windows of {self.window[0]}×{self.window[1]} at {self.stride:.2f}" if self.window else "whole image"
+        window = f"windows of {self.window[0]}×{self.window[1]} at {self.stride:.2f}" if self.window else "whole image"
         refined = [f"CRF of {self.crf['iterations']} iterations"] if self.crf else []
-        return ", ".join([*parts, whole, *refined])
+        return ", ".join([*parts, window, *refined])
 
 
 def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
-    """The protocol that `config.eval` describes, for these classes. UserError for a value that it cannot have."""
+    """The protocol of `config.eval` for these classes. UserError: an invalid value."""
     declared.check_section("eval", config)
     check_base_size(config.size, "eval.size")
     if len(config.window) not in (0, 2) or any(type(n) is not int or n < 1 for n in config.window):
-        raise UserError(f"config.eval.window is {tuple(config.window)}, but must be a height and a width, or ()")
+        raise UserError(f"config.eval.window is {tuple(config.window)}; expected a height and a width, or ()")
     check_crf(dict(config.crf), "config.eval.crf")
     refinement = dict(config.crf) if config.crf.iterations else None
     return Protocol(
@@ -68,30 +68,30 @@ def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
 
 
 def shape_of(size: tuple[int, int], shapes: str) -> tuple[int, int]:
-    """The shape that an image of `size` (height, width) is computed in."""
+    """The padded shape for an image of `size` (height, width)."""
     height, width = map(bucket, size) if shapes == "buckets" else size
     return height, width
 
 
 def canvas_of(size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | None:
-    """The shape in which a padded image of `size` (height, width) lies once it has its base size; None where its own shape says that."""
+    """The padded shape for an image of `size` (height, width) at its base size; None if it follows from the shape of the input."""
     if len(protocol.size) != 1 or protocol.shapes == "exact":
         return None
     return shape_of(base_size_of(size, protocol.size), protocol.shapes)
 
 
 def check_crf(parameters: dict, field: str = "config.crf") -> None:
-    """UserError unless these are parameters of `mean_field`, with values that they can have; `field` is what they are called by."""
+    """UserError unless these are parameters of `mean_field` with valid values. `field` is the name of the section in messages."""
     kinds = declared.annotations("eval.crf")
     for name, value in parameters.items():
         if name not in kinds:
-            raise UserError(f"{field}.{name} is unknown: the parameters of the CRF are {', '.join(kinds)}")
+            raise UserError(f"{field}.{name} is unknown; expected one of {', '.join(kinds)}")
         number = int if name == "iterations" else int | float
         if not isinstance(value, number) or isinstance(value, bool):
-            raise UserError(f"{field}.{name} is {value!r}, but must be a {'whole ' * (number is int)}number")
+            raise UserError(f"{field}.{name} is {value!r}; expected a {'whole ' * (number is int)}number")
         check(f"{field.removeprefix('config.')}.{name}", value, kinds[name])
 
 
 def superpixel_views(config):
-    """`superpixels.views` of `config.data.superpixels` at the scales of `config.eval`."""
+    """The `superpixels.views` of `config.data.superpixels` at the scales of `config.eval`."""
     return superpixels.views(config.data.superpixels, config.eval.superpixels, config.eval.scales, config.eval.size)

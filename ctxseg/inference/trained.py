@@ -22,27 +22,27 @@ def load(path: str | os.PathLike, checkpoint: int | str | None = None) -> "Train
 
     Args:
         path: the folder of a run, RUN/checkpoints/STEP, or an export (`--mode=export`).
-        checkpoint: of a run: a step; `best`, that of the highest mIoU; None, the newest.
+        checkpoint: for a run: a step; `best`, the one with the highest mIoU; None, the newest.
 
     Raises:
         UserError: there is no run or export, or no such checkpoint.
     """
     check_reachable(path)
-    place = epath.Path(path).expanduser()
-    if place.is_file():
-        return ExportedSegmenter(place)
-    if found := re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})", str(place)):
-        place, checkpoint = epath.Path(found[1] or "."), int(found[2])
-    return TrainedSegmenter(place, checkpoint)
+    location = epath.Path(path).expanduser()
+    if location.is_file():
+        return ExportedSegmenter(location)
+    if match := re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})", str(location)):
+        location, checkpoint = epath.Path(match[1] or "."), int(match[2])
+    return TrainedSegmenter(location, checkpoint)
 
 
 class TrainedSegmenter:
     """The segmenter of a run, on one device.
 
     Attributes:
-        class_names: by class id.
+        class_names: names by class id.
         palette: RGB colours, 0 to 255, by class id.
-        config: of the run.
+        config: config of the run.
         model: a flax.linen module: `model.apply(variables, images)`, see `models.segmenter`.
         variables: its variables: `params`, `batch_stats`, `memory`, …
     """
@@ -58,10 +58,10 @@ class TrainedSegmenter:
         self._apply = jax.jit(lambda variables, x, regions: self.model.apply(variables, x, regions).features)
 
     def predict(self, image) -> np.ndarray:
-        """Class ids, uint8 `[H,W]`, at the size of the image, as `--mode=predict` gives them.
+        """Class ids, uint8 `[H,W]`, at the size of the image; the same as those of `--mode=predict`.
 
         Args:
-            image: uint8 RGB `[H,W,3]`, a PIL image, or a path. Files and PIL images become RGB by the table in `data/images.py`, upright.
+            image: uint8 RGB `[H,W,3]`, a PIL image, or a path. Files and PIL images are converted to upright RGB, see `data/images.py`.
 
         Raises:
             UserError: no such file, or not an image.
@@ -70,34 +70,34 @@ class TrainedSegmenter:
         return sizes.labels_at(self.probabilities(pixels), size)
 
     def probabilities(self, image) -> np.ndarray:
-        """Class probabilities, float32 `[H,W,K]`. As `predict`, but a larger image than `config.eval.max_pixels` has them at that size."""
+        """Class probabilities, float32 `[H,W,K]`. As `predict`, but images above `config.eval.max_pixels` are reduced to that size."""
         pixels, _ = read(image, self.config.eval.max_pixels)
-        if wrong := sizes.too_large(pixels.shape[:2], self.config.eval.size, self.config.eval.max_pixels):
-            raise UserError(f"the image: {wrong}")
+        if reason := sizes.too_large(pixels.shape[:2], self.config.eval.size, self.config.eval.max_pixels):
+            raise UserError(f"the image: {reason}")
         return self._predictor(self.variables, pixels[None], self._regions(pixels))[0]
 
     def features(self, image) -> dict[str, np.ndarray]:
-        """The maps of the network, {name: float32 `[h,w,C]`}: the backbone's, and as `context` what the classifier reads.
+        """The feature maps of the network, {name: float32 `[h,w,C]`}: those of the backbone, and `context`, the input of the classifier.
 
-        Of the image at its base size (`config.eval.size`) and scale 1. Each size of image is compiled once. As `predict`.
+        The image has its base size (`config.eval.size`) and scale 1. Each image size is compiled once. Arguments are as in `predict`.
         """
         pixels, _ = read(image, self.config.eval.max_pixels)
         regions = self._regions(pixels)
         x, ids = at_base_size(pixels[None], None if regions is None else regions[..., 0], tuple(self.config.eval.size))
         maps = self._apply(self.variables, x, ids)
-        return {name: np.asarray(found[0], np.float32) for name, found in maps.items() if name != "pixels"}
+        return {name: np.asarray(values[0], np.float32) for name, values in maps.items() if name != "pixels"}
 
     def _regions(self, pixels):
-        """Super-pixels of an image, int32 `[1,h,w,S]`, for a network that reads them."""
+        """Super-pixels of an image, int32 `[1,h,w,S]`, or None if the network does not use them."""
         if not self.config.data.superpixels:
             return None
         return superpixels.stack([superpixels.compute(pixels, view) for view in superpixel_views(self.config)])[None]
 
 
 class ExportedSegmenter:
-    """The segmenter of an archive that `--mode=export` wrote. Its arguments and errors are those of `TrainedSegmenter`.
+    """The segmenter of an archive by `--mode=export`. Arguments and errors are those of `TrainedSegmenter`.
 
-    An export is a function from images to probabilities: there are no `features`.
+    It has no `features`, because an export is a function from images to probabilities.
     """
 
     def __init__(self, path: epath.Path):
@@ -105,10 +105,8 @@ class ExportedSegmenter:
             with path.open("rb") as file:
                 self._network, self._about = exported.load(file)
             self.class_names, self.palette = self._about["class_names"], [tuple(c) for c in self._about["palette"]]
-        except Exception as e:  # zip, JSON, NumPy and JAX raise all sorts on damaged files
-            raise UserError(
-                f"{path} is neither the folder of a run nor an export that can be read: {one_line(e)}"
-            ) from e
+        except Exception as e:  # zip, JSON, NumPy and JAX raise many types on damaged files
+            raise UserError(f"{path} is neither the folder of a run nor a readable export: {one_line(e)}") from e
 
     def predict(self, image) -> np.ndarray:
         """Class ids, uint8 `[H,W]`."""
@@ -118,13 +116,13 @@ class ExportedSegmenter:
     def probabilities(self, image) -> np.ndarray:
         """Class probabilities, float32 `[H,W,K]`."""
         pixels, _ = read(image, self._about["max_pixels"])
-        if wrong := exported.unfit(pixels.shape[:2], self._about, sizes):
-            raise UserError(f"the image: {wrong}")
+        if reason := exported.unfit(pixels.shape[:2], self._about, sizes):
+            raise UserError(f"the image: {reason}")
         return exported.predict(self._network, self._about, pixels, sizes, superpixels, crf)
 
 
 def read(image, max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """An array, a PIL image or a file as uint8 `[h,w,3]` of at most `max_pixels`, upright, and its own height and width.
+    """An array, a PIL image or a file as upright uint8 `[h,w,3]` of at most `max_pixels`, and its full height and width.
 
     Raises:
         UserError: no such file, or not an image.
@@ -132,7 +130,7 @@ def read(image, max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
     if isinstance(image, str | os.PathLike):
         try:
             return images.read(image, max_pixels)
-        except Exception as e:  # Pillow raises all sorts on damaged files
+        except Exception as e:  # Pillow raises many types on damaged files
             raise UserError(f"{os.fspath(image)} cannot be read: {images.reason(e)}") from e
     if not isinstance(image, Image.Image):
         image = np.asarray(image)

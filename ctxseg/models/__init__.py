@@ -1,4 +1,4 @@
-"""Networks. `create_model` is the door; `segmenter.py` is what to read first."""
+"""Networks. The entry point is `create_model`; read `segmenter.py` first."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -33,29 +33,29 @@ __all__ = [
 ]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# One phase of MSCI's stages: nothing is kept from phase to phase.
+# MSCI's stages with a single phase, so there are no states to keep between phases.
 CONNECTIONS = {"none": None, "msci": partial(MSCI, phases="one", reset_states=False)}
 MEMORIES = {"none": None, "mcibi": FeatureMemory}
 MERGES = ("none", "attention", "average", "max")
-# The fields of modules that `create_model` gives them, and no config.
+# The fields of modules that `create_model` sets, rather than a config.
 BOUND = {"conv", "normalisation", "dropout_layer", "num_classes", "dtype", "parent", "name"}
 
 
 def create_model(config, num_classes: int, axis_name: str | None = None) -> Segmenter | MultiScale:
-    """The segmenter that `config.model` describes (fields: `docs/fields.md`).
+    """Creates the segmenter of `config.model` (fields: `docs/fields.md`).
 
     Args:
         config: a ConfigDict (or any mapping) with `backbone`, `connections`, `context`, `memory`, `auxiliary`, `classifier`, `scales`,
-            `frozen` and `dtype`. A field that is None takes the module's own default; a field that the chosen module does not have is not
-            read. A `name` may be `package.module:Class`, of a flax module that is called as those of its package are.
-        num_classes: K, of the data set.
-        axis_name: of the `pmap` axis that batch statistics are reduced over, or None for one device.
+            `frozen` and `dtype`. A field that is None takes the module's default; fields that the chosen module does not have are ignored.
+            A `name` may be `package.module:Class`, a flax module with the same call signature as the built-in ones.
+        num_classes: K, the number of classes of the data set.
+        axis_name: name of the `pmap` axis over which batch statistics are reduced, or None for one device.
 
     Returns:
         A flax.linen module: `init(rng, images, regions=None, train=False)`, `apply(variables, images, regions=…, train=…)`.
 
     Raises:
-        UserError: a name that no module has, or a value that the module refuses.
+        UserError: an unknown name, or a value that the module rejects.
     """
     dtype = _choice("model.dtype", config["dtype"], DTYPES)
     frozen = tuple(config["frozen"])
@@ -84,19 +84,19 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
 
 def _choice(field, name, choices):
     if name not in choices:
-        raise UserError(f"config.{field} is {name!r}, but it can be {', '.join(map(str, choices))}")
+        raise UserError(f"config.{field} is {name!r}; expected one of {', '.join(map(str, choices))}")
     return choices[name] if isinstance(choices, dict) else name
 
 
 def find_module(field: str, name: str, choices: Mapping[str, Any]) -> Any:
-    """What a config's name stands for: a flax module's class, a `partial` of one, or None, which leaves a stage out.
+    """The module with this name: a flax class, a `partial` of one, or None, which leaves the stage out.
 
     Raises:
-        UserError: as `choices.find`, or it is no flax module.
+        UserError: as `choices.find`, or it is not a flax module.
     """
     module = find(field, name, choices)
     if module is not None and not dataclasses.is_dataclass(module.func if isinstance(module, partial) else module):
-        raise UserError(f"config.{field} is {name!r}, which is no flax module")
+        raise UserError(f"config.{field} is {name!r}, which is not a flax module")
     return module
 
 
@@ -109,8 +109,8 @@ def _build(field, section, choices, bound):
 
 
 def _fields(field, section, cls, bound):
-    """What `section` and `bound` say of the fields of `cls`, checked."""
-    known = {f.name for f in dataclasses.fields(cls)}
-    given = {k: v for k, v in section.items() if k in known and k != "name" and v is not None}
+    """{field of `cls`: value} from `section`, checked, and from `bound`."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    given = {k: v for k, v in section.items() if k in names and k != "name" and v is not None}
     check_fields(field, given, cls)
-    return given | {k: v for k, v in bound.items() if k in known}
+    return given | {k: v for k, v in bound.items() if k in names}

@@ -1,1 +1,1 @@
-"""A run's folder: whose it is, what it holds, what data it is of."""
+"""A run's folder: its owner, its contents and the data that it was trained on."""

@@ -1,4 +1,4 @@
-"""Checkpoints of the train state and the data position, by Orbax: asynchronous, atomic, the last n and the best kept."""
+"""Checkpoints of the train state and the data position, by Orbax: asynchronous and atomic; the last n and the best are kept."""
 
 import contextlib
 import os
@@ -17,17 +17,17 @@ from ctxseg.runs import metrics_log, old_names, provenance, record
 from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 
-DAMAGED = "cannot be read; if it is damaged, delete it to go on from the checkpoint before it"
+DAMAGED = "cannot be read; if it is damaged, delete it to continue from the previous checkpoint"
 
 
 class Checkpoints:
     """The checkpoints of one run, in one directory.
 
-    A context manager: leaving it waits for the save under way. A save that is cut off leaves nothing that looks complete.
+    A context manager: leaving it waits for the save in progress. An interrupted save never looks like a complete checkpoint.
 
     Args:
         directory: created when the first checkpoint is saved.
-        keep: how many of the last are kept, beside the one of the best mIoU.
+        keep: number of latest checkpoints to keep, besides the one with the best mIoU.
     """
 
     def __init__(self, directory: str, keep: int = 1):
@@ -45,7 +45,7 @@ class Checkpoints:
                     enable_async_checkpointing=True,
                 ),
             )
-        except ValueError as e:  # it reads the scores of all of them
+        except ValueError as e:  # Orbax reads the metrics of every checkpoint
             raise UserError(f"{_damaged(directory)} {DAMAGED}") from e
 
     def __enter__(self):
@@ -57,7 +57,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint, None without any."""
+        """Step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def all_steps(self) -> list[int]:
@@ -65,16 +65,16 @@ class Checkpoints:
         return list(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint of the best mIoU, None without one that was evaluated."""
+        """Step of the checkpoint with the best mIoU, or None if none was evaluated."""
         return self._manager.best_step()
 
     def save(self, step: int, state, data: dict, metrics: dict | None = None) -> None:
-        """Starts saving `state` (a pytree of arrays) and the data position `data` (JSON) as of `step` updates.
+        """Starts saving `state` (a pytree of arrays) and the data position `data` (JSON) after `step` updates.
 
-        `metrics` with `mIoU` makes the checkpoint a candidate for the best.
+        A checkpoint competes for the best only if `metrics` has `mIoU`.
 
         Raises:
-            UserError: it cannot be written, or the one before it could not, for instance to a full disk.
+            UserError: this checkpoint or the previous one cannot be written, for instance because the disk is full.
         """
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
         with self._saving():
@@ -82,25 +82,25 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self):
-        """Makes a UserError of whatever Orbax and TensorStore raise when they cannot write."""
+        """Turns the exceptions of Orbax and TensorStore into a UserError."""
         try:
             yield
         except Exception as e:
             full = any(word in str(e) for word in ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded"))
-            why = "the disk is full" if full else " ".join(str(e).split())[:200] or type(e).__name__
+            reason = "the disk is full" if full else " ".join(str(e).split())[:200] or type(e).__name__
             raise UserError(
-                f"a checkpoint cannot be written to {self._manager.directory}: {why}; when that is mended, the same command "
-                "continues from the checkpoint before it"
+                f"a checkpoint cannot be written to {self._manager.directory}: {reason}; once that is fixed, the same command "
+                "continues from the previous checkpoint"
             ) from e
 
     def restore(self, state, step: int | None = None):
-        """The state and data position of `step` (default: the newest), also of one whose names are older (see `old_names`).
+        """The state and data position of `step` (default: the newest). Older parameter names are translated, see `old_names`.
 
         Args:
             state: a state of the same structure, shapes and dtypes; its values are not used.
 
         Raises:
-            UserError: there is no such checkpoint, it is of another model or optimiser, or it is damaged.
+            UserError: the checkpoint does not exist, belongs to another model or optimiser, or is damaged.
         """
         step = self._manager.latest_step() if step is None else step
         if step not in self._manager.all_steps():
@@ -109,36 +109,40 @@ class Checkpoints:
         path = self._manager.directory / str(step)
         try:
             tree = getattr(self._manager.item_metadata(step)["state"], "tree", None)
-            saved, wanted = _arrays(tree), _arrays(state)
+            saved, expected = _arrays(tree), _arrays(state)
             if not saved:
                 raise UserError(f"{path} {DAMAGED}")
-            current = partial(old_names.current, wanted=wanted)
-            now = jax.eval_shape(current, {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in saved.items()})
-            _check_same(now, wanted, path)
-            renamed = saved.keys() != wanted.keys()
+            translate = partial(old_names.current, current_names=expected)
+            translated = jax.eval_shape(
+                translate, {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in saved.items()}
+            )
+            _check_same(translated, expected, path)
+            renamed = saved.keys() != expected.keys()
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-            if renamed:  # Orbax reads by the names in the checkpoint
+            if renamed:  # Orbax needs the names in the checkpoint
                 like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
                 target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=args)
-            found = restored["state"]
+            restored_state = restored["state"]
             if renamed:
-                arrays = current(_arrays(found))
-                found = jax.tree_util.tree_map_with_path(lambda keys, x: arrays[_name(keys)].astype(x.dtype), state)
+                arrays = translate(_arrays(restored_state))
+                restored_state = jax.tree_util.tree_map_with_path(
+                    lambda keys, x: arrays[_name(keys)].astype(x.dtype), state
+                )
         except UserError:
             raise
-        except Exception as e:  # Orbax and TensorStore raise all sorts on damaged files
+        except Exception as e:  # Orbax and TensorStore raise many types on damaged files
             raise UserError(f"{path} {DAMAGED}") from e
-        return found, restored["data"]
+        return restored_state, restored["data"]
 
 
 def _damaged(directory):
-    """The folder of a checkpoint whose score is no JSON; of all, if it is not that."""
+    """The first checkpoint whose metrics are not valid JSON, or `directory` if there is none."""
     for step in sorted(epath.Path(directory).iterdir()):
         try:
             files.parse_json(files.read_bytes(step / "metrics" / "metrics"))
-        except OSError:  # it has none
+        except OSError:  # saved without metrics
             continue
         except ValueError:
             return step
@@ -151,31 +155,31 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     Args:
         config: of the run.
         folder: of the run.
-        checkpoint: a step; `best`, that of the highest mIoU while training; None, the newest.
+        checkpoint: a step; `best`, the one with the highest mIoU during training; None, the newest.
 
     Returns:
-        The model, without an axis of devices, and the `TrainState`.
+        The model, without a device axis, and the `TrainState`.
 
     Raises:
-        UserError: no such checkpoint, or one of another model.
+        UserError: the checkpoint does not exist, or belongs to another model.
     """
     model = create_model(config.model, len(provenance.metadata(config, folder)["class_names"]))
     optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
-    if not epath.Path(folder, "checkpoints").is_dir():  # which Orbax would make
+    if not epath.Path(folder, "checkpoints").is_dir():  # Orbax would create it
         raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint: train first (--mode=train)")
-    # Shapes are all that restoring reads, so no initial weights are computed.
+    # Restoring needs only shapes, so no initial weights are computed.
     shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))
     with Checkpoints(os.path.join(folder, "checkpoints")) as saved:
         if checkpoint == "best":
             checkpoint = _best(folder, saved)
             if checkpoint is None:
-                raise UserError(f"{folder} has no best checkpoint: none was evaluated")
+                raise UserError(f"{folder} has no best checkpoint: no checkpoint was evaluated")
         state, _ = saved.restore(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), checkpoint)
     return model, state
 
 
 def _best(folder, saved):
-    """Step of the best checkpoint that metrics.jsonl has a score of: the last one, too, which is saved before it is evaluated."""
+    """Step of the best checkpoint by the scores in metrics.jsonl, which include the last one (it is saved before it is evaluated)."""
     steps = saved.all_steps()
     entries = [e for e in metrics_log.read_metrics(folder) if e["kind"] == "eval" and e["step"] in steps]
     scores = {entry["step"]: entry.get("mIoU") or 0.0 for entry in entries}
@@ -184,13 +188,13 @@ def _best(folder, saved):
     best = saved.best_step()
     if best is not None:
         return best
-    # Of what --mode=evaluate found, neither the log nor the checkpoints tell.
+    # Neither the log nor the checkpoints have the scores of --mode=evaluate.
     step = record.read(folder).get("step")
     return step if step in steps else None
 
 
 def _arrays(tree):
-    """{name: array} of a state, or of what Orbax says of a saved one."""
+    """{name: array} of a state, or of Orbax's metadata of a saved one."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {_name(keys): leaf for keys, leaf in leaves if hasattr(leaf, "shape")}
 
@@ -203,13 +207,13 @@ def _key(entry):
     return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
 
 
-def _check_same(saved, wanted, path):
-    """Raises UserError with the first parameter that differs, or else the first other array."""
-    for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params/"), name)):
-        there, here = (arrays[name].shape if name in arrays else "none" for arrays in (saved, wanted))
-        if there != here:
+def _check_same(saved, expected, path):
+    """Raises UserError for the first array whose shape differs; parameters come first."""
+    for name in sorted(saved.keys() | expected.keys(), key=lambda name: (not name.startswith("params/"), name)):
+        saved_shape, shape = (arrays[name].shape if name in arrays else "none" for arrays in (saved, expected))
+        if saved_shape != shape:
             what = "optimizer" if name.startswith("opt_state/") else "model"
             raise UserError(
-                f"{path} is a checkpoint of another {what}: {name} has shape {there} there and {here} in this config; "
+                f"{path} is a checkpoint of another {what}: {name} has shape {saved_shape} in it and {shape} in this config; "
                 "use the config it was trained with, or another --workdir"
             )

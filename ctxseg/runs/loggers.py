@@ -1,10 +1,10 @@
-"""Where the numbers of a run go beside metrics.jsonl: `config.train.loggers`.
+"""Loggers that receive the numbers of a run besides metrics.jsonl: `config.train.loggers`.
 
-A logger is made with the run's folder, an `epath.Path`, which may be remote, and has
+A logger is constructed with the run's folder, an `epath.Path` that may be remote, and has
 
     write(step, kind, values)   `kind` is 'train' or 'eval'; `values` are numbers, None, or {name: number or None}
-    restart(step)               what it was given after `step` is void: the run resumes there
-    close()                     the run ends, or pauses; a later `write` goes on
+    restart(step)               the run resumes at `step`: discard what was written for later steps
+    close()                     the run ends, or pauses; a later `write` continues
 """
 
 import sys
@@ -19,21 +19,23 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from ctxseg.files import is_remote, make_folder, storage_errors
 
-# The cloud storage that tensorboardX writes to, each by a package of its own.
+# Cloud storage that tensorboardX can write to: scheme → (required package, whether it is installed).
 REMOTE = {"gs": ("google-cloud-storage", record_writer.GCS_ENABLED), "s3": ("boto3", record_writer.S3_ENABLED)}
 
 
 class TensorBoard:
-    """Events in `tensorboard/`; each outlives the process from `write` on. None in cloud storage that tensorboardX cannot write to."""
+    """Events in `tensorboard/`, flushed by each `write`. Writes nothing to cloud storage that tensorboardX does not support."""
 
     def __init__(self, workdir: epath.PathLike):
         self._folder = epath.Path(workdir) / "tensorboard"
         self._on = not is_remote(workdir) or _writes_to(self._folder)
-        self._events: EventsWriter | None = None  # opened at the first write, so that restart() can come before
-        self._restart: int | None = None  # the step from which older events are void
+        # Opened by the first write, so that restart() can come before.
+        self._events: EventsWriter | None = None
+        # Older events from this step on are discarded.
+        self._restart: int | None = None
 
     def write(self, step: int, kind: str, values: dict) -> None:
-        """One event. `kind` is the first part of the tags; what is None gets none."""
+        """Writes one event. Tags start with `kind`; values of None are left out."""
         if not self._on:
             return
         scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(kind, values)]
@@ -44,7 +46,7 @@ class TensorBoard:
             self._events.flush()
 
     def restart(self, step: int) -> None:
-        """TensorBoard hides its older events after `step`."""
+        """Makes TensorBoard hide the older events after `step`."""
         self.close()
         self._restart = step + 1
 
@@ -55,9 +57,9 @@ class TensorBoard:
             self._events = None
 
     def _open(self):
-        # Not tensorboardX's SummaryWriter: it writes from a thread, and what is queued is lost if nobody closes it.
+        # tensorboardX's SummaryWriter writes from a thread, and loses queued events if it is not closed.
         make_folder(self._folder)
-        # The name has the time in seconds: the suffix keeps two files of one second apart.
+        # File names have the time in seconds; the suffix tells apart two files of the same second.
         events = EventsWriter(str(self._folder / "events"), filename_suffix=f".{time.time_ns()}")
         if self._restart is not None:
             start = SessionLog(status=SessionLog.START)
@@ -66,12 +68,12 @@ class TensorBoard:
 
 
 def _writes_to(folder):
-    """Whether tensorboardX can write to this cloud storage; if not, says so."""
+    """Whether tensorboardX can write to this cloud storage; prints a note if not."""
     package, installed = REMOTE.get(str(folder).partition("://")[0], (None, False))
     if not installed:
-        why = f"that needs {package}" if package else "tensorboardX cannot write there"
+        reason = f"this needs {package}" if package else "tensorboardX cannot write there"
         print(
-            f"note: no TensorBoard events in {folder}: {why}; metrics.jsonl has the numbers",
+            f"note: no TensorBoard events in {folder}: {reason}; metrics.jsonl has the numbers",
             file=sys.stderr,
             flush=True,
         )

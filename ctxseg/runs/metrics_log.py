@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: metrics.jsonl, and what its loggers make of it."""
+"""The log of a run: metrics.jsonl and the configured loggers."""
 
 import json
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from ctxseg.runs.loggers import LOGGERS
 
 
 class MetricsLog:
-    """metrics.jsonl of a run, and its other loggers. One process of a run has one; others may read at any time."""
+    """metrics.jsonl of a run, and its other loggers. Only one process may write; others may read at any time."""
 
     def __init__(self, workdir, loggers: Sequence[str] = ()):
-        """Opens the log of `workdir`, which is made if it is not there; a last line cut short by a crash is dropped.
+        """Opens the log of `workdir`, which is created if missing. A last line that a crash cut short is dropped.
 
         Args:
             workdir: folder of the run.
             loggers: names in `LOGGERS`, or `package.module:Class`.
 
         Raises:
-            UserError: no logger of that name.
+            UserError: a logger does not exist.
         """
         self._workdir = epath.Path(workdir)
         make_folder(workdir)
@@ -32,12 +32,12 @@ class MetricsLog:
             self._rewrite(read_metrics(workdir))
 
     def write(self, step: int, kind: str, values: dict) -> None:
-        """Appends one line to metrics.jsonl, which outlives the process from here on, and tells the other loggers.
+        """Appends one line to metrics.jsonl, and passes it to the other loggers. The line is on disk when this returns.
 
         Args:
             step: optimiser updates done.
             kind: 'train' or 'eval'.
-            values: numbers (Python's, NumPy's or JAX's), or {name: number} as `per_class_iou`. NaN and infinity become null.
+            values: numbers (Python's, NumPy's or JAX's), or {name: number} such as `per_class_iou`. NaN and infinity become null.
         """
         step, values = int(step), plain(values)
         append_text(self._path, json.dumps({"step": step, "kind": kind} | values, allow_nan=False) + "\n")
@@ -45,7 +45,7 @@ class MetricsLog:
             logger.write(step, kind, values)
 
     def truncate(self, step: int) -> None:
-        """Forgets what came after `step`, at which the run resumes."""
+        """Removes the entries after `step`, where the run resumes."""
         for logger in self._loggers:
             logger.restart(step)
         self._rewrite([entry for entry in read_metrics(self._workdir) if entry["step"] <= step])
@@ -60,7 +60,7 @@ class MetricsLog:
 
 
 def read_metrics(workdir) -> list[dict]:
-    """The lines of `workdir`'s metrics.jsonl, oldest first; none if there is no such file.
+    """The entries of `workdir`'s metrics.jsonl, oldest first; [] if the file does not exist.
 
     A half-written last line is left out.
 
@@ -88,7 +88,7 @@ def read_metrics(workdir) -> list[dict]:
 
 
 def _is_entry(step=None, kind=None, **values):
-    """Whether a line of metrics.jsonl is what `MetricsLog.write` writes: numbers, and of classes or groups objects of numbers."""
+    """Whether a line of metrics.jsonl has the form of `MetricsLog.write`: numbers, and objects of numbers by class or group."""
     numbers = []
     for name, value in values.items():
         if name.endswith("_iou") and value is not None:
@@ -97,5 +97,5 @@ def _is_entry(step=None, kind=None, **values):
             numbers += value.values()
         else:
             numbers.append(value)
-    whole = type(step) is int and is_number(step, 0) and type(kind) is str
-    return whole and all(number is None or is_number(number) for number in numbers)
+    has_header = type(step) is int and is_number(step, 0) and type(kind) is str
+    return has_header and all(number is None or is_number(number) for number in numbers)

@@ -1,4 +1,4 @@
-"""What data a run is of: kept in its config.json under `dataset`, so that it is not continued or tested on others unseen."""
+"""The data set of a run: recorded in its config.json under `dataset`, so that continuing or testing it on other data is noticed."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ from ctxseg.runs import record, workdir
 
 
 def describe(builder, manual_dir=None) -> dict:
-    """What data a prepared builder has.
+    """Describes the data set of a prepared builder.
 
     Args:
-        builder: of a data set.
-        manual_dir: the folder that it was asked for with, or None.
+        builder: builder of the data set.
+        manual_dir: the folder that was passed to the builder, or None.
 
     Returns:
-        `name`; `folder`, where its files are, None if it is generated; `fingerprint`, of what they hold, the same wherever they are;
+        `name`; `folder` of its files, None if it is generated; `fingerprint` of their contents, independent of their location;
         `class_names`, `palette` and `groups`, see `builders.records`.
     """
     folder = manual_dir and os.path.abspath(os.path.expanduser(manual_dir))
@@ -38,97 +38,103 @@ def describe(builder, manual_dir=None) -> dict:
     }
 
 
-def check(folder: str, here: dict, remedy: str) -> None:
-    """Holds the data at hand to those of the run in `folder`, if there is one.
+def check(folder: str, dataset: dict, remedy: str) -> None:
+    """Checks that `dataset` is the data set of the run in `folder`, if there is a run.
 
-    A run of a time when this was not kept passes, with a line on stderr.
+    A run from before data sets were recorded passes, with a note on stderr.
 
     Args:
         folder: of the run.
-        here: what `describe` gives.
-        remedy: what an error ends with.
+        dataset: the result of `describe`.
+        remedy: the end of the error message.
 
     Raises:
-        UserError: they are others.
+        UserError: the data sets differ.
     """
     if not epath.Path(folder, "config.json").exists():
         return
-    there = workdir.read_dataset(folder)
-    if there is None:
-        line = f"{folder} does not say what data it was trained on, as it is older than that: taken to be {words(here)}"
+    trained_on = workdir.read_dataset(folder)
+    if trained_on is None:
+        line = f"{folder} is an older run that does not record its data set: assuming {words(dataset)}"
         print(f"note: {line}", file=sys.stderr, flush=True)
-    elif not same(there, here):
-        differ = ["which has changed since"] if there["folder"] == here["folder"] else []
-        differ += ["of other classes"] if there["class_names"] != here["class_names"] else []
-        this = ", ".join([words(here), *differ])
-        raise UserError(f"{folder} was trained on {words(there)}, and this is {this}: {remedy}")
+    elif not same(trained_on, dataset):
+        differences = ["which has changed since"] if trained_on["folder"] == dataset["folder"] else []
+        differences += ["with other classes"] if trained_on["class_names"] != dataset["class_names"] else []
+        this = ", ".join([words(dataset), *differences])
+        raise UserError(f"{folder} was trained on {words(trained_on)}, but this is {this}: {remedy}")
 
 
 def choose(names: Sequence[str], dataset: str, folder: str, data_dir: str, first: int = 0) -> str:
-    """Which of several work directories is that of own data: the one that has a run of them, or else the first that has none of other data.
+    """Chooses a work directory for the user's own data: the one with a run on them, or else the first without a run on other data.
 
-    A run is of `folder` if it says so, or if the folder that it says is no more and these are the same data, which have been moved.
+    A run belongs to `folder` if it records that folder, or if its recorded folder is gone and `folder` has the same data (moved).
 
     Args:
-        names: of work directories, of runs or of sweeps, the most wanted first.
+        names: work directories of runs or sweeps, in order of preference.
         dataset: a key of `data.DATASETS`.
-        folder: of the data.
-        data_dir: where prepared data sets are kept.
-        first: of `names`, which a new run may have; those before it are of other data.
+        folder: folder of the data.
+        data_dir: folder of the prepared data sets.
+        first: index of the first of `names` that a new run may use; earlier ones belong to other data.
 
     Raises:
         UserError: a run's config.json is damaged, or the data cannot be read.
     """
-    folder, runs = os.path.realpath(os.path.expanduser(folder)), {name: _origin(name) for name in names}
-    for name, (place, *_) in runs.items():
-        if place and os.path.realpath(place) == folder:
+    folder, origins = os.path.realpath(os.path.expanduser(folder)), {name: _origin(name) for name in names}
+    for name, (origin, *_) in origins.items():
+        if origin and os.path.realpath(origin) == folder:
             return name
-    moved = {name: mark for name, (place, mark, _) in runs.items() if place and mark and not os.path.isdir(place)}
+    moved = {
+        name: fingerprint
+        for name, (origin, fingerprint, _) in origins.items()
+        if origin and fingerprint and not os.path.isdir(origin)
+    }
     if moved and os.path.isdir(folder):
-        here = store.fingerprint_of(data.DATASETS[dataset], data_dir, folder)
-        for name, mark in moved.items():
-            if mark == here:
+        current = store.fingerprint_of(data.DATASETS[dataset], data_dir, folder)
+        for name, fingerprint in moved.items():
+            if fingerprint == current:
                 return name
-    return next((name for name in names[first:] if not runs[name][0] and runs[name][2] in (None, dataset)), names[-1])
+    return next(
+        (name for name in names[first:] if not origins[name][0] and origins[name][2] in (None, dataset)), names[-1]
+    )
 
 
 def _origin(name):
-    """The folder, fingerprint and name of the data of a run, or of the runs below it, as far as they say."""
-    of = None
+    """The recorded folder, fingerprint and name of the data set of a run, or of the runs below it; None for what is not recorded."""
+    dataset_name = None
     for path in [Path(name, "config.json"), *sorted(Path(name).glob("*/config.json"))]:
         if path.exists():
-            found = workdir.read_dataset(str(path.parent)) or {}
+            recorded = workdir.read_dataset(str(path.parent)) or {}
             config = workdir.read_config(str(path.parent)).data
-            place, of = found.get("folder") or config.manual_dir, config.name
-            if place:
-                return os.path.expanduser(place), found.get("fingerprint"), of
-    return None, None, of
+            origin, dataset_name = recorded.get("folder") or config.manual_dir, config.name
+            if origin:
+                return os.path.expanduser(origin), recorded.get("fingerprint"), dataset_name
+    return None, None, dataset_name
 
 
 def same(one: dict, other: dict) -> bool:
-    """Whether two descriptions are of the same data, wherever they are."""
+    """Whether two descriptions are of the same data, independent of the location."""
     return (one["name"], one["fingerprint"]) == (other["name"], other["fingerprint"])
 
 
 def words(dataset: dict) -> str:
-    """'folder in /home/me/mine (3f2a…)'."""
+    """A data set in words: 'folder in /home/me/mine (3f2a…)'."""
     place = f" in {dataset['folder']}" if dataset["folder"] else ""
     return f"{dataset['name']}{place} ({dataset['fingerprint']})"
 
 
 def metadata(config, folder: str) -> dict:
-    """`class_names`, `palette` and `groups` of the run in `folder`, from that folder alone; of an older run, from its results or its data.
+    """`class_names`, `palette` and `groups` of the run in `folder`, from its config.json; for an older run, from its results or its data.
 
     Args:
-        config: of the run; `data` is read, of a run that does not say.
+        config: config of the run; `data` is used for an older run.
 
     Raises:
-        UserError: a run that does not say, and as `data.metadata`.
+        UserError: as `data.metadata`, for an older run.
     """
-    if found := workdir.read_dataset(folder):
-        return found
+    if dataset := workdir.read_dataset(folder):
+        return dataset
     try:
-        scored = record.read(folder)
-        return {key: scored[key] for key in ("class_names", "palette", "groups")}
+        results = record.read(folder)
+        return {key: results[key] for key in ("class_names", "palette", "groups")}
     except (UserError, KeyError):
         return data.metadata(config.data)

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, who is at work in it, and what its config file says."""
+"""A run's folder: which config it belongs to, its lock and its config.json."""
 
 import contextlib
 import difflib
@@ -19,35 +19,35 @@ from ctxseg.runs import record
 from ctxseg.settings import collect
 from ctxseg.settings.fields import FREE, flatten_as_json, is_like
 
-LOCK = "CTXSEG_LOCK"  # environment variable of a sweep's run: its folder, which the sweep holds
+# Environment variable of a run that a sweep starts: its folder, which the sweep has locked.
+LOCK = "CTXSEG_LOCK"
 
-
-# Fields of the training that are no more: the value at which a run continues as without them, and what says the same now.
-GONE = {
-    "optimizer.new_layer_factor": (1.0, "train it anew with config.optimizer.rates"),
+# Removed training fields: (the value with which a run can continue without the field, the replacement).
+REMOVED = {
+    "optimizer.new_layer_factor": (1.0, "train again with config.optimizer.rates"),
 }
 
 
 @contextlib.contextmanager
 def hold(workdir: str, make: bool):
-    """Holds the folder of a run for this process while it writes there; `make`: makes it if there is none.
+    """Locks the folder of a run while this process writes there. With `make`, a missing folder is created.
 
-    If nothing is written into it, neither what was made nor the lock stays behind. Cloud storage has no locks: a remote folder is not
-    held, and two processes at once are the user's to avoid.
+    If nothing is written, created folders and the lock file are removed. Cloud storage has no locks: a remote folder is not locked,
+    and the user has to avoid two processes at once.
 
     Raises:
-        UserError: another process holds it, or it cannot be used.
+        UserError: another process has locked it, or it cannot be used.
     """
     folder = Path(os.path.abspath(workdir))
     if is_remote(workdir) or not make and not folder.is_dir():
-        yield  # nothing to hold: whoever reads it says so
+        yield  # nothing to lock; reading a missing folder fails later
         return
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
 
     def tidy():
         if [path.name for path in folder.iterdir()] == [".lock"]:
             (folder / ".lock").unlink()
-            for path in made:
+            for path in created:
                 path.rmdir()
 
     with contextlib.ExitStack() as stack:
@@ -56,7 +56,7 @@ def hold(workdir: str, make: bool):
                 stack.enter_context(locks.hold(folder / ".lock"))
         except Timeout:
             raise UserError(
-                f"another process is at work in {workdir}: wait for it, or choose another --workdir"
+                f"another process is using {workdir}: wait until it ends, or choose another --workdir"
             ) from None
         except OSError as e:
             raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
@@ -70,10 +70,10 @@ def hold(workdir: str, make: bool):
 
 
 def check(workdir: str, config: ConfigDict) -> None:
-    """Makes the folder `workdir` if need be, and checks that it can be that of `config`'s run.
+    """Creates the folder `workdir` if needed, and checks that a run of `config` can use it.
 
     Raises:
-        UserError: it holds the run of a config that differs in a field that matters, or its config.json is damaged.
+        UserError: it has a run whose config differs in a field that matters, or its config.json is damaged.
     """
     path = os.path.join(workdir, "config.json")
     try:
@@ -82,20 +82,20 @@ def check(workdir: str, config: ConfigDict) -> None:
         raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
     if epath.Path(path).exists():
         saved = _load(path)
-        for field, (neutral, remedy) in GONE.items():
+        for field, (neutral, remedy) in REMOVED.items():
             section, _, name = field.rpartition(".")
             value = saved[section].get(name, neutral) if isinstance(saved.get(section), dict) else neutral
             if value != neutral:
                 raise UserError(
-                    f"{path} has config.{field}={value}, which training does not know any more: {remedy}; the run can still be evaluated"
+                    f"{path} has config.{field}={value}, a field that was removed: {remedy}; the run can still be evaluated"
                 )
         check_same(path, config)
 
 
 def claim(workdir: str, config: ConfigDict, dataset: dict | None = None) -> None:
-    """Writes `config` down as that of the run in `workdir`, which is found possible by `check`, and what data it is of.
+    """Writes `config` and the data set of the run into config.json in `workdir`, after `check` passed.
 
-    `dataset` is what `provenance.describe` gives; it stands beside the config's sections.
+    `dataset`, the result of `provenance.describe`, is stored beside the sections of the config.
     """
     try:
         write_json(os.path.join(workdir, "config.json"), config.to_dict() | ({"dataset": dataset} if dataset else {}))
@@ -104,10 +104,10 @@ def claim(workdir: str, config: ConfigDict, dataset: dict | None = None) -> None
 
 
 def read_config(folder: str) -> ConfigDict:
-    """The config of the run in `folder`; fields that the run does not know have their defaults.
+    """The config of the run in `folder`; fields that are newer than the run have their defaults.
 
     Raises:
-        UserError: its config.json cannot be read, or has a value that the field cannot have.
+        UserError: its config.json cannot be read, or has an invalid value.
     """
     path = os.path.join(folder, "config.json")
     saved = _read(path)
@@ -117,26 +117,26 @@ def read_config(folder: str) -> ConfigDict:
 
 
 def read_dataset(folder: str) -> dict | None:
-    """What data the run in `folder` is of, see `provenance.describe`; None if it is older than that is kept, or there is none.
+    """The data set of the run in `folder`, see `provenance.describe`; None if there is no run or an older run did not record it.
 
     Raises:
-        UserError: its config.json cannot be read, or is damaged there.
+        UserError: its config.json cannot be read, or its `dataset` is damaged.
     """
     path = os.path.join(folder, "config.json")
     if not epath.Path(path).exists():
         return None
-    found = _read(path).get("dataset")
-    if found is not None and not (_is_dataset(found)):
-        raise UserError(f"{path} is damaged: dataset does not say what data the run is of")
-    return found
+    dataset = _read(path).get("dataset")
+    if dataset is not None and not _is_dataset(dataset):
+        raise UserError(f"{path} is damaged: dataset does not describe a data set")
+    return dataset
 
 
-def _is_dataset(found):
-    """Whether this is what `provenance.describe` gives."""
+def _is_dataset(value):
+    """Whether this has the form of `provenance.describe`."""
     return (
-        record.is_dataset(found)
-        and bool(found.get("class_names") and found.get("palette"))
-        and record.are_classes(found["class_names"], found.get("palette"), found.get("groups"))
+        record.is_dataset(value)
+        and bool(value.get("class_names") and value.get("palette"))
+        and record.are_classes(value["class_names"], value.get("palette"), value.get("groups"))
     )
 
 
@@ -153,15 +153,15 @@ def _update(config, saved, path, prefix=""):
                     raise TypeError
                 config[key] = value
         except (TypeError, AttributeError) as e:
-            raise UserError(f"{path} is damaged: {prefix}{key} cannot be {json.dumps(value)}") from e
+            raise UserError(f"{path} is damaged: {prefix}{key} has the invalid value {json.dumps(value)}") from e
 
 
 def _load(path):
-    """The object that config.json holds."""
+    """The object in config.json."""
     try:
         saved = parse_json(read_bytes(path))
         if not isinstance(saved, dict):
-            raise ValueError("it holds no object")
+            raise ValueError("it is not a JSON object")
     except FileNotFoundError:
         near = _near(os.path.dirname(path))
         hint = f": did you mean {near}?" if near else ""
@@ -174,45 +174,45 @@ def _load(path):
 
 
 def _near(folder):
-    """The folder of a run, beside one that is missing, whose name is near its own; or None."""
-    name, above = os.path.basename(os.path.normpath(folder)), os.path.dirname(os.path.normpath(folder))
+    """The run beside the missing `folder` whose name is most similar to it, or None."""
+    parent, name = os.path.split(os.path.normpath(folder))
     runs = [
         os.path.basename(os.path.dirname(path))
-        for path in glob.glob(os.path.join(glob.escape(above), "*", "config.json"))
+        for path in glob.glob(os.path.join(glob.escape(parent), "*", "config.json"))
     ]
     near = difflib.get_close_matches(name, [run for run in runs if run != name], 1, NEAR)
-    return os.path.join(above, near[0]) if near else None
+    return os.path.join(parent, near[0]) if near else None
 
 
 def _read(path):
-    """What config.json says, in the words of now, without the fields of `GONE`. UserError if it is of a network that is no more."""
+    """The contents of config.json in the current form, without `REMOVED` fields. UserError: its network is no longer supported."""
     saved = _load(path)
-    for field in GONE:
+    for field in REMOVED:
         section, _, name = field.rpartition(".")
         if isinstance(saved.get(section), dict):
             saved[section].pop(name, None)
-    return _as_of_now(saved, path)
+    return _upgraded(saved, path)
 
 
-def _as_of_now(saved, path):
-    """`saved` with what older runs say in other words."""
+def _upgraded(saved, path):
+    """`saved` with the fields of older runs translated to the current ones."""
     model = saved.get("model")
     backbone = model.get("backbone") if isinstance(model, dict) else None
     if isinstance(backbone, dict) and "auxiliary" not in model and backbone.get("name") in ("resnet18", "resnet34"):
-        # Its weights would load, and its labels would be others. Runs since then have the section `auxiliary`.
+        # Its weights would load, but its predictions would change. Newer runs have the section `auxiliary`.
         if backbone.get("output_stride") != 32:
             raise UserError(
-                f"{path} is of a {backbone['name']} whose second convolutions had another dilation (config.model.backbone.output_stride="
-                f"{backbone.get('output_stride')}), which was a fault: train it anew"
+                f"{path} has a {backbone['name']} from before a bug fix in its dilation (config.model.backbone.output_stride="
+                f"{backbone.get('output_stride')}): train again"
             )
     if isinstance(backbone, dict) and backbone.get("name") == "vgg16" and "layout" not in backbone:
-        # Before there were layouts, every VGG-16 had the poolings of the H-ReNet paper, and a 1×1 conv7 unless it was told otherwise.
+        # Before the field `layout`, every VGG-16 had the pooling of the H-ReNet paper, and by default a 1×1 conv7.
         backbone |= {"layout": "hrenet", "conv7_kernel": backbone.get("conv7_kernel") or 1}
     return saved
 
 
 def _effective(config):
-    """`config`, flat, of what is read, None being what its module takes for it; as it is, if it names a module that there is not."""
+    """The fields of `config` that are used, flat, with None replaced by the module's default; unchanged if a module does not exist."""
     from ctxseg.settings import reading
 
     try:
@@ -224,32 +224,30 @@ def _effective(config):
 def check_same(path: str, config: ConfigDict) -> None:
     """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters.
 
-    A field that is younger than the run, and so is missing there, counts as its default: the run was made without it. A field that is
-    None counts as what its module takes for it.
+    A field that is newer than the run counts as its default. A field that is None counts as the module's default.
     """
-    from ctxseg.settings import reading  # here, as it imports every network, and a config.json can be read without
+    from ctxseg.settings import reading  # slow: it imports every network
 
-    read = _read(path)
-    saved = flatten_as_json({section: value for section, value in read.items() if section != "dataset"})
-    wanted, unread = flatten_as_json(config), reading.unread(config)
-    left_open = [
-        k for k, v in wanted.items() if k not in unread and (k not in saved or (saved[k] is None) != (v is None))
+    contents = _read(path)
+    saved = flatten_as_json({section: value for section, value in contents.items() if section != "dataset"})
+    given, unread = flatten_as_json(config), reading.unread(config)
+    unset = [k for k, v in given.items() if k not in unread and (k not in saved or (saved[k] is None) != (v is None))]
+    if unset:
+        saved_config = collect.get_config(collect.names_of(contents))
+        _update(saved_config, contents, path)
+        saved_effective, given_effective = _effective(saved_config), _effective(config)
+        # A field that only one config uses is absent from the other: the field that decides it differs, too.
+        saved |= flatten_as_json({k: saved_effective[k] for k in unset if k in saved_effective})
+        given |= flatten_as_json({k: given_effective[k] for k in unset if k in given_effective})
+    differences = [
+        f"config.{k} is {given.get(k)} here and {saved.get(k)} in the run"
+        for k in sorted(saved.keys() | given.keys(), key=lambda k: (k not in ("system", "data.name"), k))
+        # Unused fields may differ.
+        if k in saved and saved[k] != given.get(k) and not k.startswith(FREE) and k not in unread
     ]
-    if left_open:
-        without = collect.get_config(collect.names_of(read))
-        _update(without, read, path)
-        before, now = _effective(without), _effective(config)
-        # What the run would not read is read now because another field differs.
-        saved |= flatten_as_json({k: before[k] for k in left_open if k in before})
-        wanted |= flatten_as_json({k: now[k] for k in left_open if k in now})
-    differ = [
-        f"config.{k} is {wanted.get(k)} here and {saved.get(k)} there"
-        for k in sorted(saved.keys() | wanted.keys(), key=lambda k: (k not in ("system", "data.name"), k))
-        # One that nothing reads may be anything.
-        if k in saved and saved[k] != wanted.get(k) and not k.startswith(FREE) and k not in unread
-    ]
-    if differ:
-        more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""
+    if differences:
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         raise UserError(
-            f"{os.path.dirname(path)} holds the run of another config: {'; '.join(differ[:3])}{more}; choose another --workdir"
+            f"{os.path.dirname(path)} has a run with another config: {'; '.join(differences[:3])}{more}; "
+            "choose another --workdir"
         )

@@ -1,4 +1,4 @@
-"""What is wrong with a config, found without data: numbers that no run can have, and parts that do not fit together."""
+"""Checks of a config that need no data: invalid values, and parts that do not fit together."""
 
 from collections.abc import Sequence
 
@@ -19,9 +19,9 @@ from ctxseg.training.state import create_state
 
 
 def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
-    """Finds what is wrong with a config without data: UserError for a number or a name that no run can have.
+    """Raises UserError for an invalid number or name in a config.
 
-    Commands ask this before they hold a config to that of a run: such a value is what is wrong, and not the folder.
+    Commands call this before they compare the config with that of a run, so that the message names the value, not the folder.
     """
     declared.check_all(config)
     superpixels.check(config.data.superpixels)
@@ -30,13 +30,17 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
     create_augmentation(config.data, class_names)
     create_protocol(config.eval, class_names)
     model = create_model(config.model, len(class_names))
-    for section, most in model.most_superpixels.items():
+    for section, maximum in model.most_superpixels.items():
         segments = config.data.superpixels
         if segments < 1:
             name = config.model[section].name
-            raise UserError(f"config.data.superpixels is {segments}, but {name} needs some: 1000 for photographs")
-        if segments > most:
-            raise UserError(f"config.data.superpixels is {segments}, more than config.model.{section}.regions, {most}")
+            raise UserError(
+                f"config.data.superpixels is {segments}, but {name} needs super-pixels: 1000 for photographs"
+            )
+        if segments > maximum:
+            raise UserError(
+                f"config.data.superpixels is {segments}; expected at most config.model.{section}.regions, which is {maximum}"
+            )
     find("loss.name", config.loss.name, LOSSES)
     for name in config.train.loggers:
         find("train.loggers", name, LOGGERS)
@@ -44,13 +48,13 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
 
 
 def check_network(config, class_names: Sequence[str]) -> None:
-    """Makes the initial state in the abstract, which takes seconds. UserError for parts that do not fit together."""
+    """Traces the initial state without computing it, in seconds. UserError: parts of the network do not fit together."""
     model = create_model(config.model, len(class_names))
     optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     state = jax.eval_shape(
         lambda: create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
     )
-    if config.train.batch_size == 1:  # of which batch norm may have nothing to normalise by
+    if config.train.batch_size == 1:  # batch normalisation of a 1×1 map would have a single value per channel
 
         def forward(variables):
             shape, rngs = (1, *config.data.crop), {"dropout": jax.random.PRNGKey(0)}

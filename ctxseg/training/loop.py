@@ -1,4 +1,4 @@
-"""Training, in the order it runs: the loop around the step."""
+"""The training loop."""
 
 import math
 import os
@@ -23,14 +23,14 @@ from ctxseg.training.step import create_train_step, fill_memory
 
 
 def train(config, folder: str) -> dict:
-    """`--mode=train`: trains the run in `folder` from its newest checkpoint on, evaluates it at the end and returns the scores.
+    """`--mode=train`: trains the run in `folder` from its newest checkpoint, evaluates it at the end and returns the scores.
 
     Raises:
-        UserError: bad input, a loss that is not finite any more, or an interruption (SIGINT, SIGTERM). Nothing that was saved is lost.
+        UserError: invalid input, a loss that is no longer finite, or an interruption (SIGINT, SIGTERM). Checkpoints are kept.
     """
     start = time.time()
     check_fields(config)
-    primary = devices.process()[0] == 0  # the one of several hosts that writes
+    primary = devices.process()[0] == 0  # only one of several hosts writes
     if primary:
         workdir.check(folder, config)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
@@ -38,7 +38,7 @@ def train(config, folder: str) -> dict:
     if primary:
         provenance.check(folder, dataset, "choose another --workdir")
     tested = evaluate.load_tested(config, dataset["class_names"])
-    evaluate.tested_source(config, tested)  # which the end needs
+    evaluate.tested_source(config, tested)  # fails now rather than after training
     class_names = builder.info.metadata["class_names"]
     source = evaluate.split_source(builder, config.train.split, config.data.superpixels, "config.train.split")
     new_batches = partial(
@@ -58,7 +58,7 @@ def train(config, folder: str) -> dict:
     print("train  compiling the initial state", file=sys.stderr, flush=True)
     state = create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
     eval_step = evaluate.create_eval_step(model, create_protocol(config.eval, class_names))
-    if primary:  # not before: a config with a fault in it must not keep the folder from the one without
+    if primary:  # only now: a config that failed above must not claim the folder
         workdir.claim(folder, config, dataset)
 
     with checkpoints.Checkpoints(os.path.join(folder, "checkpoints"), config.train.keep) as saved:
@@ -67,15 +67,15 @@ def train(config, folder: str) -> dict:
             state, position = saved.restore(state)
             batches.set_state(position)
             first = int(state.step)
-            word = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
-            print(f"{folder}: {word}", flush=True)
+            status = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
+            print(f"{folder}: {status}", flush=True)
         elif model.memory and model.memory.filling:
             epoch = math.ceil(len(source) / config.train.batch_size)
             state = fill_memory(model, state, new_batches(), min(model.memory.filling, epoch))
         if primary and config.model.frozen and not first:
             names = ", ".join(config.model.frozen)
             print(
-                f"{folder}: config.model.frozen: {names}: random for good, as no pretrained weights fill them",
+                f"{folder}: config.model.frozen: {names}: these stay random, as no pretrained weights are loaded",
                 flush=True,
             )
         log = metrics_log.MetricsLog(folder, config.train.loggers) if primary else None
@@ -89,46 +89,46 @@ def train(config, folder: str) -> dict:
     evaluated = log and any(
         e["kind"] == "eval" and e["step"] == config.train.steps for e in metrics_log.read_metrics(folder)
     )
-    if log and not evaluated:  # the same command on a finished run evaluates again
+    if log and not evaluated:  # training a finished run evaluates it again
         log.write(config.train.steps, "eval", scores)
     return scores
 
 
 def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
-    """Updates `first` + 1 … `config.train.steps`. Returns the final state."""
+    """Runs the updates `first` + 1 … `config.train.steps`. Returns the final state."""
     rate = schedules.learning_rate(config.optimizer, config.train.steps)
     state = devices.replicate(state)
-    pending, good, last = [], first, time.time()
+    pending, last_saved, last_time = [], first, time.time()
     with Progress(config.train.steps, first, "train", compiles=True) as progress, _Interrupt() as interrupt:
         for i in range(first + 1, config.train.steps + 1):
             state, step_metrics = step(state, devices.shard(next(batches)))
             pending.append((i, step_metrics))
             interrupt.defer()
             final = i == config.train.steps
-            stopping = interrupt.asked and not final
+            stopping = interrupt.requested and not final
             evaluating = _every(config.train.eval_every, i) and not final
             saving = final or stopping or evaluating or _every(config.train.checkpoint_every, i)
 
             if saving or _every(config.train.log_every, i):
-                loss = _mean_loss(pending, folder, good)
-                speed = len(pending) * config.train.batch_size / (time.time() - last)
+                loss = _mean_loss(pending, folder, last_saved)
+                speed = len(pending) * config.train.batch_size / (time.time() - last_time)
                 if log:
                     log.write(
                         i, "train", {"loss": loss, "learning_rate": float(rate(i - 1)), "images_per_second": speed}
                     )
                 progress.update(i, {"loss": loss, "images_per_second": speed})
-                pending, last = [], time.time()
+                pending, last_time = [], time.time()
             scores = None
             if evaluating:
                 scores = evaluation(state.variables).scores
                 if log:
                     log.write(i, "eval", scores)
-                last = time.time()
+                last_time = time.time()
             if saving:
                 saved.save(i, devices.unreplicate(state), batches.get_state(), scores)
-                good = i
+                last_saved = i
             if stopping:
-                raise UserError(f"interrupted at step {i}, saved in {folder}: the same command continues from there")
+                raise UserError(f"interrupted at step {i}, saved in {folder}: the same command continues the run")
     return devices.unreplicate(state)
 
 
@@ -136,21 +136,24 @@ def _every(period: int, step: int) -> bool:
     return period > 0 and step % period == 0
 
 
-# What of a step has to be finite, by its name in `train_step`'s result.
+# The values of a step that must be finite: name in messages → key in the result of `train_step`.
 WATCHED = {"loss": "loss", "gradient": "gradient_norm", "norm of the parameters": "state_norm"}
 
 
-def _mean_loss(pending, folder, good) -> float:
-    """Mean over the steps since the last look. UserError at the first that is not finite, before it reaches a checkpoint."""
+def _mean_loss(pending, folder, last_saved) -> float:
+    """Mean loss of the pending steps. UserError at the first value that is not finite, before it reaches a checkpoint."""
     losses = []
     for i, step_metrics in pending:
         values = {name: float(devices.unreplicate(step_metrics[key])) for name, key in WATCHED.items()}
         loss = values["loss"]
-        if wrong := [f"the {name} became {value}" for name, value in values.items() if not math.isfinite(value)]:
-            what = wrong[0]
-            kept = f"the checkpoint of step {good} in {folder} is kept" if good else "no checkpoint had been written"
+        if faults := [f"the {name} became {value}" for name, value in values.items() if not math.isfinite(value)]:
+            saved = (
+                f"the checkpoint of step {last_saved} in {folder} is kept"
+                if last_saved
+                else "no checkpoint was written"
+            )
             raise UserError(
-                f"{what} at step {i}; {kept}: lower config.optimizer.learning_rate, or set clip_norm or warmup_steps, "
+                f"{faults[0]} at step {i}; {saved}: lower config.optimizer.learning_rate, or set clip_norm or warmup_steps, "
                 "in another --workdir"
             )
         losses.append(loss)
@@ -158,24 +161,24 @@ def _mean_loss(pending, folder, good) -> float:
 
 
 class _Interrupt:
-    """Turns the first SIGINT or SIGTERM after `defer` into a request to save and stop after the step; the second acts as usual."""
+    """Turns the first SIGINT or SIGTERM after `defer` into a request to save and stop after the step; the second has its normal effect."""
 
     def __enter__(self):
-        self.asked, self._before = False, {}
+        self.requested, self._handlers = False, {}
         return self
 
     def defer(self) -> None:
-        """Called when the first step is compiled: until then there is nothing to save. Later calls do nothing."""
-        if not self._before:
+        """Starts to defer signals, after the first step is compiled: before that, there is nothing to save. Later calls do nothing."""
+        if not self._handlers:
             interrupts.patient = True
-            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._handlers = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
 
-    def _ask(self, *_):
-        self.asked = True
+    def _request(self, *_):
+        self.requested = True
         self._restore()
 
     def _restore(self):
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def __exit__(self, *_):

@@ -1,4 +1,4 @@
-"""The optimiser: what it makes of gradients, at which rate each parameter moves, and which do not."""
+"""The optimiser: gradient transformations, learning-rate factors by parameter, and frozen parameters."""
 
 import difflib
 import math
@@ -15,27 +15,27 @@ from ctxseg.training.schedules import learning_rate
 
 
 def sgd(config) -> list[optax.GradientTransformation]:
-    """Momentum, and L2 on kernels alone:   g ← ∇ + λ·w (kernels);   v ← μ·v + g."""
+    """Momentum, and L2 on kernels only:   g ← ∇ + λ·w (kernels);   v ← μ·v + g."""
     return [
         optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
         optax.trace(config.momentum, nesterov=config.nesterov),
     ]
 
 
-# Name → function of `config.optimizer` that gives the transformations of gradients, before they are multiplied by the rate.
+# Name → function of `config.optimizer` that returns the gradient transformations; the learning rate is applied after them.
 OPTIMIZERS = {"sgd": sgd}
 
 
 def create_optimizer(config, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
-    """The steps of `config.optimizer.name`, parameters that `rates` names at that many times the rate:   w ← w − lr(t) · factor · v
+    """The optimiser `config.optimizer.name`, with learning-rate factors from `rates`:   w ← w − lr(t) · factor · v
 
     Args:
         config: `config.optimizer`.
-        steps: T of the schedule.
-        frozen: beginnings of names of parameters that stay as they are, see `layers.is_frozen`.
+        steps: T, the number of updates of the schedule.
+        frozen: name prefixes of parameters that are not updated, see `layers.is_frozen`.
 
     Raises:
-        UserError: as `learning_rate` and `parse_rates`, no optimiser of that name, and from the transformation's `init`, as `rate_factors`.
+        UserError: an unknown optimiser; as `learning_rate` and `parse_rates`; and from `init` of the result, as `rate_factors`.
     """
     stages = [
         *find("optimizer.name", config.name, OPTIMIZERS)(config),
@@ -53,7 +53,7 @@ def parse_rates(rates: Sequence[str]) -> dict[str, float]:
     """("classifier/scores=10", "backbone=0.1") → {"classifier/scores": 10.0, "backbone": 0.1}.
 
     Raises:
-        UserError: an entry that is not NAME=FACTOR, a factor below 0, or a name that comes twice.
+        UserError: an entry that is not NAME=FACTOR, a factor below 0, or a repeated name.
     """
     factors = {}
     for entry in rates:
@@ -64,7 +64,7 @@ def parse_rates(rates: Sequence[str]) -> dict[str, float]:
             factor = math.nan
         if not name or not 0 <= factor < math.inf:
             raise UserError(
-                f"config.optimizer.rates has {entry!r}, but an entry must be NAME=FACTOR with a factor of 0 or more: "
+                f"config.optimizer.rates has {entry!r}; expected NAME=FACTOR with a factor of at least 0, such as "
                 "classifier/scores=10"
             )
         if name in factors:
@@ -74,25 +74,25 @@ def parse_rates(rates: Sequence[str]) -> dict[str, float]:
 
 
 def rate_factors(params, rates: Mapping[str, float]):
-    """A tree like `params`: what the learning rate of each is multiplied by, by the longest of `rates` at the beginning of its name.
+    """A tree like `params` with the learning-rate factor of each: that of the longest prefix of its name in `rates`, or else 1.
 
-    Names are as in `layers.is_frozen`; a parameter that none of them covers has 1.
+    Names are as in `layers.is_frozen`.
 
     Raises:
-        UserError: one of `rates` is no parameter's.
+        UserError: an entry of `rates` matches no parameter.
     """
     names = _names(params)
     _check_names("config.optimizer.rates", rates, names)
     longest_first = sorted(rates, key=len, reverse=True)
 
     def factor(name):
-        return next((rates[beginning] for beginning in longest_first if is_frozen(name, (beginning,))), 1.0)
+        return next((rates[prefix] for prefix in longest_first if is_frozen(name, (prefix,))), 1.0)
 
     return jax.tree.map(factor, names, **_TUPLES)
 
 
 def _scale_by_name(rates):
-    """Multiplies updates by `rate_factors`, whose check `init` makes."""
+    """Multiplies updates by `rate_factors`; `init` checks the names."""
 
     def init(params):
         rate_factors(params, rates)
@@ -101,7 +101,7 @@ def _scale_by_name(rates):
     def update(updates, state, params=None):
         return jax.tree.map(jax.numpy.multiply, updates, rate_factors(updates, rates)) if rates else updates, state
 
-    # `masked` masks nothing: its state is what the checkpoints of older runs have here.
+    # `masked` masks nothing, but its state keeps the structure of older checkpoints.
     return optax.masked(optax.GradientTransformation(init, update), True)
 
 
@@ -109,29 +109,32 @@ def frozen_mask(params, frozen: tuple[str, ...]):
     """A tree like `params`: whether each is frozen.
 
     Raises:
-        UserError: one of `frozen` is no parameter's.
+        UserError: an entry of `frozen` matches no parameter.
     """
     names = _names(params)
     _check_names("config.model.frozen", frozen, names)
     return jax.tree.map(lambda name: is_frozen(name, frozen), names, **_TUPLES)
 
 
-_TUPLES = {"is_leaf": lambda x: isinstance(x, tuple)}  # names of parameters as the leaves of a tree
+# Makes parameter names, which are tuples, the leaves of a tree.
+_TUPLES = {"is_leaf": lambda x: isinstance(x, tuple)}
 
 
 def _names(params):
-    """A tree like `params`: the name of each, ("backbone", "conv1_1", "conv", "kernel")."""
+    """A tree like `params` with the name of each, such as ("backbone", "conv1_1", "conv", "kernel")."""
     return jax.tree_util.tree_map_with_path(lambda path, _: tuple(entry.key for entry in path), params)
 
 
-def _check_names(field, beginnings, names):
-    """UserError for the first of `beginnings` that none of the tree `names` has."""
+def _check_names(field, prefixes, names):
+    """Raises UserError for the first of `prefixes` that matches no name in the tree `names`."""
     leaves = jax.tree.leaves(names, **_TUPLES)
-    for beginning in beginnings:
-        if not any(is_frozen(name, (beginning,)) for name in leaves):
-            first = sorted({"/".join(name[:2]) for name in leaves})
-            near = difflib.get_close_matches(beginning, first, 3, 0) or first[:3]
-            raise UserError(f"{field} has {beginning!r}, but there is {', '.join(near)} …: see --mode=show")
+    for prefix in prefixes:
+        if not any(is_frozen(name, (prefix,)) for name in leaves):
+            choices = sorted({"/".join(name[:2]) for name in leaves})
+            near = difflib.get_close_matches(prefix, choices, 3, 0) or choices[:3]
+            raise UserError(
+                f"{field} has {prefix!r}, which matches no parameter: expected {', '.join(near)}, …; --mode=show lists all"
+            )
 
 
 def _is_kernel(params):

@@ -10,11 +10,11 @@ from ctxseg.settings import declared
 def learning_rate(config, steps: int) -> optax.Schedule:
     """Step → learning rate, as `config.optimizer` describes it, over `steps` updates.
 
-    `poly`: lr · (1 − t/T)^power. `step`: lr times `step_factor` from each of `step_boundaries` on. `constant`: lr. A linear warm-up
-    from 0 takes the first `warmup_steps`; the schedule's own clock runs from step 0 all the same.
+    `poly`: lr · (1 − t/T)^power. `step`: lr, multiplied by `step_factor` at each of `step_boundaries`. `constant`: lr. During the first
+    `warmup_steps`, the rate is also multiplied by a linear warm-up from 0; t counts from step 0 in any case.
 
     Raises:
-        UserError: a schedule that does not exist, or a number outside of its range.
+        UserError: an unknown schedule, or a number out of range.
     """
     _check(config)
     peak = config.learning_rate
@@ -33,4 +33,4 @@ def _check(config):
     declared.check_section("optimizer", config)
     boundaries = config.step_boundaries
     if any(type(b) is not int or b < 1 for b in boundaries) or list(boundaries) != sorted(set(boundaries)):
-        raise UserError(f"config.optimizer.step_boundaries is {boundaries}, but must be steps, the earliest first")
+        raise UserError(f"config.optimizer.step_boundaries is {boundaries}; expected steps in increasing order")

@@ -1,4 +1,4 @@
-"""What a training step reads and returns."""
+"""The state of training."""
 
 import zlib
 from typing import Any
@@ -10,14 +10,14 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a training step changes; a checkpoint is this and the data position.
+    """Everything that a training step changes; a checkpoint has this and the data position.
 
     Attributes:
-        step: int32 scalar, updates done.
+        step: int32 scalar, number of updates done.
         params: float32 parameters.
         batch_stats: running means and variances.
-        memory: the beyond-image memory, state that no gradient reaches; {} without one.
-        opt_state: the optimiser's.
+        memory: the beyond-image memory, which gets no gradient; {} without one.
+        opt_state: state of the optimiser.
         rng: the run's key; a step draws from `fold_in(rng, step)`.
     """
 
@@ -30,15 +30,15 @@ class TrainState:
 
     @property
     def variables(self) -> dict:
-        """What `model.apply` takes."""
+        """The variables for `model.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats, "memory": self.memory}
 
 
 def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std: float = 0.0) -> TrainState:
     """Initial state for images of `crop` (height, width); the same seed gives the same weights.
 
-    With `kernel_std`, the kernels of the convolutions that no pretrained weights fill, VGG-16's conv6 and conv7 and all after the
-    backbone, are normal, of this standard deviation (H-ReNet, §4.2: 0.1), and not He's.
+    With `kernel_std`, convolution kernels without pretrained weights (VGG-16's conv6 and conv7, and all outside the backbone) are drawn
+    from a normal distribution with this standard deviation (H-ReNet, §4.2: 0.1) instead of He's.
     """
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
     images, regions = jnp.zeros((1, *crop, 3), jnp.uint8), jnp.zeros((1, *crop), jnp.int32)
@@ -56,7 +56,7 @@ def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std:
 
 
 def _normal_kernels(params, rng, std):
-    """`params` with other kernels `[k,k,·,·]` outside of `backbone`, and of its `conv6` and `conv7`."""
+    """`params` with new kernels `[k,k,·,·]` outside `backbone`, and in its `conv6` and `conv7`."""
 
     def draw(path, x):
         names = [entry.key for entry in path]

@@ -627,9 +627,9 @@ def test_a_second_signal_reaches_the_original_handler(number):
                 os.kill(os.getpid(), number)
             interrupt.defer()
             interrupt.defer()
-            assert not interrupt.asked
+            assert not interrupt.requested
             os.kill(os.getpid(), number)
-            assert interrupt.asked
+            assert interrupt.requested
             with pytest.raises(InterruptedError):
                 os.kill(os.getpid(), number)
         assert signal.getsignal(number) is original

@@ -133,10 +133,10 @@ def test_nothing_of_the_users_is_replaced(run, tmp_path):
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
     arguments = [f"--workdir={folder}", f"--output={tmp_path}"]
     status, _, err = call(*arguments, f"--input={tmp_path}/x.png", "--overwrite")
-    assert status == 1 and "x.png: its results would replace it" in err
+    assert status == 1 and "x.png: " in err and "replace" in err and "--output" in err
     assert call(*arguments, f"--input={tmp_path}/y.jpg")[0] == 0 and (tmp_path / "y_overlay.jpg").exists()
     assert before == {p: p.read_bytes() for p in before}
-    with pytest.raises(UserError, match="--output=.* is the folder of --input"):
+    with pytest.raises(UserError, match="--output=.*--input.*another --output"):
         call(*arguments, f"--input={tmp_path}")
 
 
@@ -236,14 +236,14 @@ def test_at_the_base_size(run, tmp_path):
 WRONG = {
     "--input is missing": [],
     "config.eval.max_pixels is 0.*at least 1": ["--input=IMAGE", "--config.eval.max_pixels=0"],
-    ".* holds the run of another config: config.data.name is camvid here": ["--input=IMAGE", "--config.data.name=camvid"],
+    ".*config.data.name is camvid .*--workdir": ["--input=IMAGE", "--config.data.name=camvid"],
     "--checkpoint=/x/checkpoints/3 .*--workdir=.*run": ["--input=x", "--checkpoint=/x/checkpoints/3"],
-    "--input=/nowhere: no file, folder or glob that matches anything": ["--input=/nowhere"],
+    "--input=/nowhere: .*file or folder.*glob": ["--input=/nowhere"],
     "--checkpoint=latest: .*a step, best, or a path .*checkpoints/STEP": [
         "--input=x", "--checkpoint=latest",
     ],
     ".*/checkpoints has no checkpoint of step 7": ["--input=IMAGE", "--checkpoint=7"],
-    ".* has no best checkpoint: none was evaluated": ["--input=IMAGE", "--checkpoint=best"],
+    ".* has no best checkpoint: .*evaluated": ["--input=IMAGE", "--checkpoint=best"],
     "--output=.*file.* cannot be written: Not a directory": ["--input=IMAGE", "--output=FILE"],
 }  # fmt: skip
 

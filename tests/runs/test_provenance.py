@@ -103,9 +103,7 @@ def test_other_data_are_refused_and_moved_ones_are_not(place, run, tmp_path):
         with pytest.raises(UserError) as error:
             call(*command, f"--config.data.manual_dir={place}/other")
         remedy = "choose another --workdir" if mode == "train" else "--config.eval.data=folder evaluates on it, if .*"
-        told = (
-            rf"{run} was trained on folder in \S*/mine \(\w+\), and this is folder in {place}/other \(\w+\): {remedy}"
-        )
+        told = rf"{run} was trained on folder in \S*/mine \(\w+\), .* folder in {place}/other \(\w+\): {remedy}"
         assert re.fullmatch(told, str(error.value).replace(str(moved), "/mine"))
     evaluation = [f"--workdir={run}", "--mode=evaluate", f"--config.data.manual_dir={place}/other"]
     said = call(*evaluation, "--config.eval.data=folder").splitlines()
@@ -134,7 +132,7 @@ def test_a_folder_called_as_a_data_set(place, tmp_path, monkeypatch):
     saved["dataset"]["folder"] = str(tmp_path / "photos/scenes")
     (tmp_path / "runs/fcn-scenes/config.json").write_text(json.dumps(saved))
     assert parse(*mine).workdir == "runs/fcn-scenes"
-    with pytest.raises(UserError, match="another config: config.data.name is scenes here and folder there; "):
+    with pytest.raises(UserError, match=r"config\.data\.name is scenes .* folder .*--workdir"):
         call(config)
 
 
@@ -143,9 +141,7 @@ def test_a_sweep_s_runs_are_of_the_present_data(place, tmp_path):
     command = [FCN, "--mode=sweep", *settings, f"--config.data.manual_dir={mine}", f"--workdir={tmp_path}/sweep"]
     call(*command)
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(mine / "labels/0.png")
-    with pytest.raises(
-        UserError, match=r"sweep/\S+ was trained on folder in \S+ \(\w+\), and this is .* which has changed since"
-    ):
+    with pytest.raises(UserError, match=r"sweep/\S+ was trained on folder in \S+ \(\w+\), .* changed since"):
         call(*command)
 
 
@@ -207,8 +203,9 @@ def test_a_run_of_before_continues_with_a_line(place, run, capsys):
     dataset = config.pop("dataset")
     (run / "config.json").write_text(json.dumps(config))
     call("--mode=train", f"--workdir={run}")
-    assert f"note: {run} does not say what data it was trained on, " in capsys.readouterr().err
+    note = capsys.readouterr().err
+    assert f"note: {run} " in note and "data set" in note
     assert json.loads((run / "config.json").read_text())["dataset"] == dataset
     (run / "config.json").write_text(json.dumps(config | {"dataset": {"name": 3}}))
-    with pytest.raises(UserError, match="config.json is damaged: dataset does not say what data the run is of"):
+    with pytest.raises(UserError, match=r"config\.json is damaged: dataset "):
         call("--mode=train", f"--workdir={run}")

@@ -115,9 +115,9 @@ def test_three_updates_against_numpy(changes):
         ({"weight_decay": -1.0}, "optimizer.weight_decay is -1.0.*at least 0"),
         ({"warmup_steps": -1}, "optimizer.warmup_steps is -1.*at least 0"),
         ({"rates": ("backbone",)}, "optimizer.rates has 'backbone'.*NAME=FACTOR"),
-        ({"rates": ("backbone=-1",)}, "optimizer.rates has 'backbone=-1'.* 0 or more"),
+        ({"rates": ("backbone=-1",)}, "optimizer.rates has 'backbone=-1'.*NAME=FACTOR.* 0"),
         ({"rates": ("a=1", "a=2")}, "optimizer.rates has 'a' twice"),
-        ({"step_boundaries": (5, 3)}, r"optimizer.step_boundaries is \(5, 3\).*steps, .*first"),
+        ({"step_boundaries": (5, 3)}, r"optimizer.step_boundaries is \(5, 3\).*steps.*increasing"),
         ({"step_boundaries": ("a",)}, r"optimizer.step_boundaries is \('a',\).*steps"),
     ],
 )

@@ -1,8 +1,8 @@
-"""Strides and dilations of a four-stage residual backbone for a wanted output stride."""
+"""Strides and dilations of a four-stage residual backbone by output stride."""
 
 # output stride → (stride, dilation of the first k×k convolution, dilation of the others) of res2, res3, res4, res5.
-# The first convolution of a dilated stage, which had the stride, keeps the dilation of the stage before it, so that each weight reads
-# the same pixels as at stride 32 (the layout of the dilated ResNets whose pretrained weights are in use).
+# The first convolution of a dilated stage, whose stride is removed, keeps the dilation of the previous stage, so that each weight reads
+# the same pixels as at stride 32 (the layout of dilated ResNets with common pretrained weights).
 STAGES = {
     32: ((1, 1, 1), (2, 1, 1), (2, 1, 1), (2, 1, 1)),
     16: ((1, 1, 1), (2, 1, 1), (2, 1, 1), (1, 1, 2)),
