@@ -338,7 +338,7 @@ PLANTED = {
     "    python main.py --mode=evaluate --workdir=runs/zigzga-scenes": ["1: --config: there is no config zigzga"],
     "    python main.py --mode=predict --workdir=RUN": ["1: --input is missing"],
     "    python -m ctxseg --config=zigzag --mode=sweep --sweep=model.context.stage=1,2": ["1: zigzag-model.context.stage"],
-    "    python main.py --config=configs/tables/zigzag_components.py --mode=sweep --row=$ROW --config.seed=3": ["1: config.seed is set by --seeds"],
+    "    python main.py --config=configs/tables/zigzag_components.py --mode=sweep --row=$ROW --config.seed=3": ["1: config.seed is set"],
     "    python main.py --config=configs/tables/zigzag_components.py --mode=sweep --rows=5": ["1: --rows=5"],
     "    for t in zigzag zigzga; do\n      ctxseg --config=$t\n    done\n    ctxseg --config=zigza":
         ["1: --config: there is no config zigzga", "4: --config: there is no config zigza"],
