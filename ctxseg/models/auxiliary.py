@@ -1,15 +1,35 @@
-"""Auxiliary heads: scores from maps inside the backbone, which only the loss reads (Zhao et al., PSPNet, CVPR 2017, §4)."""
+"""Scores that only the loss reads, and the heads that give some from maps inside the backbone (Zhao et al., PSPNet, CVPR 2017, §4)."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import flax
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from ctxseg.bounds import OFF, Count, Portion
 from ctxseg.errors import UserError
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.layers import ConvNorm, Dropout
+
+
+@flax.struct.dataclass
+class AuxiliaryLogits:
+    """Scores that only the loss reads, and how it reads them.
+
+    Attributes:
+        logits: float32 `[B,h,w,K]`; of `classes` `[K,K]`.
+        weight: the field of `config.loss` that weighs their loss.
+        targets: what they are compared with. `labels`: the scores are resized to the labels' size; `resized_labels`: the labels are resized
+            to the scores' size; `classes`: row k is compared with class k.
+        counts: of `classes`, the rows that count, bool `[K]`; else None.
+    """
+
+    logits: jax.Array
+    weight: str = flax.struct.field(pytree_node=False, default="auxiliary")
+    targets: Literal["labels", "resized_labels", "classes"] = flax.struct.field(pytree_node=False, default="labels")
+    counts: jax.Array | None = None
 
 
 class AuxiliaryHeads(nn.Module):
@@ -35,7 +55,7 @@ class AuxiliaryHeads(nn.Module):
 
     @nn.compact
     def __call__(self, features, train: bool):
-        """`features` {name: `[B,h,w,·]`} → {"head/LEVEL": float32 `[B,h,w,K]`}.
+        """`features` {name: `[B,h,w,·]`} → {"head/LEVEL": `AuxiliaryLogits` `[B,h,w,K]`, which `config.loss.heads` weighs}.
 
         Raises:
             UserError: no map of that name.
@@ -47,12 +67,13 @@ class AuxiliaryHeads(nn.Module):
                     f"config.model.auxiliary.levels has {level!r}, but the backbone gives {', '.join(features)}"
                 )
             x = self.conv(self.channels, 3, name=f"{level}_conv")(features[level], train)
-            scores[f"head/{level}"] = Classifier(
+            classifier = Classifier(
                 self.num_classes,
                 dropout=self.dropout,
                 conv=self.conv,
                 dropout_layer=self.dropout_layer,
                 dtype=self.dtype,
                 name=level,
-            )(x, train)
+            )
+            scores[f"head/{level}"] = AuxiliaryLogits(classifier(x, train), weight="heads")
         return scores

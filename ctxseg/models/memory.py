@@ -102,11 +102,11 @@ class FeatureMemory(nn.Module):
 
         Returns:
             R_aug `[B,h,w,channels]`; {"distribution": H1(R), float32 `[B,h,w,K]`}; R `[B,h,w,channels]`, which `update`
-            learns from; and the bank, float32 `[K,channels]`.
+            learns from; and the memory, {"bank": float32 `[K,channels]`, "seen": bool `[K]`}.
         """
         shape = (self.num_classes, self.channels)
         bank = self.variable("memory", "bank", jnp.zeros, shape, jnp.float32).value
-        self.variable("memory", "seen", jnp.zeros, (self.num_classes,), jnp.bool_)
+        seen = self.variable("memory", "seen", jnp.zeros, (self.num_classes,), jnp.bool_).value
 
         r = self.conv(self.channels, 3, name="bottleneck")(x, train)
         logits = Classifier(
@@ -125,7 +125,7 @@ class FeatureMemory(nn.Module):
             attended = CrossAttention(self.channels, self.conv, name="within")(r, within, train)
             both = jnp.concatenate([attended, augmented], axis=-1)
             augmented = self.conv(self.channels, 3, name="fuse_within")(both, train)
-        return augmented, {"distribution": logits}, r, bank
+        return augmented, {"distribution": logits}, r, {"bank": bank, "seen": seen}
 
     def rate(self, step, steps: int):
         """m of the update after step `step` of `steps`."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ctxseg.bounds import Count, Factor
 from ctxseg.errors import UserError
 from ctxseg.models import extent
+from ctxseg.models.auxiliary import AuxiliaryLogits
 from ctxseg.models.layers import Conv, relu, resize
 from ctxseg.models.seen import show
 from ctxseg.models.segmenter import Segmenter, SegmenterOutput
@@ -70,8 +71,8 @@ class MultiScale(nn.Module):
         return self.segmenter.most_superpixels
 
     def __call__(self, images, regions=None, train: bool = False) -> SegmenterOutput:
-        """As `Segmenter`. `scale_weights` are w, float32 `[B,h,w,|S|]`; `aux` has each scale's own scores as `scale/S`, and what else the
-        segmenter gives at the largest scale, whose `pixels` and `features` are handed on.
+        """As `Segmenter`. `scale_weights` are w, float32 `[B,h,w,|S|]`; `aux` has each scale's own scores as `scale/S` (extra supervision,
+        §3.3), and what else the segmenter gives at the largest scale, whose `pixels` and `features` are handed on.
         """
         shape = images.shape[1:3]
         outputs, padding = {}, {}
@@ -110,8 +111,11 @@ class MultiScale(nn.Module):
                 weights = self._weights(jnp.concatenate(heads, axis=-1))
             show(self, "scales", lambda: {"weights": weights})
             merged = jnp.einsum("bhws,bhwsk->bhwk", weights, scores)
-        aux = result.aux | {f"scale/{s}": output.logits for s, output in outputs.items()}
-        return dataclasses.replace(result, logits=merged, aux=aux, scale_weights=weights)
+        own_scores = {
+            f"scale/{s}": AuxiliaryLogits(output.logits, weight="scales", targets="resized_labels")
+            for s, output in outputs.items()
+        }
+        return dataclasses.replace(result, logits=merged, aux=result.aux | own_scores, scale_weights=weights)
 
     def _head_map(self, output):
         maps = output.features | {"logits": output.logits}

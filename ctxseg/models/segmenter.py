@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from ctxseg.bounds import OFF, Portion, Whole
 from ctxseg.models import extent
+from ctxseg.models.auxiliary import AuxiliaryLogits
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.none import NoContext
@@ -32,7 +33,7 @@ class SegmenterOutput:
 
     Attributes:
         logits: float32 `[B,h,w,K]`, at feature resolution; the loss and the evaluation upsample them, once.
-        aux: {name: float32 `[B,h',w',K]`}, logits that only the loss reads.
+        aux: {name: logits that only the loss reads, with their weight}.
         features: {name: map}, the normalised image as `pixels`, the backbone's maps, and as `context` what the classifier reads.
         pixels: representations that the memory learns from, `[B,h,w,C]`, or None.
         scale_weights: weights over image scales, `[B,h,w,S]`, or None.
@@ -40,7 +41,7 @@ class SegmenterOutput:
     """
 
     logits: jax.Array
-    aux: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    aux: dict[str, AuxiliaryLogits] = flax.struct.field(default_factory=dict)
     features: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     pixels: jax.Array | None = None
     scale_weights: jax.Array | None = None
@@ -52,12 +53,13 @@ class Segmenter(nn.Module):
 
     Attributes:
         backbone: (images, train) → {name: map}, finest first.
-        context: (maps, regions, train) → map `[B,h,w,C]`, {name: auxiliary logits}; its `levels` names the maps that it reads.
+        context: (maps, regions, train) → map `[B,h,w,C]`, {name: auxiliary logits, float32 `[B,h',w',K]`, or `AuxiliaryLogits`}; its
+            `levels` names the maps that it reads.
         num_classes: K.
         connections: its `intertwine`, (maps, regions, train, phases) → {name: map}, exchanges the maps' context before `context` reads
             them (MSCI, Table 2: other contexts on top of its bidirectional connections); None leaves the stage out.
-        memory: (the context's last level, the context's map or None, train) → what the classifier reads, auxiliary logits, the pixels it
-            learns from and its bank `[K,C]`; None leaves the stage out.
+        memory: (the context's last level, the context's map or None, train) → what the classifier reads, auxiliary logits as a context's,
+            the pixels it learns from, and {"bank": `[K,C]`, "seen": bool `[K]`}; None leaves the stage out.
         auxiliary: (the backbone's maps, train) → {name: auxiliary logits}; None without such heads.
         hidden: channels of a convolution before the classifier's last.
         dropout: probability, before the classifier's last convolution.
@@ -114,11 +116,13 @@ class Segmenter(nn.Module):
         if self.memory is not None:
             last = select(maps, self.context.levels, 1)[-1]
             within = None if isinstance(self.context, NoContext) else x
-            x, more, pixels, bank = self.memory(last, within, train)
-            aux = aux | more | {"memory": self._entries(bank[None, None].astype(self.dtype), train)}
+            x, more, pixels, memory = self.memory(last, within, train)
+            entries = self._entries(memory["bank"][None, None].astype(self.dtype), train)[0, 0]
+            aux = aux | more | {"memory": AuxiliaryLogits(entries, "memory", "classes", memory["seen"])}
         logits = self.classifier(x, train)
         features = features | {"context": x}
-        return SegmenterOutput(logits, aux | heads, features, pixels, lengths=extent.lengths(logits.shape[1:3]))
+        aux = {k: v if isinstance(v, AuxiliaryLogits) else AuxiliaryLogits(v) for k, v in (aux | heads).items()}
+        return SegmenterOutput(logits, aux, features, pixels, lengths=extent.lengths(logits.shape[1:3]))
 
     def _entries(self, bank, train):
         """Scores of the memory's entries, which the classifier is to know, too (representation consistent learning)."""

@@ -34,19 +34,13 @@ def cross_entropy(logits, labels, axis_name: str | None = None):
 LOSSES = {"cross_entropy": cross_entropy}
 
 
-def total(output, labels, config, seen=None, axis_name: str | None = None):
-    """The training loss: `config.loss.name`'s of the scores, and of what else the segmenter gives, each with its weight.
-
-    - `scale/S` (Attention to Scale, §3.3): a scale's own scores against labels at their resolution, `config.loss.scales`.
-    - `memory` (MCIBI, §3.5): mean_k CE(H2(M[k]), k) over the classes that the memory has seen, `config.loss.memory`.
-    - `head/LEVEL`: an auxiliary head's scores (PSPNet, §4), `config.loss.heads`.
-    - any other auxiliary scores, `config.loss.auxiliary`.
+def total(output, labels, config, axis_name: str | None = None):
+    """The training loss: `config.loss.name`'s of the scores, and of the auxiliary ones, which say what weighs them and their targets.
 
     Args:
         output: a `SegmenterOutput`.
         labels: as in `cross_entropy`.
         config: `config.loss`.
-        seen: bool `[K]`, the memory's.
         axis_name: as in `cross_entropy`.
 
     Returns:
@@ -57,24 +51,22 @@ def total(output, labels, config, seen=None, axis_name: str | None = None):
     """
     pixel_loss = find("loss.name", config.name, LOSSES)
     loss = pixel_loss(output.logits, labels, axis_name)
-    for name, logits in output.aux.items():
-        if name == "memory":
-            if config.memory:
-                devices = 1 if axis_name is None else jax.lax.psum(1, axis_name)
-                loss += config.memory * memory_consistency(logits[0, 0], seen) / devices
-        elif name.startswith("scale/"):
-            if config.scales:
-                small = resize(labels[..., None], logits.shape[1:3], "nearest")[..., 0]
-                loss += config.scales * pixel_loss(logits, small, axis_name)
-        elif name.startswith("head/"):
-            if config.heads:
-                loss += config.heads * pixel_loss(logits, labels, axis_name)
-        elif config.auxiliary:
-            loss += config.auxiliary * pixel_loss(logits, labels, axis_name)
+    for auxiliary in output.aux.values():
+        logits, weight = auxiliary.logits, config[auxiliary.weight]
+        if not weight:
+            continue
+        if auxiliary.targets == "classes":
+            devices = 1 if axis_name is None else jax.lax.psum(1, axis_name)
+            loss += weight * class_consistency(logits, auxiliary.counts) / devices
+        elif auxiliary.targets == "resized_labels":
+            resized = resize(labels[..., None], logits.shape[1:3], "nearest")[..., 0]
+            loss += weight * pixel_loss(logits, resized, axis_name)
+        else:
+            loss += weight * pixel_loss(logits, labels, axis_name)
     return loss
 
 
-def memory_consistency(logits, seen):
-    """mean_k CE(logits[k], k) over the seen classes (MCIBI, eq. 17), 0 without any: float32 `[K,K]`, bool `[K]` → scalar."""
+def class_consistency(logits, counts):
+    """mean_k CE(logits[k], k) over the classes that count (MCIBI, eq. 17), 0 without any: float32 `[K,K]`, bool `[K]` → scalar."""
     ce = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(logits.shape[0]))
-    return jnp.where(seen, ce, 0).sum() / jnp.maximum(seen.sum(), 1)
+    return jnp.where(counts, ce, 0).sum() / jnp.maximum(counts.sum(), 1)

@@ -43,8 +43,7 @@ def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis
             rngs={"dropout": rng},
             mutable=["batch_stats"],
         )
-        seen = _bank(state.memory)["seen"] if model.memory else None
-        return losses.total(output, batch["label"], config.loss, seen, axis_name), (updated, output.pixels)
+        return losses.total(output, batch["label"], config.loss, axis_name), (updated, output.pixels)
 
     (loss, (updated, pixels)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     loss, gradients = jax.lax.psum((loss, gradients), axis_name)

@@ -206,7 +206,7 @@ def _pictures_of_run(run, images):
         if row:
             drawn[f"context_{index}"] = figures.feature_maps(sample["image"], row)
     if "distribution" in looks[0][1].aux:
-        distributions = with_maps(jax.nn.softmax(output.aux["distribution"][0]) for _, output, *_ in looks)
+        distributions = with_maps(jax.nn.softmax(output.aux["distribution"].logits[0]) for _, output, *_ in looks)
         drawn["distributions"] = figures.class_distribution(distributions, palette, names)
     if run.variables["memory"]:
         drawn["memory"] = _memory([run])

@@ -39,10 +39,12 @@ class Context(nn.Module):
     levels: tuple[str, ...] = ()
     channels: int = 3
     slope: float = 1.0  # no module of the package has this field
+    num_classes: int = 0
 
     @nn.compact
     def __call__(self, features, regions=None, train=False):
-        return self.slope * nn.Dense(self.channels, name="mine")(features["res5"]), {}
+        x = self.slope * nn.Dense(self.channels, name="mine")(features["res5"])
+        return x, {"own": nn.Dense(self.num_classes, name="scores")(x)}
 
 
 def adam(config):

@@ -9,6 +9,7 @@ import pytest
 
 from ctxseg.configs import defaults
 from ctxseg.models import SegmenterOutput, create_model, memory
+from ctxseg.models.auxiliary import AuxiliaryLogits
 from ctxseg.models.layers import ConvNorm
 from ctxseg.training import losses, optimizers
 from ctxseg.training.step import fill_memory
@@ -208,7 +209,8 @@ def test_aggregation(fusion):
     m = np.asarray(variables["memory"]["bank"])
     for c_wi in (None, within):
         augmented, aux, r, used = jax.jit(lambda v, x, w: module.apply(v, x, w, False))(variables, x, c_wi)
-        np.testing.assert_array_equal(used, m)
+        np.testing.assert_array_equal(used["bank"], m)
+        np.testing.assert_array_equal(used["seen"], variables["memory"]["seen"])
         np.testing.assert_allclose(
             r,
             memory_numpy.conv3x3_bn_relu(x.astype(np.float64), layer(params["bottleneck"], stats["bottleneck"])),
@@ -288,7 +290,7 @@ def test_classifier_of_entries(norm):
     def apply(params):
         given, rngs = variables | {"params": params}, {"dropout": np.zeros(2, np.uint32)}
         output, new = model.apply(given, images, train=True, mutable=["batch_stats"], rngs=rngs)
-        return (output.aux["memory"][0, 0] * weights).sum(), (output, new)
+        return (output.aux["memory"].logits * weights).sum(), (output, new)
 
     gradients, (output, new) = apply(variables["params"])
     p, stats = variables["params"]["classifier"], variables["batch_stats"]["classifier"]["hidden"]["norm"]
@@ -297,7 +299,7 @@ def test_classifier_of_entries(norm):
     normal = p["hidden"]["norm"]
     hidden = np.maximum((hidden - mean) / np.sqrt(var + 1e-5) * normal["scale"] + normal["bias"], 0)
     expected = hidden @ p["scores"]["kernel"][0, 0] + p["scores"]["bias"]
-    np.testing.assert_allclose(output.aux["memory"][0, 0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output.aux["memory"].logits, expected, rtol=1e-4, atol=1e-5)
     learned = gradients["classifier"]
     np.testing.assert_allclose(learned["scores"]["kernel"][0, 0], hidden.T @ weights, rtol=1e-4, atol=1e-5)
     assert np.abs(learned["hidden"]["conv"]["kernel"]).min() > 1e-4
@@ -311,7 +313,10 @@ def test_losses():
     h1, o, m = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4, 5), (2, 3, 4, 5), (5, 5)))
     labels = rng.choice([0, 1, 4, 255], (2, 6, 8)).astype(np.uint8)
     seen = np.array([True, False, True, True, False])
-    output = SegmenterOutput(jnp.asarray(o), {"distribution": jnp.asarray(h1), "memory": jnp.asarray(m[None, None])})
+    aux = {
+        "distribution": AuxiliaryLogits(jnp.asarray(h1)),
+        "memory": AuxiliaryLogits(jnp.asarray(m), "memory", "classes", jnp.asarray(seen)),
+    }
     expected = memory_numpy.losses(h1, o, m, labels, seen, 0.4, 1.0)
-    actual = losses.total(output, jnp.asarray(labels), defaults.get_config().loss, jnp.asarray(seen))
+    actual = losses.total(SegmenterOutput(jnp.asarray(o), aux), jnp.asarray(labels), defaults.get_config().loss)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)

@@ -8,6 +8,7 @@ import pytest
 
 from ctxseg.configs import defaults
 from ctxseg.models import MultiScale, SegmenterOutput, create_model
+from ctxseg.models.auxiliary import AuxiliaryLogits
 from ctxseg.training import losses
 from tests.models.gradients import check_against, random_like
 from tests.references import scales_numpy
@@ -81,7 +82,7 @@ def test_merge(images, merge):
     merged, weights = scales_numpy.merge([np.asarray(o.logits, np.float64) for o in outputs], heads, merge)
     np.testing.assert_allclose(output.logits, merged, rtol=1e-5, atol=1e-4)
     for scale, own in zip(SCALES, outputs, strict=True):
-        np.testing.assert_allclose(output.aux[f"scale/{scale}"], own.logits, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(output.aux[f"scale/{scale}"].logits, own.logits, rtol=1e-4, atol=1e-4)
     if merge == "max":
         assert output.scale_weights is None
     else:
@@ -104,7 +105,8 @@ def test_extra_supervision_is_one_more_cross_entropy_a_scale():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (1, 8, 8)).astype(np.uint8)
     logits, small = (jnp.asarray(rng.normal(size=(1, n, n, 3)), jnp.float32) for n in (4, 2))
-    output = SegmenterOutput(logits, {"scale/1.0": logits, "scale/0.5": small})
+    own = {f"scale/{s}": AuxiliaryLogits(x, "scales", "resized_labels") for s, x in ((1.0, logits), (0.5, small))}
+    output = SegmenterOutput(logits, own)
     config = defaults.get_config().loss
     plain = losses.cross_entropy(logits, jnp.asarray(labels))
     # Labels at the scores' resolution: the nearest pixel, of the lower right of a 2×2 or the third of four.

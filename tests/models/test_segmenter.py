@@ -1,5 +1,6 @@
 """Backbones and their composition: sizes, strides, receptive field, and that every pair of stages works."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from ctxseg.configs import defaults
 from ctxseg.errors import UserError
-from ctxseg.models import BACKBONES, convolution, create_model, layers
+from ctxseg.models import BACKBONES, Segmenter, convolution, create_model, layers
+from ctxseg.models.auxiliary import AuxiliaryLogits
 from ctxseg.studies import complexity
 from ctxseg.training import losses
 
@@ -189,7 +191,7 @@ def test_auxiliary_heads():
     x = sum(padded[:, i : i + 4, j : j + 6] @ kernel[i, j] for i in range(3) for j in range(3))
     x = np.maximum((x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * norm["scale"] + norm["bias"], 0)
     scores = x @ p["pixels"]["scores"]["kernel"][0, 0] + p["pixels"]["scores"]["bias"]
-    np.testing.assert_allclose(output.aux["head/pixels"], scores, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(output.aux["head/pixels"].logits, scores, rtol=1e-4, atol=1e-4)
 
     def entropy(logits):
         logits = np.asarray(logits, np.float64)
@@ -203,13 +205,43 @@ def test_auxiliary_heads():
         np.testing.assert_allclose(losses.total(output, jnp.asarray(labels), weights), expected, rtol=1e-4)
 
 
+class Scoring(nn.Module):
+    """A context that gives plain scores of pixels, and others that name their weight; both are linear in the image."""
+
+    levels: tuple[str, ...] = ()
+
+    @nn.compact
+    def __call__(self, features, regions=None, train=False):
+        x = features["pixels"]
+        return x, {"plain": 2 * x, "weighed": AuxiliaryLogits(3 * x[:, ::2, ::2], "heads", "resized_labels")}
+
+
+def test_scores_of_a_context_are_weighed_as_it_says():
+    """Plain ones by `auxiliary`."""
+    model = Segmenter(BACKBONES["none"](), Scoring(), num_classes=3)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (1, 4, 6, 3), np.uint8), rng.integers(0, 3, (1, 4, 6))
+    output, _ = model.init_with_output(jax.random.PRNGKey(0), images)
+    assert {name: (x.weight, x.targets) for name, x in output.aux.items()} == {
+        "plain": ("auxiliary", "labels"), "weighed": ("heads", "resized_labels"),
+    }  # fmt: skip
+    x, labels = output.features["pixels"], jnp.asarray(labels)
+    own, plain = losses.cross_entropy(output.logits, labels), losses.cross_entropy(2 * x, labels)
+    weighed = losses.cross_entropy(3 * x[:, ::2, ::2], labels[:, 1::2, 1::2])  # the nearest pixel, of the lower right
+    weights = defaults.get_config().loss
+    for auxiliary, heads in ((0.3, 0.7), (0.0, 0.7), (0.3, 0.0)):
+        weights.update({"auxiliary": auxiliary, "heads": heads})
+        expected = own + auxiliary * plain + heads * weighed
+        np.testing.assert_allclose(losses.total(output, labels, weights), expected, rtol=1e-6)
+
+
 def test_auxiliary_heads_on_several_maps():
     """Each at its own size; at the largest of several scales; and a name that no map has."""
     config = model_config(width=4)
     config.auxiliary.levels = ("res3", "res4")
     config.scales.update({"merge": "average", "scales": (1.0, 0.5)})
     output, _ = shapes(config)
-    assert {name: x.shape for name, x in output.aux.items() if name.startswith("head/")} == {
+    assert {name: x.logits.shape for name, x in output.aux.items() if name.startswith("head/")} == {
         "head/res3": (1, 8, 12, 5),
         "head/res4": (1, 8, 12, 5),
     }

@@ -1,9 +1,10 @@
 """Context within the image: {name: feature map} → one map for the classifier. SPEC §2 to §7.
 
 Every module is called as `module(features, regions=None, train=False)` and returns the map, `[B,h,w,C]`, and a dict of
-auxiliary logits {name: float32 `[B,h',w',K]`} that only the loss reads, mostly empty; what gives some has the field `num_classes`. `levels`
-names the maps it reads, and `READS` says how many of the last ones are read where it names none. `READ_WHEN`, if it has one, says which
-fields it reads only under some values of others (see `ctxseg/settings/reading.py`).
+auxiliary logits {name: float32 `[B,h',w',K]`} that only the loss reads, mostly empty; what gives some has the field `num_classes`.
+`config.loss.auxiliary` weighs them, unless they are `models.auxiliary.AuxiliaryLogits`, which name their weight. `levels` names the maps
+it reads, and `READS` says how many of the last ones are read where it names none. `READ_WHEN`, if it has one, says which fields it reads
+only under some values of others (see `ctxseg/settings/reading.py`).
 """
 
 from ctxseg.models.context.ann import ANN
