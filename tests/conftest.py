@@ -9,12 +9,29 @@ os.environ.setdefault(
     + (" --xla_cpu_use_fusion_emitters=false" if metadata.version("jax").startswith("0.10.") else ""),
 )
 
+import typing
+from unittest import mock
+
+import beartype  # noqa: F401  (before the patch below)
+import flax.linen as nn
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
 
 from ctxseg.data.builders import camvid
+
+# In all tests, arrays of the shapes that annotations say, or jaxtyping.TypeCheckError; not in processes that tests start. A whole number
+# is a float, as mypy has it.
+jaxtyping.install_import_hook(
+    ["ctxseg.models", "ctxseg.training.losses", "ctxseg.training.step", "ctxseg.inference.probabilities",
+     "ctxseg.inference.crf", "ctxseg.evaluation.metrics"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)  # fmt: skip
+nn.Module.__no_type_check__ = True  # fields, which `ctxseg.bounds` checks; methods are checked
+with mock.patch.object(typing, "TYPE_CHECKING", True):  # under which alone this file has annotations that say something
+    import ctxseg.inference.crf  # noqa: F401
 
 
 @pytest.fixture(scope="session")

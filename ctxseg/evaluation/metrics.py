@@ -2,18 +2,23 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int32, Integer
+
+from ctxseg.models.shapes import Array
 
 
-def confusion_matrix(labels, predictions, num_classes: int):
+def confusion_matrix(
+    labels: Integer[Array, "*shape"], predictions: Integer[Array, "*shape"], num_classes: int
+) -> Int32[Array, "{num_classes} {num_classes}"]:
     """Pixels by true class (row) and predicted class (column).
 
     Args:
-        labels: integer `[B,H,W]`; ids outside [0, num_classes), such as 255, are not counted.
-        predictions: integer `[B,H,W]`, in [0, num_classes).
+        labels: ids; those outside [0, num_classes), such as 255, are not counted.
+        predictions: ids in [0, num_classes).
         num_classes: K.
 
     Returns:
-        int32 `[K,K]`. Sum over batches on the host in int64.
+        The counts. Sum over batches on the host in int64.
     """
     labels = labels.astype(jnp.int32).ravel()
     counted = (labels >= 0) & (labels < num_classes)
@@ -21,25 +26,25 @@ def confusion_matrix(labels, predictions, num_classes: int):
     return jnp.bincount(cells, length=num_classes**2 + 1)[:-1].reshape(num_classes, num_classes)
 
 
-def image_counts(confusion):
+def image_counts(confusion: Integer[Array, "*images k k"]) -> Integer[Array, "*images k 3"]:
     """The counts that IoU needs, for each class: pixels that are correct, pixels in the truth, and pixels in the prediction.
 
     Args:
-        confusion: `[…,K,K]`, rows = truth.
+        confusion: of each image, rows = truth.
 
     Returns:
-        `[…,K,3]`, of the same dtype.
+        The three, of the same dtype.
     """
     return jnp.stack([jnp.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)], axis=-1)
 
 
-def scores(confusion: np.ndarray, class_names: list[str], groups: dict[str, list[str]]) -> dict:
+def scores(confusion: Integer[Array, "k k"], class_names: list[str], groups: dict[str, list[str]]) -> dict:
     """mIoU, pixel accuracy, mean class accuracy, IoU per class and per group of classes.
 
         IoU_k = n_kk / (Σ_j n_kj + Σ_j n_jk − n_kk)
 
     Args:
-        confusion: integer `[K,K]`, rows = truth.
+        confusion: rows = truth.
         class_names: K names.
         groups: {group: names of its classes}, may be empty.
 

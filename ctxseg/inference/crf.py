@@ -8,12 +8,19 @@ over blocks of vertices end with the last one, so that a filter costs what the i
 jax and numpy.
 """
 
+from __future__ import annotations
+
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+if TYPE_CHECKING:  # and in tests (`tests/conftest.py`); an archive goes without jaxtyping
+    from jaxtyping import Bool, Float32, Int32, Real
+
+    Array = jax.Array | np.ndarray
 
 FEATURES = 5  # y, x, red, green, blue
 CORNERS = FEATURES + 1  # of a simplex of the lattice; also the number of directions of a blur
@@ -28,31 +35,31 @@ class Lattice(NamedTuple):
     """The permutohedral lattice of an image's N pixels. Vertex 0 stands for all that are absent and holds zeros.
 
     Attributes:
-        vertices: int32 `[N,6]`, the corners of the simplex around each pixel.
-        weights: float32 `[N,6]`, its barycentric coordinates, which add up to 1.
-        neighbours: int32 `[6,2,C]`: the vertices before and after a vertex in each direction.
-        used: int32, vertices in use, the 0th included; at most C.
+        vertices: the corners of the simplex around each pixel.
+        weights: its barycentric coordinates, which add up to 1.
+        neighbours: the vertices before and after each of C vertices in each direction.
+        used: vertices in use, the 0th included; at most C.
     """
 
-    vertices: jax.Array
-    weights: jax.Array
-    neighbours: jax.Array
-    used: jax.Array
+    vertices: Int32[Array, "n 6"]
+    weights: Float32[Array, "n 6"]
+    neighbours: Int32[Array, "6 2 c"]
+    used: Int32[Array, ""]
 
 
 @partial(jax.jit, static_argnames=("iterations", "spatial_sigma"))
 def mean_field(
-    probabilities,
-    images,
+    probabilities: Float32[Array, "b H W k"],
+    images: Real[Array, "b H W 3"],
     *,
-    mask=None,
+    mask: Bool[Array, "b H W"] | None = None,
     iterations: int = 10,
     spatial_weight=3.0,
     spatial_sigma: float = 3.0,
     bilateral_weight=4.0,
     bilateral_sigma=67.0,
     colour_sigma=4.0,
-):
+) -> Float32[Array, "b H W k"]:
     """Probabilities after `iterations` synchronous updates, from Q = p (Krähenbühl & Koltun, algorithm 1).
 
         Q_i(l) ∝ p_i(l) · exp( Σ_m w_m Σ_{j≠i} K̂^m_ij Q_j(l) ),      K̂ = D^-½ K D^-½,   D_i = Σ_j K_ij
@@ -62,16 +69,13 @@ def mean_field(
     on average only, so updates use it and its transpose in turn. Images of a batch are filtered one after the other.
 
     Args:
-        probabilities: float32 `[B,H,W,K]`, clipped below at 1e-8.
-        images: uint8 or float `[B,H,W,3]`, in 0…255.
-        mask: bool `[B,H,W]`, the pixels that there are; what the others hold reaches none of these. None: all.
+        probabilities: clipped below at 1e-8.
+        images: in 0…255.
+        mask: the pixels that there are; what the others hold reaches none of these. None: all.
         iterations: static.
         spatial_weight, bilateral_weight: w_m.
         spatial_sigma: σ_xy, pixels; static, since it says how wide the convolution is.
         bilateral_sigma, colour_sigma: σ_αxy, pixels, and σ_β, in units of the image.
-
-    Returns:
-        float32 `[B,H,W,K]`.
     """
     taps = _taps(spatial_sigma)
 
@@ -131,15 +135,15 @@ def _features(image, position_sigma, colour_sigma):
     return jnp.concatenate([jnp.stack([y, x], -1), image.astype(jnp.float32) / colour_sigma], -1).reshape(-1, FEATURES)
 
 
-def simplices(features):
+def simplices(features: Float32[Array, "n 5"]) -> tuple[Int32[Array, "n 6 6"], Float32[Array, "n 6"]]:
     """The simplex of the lattice that encloses each point, and the point's barycentric coordinates (Adams et al., §3.1).
 
     Args:
-        features: float32 `[N,5]`, in units of the filter's standard deviation.
+        features: in units of the filter's standard deviation.
 
     Returns:
-        Corners, int32 `[N,6,6]`, in coordinates of the hyperplane Σ x = 0 whose unit of length is 1/6 of a step of the lattice; those of
-        corner k are k modulo 6. And weights, float32 `[N,6]`.
+        Corners, in coordinates of the hyperplane Σ x = 0 whose unit of length is 1/6 of a step of the lattice; those of corner k are k
+        modulo 6. And weights.
     """
     n, d = CORNERS, FEATURES
     # splatting and slicing smooth by 1/6 of a step², [1 2 1]/4 by 1/2 (§3.3)
@@ -254,8 +258,8 @@ def _blocks(count, size):
     return (count + size - 1) // size
 
 
-def build(features, there=None) -> Lattice:
-    """The lattice of points, float32 `[N,5]` in units of the filter's standard deviation; `there`, bool `[N]`: those that count."""
+def build(features: Float32[Array, "n 5"], there: Bool[Array, " n"] | None = None) -> Lattice:
+    """The lattice of points, in units of the filter's standard deviation; `there`: those that count."""
     points = len(features)
     corners, weights = simplices(features)
     keys = _pack(corners // CORNERS, corners[..., 0] % CORNERS)
@@ -380,14 +384,14 @@ def _filter(lattice: Lattice, values, buffers, order):
     return (x, y), sum(lattice.weights[:, k : k + 1] * _at(x, lattice.vertices[:, k]) for k in range(CORNERS))
 
 
-def filter_values(lattice: Lattice, values):
-    """Σ_j K_ij v_j, up to a factor, with the symmetric mean of both orders of blurring: float32 `[N,C]` → the same."""
+def filter_values(lattice: Lattice, values: Float32[Array, "n c"]) -> Float32[Array, "n c"]:
+    """Σ_j K_ij v_j, up to a factor, with the symmetric mean of both orders of blurring."""
     buffers, forth = _filter(lattice, values, _buffers(lattice, values.shape[1]), 0)
     return (forth + _filter(lattice, values, buffers, 1)[1]) / 2
 
 
-def self_term(lattice: Lattice):
-    """K_ii of the filter, as if all vertices on the way between a simplex's corners were there: float32 `[N]`."""
+def self_term(lattice: Lattice) -> Float32[Array, " n"]:
+    """K_ii of the filter, as if all vertices on the way between a simplex's corners were there."""
     apart = np.abs(np.subtract.outer(np.arange(CORNERS), np.arange(CORNERS)))
     # k of the 6 directions lead from one corner to another; so do the 6 − k others, backwards
     between = 0.25**apart * 0.5 ** (CORNERS - apart) + 0.5**apart * 0.25 ** (CORNERS - apart)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, Int, Real, Shaped
 
 from ctxseg.data.sizes import base_size_of, rounded_ratio
 from ctxseg.data.transforms import crop
@@ -19,23 +20,31 @@ from ctxseg.inference import crf
 from ctxseg.inference.protocol import Protocol, canvas_of, create_protocol, shape_of
 from ctxseg.models import extent
 from ctxseg.models.layers import resize
+from ctxseg.models.shapes import Array
 
 
-def predict_probabilities(model, variables, images, regions, sizes, protocol: Protocol, canvas=None):
+def predict_probabilities(
+    model,
+    variables,
+    images: Real[Array, "b H W 3"],
+    regions: Int[Array, "b H W"] | Int[Array, "b H W s"] | None,
+    sizes: Int[Array, "b 2"] | None,
+    protocol: Protocol,
+    canvas: extent.Size | None = None,
+) -> Float32[Array, "b H W {model.num_classes}"]:
     """Class probabilities of every pixel.
 
     Args:
         model: a segmenter.
         variables: its variables.
-        images: uint8 `[B,H,W,3]`.
-        regions: int32 `[B,H,W]`, super-pixels (-1: none), or `[B,H,W,S]`, those of each scale; or None.
-        sizes: int32 `[B,2]`, height and width of each image in `images`, the rest of which is padding (H and W multiples of 32); None
-            without padding.
+        images: RGB in 0..255.
+        regions: super-pixels (-1: none), or those of each scale; or None.
+        sizes: height and width of each image in `images`, the rest of which is padding (H and W multiples of 32); None without padding.
         protocol: scales, mirror images and windows.
         canvas: of padded images, see `canvas_of`: it holds each at its base size.
 
     Returns:
-        float32 `[B,H,W,K]`, which mean nothing in the padding.
+        The probabilities, which mean nothing in the padding.
     """
     shape, original, mask = images.shape[1:3], images, None
     if sizes is not None:
@@ -56,7 +65,7 @@ def predict_probabilities(model, variables, images, regions, sizes, protocol: Pr
             ids = _scaled(of_scale, sizes, scale, protocol.size, canvas, "nearest")[0][..., 0]
         if protocol.window:
             y = _windows(model, variables, x, ids, own, protocol.window, protocol.stride)
-            total += resize(y, shape, lengths=None if own is None else (own.T, sizes.T))
+            total += resize(y, shape, lengths=None if sizes is None else (own.T, sizes.T))
         else:
             total += _probabilities(model, variables, x, ids, own, shape, sizes)
     total = total / len(protocol.scales)
@@ -80,8 +89,8 @@ def _probabilities(model, variables, x, regions, own, shape, sizes):
     return jax.nn.softmax(resize(output.logits, shape, lengths=lengths))
 
 
-def flip(x, sizes=None):
-    """`x` `[B,H,W,C]` with the image in it, of `sizes` int32 `[B,2]` or all of it, mirrored left to right."""
+def flip(x: Shaped[Array, "b H W c"], sizes: Int[Array, "b 2"] | None = None) -> Shaped[Array, "b H W c"]:
+    """`x` with the image in it, of `sizes` or all of it, mirrored left to right."""
     if sizes is None:
         return x[:, :, ::-1]
     column, width = jnp.arange(x.shape[2]), sizes[:, 1:]
@@ -115,8 +124,10 @@ def _within(sizes, shape):
     return jnp.stack([jnp.minimum(own, n) for own, n in zip(sizes.T, shape, strict=True)], axis=1)
 
 
-def at_base_size(images, regions, base: tuple[int, ...]):
-    """`images` `[B,H,W,3]` and `regions` `[B,H,W]`, or None, as a network is given them at scale 1, see `sizes.base_size_of`."""
+def at_base_size(
+    images: Real[Array, "b H W 3"], regions: Int[Array, "b H W"] | None, base: tuple[int, ...]
+) -> tuple[Real[Array, "b h w 3"], Int[Array, "b h w"] | None]:
+    """`images` and `regions` as a network is given them at scale 1, see `sizes.base_size_of`."""
     images, _ = _scaled(images, None, 1, base, None)
     if regions is not None:
         regions = _scaled(regions[..., None], None, 1, base, None, "nearest")[0][..., 0]

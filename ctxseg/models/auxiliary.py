@@ -1,35 +1,37 @@
 """Scores that only the loss reads, and the heads that give some from maps inside the backbone (Zhao et al., PSPNet, CVPR 2017, §4)."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, no_type_check
 
 import flax
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 from ctxseg.bounds import OFF, Count, Portion
 from ctxseg.errors import UserError
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.layers import ConvNorm, Dropout
+from ctxseg.models.shapes import Array, Maps
 
 
+@no_type_check  # JAX makes it of shapes, too, as in `eval_shape`
 @flax.struct.dataclass
 class AuxiliaryLogits:
     """Scores that only the loss reads, and how it reads them.
 
     Attributes:
-        logits: float32 `[B,h,w,K]`; of `classes` `[K,K]`.
+        logits: of pixels, or of `classes`.
         weight: the field of `config.loss` that weighs their loss.
         targets: what they are compared with. `labels`: the scores are resized to the labels' size; `resized_labels`: the labels are resized
             to the scores' size; `classes`: row k is compared with class k.
-        counts: of `classes`, the rows that count, bool `[K]`; else None.
+        counts: of `classes`, the rows that count, bool `[k]`; else None.
     """
 
-    logits: jax.Array
+    logits: Float32[Array, "b h w k"] | Float32[Array, "k k"]
     weight: str = flax.struct.field(pytree_node=False, default="auxiliary")
     targets: Literal["labels", "resized_labels", "classes"] = flax.struct.field(pytree_node=False, default="labels")
-    counts: jax.Array | None = None
+    counts: Any = None
 
 
 class AuxiliaryHeads(nn.Module):
@@ -54,8 +56,8 @@ class AuxiliaryHeads(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, features, train: bool):
-        """`features` {name: `[B,h,w,·]`} → {"head/LEVEL": `AuxiliaryLogits` `[B,h,w,K]`, which `config.loss.heads` weighs}.
+    def __call__(self, features: Maps, train: bool) -> dict[str, AuxiliaryLogits]:
+        """{"head/LEVEL": scores of pixels, at the level's size, which `config.loss.heads` weighs}.
 
         Raises:
             UserError: no map of that name.

@@ -5,9 +5,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 
 from ctxseg.bounds import Portion, Whole
 from ctxseg.models.layers import Conv, ConvNorm, Dropout
+from ctxseg.models.shapes import Array
 
 
 class Classifier(nn.Module):
@@ -30,8 +32,8 @@ class Classifier(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        """`[B,h,w,·]` → float32 `[B,h,w,K]`."""
+    def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float32[Array, "b h w {self.num_classes}"]:
+        """The scores."""
         if self.hidden:
             x = self.conv(self.hidden, 1, name="hidden")(x, train)
         x = self.dropout_layer(self.dropout)(x, train)

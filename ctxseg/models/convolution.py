@@ -19,6 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
+from jaxtyping import Float
+
+from ctxseg.models.shapes import Array
 
 # F(2×2, 3×3) of Lavin & Gray, CVPR 2016, §4.1: a 4×4 tile d and a filter g give 2×2 outputs Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A.
 # The tiles of larger F need a third of the products less, but their rounding errors are ten times those of a plain sum.
@@ -28,8 +31,10 @@ A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x, kernel, stride: int = 1, dilation: int = 1):
-    """Convolution of `x` `[B,h,w,I]` with `kernel` `[k,l,I,O]` of the same dtype → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
+def convolve(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "k l i o"], stride: int = 1, dilation: int = 1
+) -> Float[Array, "b _ _ o"]:
+    """Convolution of `x` with `kernel`, of the same dtype → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
 
     Differentiable in reverse mode only.
     """

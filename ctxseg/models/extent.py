@@ -23,16 +23,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from ctxseg.models.shapes import Array
 
 STRIDE = 32  # of the coarsest map of any backbone
 LONGEST = 1 << 14  # pixels along a side of an image in a symbolic shape
 
-_scope: contextvars.ContextVar[tuple[Any, tuple[int, ...]] | None] = contextvars.ContextVar("extent", default=None)
+Size = tuple[Any, ...]  # height and width; in an export, symbolic dimensions
+Lengths = tuple[Int[Array, " b"], Int[Array, " b"]]  # of each image, rows and columns
+
+_scope: contextvars.ContextVar[tuple[Any, Size] | None] = contextvars.ContextVar("extent", default=None)
 
 
 @contextlib.contextmanager
-def padded(sizes, shape: tuple[int, int]):
-    """Inside, batches are of images of `sizes`, int32 `[B,2]` (height, width), padded below and to the right to `shape`.
+def padded(sizes: Int[Array, "b 2"] | None, shape: Size):
+    """Inside, batches are of images of `sizes` (height, width), padded below and to the right to `shape`.
 
     `sizes` None: nothing is padded.
     """
@@ -43,22 +49,22 @@ def padded(sizes, shape: tuple[int, int]):
         _scope.reset(token)
 
 
-def scaled(shape: tuple[int, int], factor: float):
+def scaled(shape: Size, factor: float) -> tuple[Size, Int[Array, "b 2"] | None, tuple[Lengths, Lengths] | None]:
     """The image sizes that `factor` makes of those in scope, which are padded to `shape`.
 
     Returns:
-        The new shape, a multiple of `STRIDE` where there is padding; the images' new sizes, int32 `[B,2]`, or None; and for
+        The new shape, a multiple of `STRIDE` where there is padding; the images' new sizes (height, width), or None; and for
         `layers.resize`, the rows and columns before and after, or None.
     """
-    if _scope.get() is None:
+    before = own = lengths(shape)
+    if before is None or own is None:
         return tuple(max(round(n * factor), 1) for n in shape), None, None
-    own = lengths(shape)
     if factor != 1:
         # Looked up, not multiplied: float32 would round some of them otherwise than Python does.
         longest = max(LONGEST if jax.export.is_symbolic_dim(n) else n for n in shape)
         table = jnp.asarray(np.array([max(round(m * factor), 1) for m in range(longest + 1)], np.int32))
-        own = tuple(table[count] for count in own)
-    return whole_strides([_times(n, factor) for n in shape]), jnp.stack(own, axis=1), (lengths(shape), own)
+        own = table[before[0]], table[before[1]]
+    return whole_strides([_times(n, factor) for n in shape]), jnp.stack(own, axis=1), (before, own)
 
 
 def _times(n, factor):
@@ -71,14 +77,14 @@ def _times(n, factor):
     return -(-n * exact.numerator // exact.denominator)
 
 
-def whole_strides(shape: Sequence[int]) -> tuple[int, int]:
+def whole_strides(shape: Sequence[Any]) -> Size:
     """`shape`, rounded up to multiples of `STRIDE`."""
     height, width = (-(-n // STRIDE) * STRIDE for n in shape)
     return height, width
 
 
-def lengths(shape: tuple[int, int]):
-    """How many rows and columns of a map of `shape` (height, width) are the image's: two int32 `[B]`; None without padding."""
+def lengths(shape: Size) -> Lengths | None:
+    """How many rows and columns of a map of `shape` are the image's; None without padding."""
     scope = _scope.get()
     if scope is None:
         return None
@@ -95,8 +101,8 @@ def _rows(own, image, rows):
     return -(-own // (stride or 1))
 
 
-def inside(shape: tuple[int, int]):
-    """Which positions of a map of `shape` are the image's: bool `[B,h,w]`; None without padding."""
+def inside(shape: Size) -> Bool[Array, "b h w"] | None:
+    """Which positions of a map of `shape` are the image's; None without padding."""
     own = lengths(shape)
     if own is None:
         return None
@@ -104,13 +110,13 @@ def inside(shape: tuple[int, int]):
     return rows[:, :, None] & columns[:, None]
 
 
-def clear(x, value=0):
-    """`x` `[B,h,w,C]` with `value` in the padding."""
+def clear(x: Shaped[Array, "b h w c"], value: float = 0) -> Shaped[Array, "b h w c"]:
+    """`x` with `value` in the padding."""
     mask = inside(x.shape[1:3])
     return x if mask is None else jnp.where(mask[..., None], x, jnp.asarray(value, x.dtype))
 
 
-def positions(shape: tuple[int, int]):
-    """`inside` of a map whose positions are in one row: bool `[B,h·w]`; None without padding."""
+def positions(shape: Size) -> Bool[Array, "b n"] | None:
+    """`inside` of a map whose positions are in one row; None without padding."""
     mask = inside(shape)
     return mask if mask is None else mask.reshape(mask.shape[0], -1)

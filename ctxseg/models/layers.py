@@ -12,14 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Bool, Float, Float32, Shaped
 
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.convolution import convolve, materialize
+from ctxseg.models.shapes import Array
 
 
 class Conv(nn.Module):
-    """k×k convolution, k odd, padded by `dilation·⌊k/2⌋` on every side: `[B,h,w,·]` → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
+    """k×k convolution, k odd, padded by `dilation·⌊k/2⌋` on every side: → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
 
     Parameters `kernel` `[k,k,·,features]` and, if `use_bias`, `bias` `[features]`. A pair as `kernel_size` is height and width.
     """
@@ -34,7 +36,7 @@ class Conv(nn.Module):
     kernel_init: Callable = nn.initializers.he_normal()
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w _"]) -> Float[Array, "b _ _ {self.features}"]:
         size = self.kernel_size if isinstance(self.kernel_size, tuple) else (self.kernel_size,) * 2
         kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features), self.param_dtype)
         if max(size) > 1:
@@ -56,7 +58,7 @@ def is_frozen(path: tuple[str, ...], frozen: tuple[str, ...]) -> bool:
 
 
 class Norm(nn.Module):
-    """Batch normalisation (`batch`) or the identity (`none`): `[B,h,w,C]` → the same shape, in `dtype`.
+    """Batch normalisation (`batch`), in `dtype`, or the identity (`none`).
 
     Parameters `scale` and `bias`, batch statistics `mean` and `var` (running averages, of momentum 0.9), all float32 `[C]`.
 
@@ -73,7 +75,7 @@ class Norm(nn.Module):
     frozen: tuple[str, ...] = ()
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         """`train`: normalise by the statistics of this batch, and update the running ones if `batch_stats` is mutable.
 
         UserError for a batch of one position: by its own mean it is 0, whatever it was.
@@ -104,8 +106,10 @@ class Norm(nn.Module):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def batch_norm(x, scale, bias, axis_name: str | None = None):
-    """Normalises `x` `[B,h,w,C]` by its statistics over all positions, and all devices of `axis_name` (Ioffe & Szegedy 2015).
+def batch_norm(
+    x: Float[Array, "b h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"], axis_name: str | None = None
+) -> tuple[Float32[Array, "b h w c"], Float32[Array, " c"], Float32[Array, " c"]]:
+    """Normalises `x` by its statistics over all positions, and all devices of `axis_name` (Ioffe & Szegedy 2015).
 
         x̂ = (x − mean) / √(var + ε)        y = scale·x̂ + bias
         ∂x = scale/√(var + ε) · (∂y − mean(∂y) − x̂·mean(∂y·x̂))
@@ -113,7 +117,7 @@ def batch_norm(x, scale, bias, axis_name: str | None = None):
     What differentiation needs is `x` alone, so no centred or normalised copy of a map is stored.
 
     Returns:
-        y float32 `[B,h,w,C]`, mean `[C]`, biased variance `[C]`; no gradient flows through the latter two.
+        y, mean, biased variance; no gradient flows through the latter two.
     """
     return _batch_norm_forward(x, scale, bias, axis_name)[0]
 
@@ -162,7 +166,7 @@ class Dropout(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Float[Array, "*shape"], train: bool) -> Float[Array, "*shape"]:
         if not train or self.rate == 0:
             return x
         first = 0 if self.axis_name is None or self.is_initializing() else lax.axis_index(self.axis_name) * x.shape[0]
@@ -172,7 +176,7 @@ class Dropout(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, normalisation, ReLU: `[B,h,w,·]` → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
+    """Convolution, normalisation, ReLU: → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
 
     The convolution has a bias if `norm` is `none`. The other attributes are `Conv`'s and `Norm`'s.
     """
@@ -188,20 +192,20 @@ class ConvNorm(nn.Module):
     frozen: tuple[str, ...] = ()
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b _ _ {self.features}"]:
         use_bias = self.norm == "none"
         x = Conv(self.features, self.kernel_size, self.stride, self.dilation, use_bias, self.dtype, name="conv")(x)
         x = Norm(self.norm, self.axis_name, self.dtype, self.frozen, name="norm")(x, train)
         return relu(x) if self.relu else x
 
 
-def relu(x):
+def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """max(x, 0), computed once however many layers read it (see `materialize`)."""
     return materialize(nn.relu(x))
 
 
-def interpolation(length: int, size: int) -> np.ndarray:
-    """Linear interpolation of `length` samples at `size` positions, centres at +½: float32 `[size, length]`.
+def interpolation(length: int, size: int) -> Float32[np.ndarray, "{size} {length}"]:
+    """Linear interpolation of `length` samples at `size` positions, centres at +½.
 
     Output i reads position (i + ½)·length/size − ½, clamped to the first and the last sample, unsmoothed.
     """
@@ -210,9 +214,13 @@ def interpolation(length: int, size: int) -> np.ndarray:
 
 
 def resize(
-    x, size: tuple[int, int], method: Literal["bilinear", "nearest"] = "bilinear", grid: bool = False, lengths=None
-):
-    """`x` `[B,h,w,C]` → `[B,*size,C]` of the same dtype, pixel centres at +½, without antialiasing.
+    x: Shaped[Array, "b h w c"],
+    size: extent.Size,
+    method: Literal["bilinear", "nearest"] = "bilinear",
+    grid: bool = False,
+    lengths: tuple[Any, Any] | None = None,
+) -> Shaped[Array, "b _ _ c"]:
+    """`x` brought to `size`, of the same dtype, pixel centres at +½, without antialiasing.
 
     `bilinear` is two small matrix products, whose gradients are matrix products again (a gather's would be a scatter).
     `nearest` reads pixel ⌊(i + ½)·h/size⌋ and takes any dtype.
@@ -267,7 +275,7 @@ def _resize_part(x, size, method, before, after):
 
 
 class Upsample2(nn.Module):
-    """Learned 2× upsampling, a 3×3 convolution to four maps that are interleaved: `[B,h,w,·]` → `[B,2h,2w,features]`.
+    """Learned 2× upsampling, a 3×3 convolution to four maps that are interleaved.
 
     The same linear maps as a 6×6 transposed convolution of stride 2, at the cost of an ordinary one (Shi et al., CVPR 2016).
     Value (2y+i, 2x+j, c) is channel (2i+j)·features + c of the convolution at (y, x).
@@ -277,30 +285,30 @@ class Upsample2(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w _"]) -> Float[Array, "b 2*h 2*w {self.features}"]:
         b, h, w, _ = x.shape
         y = Conv(4 * self.features, 3, dtype=self.dtype, name="conv")(x)
         y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
         return y.reshape(b, 2 * h, 2 * w, self.features)
 
 
-def area_resize(x, size: tuple[int, int]):
-    """The mean of the positions that each position of a coarser map covers (see `bins`): `x` `[B,h,w,C]` → `[B,*size,C]`, same dtype.
+def area_resize(x: Float[Array, "b h w c"], size: extent.Size) -> Float[Array, "b _ _ c"]:
+    """`x` brought to `size`: the mean of the positions that each position of a coarser map covers (see `bins`), of the same dtype.
 
     Of padded maps (see `extent`), the image's part of `x` is averaged to the image's part of the result.
     """
     before, after = extent.lengths(x.shape[1:3]), extent.lengths(size)
     if x.shape[1:3] == tuple(size):
         return x
-    if before is None:
+    if before is None or after is None:
         return average_pool(x, size)
     rows, columns = (_bins_of_part(m, h, n, k) for m, h, n, k in zip(before, x.shape[1:3], after, size, strict=True))
     x32 = extent.clear(x.astype(jnp.float32))
     return jnp.einsum("bkh,bhwc,blw->bklc", rows, x32, columns, precision="highest").astype(x.dtype)
 
 
-def bins(length: int, count: int) -> np.ndarray:
-    """Averages over `count` bins of `length` samples, bin i from ⌊i·length/count⌋ to ⌈(i+1)·length/count⌉: float32 `[count,length]`.
+def bins(length: int, count: int) -> Float32[np.ndarray, "{count} {length}"]:
+    """Averages over `count` bins of `length` samples, bin i from ⌊i·length/count⌋ to ⌈(i+1)·length/count⌉.
 
     No bin is empty, and neighbours overlap where `count` does not divide `length` (adaptive pooling, as PSPNet has it).
     """
@@ -309,8 +317,8 @@ def bins(length: int, count: int) -> np.ndarray:
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
 
-def average_pool(x, size: tuple[int, int]):
-    """Mean over each of `size` bins (see `bins`): `x` `[B,h,w,C]` → `[B,*size,C]` of the same dtype."""
+def average_pool(x: Float[Array, "b h w c"], size: tuple[int, ...]) -> Float[Array, "b {size[0]} {size[1]} c"]:
+    """Mean over each of `size` bins (see `bins`), of the same dtype."""
     own = extent.lengths(x.shape[1:3])
     if own is not None:
         rows, columns = (_bins_of_part(m, n, k, k) for m, n, k in zip(own, x.shape[1:3], size, strict=True))
@@ -331,19 +339,26 @@ def _bins_of_part(own, length, count, size):
     return inside / jnp.maximum(inside.sum(-1, keepdims=True), 1)
 
 
-def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024, mask=None):
+def attention(
+    queries: Float[Array, "b n d"],
+    keys: Float[Array, "b m d"],
+    values: Float[Array, "b m c"],
+    scale: float = 1.0,
+    chunk: int = 1024,
+    mask: Bool[Array, "b m"] | None = None,
+) -> Float[Array, "b n c"]:
     """softmax(scale · Q Kᵀ) V without the whole matrix of weights, forward and backward.
 
     Args:
-        queries: `[B,n,d]`.
-        keys: `[B,m,d]`.
-        values: `[B,m,c]`.
+        queries: Q.
+        keys: K.
+        values: V.
         scale: of the scores; 1/√d in Vaswani et al. 2017.
         chunk: queries whose weights, `[B,chunk,m]`, are in memory at one time.
-        mask: bool `[B,m]`, the keys that count, or None for all.
+        mask: the keys that count, or None for all.
 
     Returns:
-        `[B,n,c]`, of the values' dtype; weights are computed in float32.
+        Of the values' dtype; weights are computed in float32.
     """
     b, n, d = queries.shape
 
@@ -362,8 +377,10 @@ def attention(queries, keys, values, scale: float = 1.0, chunk: int = 1024, mask
     return y.swapaxes(0, 1).reshape(b, parts * chunk, -1)[:, :n]
 
 
-def max_pool(x, size: int, stride: int, padding: int | Literal["SAME", "CAFFE"]):
-    """Maximum over size×size windows, padded by −∞: `[B,h,w,C]` → `[B,⌊(h+2·padding−size)/stride⌋+1,…,C]`.
+def max_pool(
+    x: Float[Array, "b h w c"], size: int, stride: int, padding: int | Literal["SAME", "CAFFE"]
+) -> Float[Array, "b _ _ c"]:
+    """Maximum over size×size windows, padded by −∞: → `[B,⌊(h+2·padding−size)/stride⌋+1,…,C]`.
 
     `padding` may be `SAME`: one more row or column, at the end, where windows of 2 and stride 2 do not divide the size. Or `CAFFE`, for
     windows of 3 and stride 2: padded by 1, and the size rounded up, `[B,⌊h/2⌋+1,⌊w/2⌋+1,C]`; the last window of an even size has one row.
@@ -378,8 +395,8 @@ def max_pool(x, size: int, stride: int, padding: int | Literal["SAME", "CAFFE"])
     return nn.max_pool(extent.clear(x, -jnp.inf), (size, size), (stride, stride), pairs)
 
 
-def window_mean(x, size: int):
-    """Sum over the size×size window around each position, size odd, zero outside, divided by size²: `[B,h,w,C]` → the same shape.
+def window_mean(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b h w c"]:
+    """Sum over the size×size window around each position, size odd, zero outside, divided by size².
 
     At the border too, as Caffe's average pooling (and PyTorch's by default): the padding counts.
     """

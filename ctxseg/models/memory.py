@@ -16,11 +16,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float, Float32, Integer, UInt32
 
 from ctxseg.bounds import Amount, Count, Portion
 from ctxseg.models import extent
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.layers import Conv, ConvNorm, Dropout, attention, interpolation
+from ctxseg.models.shapes import Array
+
+# {"bank": one representation a class, "seen": whether it has any yet}.
+Memory = dict[str, Float[Array, "k c"] | Bool[Array, " k"]]
+# {"draw": the number that the pixel of each class drew, "pixel": its representation}.
+Sample = dict[str, UInt32[Array, " k"] | Float[Array, "k c"]]
+# {"count", "length", "direction"}: sums over the pixels of each class.
+Sums = dict[str, Float[Array, " k"] | Float[Array, "k c"]]
 
 
 class CrossAttention(nn.Module):
@@ -33,8 +42,10 @@ class CrossAttention(nn.Module):
     conv: Callable = ConvNorm
 
     @nn.compact
-    def __call__(self, r, c, train: bool):
-        """R `[B,h,w,·]` asks C `[B,h',w',·]` → `[B,h,w,channels]`."""
+    def __call__(
+        self, r: Float[Array, "b h w _"], c: Float[Array, "b _ _ _"], train: bool
+    ) -> Float[Array, "b h w {self.channels}"]:
+        """R asks C."""
         inner = max(self.channels // 2, 1)
         q = self.conv(inner, 1, name="query2")(self.conv(inner, 1, name="query1")(r, train), train)
         k = self.conv(inner, 1, name="key2")(self.conv(inner, 1, name="key1")(c, train), train)
@@ -92,17 +103,18 @@ class FeatureMemory(nn.Module):
     }
 
     @nn.compact
-    def __call__(self, x, within, train: bool):
+    def __call__(
+        self, x: Float[Array, "b h w _"], within: Float[Array, "b _ _ _"] | None, train: bool
+    ) -> tuple[Float[Array, "b h w c"], dict[str, Float32[Array, "b h w k"]], Float[Array, "b h w c"], Memory]:
         """Augments the representations of pixels.
 
         Args:
-            x: the backbone's map `[B,h,w,·]`.
-            within: C_wi `[B,h',w',·]` from a context module, or None.
+            x: the backbone's map.
+            within: C_wi from a context module, or None.
             train: see `Segmenter`.
 
         Returns:
-            R_aug `[B,h,w,channels]`; {"distribution": H1(R), float32 `[B,h,w,K]`}; R `[B,h,w,channels]`, which `update`
-            learns from; and the memory, {"bank": float32 `[K,channels]`, "seen": bool `[K]`}.
+            R_aug; {"distribution": H1(R)}; R, which `update` learns from; and the memory. c is `channels`.
         """
         shape = (self.num_classes, self.channels)
         bank = self.variable("memory", "bank", jnp.zeros, shape, jnp.float32).value
@@ -131,7 +143,15 @@ class FeatureMemory(nn.Module):
         """m of the update after step `step` of `steps`."""
         return momentum(step, steps, self.momentum, self.power) if self.polynomial else self.momentum
 
-    def updated(self, bank, pixels, labels, step, steps: int, axis_name: str | None = None):
+    def updated(
+        self,
+        bank: Memory,
+        pixels: Float[Array, "b h w c"],
+        labels: Integer[Array, "b H W"],
+        step,
+        steps: int,
+        axis_name: str | None = None,
+    ) -> Memory:
         """The bank after step `step` of `steps`, see `update`."""
         return update(bank, pixels, labels, self.rate(step, steps), cosine=self.cosine, axis_name=axis_name)
 
@@ -140,7 +160,9 @@ class FeatureMemory(nn.Module):
         """How many batches of the training set fill the bank before the first step, at the most; 0: none."""
         return 0 if self.first == "mean" else self.clustering_batches
 
-    def gather(self, pixels, labels, rng, axis_name: str | None = None):
+    def gather(
+        self, pixels: Float[Array, "b h w c"], labels: Integer[Array, "b H W"], rng, axis_name: str | None = None
+    ) -> Sample | Sums:
         """What one batch has to fill the bank with, see `sample` and `cluster`."""
         if self.first == "random":
             return sample(pixels, labels, self.num_classes, rng, axis_name)
@@ -150,7 +172,7 @@ class FeatureMemory(nn.Module):
         """Of two results of `gather`, what both batches together have."""
         return higher(one, other) if self.first == "random" else jax.tree.map(jnp.add, one, other)
 
-    def filled(self, found):
+    def filled(self, found) -> Memory:
         """The bank that begins with what was gathered."""
         return sampled(found) if self.first == "random" else centres(found)
 
@@ -169,7 +191,15 @@ def momentum(step, steps: int, initial: float = 0.9, power: float = 0.9):
     return (1 - step / steps) ** power * (initial - initial / 100) + initial / 100
 
 
-def update(memory, pixels, labels, rate, *, cosine: bool, axis_name: str | None = None):
+def update(
+    memory: Memory,
+    pixels: Float[Array, "b h w c"],
+    labels: Integer[Array, "b H W"],
+    rate,
+    *,
+    cosine: bool,
+    axis_name: str | None = None,
+) -> Memory:
     """The memory after a training step (§3.2):
 
         S_i   = cos(R_i, M[c])                                    for each pixel i of class c in the batch
@@ -180,9 +210,9 @@ def update(memory, pixels, labels, rate, *, cosine: bool, axis_name: str | None 
     result does not depend on how the batch is split.
 
     Args:
-        memory: {"bank": float32 `[K,C]`, "seen": bool `[K]`}.
-        pixels: R `[B,h,w,C]`; interpolated bilinearly to the labels' resolution, a row at a time.
-        labels: integer `[B,H,W]`, ids in [0, K), 255 = ignore.
+        memory: the one before the step.
+        pixels: R; interpolated bilinearly to the labels' resolution, a row at a time.
+        labels: ids in [0, K), 255 = ignore.
         rate: m.
         cosine: whether to weight by 1 − S; else, and where all weights of a class are 0, R' is the plain mean.
         axis_name: of the `pmap` axis that shares the batch, or None.
@@ -221,14 +251,20 @@ def update(memory, pixels, labels, rate, *, cosine: bool, axis_name: str | None 
     return {"bank": jnp.where(present, moved, bank), "seen": seen | present[:, 0]}
 
 
-def sample(pixels, labels, classes: int, rng, axis_name: str | None = None):
+def sample(
+    pixels: Float[Array, "b h w c"],
+    labels: Integer[Array, "b H W"],
+    classes: int,
+    rng,
+    axis_name: str | None = None,
+) -> Sample:
     """The representation of a random pixel of each class in one batch.
 
     Every pixel draws a number from its place in the whole batch; the highest of a class is taken. So `higher` of several batches,
     each with its own key, is a random pixel of all of them, and how a batch is split over devices changes nothing.
 
     Returns:
-        {"draw": its number, uint32 `[K]`, more than 0; "pixel": float32 `[K,C]`}; both 0 for a class that the batch does not have.
+        {"draw": its number, more than 0; "pixel": the representation}; both 0 for a class that the batch does not have.
     """
     b, height, width = labels.shape
     first = 0 if axis_name is None else lax.axis_index(axis_name) * b
@@ -252,26 +288,28 @@ def sample(pixels, labels, classes: int, rng, axis_name: str | None = None):
     return {"draw": highest, "pixel": lax.psum(jnp.where((tied & (first == device))[:, None], r, 0), axis_name)}
 
 
-def higher(one, other):
+def higher(one: Sample, other: Sample) -> Sample:
     """Of two results of `sample`, the pixel of each class that drew the higher number; the first's if both drew the same."""
     wins = other["draw"] > one["draw"]
     pixel = jnp.where(wins[:, None], other["pixel"], one["pixel"])
     return {"draw": jnp.maximum(one["draw"], other["draw"]), "pixel": pixel}
 
 
-def sampled(found):
+def sampled(found: Sample) -> Memory:
     """The memory that begins with the pixels of `sample`."""
     return {"bank": found["pixel"], "seen": found["draw"] > 0}
 
 
-def cluster(pixels, labels, classes: int, axis_name: str | None = None):
+def cluster(
+    pixels: Float[Array, "b h w c"], labels: Integer[Array, "b H W"], classes: int, axis_name: str | None = None
+) -> Sums:
     """What the centre of each class's cosine-similarity cluster needs from one batch: sums that add up over batches.
 
     Of one cluster a class, the centre that maximises the summed cosine similarity is along Σ_i R_i/|R_i|; `centres` gives it the
     pixels' mean length.
 
     Returns:
-        {"count" `[K]`, "length" `[K]`, "direction" `[K,C]`}, float32, over all devices.
+        The sums over all devices.
     """
 
     def add(sums, row):
@@ -294,7 +332,7 @@ def cluster(pixels, labels, classes: int, axis_name: str | None = None):
     return sums if axis_name is None else lax.psum(sums, axis_name)
 
 
-def centres(sums):
+def centres(sums: Sums) -> Memory:
     """The memory that begins with the clusters' centres, given the sums of `cluster` over all batches."""
     seen = sums["count"] > 0
     length = sums["length"] / jnp.maximum(sums["count"], 1)

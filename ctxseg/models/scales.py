@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Float, Int32, Real
 
 from ctxseg.bounds import Count, Factor
 from ctxseg.errors import UserError
@@ -16,6 +17,7 @@ from ctxseg.models.auxiliary import AuxiliaryLogits
 from ctxseg.models.layers import Conv, relu, resize
 from ctxseg.models.seen import show
 from ctxseg.models.segmenter import Segmenter, SegmenterOutput
+from ctxseg.models.shapes import Array, Regions
 
 
 class MultiScale(nn.Module):
@@ -70,7 +72,12 @@ class MultiScale(nn.Module):
     def most_superpixels(self):
         return self.segmenter.most_superpixels
 
-    def __call__(self, images, regions=None, train: bool = False) -> SegmenterOutput:
+    def __call__(
+        self,
+        images: Real[Array, "b H W 3"],
+        regions: Regions | None = None,
+        train: bool = False,
+    ) -> SegmenterOutput:
         """As `Segmenter`. `scale_weights` are w, float32 `[B,h,w,|S|]`; `aux` has each scale's own scores as `scale/S` (extra supervision,
         §3.3), and what else the segmenter gives at the largest scale, whose `pixels` and `features` are handed on.
         """
@@ -79,11 +86,11 @@ class MultiScale(nn.Module):
         for s in self.scales:
             size, sizes, lengths = extent.scaled(shape, s)
             padding[s] = sizes, size
-            scaled = images if s == 1 else resize(images.astype(jnp.float32), size, lengths=lengths)
+            scaled = images if s == 1 else resize(jnp.asarray(images, jnp.float32), size, lengths=lengths)
             with extent.padded(sizes, size):
                 scaled_regions = regions
                 if regions is not None and s != 1:
-                    scaled_regions = resize(regions[..., None], size, "nearest", lengths=lengths)
+                    scaled_regions = resize(jnp.asarray(regions)[..., None], size, "nearest", lengths=lengths)
                     scaled_regions = extent.clear(scaled_regions, -1)[..., 0]
                 outputs[s] = self.segmenter(scaled, scaled_regions, train)
         largest = max(self.scales)
@@ -130,7 +137,7 @@ class MultiScale(nn.Module):
         return nn.softmax(self.attention2(x).astype(jnp.float32))
 
 
-def chosen_scale(scores):
-    """Whose score the maximum over scales takes for the class that wins: `[B,h,w,S,K]` → int32 `[B,h,w]`."""
+def chosen_scale(scores: Float[Array, "b h w s k"]) -> Int32[Array, "b h w"]:
+    """Whose score the maximum over scales takes for the class that wins, in the order of the scales."""
     winner = scores.max(3).argmax(-1)
     return jnp.take_along_axis(scores, winner[..., None, None], -1)[..., 0].argmax(3).astype(jnp.int32)

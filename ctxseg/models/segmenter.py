@@ -7,12 +7,12 @@ but the shapes that pass between them, so any choice of one works with any choic
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, no_type_check
 
 import flax
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Real
 
 from ctxseg.bounds import OFF, Portion, Whole
 from ctxseg.models import extent
@@ -21,31 +21,33 @@ from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.none import NoContext
 from ctxseg.models.layers import ConvNorm, Dropout
+from ctxseg.models.shapes import Array, Maps, Regions
 
 # Mean and standard deviation of ImageNet's RGB values, in 0..255: what published backbone weights expect.
 RGB_MEAN = (123.675, 116.28, 103.53)
 RGB_STD = (58.395, 57.12, 57.375)
 
 
+@no_type_check  # JAX makes it of shapes, too, as in `eval_shape`
 @flax.struct.dataclass
 class SegmenterOutput:
     """What a segmenter returns.
 
     Attributes:
-        logits: float32 `[B,h,w,K]`, at feature resolution; the loss and the evaluation upsample them, once.
+        logits: at feature resolution; the loss and the evaluation upsample them, once.
         aux: {name: logits that only the loss reads, with their weight}.
-        features: {name: map}, the normalised image as `pixels`, the backbone's maps, and as `context` what the classifier reads.
-        pixels: representations that the memory learns from, `[B,h,w,C]`, or None.
-        scale_weights: weights over image scales, `[B,h,w,S]`, or None.
-        lengths: rows and columns of `logits` that are of the image, each int32 `[B]`; None without padding (see `extent`).
+        features: the normalised image as `pixels`, the backbone's maps, and as `context` what the classifier reads.
+        pixels: representations that the memory learns from, or None.
+        scale_weights: weights over image scales, or None.
+        lengths: rows and columns of `logits` that are of the image; None without padding (see `extent`).
     """
 
-    logits: jax.Array
+    logits: Float32[Array, "b h w k"]
     aux: dict[str, AuxiliaryLogits] = flax.struct.field(default_factory=dict)
-    features: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-    pixels: jax.Array | None = None
-    scale_weights: jax.Array | None = None
-    lengths: tuple[jax.Array, jax.Array] | None = None
+    features: Maps = flax.struct.field(default_factory=dict)
+    pixels: Float[Array, "b h w c"] | None = None
+    scale_weights: Float32[Array, "b h w s"] | None = None
+    lengths: extent.Lengths | None = None
 
 
 class Segmenter(nn.Module):
@@ -97,12 +99,17 @@ class Segmenter(nn.Module):
             self.num_classes, self.hidden, self.dropout, self.conv, self.dropout_layer, self.dtype
         )
 
-    def __call__(self, images, regions=None, train: bool = False) -> SegmenterOutput:
+    def __call__(
+        self,
+        images: Real[Array, "b H W 3"],
+        regions: Regions | None = None,
+        train: bool = False,
+    ) -> SegmenterOutput:
         """Scores of every class at every position of the feature map.
 
         Args:
-            images: uint8 or float `[B,H,W,3]`, RGB in 0..255.
-            regions: int32 `[B,H,W]`, super-pixel ids, for the contexts that need them.
+            images: RGB in 0..255.
+            regions: super-pixel ids, -1 where there is none, for the contexts that need them.
             train: batch statistics (and their update, if `batch_stats` is mutable) or running ones.
         """
         image = ((images.astype(jnp.float32) - jnp.array(RGB_MEAN)) / jnp.array(RGB_STD)).astype(self.dtype)

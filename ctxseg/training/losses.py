@@ -3,19 +3,26 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Bool, Float, Integer
 
 from ctxseg.choices import find
 from ctxseg.models.layers import resize
+from ctxseg.models.segmenter import SegmenterOutput
+from ctxseg.models.shapes import Array
 
 IGNORE = 255  # label of pixels that count nowhere
 
 
-def cross_entropy(logits, labels, axis_name: str | None = None):
+def cross_entropy(
+    logits: Float[Array, "b h w k"],
+    labels: Integer[Array, "b H W"],
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
     """Mean cross entropy over the pixels that are not ignored, of all devices.
 
     Args:
-        logits: float32 `[B,h,w,K]`; resized bilinearly to the labels' resolution.
-        labels: integer `[B,H,W]`, ids in [0, K), 255 = ignore.
+        logits: scores; resized bilinearly to the labels' resolution.
+        labels: ids in [0, K), 255 = ignore.
         axis_name: the `pmap` axis that shares the batch, or None.
 
     Returns:
@@ -34,11 +41,16 @@ def cross_entropy(logits, labels, axis_name: str | None = None):
 LOSSES = {"cross_entropy": cross_entropy}
 
 
-def total(output, labels, config, axis_name: str | None = None):
+def total(
+    output: SegmenterOutput,
+    labels: Integer[Array, "b H W"],
+    config,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
     """The training loss: `config.loss.name`'s of the scores, and of the auxiliary ones, which say what weighs them and their targets.
 
     Args:
-        output: a `SegmenterOutput`.
+        output: of a segmenter.
         labels: as in `cross_entropy`.
         config: `config.loss`.
         axis_name: as in `cross_entropy`.
@@ -66,7 +78,7 @@ def total(output, labels, config, axis_name: str | None = None):
     return loss
 
 
-def class_consistency(logits, counts):
-    """mean_k CE(logits[k], k) over the classes that count (MCIBI, eq. 17), 0 without any: float32 `[K,K]`, bool `[K]` → scalar."""
+def class_consistency(logits: Float[Array, "k k"], counts: Bool[Array, " k"]) -> Float[Array, ""]:
+    """mean_k CE(logits[k], k) over the classes that count (MCIBI, eq. 17), 0 without any."""
     ce = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(logits.shape[0]))
     return jnp.where(counts, ce, 0).sum() / jnp.maximum(counts.sum(), 1)

@@ -5,13 +5,23 @@ from functools import partial
 
 import jax
 import optax
+from jaxtyping import Float, Shaped
 
 from ctxseg import devices
+from ctxseg.models.shapes import Array
 from ctxseg.training import losses, optimizers
 from ctxseg.training.state import TrainState
 
 
-def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis_name: str = devices.AXIS):
+def train_step(
+    state: TrainState,
+    batch: dict[str, Shaped[Array, "b H W ..."]],
+    *,
+    model,
+    optimizer,
+    config,
+    axis_name: str = devices.AXIS,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update.
 
     Every sum (loss, gradient, batch statistics, memory) runs over all devices of `axis_name`, so the new state does not depend on
@@ -25,7 +35,7 @@ def train_step(state: TrainState, batch: dict, *, model, optimizer, config, axis
         config: of the run; `loss`, `train.steps` and `model.frozen` are read.
 
     Returns:
-        The new state, and float32 scalars: `loss` over all pixels, `gradient_norm`, and `state_norm` of what is new in the state,
+        The new state, and `loss` over all pixels, `gradient_norm`, and `state_norm` of what is new in the state,
         which is finite if all of it is.
     """
     rng = jax.random.fold_in(state.rng, state.step)

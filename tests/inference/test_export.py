@@ -30,7 +30,7 @@ STRANGER = """
 import contextlib
 import sys
 
-sys.modules["ctxseg"] = None  # importing it raises
+sys.modules["ctxseg"] = sys.modules["jaxtyping"] = None  # importing them raises
 import runpy
 
 import numpy as np
@@ -61,7 +61,7 @@ STRANGERS = """
 import runpy
 import sys
 
-sys.modules["ctxseg"] = None
+sys.modules["ctxseg"] = sys.modules["jaxtyping"] = None
 run = runpy.run_path("run.py")
 for argument in sys.argv[1:]:
     archive, photo = argument.split("=")

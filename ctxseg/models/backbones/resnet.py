@@ -8,14 +8,15 @@ from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
+from jaxtyping import Float
 
 from ctxseg.models.backbones.layout import STAGES
 from ctxseg.models.layers import ConvNorm, max_pool, relu
+from ctxseg.models.shapes import Array, Maps
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut: `[B,h,w,·]` → `[B,h/stride,w/stride,features]` (ResNet-18 and -34).
+    """Two 3×3 convolutions and a shortcut: → `[B,⌈h/stride⌉,⌈w/stride⌉,features]` (ResNet-18 and -34).
 
     `dilations`: of the two convolutions. They differ in a block whose stride was traded for dilation: the second one comes after it.
     """
@@ -26,7 +27,7 @@ class BasicBlock(nn.Module):
     conv: Callable = ConvNorm
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b _ _ {self.features}"]:
         first, second = self.dilations
         y = self.conv(self.features, 3, stride=self.stride, dilation=first, name="conv1")(x, train)
         y = self.conv(self.features, 3, dilation=second, relu=False, name="conv2")(y, train)
@@ -34,7 +35,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1 to `features`, 3×3, 1×1 to 4·`features`, and a shortcut: → `[B,h/stride,w/stride,4·features]`.
+    """1×1 to `features`, 3×3, 1×1 to 4·`features`, and a shortcut: → `[B,⌈h/stride⌉,⌈w/stride⌉,4·features]`.
 
     `dilations`: as `BasicBlock`'s; the one 3×3 convolution has the first.
     """
@@ -45,7 +46,7 @@ class Bottleneck(nn.Module):
     conv: Callable = ConvNorm
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b _ _ {4*self.features}"]:
         y = self.conv(self.features, 1, name="conv1")(x, train)
         y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilations[0], name="conv2")(y, train)
         y = self.conv(4 * self.features, 1, relu=False, name="conv3")(y, train)
@@ -77,8 +78,8 @@ class ResNet(nn.Module):
     conv: Callable = ConvNorm
 
     @nn.compact
-    def __call__(self, x, train: bool = False) -> dict[str, jnp.ndarray]:
-        """`x` `[B,H,W,3]`, normalised → maps of stride 4, 8, … `output_stride`, channels 64·2^i (×4 for bottlenecks)."""
+    def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:
+        """`x`, normalised images → maps of stride 4, 8, … `output_stride`, channels 64·2^i (×4 for bottlenecks)."""
         if self.stem == "conv7":
             x = self.conv(64, 7, stride=2, name="stem")(x, train)
         else:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.backbones.layout import STAGES
 from ctxseg.models.layers import ConvNorm, relu
+from ctxseg.models.shapes import Array, Maps
 
 
 class TinyBlock(nn.Module):
@@ -20,7 +21,7 @@ class TinyBlock(nn.Module):
     conv: Callable = ConvNorm
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b _ _ {self.features}"]:
         y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilation, name="conv1")(x, train)
         y = self.conv(self.features, 1, relu=False, name="conv2")(y, train)
         if self.stride != 1 or x.shape[-1] != self.features:
@@ -45,8 +46,8 @@ class Tiny(nn.Module):
     conv: Callable = ConvNorm
 
     @nn.compact
-    def __call__(self, x, train: bool = False) -> dict[str, jnp.ndarray]:
-        """`x` `[B,H,W,3]`, normalised → maps of stride 4, 8, … `output_stride`."""
+    def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:
+        """`x`, normalised images → maps of stride 4, 8, … `output_stride`."""
         x = self.conv(self.width, 3, stride=2, name="stem")(x, train)
         maps = {}
         for i, (stride, dilation, _) in enumerate(STAGES[self.output_stride]):

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
+from jaxtyping import Float
 
 from ctxseg.bounds import Count, Portion
 from ctxseg.models.layers import ConvNorm, Dropout, max_pool, window_mean
+from ctxseg.models.shapes import Array, Maps
 
 # Convolutions, and their width relative to conv1's, of conv1 … conv5.
 BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
@@ -53,8 +54,8 @@ class VGG16(nn.Module):
         return {"conv7_kernel": fields["conv7_kernel"] or (1 if fields["layout"] == "largefov" else 3)}
 
     @nn.compact
-    def __call__(self, x, train: bool = False) -> dict[str, jnp.ndarray]:
-        """`x` `[B,H,W,3]`, normalised → maps of `width` × 1, 2, 4, 8, 8, 16 and 16 channels."""
+    def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:
+        """`x`, normalised images → maps of `width` × 1, 2, 4, 8, 8, 16 and 16 channels."""
         largefov = self.layout == "largefov"
         maps = {}
         for i, (count, factor) in enumerate(BLOCKS, 1):

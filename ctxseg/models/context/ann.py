@@ -5,14 +5,16 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm, attention, average_pool
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
-def pyramid(x, bins):
-    """The means over grids of k×k cells, for each k of `bins`: `[B,h,w,C]` → `[B,Σk²,C]` (§3.2)."""
+def pyramid(x: Float[Array, "b h w c"], bins: tuple[int, ...]) -> Float[Array, "b n c"]:
+    """The means over grids of k×k cells, for each k of `bins`: Σk² of them (§3.2)."""
     return jnp.concatenate([average_pool(x, (k, k)).reshape(x.shape[0], k * k, -1) for k in bins], axis=1)
 
 
@@ -42,8 +44,10 @@ class ANN(nn.Module):
     READS = 2  # the backbone's last 2 maps, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the last level. `regions` is not used."""
         maps = select(features, self.levels, self.READS)
         low, high = maps[-2:] if len(maps) > 1 else (maps[0], maps[0])
         inner = max(self.channels // 2, 1)

@@ -5,10 +5,12 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm, average_pool, relu
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class AdaptiveContext(nn.Module):
@@ -24,8 +26,8 @@ class AdaptiveContext(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        """`[B,h,w,·]` → `[B,h,w,channels]`."""
+    def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b h w {self.channels}"]:
+        """What every position hears of the grid."""
 
         def point(y, name):
             return self.conv(self.channels, 1, norm=self.norm, name=name)(y, train)
@@ -61,8 +63,10 @@ class APCNet(nn.Module):
     READS = 1  # the backbone's last map, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the last level. `regions` is not used."""
         x = select(features, self.levels, self.READS)[-1]
         fields = (self.norm, self.conv, self.dtype)
         contexts = [AdaptiveContext(self.channels, k, *fields, name=f"context{k}")(x, train) for k in self.bins]

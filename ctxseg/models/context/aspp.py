@@ -5,10 +5,12 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm, average_pool, resize
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class ASPP(nn.Module):
@@ -33,8 +35,10 @@ class ASPP(nn.Module):
     READS = 1  # the backbone's last map, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the last level. `regions` is not used."""
         x = select(features, self.levels, self.READS)[-1]
         parts = [self.conv(self.channels, 1, norm=self.norm, name="point")(x, train)]
         for d in self.dilations:

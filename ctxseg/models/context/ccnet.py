@@ -6,16 +6,20 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.self_attention import joined
 from ctxseg.models.layers import Conv, ConvNorm
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
-def criss_cross(query, key, value):
-    """Attention of every position to its row and its column, itself counted once (eqs. 1, 2): maps `[B,h,w,·]` → as `value`.
+def criss_cross(
+    query: Float[Array, "b h w d"], key: Float[Array, "b h w d"], value: Float[Array, "b h w c"]
+) -> Float[Array, "b h w c"]:
+    """Attention of every position to its row and its column, itself counted once (eqs. 1, 2).
 
     The weights are `[B,h,w,h+w]`, not `[B,hw,hw]`.
     """
@@ -55,8 +59,10 @@ class CCNet(nn.Module):
     READS = 1  # the backbone's last map, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the last level. `regions` is not used."""
         x = select(features, self.levels, self.READS)[-1]
         y = self.conv(self.channels, 3, norm=self.norm, name="reduce")(x, train)
         keys = max(self.channels // 8, 1)

@@ -6,18 +6,17 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm, attention
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
-def channel_attention(x):
-    """Σ_j softmax_j( max_j e − e ) x_j with e_ij = x_i · x_j between channels (§3.3; the complement is the published code's).
-
-    `x` `[B,h,w,C]` → the same shape.
-    """
+def channel_attention(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Σ_j softmax_j( max_j e − e ) x_j with e_ij = x_i · x_j between channels (§3.3; the complement is the published code's)."""
     flat = extent.clear(x).reshape(x.shape[0], -1, x.shape[-1])
     energy = jnp.einsum("bni,bnj->bij", flat, flat, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(energy.max(-1, keepdims=True) - energy).astype(x.dtype)
@@ -44,8 +43,10 @@ class DANet(nn.Module):
     READS = 1  # the backbone's last map, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the last level. `regions` is not used."""
         x = select(features, self.levels, self.READS)[-1]
         branches = []
         for name, attend in (("position", self._position), ("channel", channel_attention)):

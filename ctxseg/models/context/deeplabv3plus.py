@@ -5,11 +5,13 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.aspp import ASPP
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm, resize
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class DeepLabV3Plus(nn.Module):
@@ -34,8 +36,10 @@ class DeepLabV3Plus(nn.Module):
     READS = 4  # the backbone's last 4 maps, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h_l,w_l,·]`} → `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the first level. `regions` is not used."""
         maps = select(features, self.levels, self.READS)
         fine, coarse = maps[0], maps[-1]
         aspp = ASPP(

@@ -6,19 +6,28 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from ctxseg.bounds import Count, Factor
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.self_attention import joined
 from ctxseg.models.layers import Conv, ConvNorm, attention
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
-def disentangled(query, key, value, unary, temperature: float, mask=None):
-    """Σ_j ( softmax_j( (q_i − μ_q)·(k_j − μ_k) / (√d·temperature) ) + softmax_j(m_j) ) v_j  (eq. 12): `[B,n,·]` → `[B,n,C]`.
+def disentangled(
+    query: Float[Array, "b n d"],
+    key: Float[Array, "b n d"],
+    value: Float[Array, "b n c"],
+    unary: Float[Array, "b n 1"],
+    temperature: float,
+    mask: Bool[Array, "b n"] | None = None,
+) -> Float[Array, "b n c"]:
+    """Σ_j ( softmax_j( (q_i − μ_q)·(k_j − μ_k) / (√d·temperature) ) + softmax_j(m_j) ) v_j  (eq. 12).
 
-    The whitened term says how positions relate to each other, the unary one what stands out in the image. `mask`, bool `[B,n]` or None:
-    the positions that count.
+    The whitened term says how positions relate to each other, the unary one what stands out in the image. `mask`: the positions that
+    count; None for all.
     """
     counts = None if mask is None else mask[..., None]
     query, key = (x - jnp.mean(x, 1, keepdims=True, where=counts) for x in (query, key))
@@ -49,8 +58,10 @@ class DNL(nn.Module):
     READS = 1  # the backbone's last map, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the last level. `regions` is not used."""
         x = select(features, self.levels, self.READS)[-1]
         y = self.conv(self.channels, 3, norm=self.norm, name="reduce")(x, train)
         inner = max(self.channels // 2, 1)

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import flax.linen as nn
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.aspp import ASPP
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm, resize
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class EncoderDecoder(nn.Module):
@@ -35,8 +37,10 @@ class EncoderDecoder(nn.Module):
     READ_WHEN: ClassVar[dict] = {"dilations": ("aspp", (True,))}
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h_l,w_l,·]`} → `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the first level. `regions` is not used."""
         *finer, x = select(features, self.levels, self.READS)
         if self.aspp:
             aspp = ASPP(channels=self.channels, dilations=self.dilations, norm=self.norm, conv=self.conv, name="aspp")

@@ -1,13 +1,15 @@
 """Large kernels, of "global convolutional network" (Peng et al., CVPR 2017)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class GCN(nn.Module):
@@ -32,11 +34,13 @@ class GCN(nn.Module):
     READS = 1  # the backbone's last map, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the last level. `regions` is not used."""
         x = select(features, self.levels, self.READS)[-1]
         column, row = (self.kernel, 1), (1, self.kernel)
-        total = 0
+        total: Any = 0  # then an array
         for name, sizes in (("columns_first", (column, row)), ("rows_first", (row, column))):
             y = x
             for i, size in enumerate(sizes, 1):

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm, average_pool, resize
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class GlobalFC(nn.Module):
@@ -36,8 +38,10 @@ class GlobalFC(nn.Module):
     READS = 1  # the backbone's last map, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the last level. `regions` is not used."""
         x = select(features, self.levels, self.READS)[-1]
         x = self.conv(self.channels, 1, norm=self.norm, relu=False, name="project")(x, train)
         cells = average_pool(x, (self.grid, self.grid))

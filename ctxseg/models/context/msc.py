@@ -4,10 +4,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, relu, resize
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class MSc(nn.Module):
@@ -27,8 +29,10 @@ class MSc(nn.Module):
     READS = 5  # the backbone's last 5 maps, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h_l,w_l,·]`} → `[B,h,w,C + heads·channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w c"], dict]:
+        """A map of the size of the last level, of its channels and `channels` for each head. `regions` is not used."""
         levels = self.levels
         if not levels and "pool1" in features:
             levels = ("pixels", "pool1", "pool2", "pool3", "pool4", "conv7")

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Int
 
 from ctxseg.bounds import Count
 from ctxseg.errors import UserError
@@ -27,10 +28,11 @@ from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm, Upsample2, resize
 from ctxseg.models.seen import show
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
-def cell_regions(regions, size: tuple[int, int]):
-    """The region at the centre of each cell's receptive field: `regions` `[B,H,W]` → int32 `[B,*size]`.
+def cell_regions(regions: Regions, size: extent.Size) -> Int[Array, "b h w"]:
+    """The region at the centre of each cell's receptive field, of a map of `size`.
 
     Stacks of padded 3×3 convolutions and poolings of stride 2 centre cell i of a map of stride s, a power of two, on pixel i·s. (The
     2×2 poolings of `vgg16` with `layout=hrenet` centre it (s − 1)/2 pixels further, which is not taken into account.)
@@ -45,8 +47,8 @@ def cell_regions(regions, size: tuple[int, int]):
     return regions
 
 
-def adjacency(regions, count: int):
-    """Which regions touch: `regions` `[B,H,W]`, ids in [0, count), anything else is none → float32 `[B,count,count]`, 1 on the diagonal.
+def adjacency(regions: Regions, count: int) -> Float32[Array, "b {count} {count}"]:
+    """Which regions touch: 1, and on the diagonal; else 0. Ids are in [0, count), anything else is no region.
 
     Two regions touch where a pixel of one is above or beside a pixel of the other.
     """
@@ -61,8 +63,8 @@ def adjacency(regions, count: int):
     return jax.vmap(of_image)(regions)
 
 
-def region_sums(f, cells, count: int):
-    """Sum over the cells of each region, 0 of one without: `f` `[B,h,w,C]`, `cells` `[B,h,w]` → float32 `[B,count,C]`."""
+def region_sums(f: Float[Array, "b h w c"], cells: Int[Array, "b h w"], count: int) -> Float[Array, "b {count} c"]:
+    """Sum of `f` over the cells of each region, 0 of one without; in float32 at least."""
     b, h, w, c = f.shape
     f = f.astype(jnp.promote_types(f.dtype, jnp.float32))
     ids = jnp.where((cells >= 0) & (cells < count), cells, count)
@@ -71,15 +73,15 @@ def region_sums(f, cells, count: int):
     )
 
 
-def spread(r, cells):
-    """To each cell what its region has, 0 to one in none: `r` `[B,count,C]`, `cells` `[B,h,w]` → `[B,h,w,C]`."""
+def spread(r: Float[Array, "b n c"], cells: Int[Array, "b h w"]) -> Float[Array, "b h w c"]:
+    """To each cell what its region has in `r`, 0 to one in none."""
     ids = jnp.where((cells >= 0) & (cells < r.shape[1]), cells, r.shape[1])
     take = jax.vmap(lambda x, i: x.at[i].get(mode="fill", fill_value=0))
     return take(r, ids)
 
 
-def grid_regions(shape: tuple[int, int, int], count: int):
-    """A regular grid in place of super-pixels: images `[B,H,W]` → int32 `[B,H,W]`, ids of ⌊√count⌋² cells, -1 in padding (see `extent`)."""
+def grid_regions(shape: tuple[Any, ...], count: int) -> Regions:
+    """A regular grid in place of super-pixels of images of `shape` `[B,H,W]`: ids of ⌊√count⌋² cells, -1 in padding (see `extent`)."""
     cells = max(math.isqrt(count), 1)
     own = extent.lengths(shape[1:]) or tuple(jnp.full(shape[0], n) for n in shape[1:])
     rows, columns = (jnp.arange(n) * cells // m[:, None] for n, m in zip(shape[1:], own, strict=True))
@@ -87,8 +89,8 @@ def grid_regions(shape: tuple[int, int, int], count: int):
     return extent.clear(ids[..., None], -1)[..., 0]
 
 
-def mean_around(x):
-    """The mean of the positions around each, 3×3 of them and fewer at the border: `[B,h,w,C]` → the same shape."""
+def mean_around(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """The mean of the positions around each, 3×3 of them and fewer at the border."""
 
     def sums(x):
         for axis in (1, 2):
@@ -125,13 +127,22 @@ class Direction(nn.Module):
         self.sum = nn.Dense(gates, **dense)
         self.around = nn.Dense(gates, **dense)
 
-    def __call__(self, source, target, c, source_cells, target_cells, touch):
-        """Maps `source` `[B,h,w,C]` and `target` `[B,h',w',C]`, cell state `c` as `target` → the new map and cell state of `target`.
+    def __call__(
+        self,
+        source: Float[Array, "b hs ws c"],
+        target: Float[Array, "b h w c"],
+        c: Float[Array, "b h w c"],
+        source_cells: Int[Array, "b hs ws"] | None,
+        target_cells: Int[Array, "b h w"] | None,
+        touch: Float[Array, "b n n"] | None,
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
+        """Maps `source` and `target` and the cell state `c` → the new map and cell state of `target`.
 
         `*_cells` are `cell_regions` of either map and `touch` the `adjacency`; None without super-pixels.
         """
         gates = self.conv(target)
         if self.superpixels:
+            assert source_cells is not None and target_cells is not None and touch is not None
             count = touch.shape[1]
             r = region_sums(source, source_cells, count)  # in float32: a sum of many cells
             if self.region_pool == "mean":
@@ -172,7 +183,15 @@ class LevelPair(nn.Module):
         else:
             self.deconv = Conv(self.channels, 3, dtype=self.dtype)
 
-    def __call__(self, fine, coarse, states, fine_cells, coarse_cells, touch):
+    def __call__(
+        self,
+        fine: Float[Array, "b h w c"],
+        coarse: Float[Array, "b hc wc c"],
+        states: tuple[Float[Array, "b hc wc c"], Float[Array, "b h w c"]],
+        fine_cells: Int[Array, "b h w"] | None,
+        coarse_cells: Int[Array, "b hc wc"] | None,
+        touch: Float[Array, "b n n"] | None,
+    ) -> tuple[Float[Array, "b h w c"], tuple[Float[Array, "b hc wc c"], Float[Array, "b h w c"]]]:
         """F^l, F^{l+1} and the cell states (of l → l+1, of l+1 → l) → Q^l and the new cell states."""
 
         def stage(pair, carry, _):
@@ -185,9 +204,9 @@ class LevelPair(nn.Module):
             return (new_fine, new_coarse, c_up, c_down), None
 
         scan = nn.scan(stage, variable_broadcast="params", split_rngs={"params": False}, length=self.stages)
-        (fine, coarse, *states), _ = scan(self, (fine, coarse, *states), None)
+        (fine, coarse, c_up, c_down), _ = scan(self, (fine, coarse, *states), None)
         lifted = self.deconv(coarse)
-        return fine + lifted[:, : fine.shape[1], : fine.shape[2]], tuple(states)
+        return fine + lifted[:, : fine.shape[1], : fine.shape[2]], (c_up, c_down)
 
 
 class MSCI(nn.Module):
@@ -240,17 +259,22 @@ class MSCI(nn.Module):
         """How many super-pixels an image may have; None where none are read."""
         return self.regions if self.superpixels and self.region_shape == "superpixels" else None
 
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h_l,w_l,·]`}, `regions` int32 `[B,H,W]` (-1: none) → `[B,h_1,w_1,channels]`, {}.
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """A map of the size of the first level.
 
         Raises:
             UserError: see `intertwine`.
         """
         maps = list(self.intertwine(features, regions, train, 1 if self.phases == "one" else None).values())
-        return sum(resize(q, maps[0].shape[1:3]) for q in maps), {}
+        total: Any = sum(resize(q, maps[0].shape[1:3]) for q in maps)
+        return total, {}
 
     @nn.compact
-    def intertwine(self, features, regions=None, train: bool = False, phases: int | None = None) -> dict:
+    def intertwine(
+        self, features: Maps, regions: Regions | None = None, train: bool = False, phases: int | None = None
+    ) -> dict[str, Float[Array, "b _ _ {self.channels}"]]:
         """The maps after some phases of Algorithm 1, or after all L − 1 of them: {name of the finest level it is of: Q}, finest first.
 
         Args:
@@ -267,7 +291,7 @@ class MSCI(nn.Module):
             self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(f, train)
             for i, f in enumerate(select(features, self.levels, self.READS, section))
         ]
-        cells = [None] * len(maps)
+        cells: list[Any] = [None] * len(maps)
         touch = None
         if self.superpixels:
             if self.region_shape == "grid":
@@ -303,7 +327,7 @@ class MSCI(nn.Module):
             )
             pairs.append(pair)
             zeros.append((jnp.zeros_like(coarse), jnp.zeros_like(fine)))
-        states = list(zeros)
+        states: list[Any] = list(zeros)
         for _ in range(len(maps) - 1 if phases is None else min(phases, len(maps) - 1)):
             if self.cell_states and self.reset_states:
                 states = list(zeros)

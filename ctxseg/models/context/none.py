@@ -1,8 +1,10 @@
 """No context: the fully convolutional network that the others are compared with (Long et al. 2015)."""
 
 import flax.linen as nn
+from jaxtyping import Float
 
 from ctxseg.models.context.levels import select
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class NoContext(nn.Module):
@@ -16,6 +18,8 @@ class NoContext(nn.Module):
 
     READS = 1  # the backbone's last map, where `levels` names none
 
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,C]`} → the map of the last level, {}. `regions` and `train` are not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w c"], dict]:
+        """The map of the last level. `regions` and `train` are not used."""
         return select(features, self.levels, self.READS)[-1], {}

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 
 from ctxseg.bounds import Count
 from ctxseg.models import extent
@@ -13,6 +14,7 @@ from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.self_attention import joined
 from ctxseg.models.layers import ConvNorm, attention, resize
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class OCR(nn.Module):
@@ -43,8 +45,10 @@ class OCR(nn.Module):
     READS = 2  # the backbone's last 2 maps, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,·]`} → `[B,h,w,channels]`, {"ocr": m, float32 `[B,h',w',K]`}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict[str, Float32[Array, "b _ _ {self.num_classes}"]]]:
+        """A map of the size of the last level, and {"ocr": m}. `regions` is not used."""
         maps = select(features, self.levels, self.READS)
         before, last = maps[-2:] if len(maps) > 1 else (maps[0], maps[0])
         x = self.conv(self.channels, 3, norm=self.norm, name="pixels")(last, train)
@@ -64,8 +68,8 @@ class OCR(nn.Module):
         return joined(x, y, self.conv, self.channels, 1, self.norm, train), {"ocr": scores}
 
 
-def soft_object_regions(x, scores):
-    """f_k: `x` `[B,h,w,C]`, `scores` float32 `[B,h,w,K]` of the same size or resized to it → `[B,K,1,C]`."""
+def soft_object_regions(x: Float[Array, "b h w c"], scores: Float32[Array, "b _ _ k"]) -> Float[Array, "b k 1 c"]:
+    """f_k of pixels `x` and their `scores`, which are resized to the size of `x`."""
     scores = resize(scores, x.shape[1:3])
     counts = extent.positions(x.shape[1:3])
     counts = None if counts is None else counts[..., None]

@@ -1,24 +1,28 @@
 """Region context encoding, the part of ZigZagNet (Lin et al., CVPR 2019, §4) that gives a map its context. SPEC §5."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int
 
 from ctxseg.bounds import Count
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm
+from ctxseg.models.shapes import Array, Maps, Regions
 
 
-def subregions(length: int, cells: int, own=None):
-    """Which of `cells` equal parts each of `length` neurons lies in, one-hot: float32 `[length,cells]`.
+def subregions(
+    length: Any, cells: int, own: Int[Array, " b"] | None = None
+) -> Float32[np.ndarray, "_ {cells}"] | Float32[Array, "b _ {cells}"]:
+    """Which of `cells` equal parts each of `length` neurons lies in, one-hot: `[length,cells]`.
 
-    Neuron `y` belongs to part ⌊y·cells/length⌋. A part is empty where the map is smaller than the subdivision. With `own`, int32 `[B]`, the
-    first `own` neurons are parted, and the others in no part: `[B,length,cells]`.
+    Neuron `y` belongs to part ⌊y·cells/length⌋. A part is empty where the map is smaller than the subdivision. With `own`, the first `own`
+    neurons of each image are parted, and the others in no part: `[B,length,cells]`.
     """
     if own is None:
         return np.eye(cells, dtype=np.float32)[np.arange(length) * cells // length]
@@ -50,17 +54,18 @@ class RegionContextEncoding(nn.Module):
     READS = 1  # the backbone's last map, where `levels` names none
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: F `[B,h,w,C]`} → R of the same shape, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w c"], dict]:
+        """R, of the shape of the last level's map, F. `regions` is not used."""
         f = select(features, self.levels, self.READS)[-1]
         _, height, width, channels = f.shape
         # The branches' C→C convolutions read the same map, so they run as one convolution to len(subdivisions)·C channels.
         branches = self.conv(len(self.subdivisions) * channels, 3, norm=self.norm, relu=False, name="branches")(
             f, train
         )
-        own, z = (None, None), ""
-        if extent.lengths((height, width)) is not None:
-            own, z = extent.lengths((height, width)), "b"  # parts are of each image
+        own = extent.lengths((height, width)) or (None, None)
+        z = "" if own[0] is None else "b"  # parts are of each image
         r = f
         for k, x in zip(self.subdivisions, jnp.split(branches, len(self.subdivisions), axis=-1), strict=True):
             rows, columns = subregions(height, k, own[0]), subregions(width, k, own[1])

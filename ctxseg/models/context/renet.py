@@ -17,12 +17,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float
 
 from ctxseg.bounds import Amount, Count
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Norm, resize
 from ctxseg.models.seen import show
+from ctxseg.models.shapes import Array, Maps, Regions
 
 # A cell: (what the input adds, what the state adds, state) → next state; the first entry of a state is h. Names as in the gates below.
 
@@ -61,8 +63,8 @@ def _identities(key, shape, dtype):
     return jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
 
 
-def patches(x, size: Sequence[int]):
-    """Cuts `x` `[B,H,W,C]` into patches of `size` (s,t), edges repeated where they do not divide: `[B,⌈H/s⌉,⌈W/t⌉,s·t·C]`."""
+def patches(x: Float[Array, "b h w c"], size: Sequence[int]) -> Float[Array, "b _ _ {size[0]*size[1]}*c"]:
+    """Cuts `x` into patches of `size` (s,t), edges repeated where they do not divide: `[B,⌈h/s⌉,⌈w/t⌉,s·t·C]`."""
     s, t = size
     b, height, width, channels = x.shape
     own = extent.lengths((height, width))
@@ -94,8 +96,8 @@ class ReNetLayer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
-        """`x` `[B,h,w,I]` → `[B,h,w,2·units]`, the forward direction's units first."""
+    def __call__(self, x: Float[Array, "b h w _"]) -> Float[Array, "b h w {2*self.units}"]:
+        """The forward direction's units first."""
         step, gates, entries = CELLS[self.cell]
         if not self.vertical:
             x = x.swapaxes(1, 2)
@@ -114,9 +116,9 @@ class ReNetLayer(nn.Module):
         added = (sequence @ flat).reshape(length, b * lines, 2, gates * d).swapaxes(1, 2) + bias[:, None]
         added = jnp.stack([added[:, 0], added[::-1, 1]], axis=1)  # the backward direction starts at the other end
 
-        inside = extent.lengths((length, lines) if self.vertical else (lines, length))
-        if inside is not None:  # the backward direction starts where the image ends: until then its state stays 0
-            count = jnp.repeat(inside[0 if self.vertical else 1], lines)
+        own, inside = extent.lengths((length, lines) if self.vertical else (lines, length)), None
+        if own is not None:  # the backward direction starts where the image ends: until then its state stays 0
+            count = jnp.repeat(own[0 if self.vertical else 1], lines)
             inside = jnp.stack([jnp.ones((length, b * lines), bool), jnp.arange(length)[::-1, None] < count], axis=1)
 
         def scan(state, inputs):
@@ -132,8 +134,8 @@ class ReNetLayer(nn.Module):
         return y if self.vertical else y.swapaxes(1, 2)
 
 
-def l2_normalise(x, scale: float):
-    """Every image's map over its Euclidean norm, times `scale`: `[B,h,w,C]` → the same shape (H-ReNet, §4.2)."""
+def l2_normalise(x: Float[Array, "b h w c"], scale: float) -> Float[Array, "b h w c"]:
+    """Every image's map over its Euclidean norm, times `scale` (H-ReNet, §4.2)."""
     norm = jnp.sqrt(jnp.sum(jnp.square(extent.clear(x).astype(jnp.float32)), axis=(1, 2, 3), keepdims=True))
     return (x / jnp.maximum(norm, 1e-12) * scale).astype(x.dtype)
 
@@ -169,8 +171,10 @@ class ReNet(nn.Module):
     READ_WHEN: ClassVar[dict] = {"l2_scale": ("entering", ("l2",))}
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h,w,·]`} → `[B,⌈h/s⌉,⌈w/t⌉,2·units]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b _ _ {2*self.units[-1]}"], dict]:
+        """A map of ⌈h/s⌉ × ⌈w/t⌉ patches. `regions` is not used."""
         maps: list[Any] = []
         for i, x in enumerate(select(features, self.levels, self.READS)):
             if self.entering == "batch":
@@ -187,9 +191,9 @@ class ReNet(nn.Module):
         return x, {}
 
 
-def sweeps(x, ends: tuple[str, str]) -> dict:
-    """What either direction of a layer has in its map `[B,h,w,2d]`, and of its units the one that varies most."""
-    maps: dict[str, jax.Array] = {}
+def sweeps(x: Float[Array, "b h w _"], ends: tuple[str, str]) -> dict[str, Float[Array, "b h w ..."]]:
+    """What either direction of a layer has in its map, and of its units the one that varies most."""
+    maps: dict[str, Array] = {}
     for end, half in zip(ends, jnp.split(x, 2, axis=-1), strict=True):
         unit = half.var((0, 1, 2)).argmax()
         maps |= {end: half, f"{end}, one unit": jnp.take(half, unit, axis=-1)}

@@ -16,6 +16,7 @@ from functools import partial, reduce
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
+from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.aspp import ASPP
@@ -26,6 +27,7 @@ from ctxseg.models.context.ppm import PPM
 from ctxseg.models.context.rce import RegionContextEncoding
 from ctxseg.models.layers import ConvNorm, Norm, area_resize, relu, resize
 from ctxseg.models.seen import show
+from ctxseg.models.shapes import Array, Maps, Regions
 
 # What can give a map its context (Table 2), by the name in `ZigZag.region_context`; `none`: the map itself.
 REGION_CONTEXTS: dict[str, Callable[..., nn.Module] | None] = {
@@ -211,8 +213,10 @@ class ZigZag(nn.Module):
     }
 
     @nn.compact
-    def __call__(self, features, regions=None, train: bool = False):
-        """`features` {name: `[B,h_l,w_l,·]`} → P^{1,d}_{T+1} `[B,h_1,w_1,channels]`, {}. `regions` is not used."""
+    def __call__(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
+        """P^{1,d}_{T+1}, of the size of the first level. `regions` is not used."""
         maps = {  # B^i
             i: self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i}")(x, train)
             for i, x in enumerate(select(features, self.levels, self.READS), 1)
