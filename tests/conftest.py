@@ -13,7 +13,6 @@ import typing
 from unittest import mock
 
 import beartype  # noqa: F401  (before the patch below)
-import flax.linen as nn
 import jax
 import jaxtyping
 import numpy as np
@@ -29,7 +28,6 @@ jaxtyping.install_import_hook(
      "ctxseg.inference.crf", "ctxseg.evaluation.metrics"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )  # fmt: skip
-nn.Module.__no_type_check__ = True  # fields, which `ctxseg.bounds` checks; methods are checked
 with mock.patch.object(typing, "TYPE_CHECKING", True):  # under which alone this file has annotations that say something
     import ctxseg.inference.crf  # noqa: F401
 
