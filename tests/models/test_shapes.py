@@ -11,7 +11,7 @@ from ctxseg.evaluation.metrics import confusion_matrix
 from ctxseg.inference.crf import mean_field
 from ctxseg.models.context.fcn import FCNHead
 from ctxseg.models.context.msci import region_sums
-from ctxseg.models.layers import ConvNorm, attention
+from ctxseg.models.layers import ConvNorm
 from ctxseg.training.losses import cross_entropy
 
 
@@ -33,9 +33,6 @@ CASES = {
     ),
     "scores where ids should be": (
         partial(region_sums, count=3), (floats(2, 4, 6, 5), ids(2, 4, 6)), (floats(2, 4, 6, 5), floats(2, 4, 6))
-    ),
-    "as many values as queries": (
-        attention, (floats(1, 8, 4), floats(1, 3, 4), floats(1, 3, 5)), (floats(1, 8, 4), floats(1, 3, 4), floats(1, 8, 5))
     ),
     "labels with channels": (
         cross_entropy, (floats(2, 4, 6, 3), ids(2, 8, 12)), (floats(2, 4, 6, 3), ids(2, 8, 12, 1))
