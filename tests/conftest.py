@@ -1,4 +1,6 @@
+import gc
 import os
+import tempfile
 from importlib import metadata
 
 # Everything here is compiled to be run once or twice. Read when the first array is made. The second flag more than halves the time of
@@ -9,11 +11,17 @@ os.environ.setdefault(
     + (" --xla_cpu_use_fusion_emitters=false" if metadata.version("jax").startswith("0.10.") else ""),
 )
 
+# All processes of a session, those of pytest and those that tests start, share the programs that they compile. The first process makes
+# the folder, empty, so that no earlier session's programs hide a fault.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
 import typing
 from unittest import mock
 
 import beartype  # noqa: F401  (before the patch below)
-import jax
 import jaxtyping
 import numpy as np
 import pytest
@@ -32,6 +40,7 @@ jaxtyping.install_import_hook(
 )  # fmt: skip
 with mock.patch.object(typing, "TYPE_CHECKING", True):  # under which alone this file has annotations that say something
     import ctxseg.inference.crf  # noqa: F401
+from ctxseg.models import convolution, layers  # noqa: E402  (once the hook is there)
 
 
 @pytest.fixture(scope="session")
@@ -69,16 +78,17 @@ def tiny(street, tmp_path_factory):
     ]
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    """Keeps compiled programs on disk, so that a second run of the same one does not compile it again."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+@pytest.fixture(scope="module")
+def plain_convolutions():
+    """XLA's own convolution, which is traced and compiled several times faster; `test_layers.py` holds the package's to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "convolve", convolution._plain)
+        for module in (layers, convolution):
+            patch.setattr(module, "materialize", lambda x: x)
+        yield
+
+
+def pytest_collection_finish():
+    """Tracing makes many objects, and the collector would look at all that were ever imported again and again: 6 % of the time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)

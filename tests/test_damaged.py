@@ -25,7 +25,7 @@ COUNTS = {  # right, and named in a line
 
 
 @pytest.fixture(scope="module")
-def common(compiled, tmp_path_factory):
+def common(tmp_path_factory):
     before = os.getcwd()
     os.chdir(bench.ROOT)
     yield bench.Bench(tmp_path_factory.mktemp("bench"))

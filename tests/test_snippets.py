@@ -20,7 +20,7 @@ from ctxseg.commands import command_line
 from ctxseg.configs import datasets
 from ctxseg.errors import UserError
 from ctxseg.inference import export
-from ctxseg.models import CONTEXTS, convolution, layers
+from ctxseg.models import CONTEXTS
 from ctxseg.runs import workdir
 from ctxseg.settings import collect, config_file
 from ctxseg.settings.fields import flatten
@@ -246,17 +246,7 @@ def show(argv: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def plain_convolutions():
-    """XLA's own convolution, which compiles several times faster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "convolve", convolution._plain)
-        for module in (layers, convolution):
-            patch.setattr(module, "materialize", lambda x: x)
-        yield
-
-
-@pytest.fixture(scope="module")
-def place(compiled, plain_convolutions, run, tmp_path_factory):  # noqa: F811
+def place(plain_convolutions, run, tmp_path_factory):  # noqa: F811
     """A folder with what the blocks of Python read: a run, its export, and a photograph."""
     folder = tmp_path_factory.mktemp("place")
     copied = folder / "runs" / "zigzag-scenes"

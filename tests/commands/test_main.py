@@ -319,7 +319,7 @@ def replace(arguments, *others):
 
 
 @pytest.mark.parametrize("change", BAD_VALUES)
-def test_bad_values_are_found_before_the_training(change, tiny, compiled, tmp_path, monkeypatch):
+def test_bad_values_are_found_before_the_training(change, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_loop", None)  # must not be reached
     with pytest.raises(UserError, match=f"^{BAD_VALUES[change]}") as error:
         call("--config=configs/zigzag.py:camvid", *replace(tiny, f"--config.{change}"), f"--workdir={tmp_path}/run")
@@ -402,7 +402,7 @@ def test_show_raises_the_errors_of_training(change):
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, compiled, tmp_path_factory):
+def finished(tiny, tmp_path_factory):
     """A finished run: its folder and its output."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     before = os.getcwd()
@@ -460,13 +460,13 @@ def test_a_run_writes_its_files(finished, street):
     assert "fcn on camvid" in page and "--config.model.backbone.width=4" in page
 
 
-def test_the_same_command_again_evaluates(copied, finished, tiny, compiled):
+def test_the_same_command_again_evaluates(copied, finished, tiny):
     out = call(f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={copied}")
     assert out.splitlines() == [f"{copied}: finished; evaluating", *printed(copied, finished)]
     assert (copied / "metrics.jsonl").read_text() == (finished[0] / "metrics.jsonl").read_text()
 
 
-def test_evaluate_and_report(copied, finished, tiny, compiled):
+def test_evaluate_and_report(copied, finished, tiny):
     (copied / "results.json").unlink()
     (copied / "report.html").unlink()
     # Another batch size, with an incomplete last batch: the same scores.
@@ -480,7 +480,7 @@ def test_evaluate_and_report(copied, finished, tiny, compiled):
     assert (copied / "report.html").exists()
 
 
-def test_a_run_needs_no_config_flag(copied, finished, compiled):
+def test_a_run_needs_no_config_flag(copied, finished):
     """The modes that read a run need no --config; overrides are still applied and checked."""
     command = ["--mode=evaluate", f"--workdir={copied}"]
     assert call(*command, "--config.eval.batch_size=3").splitlines() == printed(copied, finished)
@@ -498,7 +498,7 @@ def test_a_run_needs_no_config_flag(copied, finished, compiled):
             call(*command)
 
 
-def test_a_folder_of_another_run_is_refused(finished, tiny, compiled):
+def test_a_folder_of_another_run_is_refused(finished, tiny):
     folder, files = finished[0], {path: path.read_bytes() for path in finished[0].glob("*.json*")}
     for mode in ("train", "evaluate"):
         changes = replace(tiny, "--config.model.backbone.width=6", "--config.seed=1")
@@ -509,14 +509,14 @@ def test_a_folder_of_another_run_is_refused(finished, tiny, compiled):
     assert files == {path: path.read_bytes() for path in folder.glob("*.json*")}
 
 
-def test_a_misspelt_choice_is_named_before_the_other_run(finished, tiny, compiled):
+def test_a_misspelt_choice_is_named_before_the_other_run(finished, tiny):
     for mode in ("train", "evaluate"):
         changes = replace(tiny, "--config.model.context.name=zigzug", "--config.seed=1")
         with pytest.raises(UserError, match="^config.model.context.name is 'zigzug'.*zigzag"):
             call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={finished[0]}")
 
 
-def test_one_process_at_a_time(copied, tiny, compiled):
+def test_one_process_at_a_time(copied, tiny):
     command = [f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={copied}"]
     with workdir.hold(str(copied), make=False):
         for mode in ("train", "evaluate"):
@@ -534,7 +534,7 @@ def test_a_full_disk_is_one_line():
         commands.error_line(OSError(errno.EISDIR, "Is a directory"))
 
 
-def test_a_checkpoint_of_another_model_is_refused(copied, tiny, compiled):
+def test_a_checkpoint_of_another_model_is_refused(copied, tiny):
     """As after a change of config.json, or of the code."""
     config = json.loads((copied / "config.json").read_text())
     config["model"]["backbone"]["width"] = 6
@@ -556,7 +556,7 @@ def test_a_closed_pipe_is_no_error():
     process.stderr.close()
 
 
-def test_folders_without_a_run(copied, tiny, compiled, tmp_path):
+def test_folders_without_a_run(copied, tiny, tmp_path):
     command = [f"{FCN}:camvid", *tiny, "--mode=evaluate"]
     with pytest.raises(UserError, match="none/config.json is missing: .*--workdir"):
         call(*command, f"--workdir={tmp_path}/none")
@@ -571,7 +571,7 @@ def test_folders_without_a_run(copied, tiny, compiled, tmp_path):
             call(*command[:-1], f"--mode={mode}", f"--workdir={copied}")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny, compiled, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
     folder = tmp_path / "run"
     rates = ["--config.optimizer.learning_rate=1e10", "--config.optimizer.warmup_steps=2", "--config.train.steps=9"]
     with pytest.raises(UserError) as error:
@@ -588,7 +588,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny, compiled, tmp_path):
     assert not (folder / "results.json").exists()
 
 
-def test_parameters_that_are_not_finite_are_not_saved(tiny, compiled, tmp_path):
+def test_parameters_that_are_not_finite_are_not_saved(tiny, tmp_path):
     """The loss of a step belongs to the parameters before it; the parameters after it must be finite too."""
     folder = tmp_path / "run"
     with pytest.raises(UserError, match="norm of the parameters .* at step 1.*no checkpoint"):
@@ -637,7 +637,7 @@ def test_a_second_signal_reaches_the_original_handler(number):
         signal.signal(number, before)
 
 
-def test_a_terminated_run_resumes(finished, tiny, compiled, tmp_path, monkeypatch):
+def test_a_terminated_run_resumes(finished, tiny, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     command = [f"{FCN}:camvid", *tiny, "--config.train.checkpoint_every=0", f"--workdir={folder}"]
 

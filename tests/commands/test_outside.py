@@ -91,7 +91,7 @@ NAMES = {
 }  # fmt: skip
 
 
-def test_parts_from_outside(tmp_path, monkeypatch, compiled):
+def test_parts_from_outside(tmp_path, monkeypatch):
     """Training by a sweep, in a subprocess, then resuming, evaluation and prediction, which find the parts by their names in the run."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctxseg.models import convolution, layers
 from ctxseg.models.context import CONTEXTS
 from ctxseg.models.layers import ConvNorm
 from tests.references import ann_numpy
@@ -22,12 +21,7 @@ CHANNELS = 8
 SHAPES = {"res2": (2, 9, 7, 3), "res3": (2, 6, 5, 5), "res4": (2, 5, 4, 6), "res5": (2, 5, 4, 7)}
 
 
-@pytest.fixture(autouse=True)
-def plain_convolutions(monkeypatch):
-    """XLA's own convolution, which compiles several times faster; `test_layers.py` holds the others to it."""
-    monkeypatch.setattr(layers, "convolve", convolution._plain)
-    for module in (layers, convolution):
-        monkeypatch.setattr(module, "materialize", lambda x: x)
+pytestmark = pytest.mark.usefixtures("plain_convolutions")
 
 
 class Reference:

@@ -1,17 +1,20 @@
-"""Any choice of one stage works with any choice of the others: a training step of every context with every merge over scales, with the
-memory, and on every small backbone, each backbone with another merge.
+"""Any choice of one stage works with any choice of the others: every context with every merge over scales, with the memory, and on every
+small backbone, each backbone with another merge.
 
-Compiling is what costs, as much for each scale: `average` and `max`, which have no parameters, are given one. So each context's step is
-executed in one of the combinations, in turn. In the others the initial state is traced, where parts that do not fit together fail too.
+Compiling is what costs. Every context therefore runs a training step in one of these combinations, in turn, and in the others its loss is
+traced, which shows that shapes fit and that the loss depends on every parameter. `average` and `max`, which have no parameters, are given
+one scale.
 """
 
 import jax
 import numpy as np
 import optax
 import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from ctxseg.configs import defaults
-from ctxseg.models import CONTEXTS, convolution, create_model, layers
+from ctxseg.models import CONTEXTS, create_model
+from ctxseg.training import losses
 from ctxseg.training.state import create_state
 from ctxseg.training.step import train_step
 from tests.drawn import drawn
@@ -25,14 +28,10 @@ COMBINATIONS = [
     ("vgg16", "average", (0.75,), "mcibi"),
     ("resnet18", "max", (0.75,), "none"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def plain_convolutions(monkeypatch):
-    """XLA's own convolution, which compiles several times faster; `test_layers.py` holds the others to it."""
-    monkeypatch.setattr(layers, "convolve", convolution._plain)
-    for module in (layers, convolution):
-        monkeypatch.setattr(module, "materialize", lambda x: x)
+RUN = [(context, *COMBINATIONS[i % len(COMBINATIONS)]) for i, context in enumerate(CONTEXTS)]
+TRACED = [chosen for context in CONTEXTS for of in COMBINATIONS if (chosen := (context, *of)) not in RUN]
+AXIS = {"axis_name": "devices", "axis_size": 1}
+pytestmark = pytest.mark.usefixtures("plain_convolutions")
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +43,27 @@ def batch():
 
 
 def build(context, backbone, merge, scales, memory, batch):
-    """Shapes of the initial state, and a training step: (state, batch), with a leading axis of one device → (state, metrics)."""
+    """A config, its model, an optimiser whose state is the gradient, and the shapes of the initial state."""
     config = defaults.get_config()
     config.model.backbone.update({"name": backbone, "width": 4, "norm": "batch", "dropout": 0.0})
     config.model.context.update({"name": context} | SMALL)
     config.model.memory.update({"name": memory, "channels": 4, "dropout": 0.0})
     config.model.scales.update({"merge": merge, "scales": scales, "head_filters": 3})
     model = create_model(config.model, 3, axis_name="devices")
-    gradients = optax.trace(0.9)  # whose state, after one step, is the gradient
-    fields = {"model": model, "optimizer": gradients, "config": config, "axis_name": "devices"}
-    step = jax.vmap(lambda s, b: train_step(s, b, **fields), axis_name="devices", axis_size=1)
-    return jax.eval_shape(lambda: create_state(model, gradients, batch["image"].shape[1:3], 0)), step
+    optimizer = optax.trace(0.9)
+    return (
+        config,
+        model,
+        optimizer,
+        jax.eval_shape(lambda: create_state(model, optimizer, batch["image"].shape[1:3], 0)),
+    )
 
 
-@pytest.mark.parametrize("combination", range(len(COMBINATIONS)))
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_training_step(context, combination, batch):
-    memory = COMBINATIONS[combination][-1]
-    shapes, step = build(context, *COMBINATIONS[combination], batch)
-    if combination != list(CONTEXTS).index(context) % len(COMBINATIONS):
-        return
+@pytest.mark.parametrize("context, backbone, merge, scales, memory", RUN)
+def test_training_step(context, backbone, merge, scales, memory, batch):
+    config, model, optimizer, shapes = build(context, backbone, merge, scales, memory, batch)
+    fields = {"model": model, "optimizer": optimizer, "config": config, "axis_name": "devices"}
+    step = jax.vmap(lambda s, b: train_step(s, b, **fields), **AXIS)
     state = drawn(shapes)
     new, metrics = jax.jit(step)(*jax.tree.map(lambda x: np.asarray(x)[None], (state, batch)))
     new, metrics = jax.tree.map(lambda x: x[0], (new, metrics))
@@ -75,3 +75,21 @@ def test_training_step(context, combination, batch):
             assert np.abs(gradient).max() > 0, name
     if memory == "mcibi":
         assert (state.memory["memory"]["bank"] != new.memory["memory"]["bank"]).any()
+
+
+@pytest.mark.parametrize("context, backbone, merge, scales, memory", TRACED)
+def test_the_loss_depends_on_every_parameter(context, backbone, merge, scales, memory, batch):
+    config, model, _, shapes = build(context, backbone, merge, scales, memory, batch)
+
+    def loss(params, state, batch):
+        variables = state.variables | {"params": params}
+        output, _ = model.apply(variables, batch["image"], batch["regions"], train=True, mutable=["batch_stats"])
+        seen = state.memory["memory"]["seen"] if memory == "mcibi" else None
+        return losses.total(output, batch["label"], config.loss, seen, "devices")
+
+    given = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (shapes.params, shapes, batch))
+    traced = jax.make_jaxpr(jax.vmap(loss, **AXIS))(*given)
+    _, read = dce_jaxpr(traced.jaxpr, [True])
+    paths = jax.tree_util.tree_flatten_with_path(shapes.params)[0]
+    unread = [jax.tree_util.keystr(path) for (path, _), used in zip(paths, read, strict=False) if not used]
+    assert not unread

@@ -30,7 +30,7 @@ def write(root, seed):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, compiled):
+def place(tmp_path_factory):
     """A folder with own data in `mine` and `other`, and a run on `mine` in `run`; and settings."""
     place = tmp_path_factory.mktemp("place")
     write(place / "mine", 0)
