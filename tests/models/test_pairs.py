@@ -84,8 +84,7 @@ def test_the_loss_depends_on_every_parameter(context, backbone, merge, scales, m
     def loss(params, state, batch):
         variables = state.variables | {"params": params}
         output, _ = model.apply(variables, batch["image"], batch["regions"], train=True, mutable=["batch_stats"])
-        seen = state.memory["memory"]["seen"] if memory == "mcibi" else None
-        return losses.total(output, batch["label"], config.loss, seen, "devices")
+        return losses.total(output, batch["label"], config.loss, "devices")
 
     given = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (shapes.params, shapes, batch))
     traced = jax.make_jaxpr(jax.vmap(loss, **AXIS))(*given)
