@@ -109,7 +109,7 @@ LISTED = {
     "half-written": (lambda f: os.rename(f / "2", f / "2.orbax-checkpoint-tmp"), 1),
     "half-written, of an older version": (lambda f: os.rename(f / "2", f / "2.orbax-checkpoint-tmp-1700000000"), 1),
     "a step with letters": (lambda f: os.rename(f / "2", f / "2a"), 1),
-    "a step with letters alone": (lambda f: [remove("1")(f), os.rename(f / "2", f / "two")], None),
+    "a step of letters only": (lambda f: [remove("1")(f), os.rename(f / "2", f / "two")], None),
     "a negative step": (lambda f: os.rename(f / "2", f / "-2"), 1),
     "a step with zeros": (lambda f: os.rename(f / "2", f / "0002"), 1),
     "a huge step": (lambda f: os.rename(f / "2", f / "99999999999999999999"), 10**20 - 1),

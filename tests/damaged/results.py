@@ -157,7 +157,7 @@ LINES = {
     "a group a word": line(kind="eval", group_iou={"a": "x"}),
 }
 COUNTS = {
-    "names alone": arrays(IMAGES, counts=None),
+    "only names": arrays(IMAGES, counts=None),
     "counts that are floats": arrays(IMAGES, counts=np.zeros((1, 3, 3))),
     "negative counts": arrays(IMAGES, counts=-np.ones((1, 3, 3), np.int32)),
     "counts without an axis": arrays(IMAGES, counts=np.ones((1, 3), np.int32)),
@@ -250,7 +250,7 @@ def sweep(change):
 
 
 SWEEP = {
-    "as it is": (lambda run: entry("mIoU", 0.25)(run), 25.0),
+    "unchanged": (lambda run: entry("mIoU", 0.25)(run), 25.0),
     "without images.npz": (lambda run: [entry("mIoU", 0.25)(run), (run / IMAGES).unlink()], 25.0),
     "cut in half": (half(RESULTS), ErrorLine("results.json .*damaged")),
     "mIoU a word": (WRONG["mIoU a word"], ErrorLine("results.json .*damaged.*mIoU")),
