@@ -1,4 +1,4 @@
-"""Damaged, odd and hostile inputs of every kind, each as a user meets it; and how many there are."""
+"""Damaged, unusual and hostile inputs of every kind, as users have them; and how many there are."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from tests.damaged import KINDS, bench
 
 INPUTS = [item for items in KINDS.values() for item in items]
-COUNTS = {  # right, and named in a line
+COUNTS = {  # {kind: (read correctly, reported in one line)}
     "images": (142, 18),
     "labels": (13, 36),
     "lists": (10, 22),
@@ -33,16 +33,18 @@ def common(tmp_path_factory):
 
 
 @pytest.mark.parametrize("item", INPUTS, ids=[f"{item.kind}-{i}" for i, item in enumerate(INPUTS)])
-def test_an_input_is_right_or_one_line(item, common, tmp_path, capsys):
+def test_an_input_is_read_or_reported_in_one_line(item, common, tmp_path, capsys):
     verdict = bench.judge(item, common, tmp_path)
-    assert verdict == ("one line" if isinstance(item.right, bench.Line) else "right")
+    assert verdict == ("one line" if isinstance(item.expected, bench.ErrorLine) else "correct")
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_how_many_there_are():
-    """What the test above finds of each."""
-    named = {kind: [isinstance(item.right, bench.Line) for item in items] for kind, items in KINDS.items()}
-    assert {kind: (lines.count(False), lines.count(True)) for kind, lines in named.items()} == COUNTS
-    assert len({(item.kind, item.what) for item in INPUTS}) == len(INPUTS) == sum(map(sum, COUNTS.values())) >= 100
-    verdicts = {(kind, column): n for kind, of in COUNTS.items() for column, n in zip(bench.VERDICTS, of, strict=False)}
+def test_numbers_of_inputs():
+    """The table of `python -m tests.damaged`."""
+    is_error = {kind: [isinstance(item.expected, bench.ErrorLine) for item in items] for kind, items in KINDS.items()}
+    assert {kind: (errors.count(False), errors.count(True)) for kind, errors in is_error.items()} == COUNTS
+    assert len({(item.kind, item.name) for item in INPUTS}) == len(INPUTS) == sum(map(sum, COUNTS.values())) >= 100
+    verdicts = {
+        (kind, column): n for kind, counts in COUNTS.items() for column, n in zip(bench.VERDICTS, counts, strict=False)
+    }
     assert bench.table(KINDS, verdicts).splitlines()[-1] == "| all | 586 | 234 | 352 | 0 | 0 |"

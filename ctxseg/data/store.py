@@ -74,7 +74,7 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
     try:
         if manual_dir:
             if is_remote(manual_dir):
-                raise UserError(f"config.data.manual_dir={manual_dir}: expected a folder of this machine")
+                raise UserError(f"config.data.manual_dir={manual_dir}: expected a folder on this machine")
             manual_dir = Path(manual_dir).expanduser()
             _check_manual_dir(builder_cls, manual_dir)
     except OSError as error:
@@ -102,10 +102,10 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
 
 
 def _place(data_dir) -> epath.Path:
-    """`data_dir` as a path. UserError for a URL that nothing is read from."""
+    """`data_dir` as a path. UserError for a URL that cannot be read."""
     if is_remote(data_dir) and not os.fspath(data_dir).startswith("gs://"):
         raise UserError(
-            f"config.data.data_dir={data_dir}: expected a folder of this machine or gs://…, as ArrayRecord reads no others"
+            f"config.data.data_dir={data_dir}: expected a folder on this machine or gs://…, as ArrayRecord reads no others"
         )
     check_reachable(data_dir)
     return epath.Path(data_dir).expanduser()
@@ -115,8 +115,8 @@ def _check_writable(builder_cls, data_dir):
     """UserError for a `data_dir` in cloud storage, where nothing is built."""
     if is_remote(data_dir):
         raise UserError(
-            f"config.data.data_dir={data_dir} has no such {builder_cls.name}, and ArrayRecord writes local files only: prepare it in a "
-            "folder of this machine (--mode=prepare), and copy the folder there"
+            f"config.data.data_dir={data_dir} does not have this {builder_cls.name}, and ArrayRecord writes local files only: prepare it "
+            "in a folder on this machine (--mode=prepare), and copy the folder there"
         )
 
 
@@ -270,7 +270,7 @@ def _only_build(builder_cls, data_dir):
 def _builds(builder_cls, data_dir):
     """The folders of the builds of a data set."""
     folder = epath.Path(data_dir, builder_cls.name)
-    # Not glob, of which epath does not escape the folder.
+    # Not by epath's glob, which does not escape the folder's name.
     builds = [build / str(builder_cls.VERSION) for build in folder.iterdir()] if folder.is_dir() else []
     return sorted(build for build in builds if (build / "dataset_info.json").exists())
 

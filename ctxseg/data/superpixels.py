@@ -140,7 +140,7 @@ def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecord
             if is_remote(folder):
                 raise UserError(
                     f"{folder} lacks super-pixels of {split}, and ArrayRecord writes local files only: compute them in a "
-                    "config.data.data_dir of this machine (--mode=prepare), and copy them there"
+                    "config.data.data_dir on this machine (--mode=prepare), and copy them there"
                 )
             folder.mkdir(exist_ok=True)
             with lock(folder):

@@ -1,7 +1,7 @@
-"""Damaged, odd and hostile inputs: image and label files, lists, names, class files, configs, checkpoints and what a run leaves.
+"""Damaged, unusual and hostile inputs: image and label files, lists, names, class files, configs, checkpoints and files of runs.
 
-A module a kind. Each input is read as what it says, or named in one line; none gives a traceback, and no nonsense is taken for
-something. `python -m tests.damaged` runs all of them and prints how many there are of each kind.
+One module per kind. Each input is either read correctly or reported in an error of one line; none gives a traceback.
+`python -m tests.damaged` runs all of them and prints how many there are of each kind.
 """
 
 from tests.damaged import checkpoints, classes, configs, images, labels, lists, names, results

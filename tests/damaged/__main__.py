@@ -1,4 +1,4 @@
-"""Runs all inputs, says what is wrong with which, and counts."""
+"""Runs all inputs, reports those that fail, and counts."""
 
 import contextlib
 import io
@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests import conftest  # noqa: F401  # XLA's flags, before the first array is made
+from tests import conftest  # noqa: F401  # sets XLA's flags before the first array is created
 from tests.damaged import KINDS, bench
 
 if __name__ == "__main__":
@@ -27,6 +27,6 @@ if __name__ == "__main__":
                 print(e, file=sys.stderr)
             except (Exception, SystemExit) as e:
                 verdict = "traceback"
-                print(f"{item.kind}, {item.what}: {type(e).__name__}: {e}", file=sys.stderr)
+                print(f"{item.kind}, {item.name}: {type(e).__name__}: {e}", file=sys.stderr)
             verdicts[item.kind, verdict] += 1
     print(bench.table(KINDS, verdicts))

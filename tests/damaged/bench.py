@@ -1,4 +1,4 @@
-"""What all inputs have in common: what they are, how they are judged, and what they are tried on."""
+"""Shared by all inputs: their description, how results are judged, and a run to try them on."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ from ctxseg.training.state import create_state
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["road", "tree", "sky"]
-COUNT = 4  # images of the folder that inputs are made of
+COUNT = 4  # images in the user's folder
 TINY = [
     "--config.data.crop=8,8",
     "--config.data.threads=0",
@@ -38,50 +38,51 @@ TINY = [
 ]
 
 
-VERDICTS = ["right", "one line", "wrong", "traceback"]
+VERDICTS = ["correct", "one line", "wrong", "traceback"]
 
 
-class Line(str):
-    """What is right: a UserError of one line in which this regular expression is found."""
+class ErrorLine(str):
+    """An expected UserError: a regular expression that its line must match."""
 
 
 class Input(NamedTuple):
-    """Attributes:
-    kind: of the file, or of what is given by hand.
-    what: is odd about it.
-    read: (bench, an empty folder) → what a command makes of the input, which is made in that folder.
-    right: that value; or a `Line`.
+    """An input to try.
+
+    Attributes:
+        kind: of the file or the setting.
+        name: what is unusual about it.
+        read: (bench, an empty folder) → the result of a command for the input, which it creates in that folder.
+        expected: the result, or an `ErrorLine`.
     """
 
     kind: str
-    what: str
+    name: str
     read: Callable[["Bench", Path], Any]
-    right: Any
+    expected: Any
 
 
-def judge(given: Input, bench: "Bench", folder: Path) -> str:
-    """'right' or 'one line'. AssertionError for another value or line; whatever else is raised is a traceback."""
-    wanted = given.right
+def judge(item: Input, bench: "Bench", folder: Path) -> str:
+    """'correct' or 'one line'. AssertionError for another result or line; any other exception is a traceback."""
     try:
-        found = given.read(bench, folder)
+        result = item.read(bench, folder)
     except UserError as e:
-        line = f"{given.kind}, {given.what}: {e}"
-        assert isinstance(wanted, Line) and re.search(wanted, str(e)), line
+        line = f"{item.kind}, {item.name}: {e}"
+        assert isinstance(item.expected, ErrorLine) and re.search(item.expected, str(e)), line
         assert len(str(e).splitlines()) == 1 and str(e).isprintable(), line
         return "one line"
-    assert not isinstance(wanted, Line), f"{given.kind}, {given.what}: {found!r} where a line is due"
-    np.testing.assert_equal(found, wanted, f"{given.kind}, {given.what}")
-    return "right"
+    assert not isinstance(item.expected, ErrorLine), f"{item.kind}, {item.name}: expected an error, got {result!r}"
+    np.testing.assert_equal(result, item.expected, f"{item.kind}, {item.name}")
+    return "correct"
 
 
 def label(seed: int) -> np.ndarray:
-    """uint8 [8,12] of the ids 0 to 2, in blocks of 4×4, all of them there."""
+    """uint8 [8,12] in blocks of 4×4, with all of the ids 0 to 2."""
     ids = np.random.default_rng(seed).permutation(np.arange(6) % 3)
     return np.kron(ids.reshape(2, 3), np.ones((4, 4))).astype(np.uint8)
 
 
-def mine(folder: Path, classes: str = "road\ntree\nsky\n") -> Path:
-    """A user's folder in `folder`: images and labels 0 to 3, the labels `label(i)`."""
+def user_folder(folder: Path, classes: str = "road\ntree\nsky\n") -> Path:
+    """Writes a user's folder in `folder`: images and labels 0 to 3; the labels are `label(i)`."""
     root = folder / "mine"
     for i in range(COUNT):
         for kind, array in (("images", np.full((8, 12, 3), 50 * i, np.uint8)), ("labels", label(i))):
@@ -92,7 +93,7 @@ def mine(folder: Path, classes: str = "road\ntree\nsky\n") -> Path:
 
 
 def prepared(folder: Path, root: Path):
-    """The data set of a user's folder, as a command line gets it."""
+    """The data set of a user's folder, as a command prepares it."""
     flags = [f"--config.data.manual_dir={root}", f"--config.data.data_dir={folder / 'prepared'}", "--mode=prepare"]
     config = command_line.parse(["main.py", "--config=configs/fcn.py:folder", *flags]).config.data
     return data.load(config.name, config.data_dir, config.manual_dir)
@@ -106,8 +107,8 @@ def samples(builder) -> dict:
     }
 
 
-def changed(value, path: str, new) -> dict:
-    """A copy of what JSON holds, with another value at `a.b.c`."""
+def with_value(value, path: str, new) -> dict:
+    """A copy of a JSON value, with another entry at `a.b.c`."""
     value = json.loads(json.dumps(value))
     *sections, last = path.split(".")
     inner = value
@@ -118,7 +119,7 @@ def changed(value, path: str, new) -> dict:
 
 
 class Bench:
-    """What inputs are tried on, made when the first asks for it in a folder: a run, evaluated, of a network that is not trained."""
+    """A run to try inputs on, of a network that is not trained, with an evaluation; created in a folder when it is first used."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -126,18 +127,18 @@ class Bench:
 
     @property
     def flags(self) -> list[str]:
-        """The command line of the run, without its folder."""
-        places = [
+        """The command line of the run, without --workdir."""
+        folders = [
             f"--config.data.manual_dir={self.folder / 'mine'}",
             f"--config.data.data_dir={self.folder / 'prepared'}",
         ]
-        return ["--config=configs/fcn.py:folder", *TINY, *places]
+        return ["--config=configs/fcn.py:folder", *TINY, *folders]
 
     @cached_property
     def run(self) -> Path:
-        """The folder of the run: two checkpoints, of which the first is the best."""
+        """The folder of the run, with two checkpoints; the first is the best."""
         folder = self.folder / "run"
-        root = mine(self.folder)
+        root = user_folder(self.folder)
         config = command_line.parse(["main.py", *self.flags]).config
         builder = prepared(self.folder, root)
         workdir.check(str(folder), config)
@@ -169,7 +170,7 @@ def by_kind(items: Iterable[Input]) -> dict[str, list[Input]]:
 
 
 def table(kinds: dict[str, list[Input]], verdicts: dict[tuple[str, str], int]) -> str:
-    """A row a kind, and their sum: how many inputs there are, and how often there was which verdict."""
+    """A row per kind, and their sum: the number of inputs, and of each verdict."""
     rows = [
         [kind, len(items), *(verdicts.get((kind, column), 0) for column in VERDICTS)] for kind, items in kinds.items()
     ]
@@ -179,6 +180,6 @@ def table(kinds: dict[str, list[Input]], verdicts: dict[tuple[str, str], int]) -
 
 
 def call(*arguments) -> None:
-    """A command line, whatever it prints."""
+    """Runs a command line, and discards what it prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         commands.main(["main.py", *map(os.fspath, arguments)])

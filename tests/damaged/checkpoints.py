@@ -5,11 +5,11 @@ import shutil
 
 from ctxseg.commands import command_line
 from ctxseg.runs import checkpoints
-from tests.damaged.bench import Input, Line
+from tests.damaged.bench import ErrorLine, Input
 
 
 def evaluated(change, *flags):
-    """The step that `--mode=evaluate` finds in a run whose checkpoints are changed so."""
+    """The step that `--mode=evaluate` finds in a run whose checkpoints `change` has changed."""
 
     def read(bench, folder):
         run = bench.copy(folder)
@@ -24,7 +24,7 @@ def evaluated(change, *flags):
 
 
 def newest(change):
-    """The step that `--mode=train` would continue from."""
+    """The step that `--mode=train` would continue from, after `change`."""
 
     def read(bench, folder):
         run = bench.copy(folder)
@@ -40,7 +40,7 @@ def remove(name):
 
 
 def write(name, content):
-    """A file with this content in place of whatever is there."""
+    """Replaces a file or folder by a file with this content."""
 
     def change(folder):
         path = folder / name
@@ -52,14 +52,14 @@ def write(name, content):
     return change
 
 
-def cut(name, to=2):
-    """A file, or the largest in a folder, cut to a part."""
+def cut(name):
+    """Cuts a file, or the largest file in a folder, in half."""
 
     def change(folder):
         path = folder / name
         if path.is_dir():
             path = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // to])
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     return change
 
@@ -75,31 +75,31 @@ def everything_empty(folder):
 
 
 def swapped(folder):
-    """The files of one network under another's description: as of a copy that was mixed up."""
+    """Overwrites all arrays of a checkpoint with other bytes, but keeps its description."""
     for path in (folder / "2/state").rglob("*"):
         if path.is_file() and path.name not in ("_METADATA",):
             path.write_bytes(b"x" * path.stat().st_size)
 
 
-NONE = "run/checkpoints has no checkpoint: train first"
-READ = "run/checkpoints/2 cannot be read; if it is damaged, delete it"
+NONE = "run/checkpoints .*no checkpoint.*train"
+READ = "run/checkpoints/2 .*delete"
 CASES = {
-    "no folder": (remove("."), Line(NONE)),
-    "an empty folder": (emptied("."), Line(NONE)),
-    "a file in place of the folder": (write(".", b"x"), Line(NONE)),
-    "an empty step": (emptied("2"), Line(READ)),
-    "a step without its state": (remove("2/state"), Line(READ)),
-    "a step without its description": (remove("2/state/_METADATA"), Line(READ)),
-    "a description cut off": (cut("2/state/_METADATA"), Line(READ)),
-    "arrays cut off": (cut("2/state/d"), Line(READ)),
-    "arrays gone": (remove("2/state/d"), Line(READ)),
-    "arrays of other bytes": (swapped, Line(READ)),
-    "all files empty": (everything_empty, Line(READ)),
-    "no manifest": (remove("2/state/manifest.ocdbt"), Line(READ)),
-    "the position of the data cut off": (cut("2/data/metadata"), Line(READ)),
-    "a score cut off": (cut("2/metrics/metrics"), Line(READ)),
+    "no folder": (remove("."), ErrorLine(NONE)),
+    "an empty folder": (emptied("."), ErrorLine(NONE)),
+    "a file in place of the folder": (write(".", b"x"), ErrorLine(NONE)),
+    "an empty step": (emptied("2"), ErrorLine(READ)),
+    "a step without its state": (remove("2/state"), ErrorLine(READ)),
+    "a step without its description": (remove("2/state/_METADATA"), ErrorLine(READ)),
+    "a description cut off": (cut("2/state/_METADATA"), ErrorLine(READ)),
+    "arrays cut off": (cut("2/state/d"), ErrorLine(READ)),
+    "arrays gone": (remove("2/state/d"), ErrorLine(READ)),
+    "arrays of other bytes": (swapped, ErrorLine(READ)),
+    "all files empty": (everything_empty, ErrorLine(READ)),
+    "no manifest": (remove("2/state/manifest.ocdbt"), ErrorLine(READ)),
+    "the position of the data cut off": (cut("2/data/metadata"), ErrorLine(READ)),
+    "a score cut off": (cut("2/metrics/metrics"), ErrorLine(READ)),
     "the file of the step's metadata cut off": (cut("2/_CHECKPOINT_METADATA"), 2),
-    "an empty folder of a later step": (lambda f: (f / "3").mkdir(), Line("checkpoints/3 cannot be read; if it is damaged, delete")),
+    "an empty folder of a later step": (lambda f: (f / "3").mkdir(), ErrorLine("run/checkpoints/3 .*delete")),
 }  # fmt: skip
 LISTED = {
     "a file in place of a step": (write("2", b"x"), 1),
@@ -109,46 +109,48 @@ LISTED = {
     "half-written": (lambda f: os.rename(f / "2", f / "2.orbax-checkpoint-tmp"), 1),
     "half-written, of an older version": (lambda f: os.rename(f / "2", f / "2.orbax-checkpoint-tmp-1700000000"), 1),
     "a step with letters": (lambda f: os.rename(f / "2", f / "2a"), 1),
-    "a step with letters alone": (lambda f: [remove("1")(f), os.rename(f / "2", f / "two")], None),
+    "a step of letters only": (lambda f: [remove("1")(f), os.rename(f / "2", f / "two")], None),
     "a negative step": (lambda f: os.rename(f / "2", f / "-2"), 1),
     "a step with zeros": (lambda f: os.rename(f / "2", f / "0002"), 1),
     "a huge step": (lambda f: os.rename(f / "2", f / "99999999999999999999"), 10**20 - 1),
     "hidden files and notes": (lambda f: [(f / ".DS_Store").write_bytes(b"x"), (f / "notes.txt").write_text("x")], 2),
     "a link to nothing": (lambda f: os.symlink("nowhere", f / "3"), 2),
 }  # fmt: skip
-ASKED = {
-    "3": Line("checkpoints has no checkpoint of step 3"),
-    "99999999999999999999": Line("--checkpoint=9+: .*a step, best"),
-    "-1": Line("--checkpoint=-1: .*a step, best"),
-    "2.0": Line("--checkpoint=2.0: .*a step, best"),
-    "": Line("--checkpoint=: .*a step, best"),
-    "newest": Line("--checkpoint=newest: .*a step, best"),
-    "²": Line("--checkpoint=²: .*a step, best"),
+FLAGS = {
+    "3": ErrorLine("run/checkpoints .*no checkpoint.* step 3"),
+    "99999999999999999999": ErrorLine("--checkpoint=9+\\b.*a step, best"),
+    "-1": ErrorLine("--checkpoint=-1\\b.*a step, best"),
+    "2.0": ErrorLine("--checkpoint=2.0\\b.*a step, best"),
+    "": ErrorLine("--checkpoint=\\W.*a step, best"),
+    "newest": ErrorLine("--checkpoint=newest\\b.*a step, best"),
+    "²": ErrorLine("--checkpoint=².*a step, best"),
     "01": 1,
     "best": 1,
-    "elsewhere/checkpoints/1": Line("--checkpoint=elsewhere/checkpoints/1 .*--workdir=.*run"),
+    "elsewhere/checkpoints/1": ErrorLine("--checkpoint=elsewhere/checkpoints/1\\b.*another run"),
 }
 
 
 def best(change):
-    """The step of `--checkpoint=best` of a run whose metrics.jsonl is changed so."""
+    """The step of `--checkpoint=best` of a run whose metrics.jsonl `change` has changed."""
     return evaluated(lambda folder: change(folder.parent / "metrics.jsonl"), "--checkpoint=best")
 
 
 WORD, NAN = (f'{{"step": 2, "kind": "eval", "mIoU": {value}}}\n' for value in ('"x"', "NaN"))
-FIRST = Line("metrics.jsonl line 1 is damaged: delete that line")
+FIRST = ErrorLine("metrics.jsonl line 1\\b.*delete")
 BEST = {
     "no scores": (os.unlink, 1),
     "a score that is a word": (lambda path: path.write_text(WORD), FIRST),
     "a score that is NaN": (lambda path: path.write_text(NAN + path.read_text()), FIRST),
     "a line cut off": (lambda path: path.write_text(path.read_text()[:20] + "\n" + path.read_text()), FIRST),
     "the last line cut off": (lambda path: path.write_text(path.read_text()[:-20]), 1),
-    "a folder": (lambda path: [path.unlink(), path.mkdir()], Line("metrics.jsonl cannot be read: Is a directory")),
+    "a folder": (lambda path: [path.unlink(), path.mkdir()], ErrorLine("metrics.jsonl\\b.*Is a directory")),
 }
-INPUTS = [Input("checkpoints", what, evaluated(change), right) for what, (change, right) in CASES.items()]
-INPUTS += [Input("checkpoints", what, newest(change), right) for what, (change, right) in LISTED.items()]
+INPUTS = [Input("checkpoints", name, evaluated(change), expected) for name, (change, expected) in CASES.items()]
+INPUTS += [Input("checkpoints", name, newest(change), expected) for name, (change, expected) in LISTED.items()]
 INPUTS += [
-    Input("checkpoints", f"--checkpoint={text}", evaluated(lambda _: None, f"--checkpoint={text}"), right)
-    for text, right in ASKED.items()
+    Input("checkpoints", f"--checkpoint={text}", evaluated(lambda _: None, f"--checkpoint={text}"), expected)
+    for text, expected in FLAGS.items()
 ]
-INPUTS += [Input("checkpoints", f"the best, {what}", best(change), right) for what, (change, right) in BEST.items()]
+INPUTS += [
+    Input("checkpoints", f"the best, {name}", best(change), expected) for name, (change, expected) in BEST.items()
+]

@@ -1,60 +1,62 @@
-"""Python files given to --config, values given to their fields, and config.json of a run."""
+"""Python files for --config, values of config fields, and config.json of a run."""
 
 import json
 
 from ctxseg.commands import command_line
 from ctxseg.training import checks
-from tests.damaged.bench import Input, Line, call, changed
+from tests.damaged.bench import ErrorLine, Input, call, with_value
 
 FCN = "--config=configs/fcn.py:folder"
 HEAD = "from ctxseg.configs import fcn\n"
 
 
 def checked(*arguments):
-    """The config of a command line, after the checks that precede a training."""
+    """The config of a command line, after the checks before training."""
     config = command_line.parse(["main.py", *arguments]).config
     checks.check_fields(config, ["road", "tree"])
     return config
 
 
 def body(*lines, head=HEAD):
-    """A file whose get_config has these lines, with `c` the FCN's config."""
+    """A file whose get_config has these lines; `c` is the FCN's config."""
     return head + "def get_config():\n    c = fcn.get_config()\n" + "".join(f"    {line}\n" for line in lines)
 
 
 FILES = {
-    "nothing": ("", Line("has no get_config")),
-    "get_config is no function": ("get_config = 5\n", Line("TypeError")),
-    "it returns nothing": (body("c.seed = 1"), Line("get_config .*NoneType.*ConfigDict")),
-    "it returns a dict": (body("return c.to_dict()"), Line("get_config .*dict.*ConfigDict")),
-    "it returns a config of its own": (
-        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'a': 1})\n", Line("get_config .*no config."),
+    "empty": ("", ErrorLine("mine.py .*get_config")),
+    "get_config is not a function": ("get_config = 5\n", ErrorLine("mine.py.*TypeError")),
+    "it returns nothing": (body("c.seed = 1"), ErrorLine("mine.py.*get_config .*NoneType.*ConfigDict")),
+    "it returns a dict": (body("return c.to_dict()"), ErrorLine("mine.py.*get_config .*dict.*ConfigDict")),
+    "it returns another config": (
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'a': 1})\n",
+        ErrorLine(r"mine.py.*get_config .*config\."),
     ),
-    "a section less": (body("with c.unlocked():", "    del c.optimizer", "return c"), Line("get_config .*no config.optimizer.")),
-    "a field less": (body("with c.unlocked():", "    del c.train.steps", "return c"), Line("get_config .*no config.train.steps")),
-    "a field more": (body("with c.unlocked():", "    c.train.stepz = 1", "return c"), Line("train.stepz")),
-    "a misspelt field": (body("c.train.stepz = 1", "return c"), Line("did you mean --config.train.steps")),
-    "a value of another kind": (body("c.train.steps = 'ten'", "return c"), Line("mine.py: TypeError")),
+    "a missing section": (body("with c.unlocked():", "    del c.optimizer", "return c"), ErrorLine(r"mine.py.*config\.optimizer\.")),
+    "a missing field": (body("with c.unlocked():", "    del c.train.steps", "return c"), ErrorLine(r"mine.py.*config\.train\.steps")),
+    "an additional field": (body("with c.unlocked():", "    c.train.stepz = 1", "return c"), ErrorLine("mine.py.*train.stepz")),
+    "a misspelt field": (body("c.train.stepz = 1", "return c"), ErrorLine("mine.py.*did you mean --config.train.steps")),
+    "a value of another type": (body("c.train.steps = 'ten'", "return c"), ErrorLine("mine.py: TypeError")),
     "a section that is a number": (
-        body("with c.unlocked():", "    with c.ignore_type():", "        c.train = 5", "return c"), Line("get_config .*no config.train."),
+        body("with c.unlocked():", "    with c.ignore_type():", "        c.train = 5", "return c"),
+        ErrorLine(r"mine.py.*config\.train\."),
     ),
     "a number that is a section": (
-        body("with c.ignore_type():", "    c.seed = {'a': 1}", "return c"), Line("get_config .*no config.seed"),
+        body("with c.ignore_type():", "    c.seed = {'a': 1}", "return c"), ErrorLine(r"mine.py.*config\.seed"),
     ),
-    "NaN": (body("c.optimizer.learning_rate = float('nan')", "return c"), Line("config.optimizer.learning_rate is nan")),
-    "it raises": (body("raise ValueError('a\\nb')"), Line("mine.py: ValueError: a b")),
-    "it raises without a word": (body("raise KeyError"), Line("mine.py: KeyError")),
-    "it exits": (body("raise SystemExit('bye')"), Line("mine.py: SystemExit: bye")),
-    "it takes two arguments": ("def get_config(a, b):\n    pass\n", Line("mine.py: TypeError")),
-    "an import that fails": ("import ctxseg.nothing\n" + body("return c"), Line("mine.py: ModuleNotFoundError")),
-    "it is cut off": (body("return c")[:-8] + "(", Line("mine.py: SyntaxError")),
-    "indented otherwise": (body("c.seed = 1", "\treturn c"), Line("mine.py: (TabError|IndentationError)")),
+    "NaN": (body("c.optimizer.learning_rate = float('nan')", "return c"), ErrorLine(r"config\.optimizer\.learning_rate .*nan")),
+    "it raises": (body("raise ValueError('a\\nb')"), ErrorLine("mine.py: ValueError: a b")),
+    "it raises without a message": (body("raise KeyError"), ErrorLine("mine.py: KeyError")),
+    "it exits": (body("raise SystemExit('bye')"), ErrorLine("mine.py: SystemExit: bye")),
+    "it has two required arguments": ("def get_config(a, b):\n    pass\n", ErrorLine("mine.py: TypeError")),
+    "an import that fails": ("import ctxseg.nothing\n" + body("return c"), ErrorLine("mine.py: ModuleNotFoundError")),
+    "cut off": (body("return c")[:-8] + "(", ErrorLine("mine.py: SyntaxError")),
+    "mixed indentation": (body("c.seed = 1", "\treturn c"), ErrorLine("mine.py: (TabError|IndentationError)")),
     "not UTF-8": (HEAD.encode() + b"# stra\xdfe\n" + body("return c", head="").encode(), "fcn"),
-    "NUL": (b"\0\0\0", Line("mine.py: (SyntaxError|ValueError)")),
-    "a checkpoint's bytes": (bytes(range(256)), Line("mine.py: (SyntaxError|ValueError)")),
+    "NUL": (b"\0\0\0", ErrorLine("mine.py: (SyntaxError|ValueError)")),
+    "binary": (bytes(range(256)), ErrorLine("mine.py: (SyntaxError|ValueError)")),
     "a table": (
         "from ctxseg.studies.tables import Table\ndef get_table(d=''):\n    return Table()\n",
-        Line("has no get_config: .*a table"),
+        ErrorLine("mine.py .*get_config.*table"),
     ),
 }  # fmt: skip
 
@@ -68,46 +70,46 @@ def file_reader(content):
 
 
 FIELDS = {
-    "train.steps=1e3": "train.steps=1e3: .*whole number",
-    "train.steps=10.0": "train.steps=10.0: .*whole number",
-    "train.steps=": "train.steps=: .*whole number",
-    "train.steps=99999999999999999999": "config.train.steps is 99999999999999999999.*at most",
-    "train.batch_size=-8": "config.train.batch_size is -8.*at least 1",
-    "train.stepz.x=1": "there is no --config.train.stepz.x",
-    "train.log_every=None": "train.log_every=None: .*give a value",
-    "seed=99999999999999999999": "config.seed is 9+.*less than 4294967296",
-    "seed=-9": "config.seed is -9.*at least 0",
-    "seed=true": "seed=true: .*whole number",
-    "optimizer.learning_rate=nan": "config.optimizer.learning_rate is nan.*number",
-    "optimizer.learning_rate=inf": "config.optimizer.learning_rate is inf.*finite",
-    "optimizer.learning_rate=-1": "config.optimizer.learning_rate is -1.0.*at least 0",
-    "optimizer.momentum=nan": "config.optimizer.momentum is nan.*number",
-    "optimizer.weight_decay=-0.1": "config.optimizer.weight_decay is -0.1.*at least 0",
-    "optimizer.rates=classifier=nan": "config.optimizer.rates has 'classifier=nan'",
-    "optimizer.warmup_steps=-1": "config.optimizer.warmup_steps is -1.*at least 0",
-    "data.crop=nan,nan": r"config.data.crop is \(nan, nan\).*\(128, 128\)",
-    "data.crop=999999999,999999999": "config.data.crop is .*250 megapixels",
-    "data.scale_range=nan,1.0": "config.data.scale_range is .*nan",
-    "data.scale_range=1.0,inf": "config.data.scale_range is .*inf",
-    "data.rotate=nan": "config.data.rotate is nan",
-    "data.rotate=-1": "config.data.rotate is -1",
-    "data.brightness=nan": "config.data.brightness is nan",
-    "data.contrast=-0.5": "config.data.contrast is -0.5",
-    "data.hue=inf": "config.data.hue is inf",
-    "data.padding=mirror": "config.data.padding is 'mirror'",
-    "data.threads=100000000": "config.data.threads is 100000000.*at most",
-    "model.backbone.width=-4": "config.model.backbone.width is -4",
-    "model.classifier.dropout=nan": "config.model.classifier.dropout is nan",
-    "model.classifier.hidden=-1": "config.model.classifier.hidden is -1",
-    "model.kernel_std=nan": "config.model.kernel_std is nan",
-    "model.kernel_std=-1": "config.model.kernel_std is -1",
-    "eval.batch_size=0": "config.eval.batch_size is 0",
-    "eval.scales=nan,": "config.eval.scales is .*nan",
-    "eval.scales=-1.0,": "config.eval.scales is .*-1.0",
-    "eval.samples=-1": "config.eval.samples is -1.*at least 0",
-    "eval.crf.iterations=-1": "config.eval.crf.iterations is -1",
-    "eval.crf_images=0": "config.eval.crf_images is 0.*at least 1",
-    "eval.flip=2": "eval.flip=2: .*true or false",
+    "train.steps=1e3": "config.train.steps.*1e3.*whole number",
+    "train.steps=10.0": "config.train.steps.*10.0.*whole number",
+    "train.steps=": "config.train.steps.*whole number",
+    "train.steps=99999999999999999999": "config.train.steps.*99999999999999999999.*at most",
+    "train.batch_size=-8": "config.train.batch_size.*-8.*at least 1",
+    "train.stepz.x=1": "config.train.stepz.x",
+    "train.log_every=None": "config.train.log_every.*None.* a value",
+    "seed=99999999999999999999": "config.seed.*9{20}.*less than 4294967296",
+    "seed=-9": "config.seed.*-9.*at least 0",
+    "seed=true": "config.seed.*true.*whole number",
+    "optimizer.learning_rate=nan": "config.optimizer.learning_rate.*nan.*a number",
+    "optimizer.learning_rate=inf": "config.optimizer.learning_rate.*inf.*less than inf",
+    "optimizer.learning_rate=-1": "config.optimizer.learning_rate.*-1.0.*at least 0",
+    "optimizer.momentum=nan": "config.optimizer.momentum.*nan.*a number",
+    "optimizer.weight_decay=-0.1": "config.optimizer.weight_decay.*-0.1.*at least 0",
+    "optimizer.rates=classifier=nan": "config.optimizer.rates.*'classifier=nan'",
+    "optimizer.warmup_steps=-1": "config.optimizer.warmup_steps.*-1.*at least 0",
+    "data.crop=nan,nan": r"config.data.crop.*nan.*\(\d+, \d+\)",
+    "data.crop=999999999,999999999": "config.data.crop.*999999999.* 250 megapixels",
+    "data.scale_range=nan,1.0": "config.data.scale_range.*nan",
+    "data.scale_range=1.0,inf": "config.data.scale_range.*inf",
+    "data.rotate=nan": "config.data.rotate.*nan.*a number",
+    "data.rotate=-1": "config.data.rotate.*-1.*at least 0",
+    "data.brightness=nan": "config.data.brightness.*nan.*a number",
+    "data.contrast=-0.5": "config.data.contrast.*-0.5.*at least 0",
+    "data.hue=inf": "config.data.hue.*inf.*at most 0.5",
+    "data.padding=mirror": "config.data.padding.*'mirror'.*ignore, reflect",
+    "data.threads=100000000": "config.data.threads.*100000000.*at most",
+    "model.backbone.width=-4": "config.model.backbone.width.*-4.*at least 1",
+    "model.classifier.dropout=nan": "config.model.classifier.dropout.*nan.*a number",
+    "model.classifier.hidden=-1": "config.model.classifier.hidden.*-1.*at least 0",
+    "model.kernel_std=nan": "config.model.kernel_std.*nan.*a number",
+    "model.kernel_std=-1": "config.model.kernel_std.*-1.*at least 0",
+    "eval.batch_size=0": "config.eval.batch_size.* 0.*at least 1",
+    "eval.scales=nan,": r"config.eval.scales.*nan.*\(1.0,\)",
+    "eval.scales=-1.0,": "config.eval.scales.*-1.0.*more than 0",
+    "eval.samples=-1": "config.eval.samples.*-1.*at least 0",
+    "eval.crf.iterations=-1": "config.eval.crf.iterations.*-1.*at least 0",
+    "eval.crf_images=0": "config.eval.crf_images.* 0.*at least 1",
+    "eval.flip=2": "config.eval.flip.*2.*true or false",
 }  # fmt: skip
 
 
@@ -116,48 +118,48 @@ def field_reader(change):
 
 
 TEXT = {
-    "empty": ("", "is damaged"),
-    "cut off": ('{"seed": 0, "model": {', "is damaged"),
-    "a list": ("[1, 2]", "is damaged .*object"),
-    "a number": ("5", "is damaged .*object"),
-    "null": ("null", "is damaged .*object"),
-    "not UTF-8": (b'{"system": "\xff"}', "is damaged"),
-        "brackets without end": ("[" * 100_000, "is damaged .it is nested too deeply"),
-    "a number without end": ('{"seed": ' + "9" * 5000 + "}", "is damaged"),
-    "an empty object": ("{}", "checkpoints/2 is a checkpoint of another model"),
+    "empty": ("", "config.json .*damaged"),
+    "cut off": ('{"seed": 0, "model": {', "config.json .*damaged"),
+    "a list": ("[1, 2]", "config.json .*damaged.* object"),
+    "a number": ("5", "config.json .*damaged.* object"),
+    "null": ("null", "config.json .*damaged.* object"),
+    "not UTF-8": (b'{"system": "\xff"}', "config.json .*damaged"),
+    "endless brackets": ("[" * 100_000, "config.json .*damaged.* nested too deeply"),
+    "an endless number": ('{"seed": ' + "9" * 5000 + "}", "config.json .*damaged"),
+    "an empty object": ("{}", "checkpoints/2 .*another model"),
 }  # fmt: skip
 CHANGES = {
-    "system a number": ("system", 5, "is damaged: system .*5"),
-    "seed a word": ("seed", "x", "is damaged: seed .*\"x\""),
-    "seed half": ("seed", 0.5, "is damaged: seed .*0.5"),
-    "a section a number": ("model", 3, "is damaged: model .*3"),
-    "a section a list": ("optimizer", [1], r"is damaged: optimizer .*\[1\]"),
-    "a section a word": ("eval", "all", "is damaged: eval .*all"),
-    "a section null": ("train", None, None),
-    "a field an object": ("train.steps", {"a": 1}, "is damaged: train.steps "),
-    "a tuple of lists": ("data.crop", [[1], [2]], "is damaged: data.crop "),
-    "a tuple too short": ("data.crop", [8], "is damaged: data.crop "),
-    "a tuple of words": ("eval.scales", ["a"], "is damaged: eval.scales "),
-    "NaN": ("eval.stride", float("nan"), "is damaged .*NaN"),
-    "a batch size below 1": ("eval.batch_size", -1, "config.eval.batch_size is -1"),
-    "a backbone that there is not": ("model.backbone.name", "resnet19", "config.model.backbone.name is 'resnet19'"),
-    "a data set that there is not": ("data.name", "nothing", "config.data.name is 'nothing'"),
-    "a data set above": ("data.name", "../x", "config.data.name is '../x'"),
-    "a field of the future": ("model.future", 7, "config.model.future is None .* 7 "),
-    "a section of the future": ("future", {"a": 1}, "config.future.a is None .* 1 "),
-    "dataset a list": ("dataset", [1], "is damaged: dataset"),
-    "dataset empty": ("dataset", {}, "is damaged: dataset"),
-    "classes that are numbers": ("dataset.class_names", [1, 2, 3], "is damaged: dataset"),
-    "no classes": ("dataset.class_names", [], "is damaged: dataset"),
-    "classes one less": ("dataset.class_names", ["road", "tree"], "is damaged: dataset"),
-    "a palette of two channels": ("dataset.palette", [[1, 2]] * 3, "is damaged: dataset"),
-    "a palette of words": ("dataset.palette", ["red"] * 3, "is damaged: dataset"),
-    "no palette": ("dataset.palette", [], "is damaged: dataset"),
-    "a palette too short": ("dataset.palette", [[1, 2, 3]], "is damaged: dataset"),
-    "groups a list": ("dataset.groups", [1], "is damaged: dataset"),
-    "a folder that is a number": ("dataset.folder", 5, "is damaged: dataset"),
-    "another fingerprint": ("dataset.fingerprint", "0" * 12, "was trained on folder in .*, .*folder"),
-    "another data set": ("dataset.name", "camvid", "was trained on camvid"),
+    "system is a number": ("system", 5, "config.json .*system .*5"),
+    "seed is a word": ("seed", "x", 'config.json .*seed .*"x"'),
+    "seed is half": ("seed", 0.5, "config.json .*seed .*0.5"),
+    "a section is a number": ("model", 3, "config.json .*model .*3"),
+    "a section is a list": ("optimizer", [1], r"config.json .*optimizer .*\[1\]"),
+    "a section is a word": ("eval", "all", 'config.json .*eval .*"all"'),
+    "a section is null": ("train", None, None),
+    "a field is an object": ("train.steps", {"a": 1}, 'config.json .*train.steps .*"a"'),
+    "a tuple of lists": ("data.crop", [[1], [2]], r"config.json .*data.crop .*\[\[1\], \[2\]\]"),
+    "a tuple that is too short": ("data.crop", [8], r"config.json .*data.crop .*\[8\]"),
+    "a tuple of words": ("eval.scales", ["a"], r'config.json .*eval.scales .*\["a"\]'),
+    "NaN": ("eval.stride", float("nan"), "config.json .*NaN"),
+    "a batch size below 1": ("eval.batch_size", -1, "config.eval.batch_size.*-1.*at least 1"),
+    "an unknown backbone": ("model.backbone.name", "resnet19", "config.model.backbone.name.*'resnet19'.*resnet18"),
+    "an unknown data set": ("data.name", "nothing", "config.data.name.*'nothing'.*camvid"),
+    "a data set in the folder above": ("data.name", "../x", "config.data.name.*'../x'"),
+    "a field of a later version": ("model.future", 7, "config.model.future.*7"),
+    "a section of a later version": ("future", {"a": 1}, "config.future.a.*1"),
+    "dataset is a list": ("dataset", [1], "config.json .*dataset"),
+    "dataset is empty": ("dataset", {}, "config.json .*dataset"),
+    "classes that are numbers": ("dataset.class_names", [1, 2, 3], "config.json .*dataset"),
+    "no classes": ("dataset.class_names", [], "config.json .*dataset"),
+    "a missing class": ("dataset.class_names", ["road", "tree"], "config.json .*dataset"),
+    "a palette of two channels": ("dataset.palette", [[1, 2]] * 3, "config.json .*dataset"),
+    "a palette of words": ("dataset.palette", ["red"] * 3, "config.json .*dataset"),
+    "no palette": ("dataset.palette", [], "config.json .*dataset"),
+    "a palette that is too short": ("dataset.palette", [[1, 2, 3]], "config.json .*dataset"),
+    "groups is a list": ("dataset.groups", [1], "config.json .*dataset"),
+    "a folder that is a number": ("dataset.folder", 5, "config.json .*dataset"),
+    "another fingerprint": ("dataset.fingerprint", "0" * 12, "trained on folder in .* folder"),
+    "another data set": ("dataset.name", "camvid", "trained on camvid.* folder"),
 }  # fmt: skip
 
 
@@ -166,7 +168,7 @@ def json_reader(change, mode="evaluate"):
         run = bench.copy(folder)
         path = run / "config.json"
         if isinstance(change, tuple):
-            path.write_text(json.dumps(changed(json.loads(path.read_text()), *change)))
+            path.write_text(json.dumps(with_value(json.loads(path.read_text()), *change)))
         else:
             path.write_bytes(change if isinstance(change, bytes) else change.encode())
         (run / "results.json").unlink()
@@ -176,14 +178,14 @@ def json_reader(change, mode="evaluate"):
     return read
 
 
-def line_or_true(words):
-    return True if words is None else Line(words)
+def error_or_true(pattern):
+    return True if pattern is None else ErrorLine(pattern)
 
 
-INPUTS = [Input("config files", what, file_reader(text), right) for what, (text, right) in FILES.items()]
-INPUTS += [Input("fields", change, field_reader(change), Line(words)) for change, words in FIELDS.items()]
-INPUTS += [Input("config.json", what, json_reader(text), Line(words)) for what, (text, words) in TEXT.items()]
+INPUTS = [Input("config files", name, file_reader(text), expected) for name, (text, expected) in FILES.items()]
+INPUTS += [Input("fields", change, field_reader(change), ErrorLine(pattern)) for change, pattern in FIELDS.items()]
+INPUTS += [Input("config.json", name, json_reader(text), ErrorLine(pattern)) for name, (text, pattern) in TEXT.items()]
 INPUTS += [
-    Input("config.json", what, json_reader(tuple(change)), line_or_true(words))
-    for what, (*change, words) in CHANGES.items()
+    Input("config.json", name, json_reader(tuple(change)), error_or_true(pattern))
+    for name, (*change, pattern) in CHANGES.items()
 ]

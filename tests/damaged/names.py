@@ -1,4 +1,4 @@
-"""Names of image files, and of folders."""
+"""Names of image files and folders."""
 
 import contextlib
 import io
@@ -10,21 +10,21 @@ import numpy as np
 from PIL import Image
 
 from ctxseg import commands
-from tests.damaged.bench import Input, Line, label, mine, prepared, samples
+from tests.damaged.bench import ErrorLine, Input, label, prepared, samples, user_folder
 
 
-def called(name, labelled=None):
-    """Image 0 has another name, its label the same or another; both bytes, without suffix."""
+def called(name, label_name=None):
+    """Renames image 0, and its label to the same or another name; both are bytes, without suffix."""
 
     def make(root):
-        for kind, new in (("images", name), ("labels", name if labelled is None else labelled)):
+        for kind, new in (("images", name), ("labels", name if label_name is None else label_name)):
             os.rename(root / kind / "0.png", os.fsencode(root / kind) + b"/" + new + b".png")
 
     return make
 
 
 def unlabelled(name):
-    """Another image, without a label."""
+    """Adds an image without a label."""
     return lambda root: Image.new("RGB", (12, 8)).save(os.fsdecode(os.fsencode(root / "images") + b"/" + name), "PNG")
 
 
@@ -41,10 +41,10 @@ LONG = b"x" * 251
 CASES = {
     "composed": (called(NFC), "café"),
     "decomposed": (called(NFD), unicodedata.normalize("NFC", "café")),
-    "one so, one so": (called(NFC, NFD), unicodedata.normalize("NFC", "café")),
-    "both": (twice(f"{NFC.decode()}.png", f"{NFD.decode()}.png"), Line("have the same name but for the suffix")),
+    "image composed, label decomposed": (called(NFC, NFD), unicodedata.normalize("NFC", "café")),
+    "both": (twice(f"{NFC.decode()}.png", f"{NFD.decode()}.png"), ErrorLine("caf.*and .*caf.*same name")),
     "not UTF-8": (called(b"stra\xdfe"), r"stra\xdfe"),
-    "not UTF-8, without a label": (unlabelled(b"stra\xdfe.png"), Line(r"images/stra\\udcdfe.png has no label")),
+    "not UTF-8, without a label": (unlabelled(b"stra\xdfe.png"), ErrorLine(r"images/stra\\udcdfe.png has no label")),
     "spaces": (called(b"  my  image "), "  my  image "),
     "a dash first": (called(b"--config=x"), "--config=x"),
     "dots": (called(b"a.b.c"), "a.b.c"),
@@ -52,28 +52,28 @@ CASES = {
     "percent and braces": (called(b"%s {0} $HOME"), "%s {0} $HOME"),
     "quotes": (called(b"'\"`"), "'\"`"),
     "markup": (called(b"<img src=x>&amp;"), "<img src=x>&amp;"),
-    "as long as may be": (called(LONG), LONG.decode()),
+    "the maximum length": (called(LONG), LONG.decode()),
     "right to left": (called("תמונה".encode()), "תמונה"),
     "an emoji": (called("🛣".encode()), "🛣"),
     "a line break": (called(b"a\nb"), "a\nb"),
-    "a line break, without a label": (unlabelled(b"a\nb.png"), Line(r"images/a\\nb.png has no label")),
-    "escape sequences, without a label": (unlabelled(b"\x1b[2Jb.png"), Line(r"images/\\x1b\[2Jb.png has no label")),
+    "a line break, without a label": (unlabelled(b"a\nb.png"), ErrorLine(r"images/a\\nb.png has no label")),
+    "escape sequences, without a label": (unlabelled(b"\x1b[2Jb.png"), ErrorLine(r"images/\\x1b\[2Jb.png has no label")),
     "a number sign": (called(b"#1"), "#1"),
     "a comma": (called(b"a,b"), "a,b"),
-    "another case": (called(b"Img", b"img"), Line("Img.png has no label")),
-    "two suffixes": (called(b"0", b"0.jpg"), Line("images/0.png has no label")),
-    "the same twice": (twice("0.jpg", "0.bmp"), Line("0.* and .*0.* have the same name but for the suffix")),
+    "another case": (called(b"Img", b"img"), ErrorLine("Img.png has no label")),
+    "two suffixes": (called(b"0", b"0.jpg"), ErrorLine("images/0.png has no label")),
+    "the same twice": (twice("0.jpg", "0.bmp"), ErrorLine("0.* and .*0.* same name.*remove one")),
     "hidden": (called(b".0"), None),
-    "a suffix alone": (called(b""), None),
+    "only a suffix": (called(b""), None),
     "train": (called(b"train"), "train"),
-    "of a Mac's archive": (unlabelled(b"._0.png"), "0"),
-    "of no image": (lambda root: (root / "images/Thumbs.db").write_bytes(b"x"), "0"),
+    "a file of macOS archives": (unlabelled(b"._0.png"), "0"),
+    "not an image": (lambda root: (root / "images/Thumbs.db").write_bytes(b"x"), "0"),
 }  # fmt: skip
 
 
 def reader(make):
     def read(bench, folder):
-        root = mine(folder)
+        root = user_folder(folder)
         make(root)
         labels = {name: x for split in samples(prepared(folder, root)).values() for name, x in split.items()}
         (name,) = set(labels) - {"1", "2", "3"} or {None}
@@ -85,7 +85,7 @@ def reader(make):
 
 
 def run_called(name):
-    """What a terminal of strict UTF-8 gets of the report of a run whose folder has this name."""
+    """The output on a strict UTF-8 terminal of the report of a run whose folder has this name."""
 
     def read(bench, folder):
         run = os.fsdecode(os.fsencode(folder) + b"/" + name)
@@ -102,5 +102,7 @@ def run_called(name):
 
 
 RUNS = {"not UTF-8": (b"stra\xdfe", r"stra\udcdfe"), "markup": (b"<b>&amp;", "<b>&amp;")}
-INPUTS = [Input("names", what, reader(make), right) for what, (make, right) in CASES.items()]
-INPUTS += [Input("names", f"a run's folder, {what}", run_called(name), right) for what, (name, right) in RUNS.items()]
+INPUTS = [Input("names", what, reader(make), expected) for what, (make, expected) in CASES.items()]
+INPUTS += [
+    Input("names", f"a run's folder, {what}", run_called(name), expected) for what, (name, expected) in RUNS.items()
+]

@@ -1,4 +1,4 @@
-"""What a run leaves: results.json, metrics.jsonl, images.npz, samples.npz; read for a report, a comparison, pictures and a sweep."""
+"""Files of a run: results.json, metrics.jsonl, images.npz, samples.npz; read for a report, a comparison, pictures and a sweep."""
 
 import json
 import re
@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 
-from tests.damaged.bench import Input, Line, call, changed
+from tests.damaged.bench import ErrorLine, Input, call, with_value
 
 
 def report(change):
-    """The headline of a report of a run whose files are changed so, and what it says of pictures and curves: its notes."""
+    """The notes in a report of a run whose files `change` has changed."""
 
     def read(bench, folder):
         run = bench.copy(folder)
@@ -29,7 +29,7 @@ def notes(page):
 
 
 def comparison(change):
-    """The notes of a comparison of the run with a copy that is changed so."""
+    """The notes in a comparison of the run with a copy that `change` has changed."""
 
     def read(bench, folder):
         run = bench.copy(folder)
@@ -42,7 +42,7 @@ def comparison(change):
 
 
 def pictures(change):
-    """How many pictures are drawn."""
+    """The number of pictures that are drawn, after `change`."""
 
     def read(bench, folder):
         run = bench.copy(folder)
@@ -58,17 +58,17 @@ def text(name, content):
 
 
 def entry(path, value):
-    """results.json with another value."""
+    """Changes a value of results.json."""
 
     def change(run):
         file = run / "results.json"
-        file.write_text(json.dumps(changed(json.loads(file.read_text()), path, value)))
+        file.write_text(json.dumps(with_value(json.loads(file.read_text()), path, value)))
 
     return change
 
 
 def line(**values):
-    """metrics.jsonl with another line."""
+    """Adds a line to metrics.jsonl."""
 
     def change(run):
         with open(run / "metrics.jsonl", "a") as file:
@@ -78,7 +78,7 @@ def line(**values):
 
 
 def arrays(name, **values):
-    """An .npz with other arrays."""
+    """Changes arrays of an .npz file; None removes one."""
 
     def change(run):
         with np.load(run / name) as old:
@@ -97,9 +97,9 @@ def half(name):
 
 
 RESULTS, METRICS, IMAGES, SAMPLES = "results.json", "metrics.jsonl", "images.npz", "samples.npz"
-TEXT = {  # of every file
+TEXT = {  # for every file
     "empty": lambda name: text(name, b""),
-    "half": half,
+    "cut in half": half,
     "a folder": folder_instead,
     "not UTF-8": lambda name: text(name, b'{"step": "\xff"}\n{"step": 1}\n'),
     "zeros": lambda name: text(name, bytes(100)),
@@ -157,7 +157,7 @@ LINES = {
     "a group a word": line(kind="eval", group_iou={"a": "x"}),
 }
 COUNTS = {
-    "names alone": arrays(IMAGES, counts=None),
+    "only names": arrays(IMAGES, counts=None),
     "counts that are floats": arrays(IMAGES, counts=np.zeros((1, 3, 3))),
     "negative counts": arrays(IMAGES, counts=-np.ones((1, 3, 3), np.int32)),
     "counts without an axis": arrays(IMAGES, counts=np.ones((1, 3), np.int32)),
@@ -188,25 +188,35 @@ SHOWN = {
 }
 
 
-def of_text(name, what):
-    if name == METRICS and what in ("empty", "zeros"):
+def expected_of_text(file, name):
+    if file == METRICS and name in ("empty", "zeros"):
         return ["Nothing logged yet: fcn."]
-    return [] if (name, what) == (METRICS, "half") else Line(f"run/{name}")  # the last line of a run that was killed
+    # The last line of metrics.jsonl may be cut: the run was killed.
+    return [] if (file, name) == (METRICS, "cut in half") else ErrorLine(f"run/{file}")
 
 
 FILES = (RESULTS, METRICS, IMAGES, SAMPLES)
-INPUTS = [Input(name, what, report(make(name)), of_text(name, what)) for name in FILES for what, make in TEXT.items()]
-INPUTS += [Input(RESULTS, what, report(change), Line("results.json is damaged")) for what, change in WRONG.items()]
+INPUTS = [
+    Input(file, name, report(make(file)), expected_of_text(file, name)) for file in FILES for name, make in TEXT.items()
+]
+INPUTS += [Input(RESULTS, name, report(change), ErrorLine("results.json .*damaged")) for name, change in WRONG.items()]
 INPUTS += [
-    Input(METRICS, what, report(change), Line("metrics.jsonl line [15] is damaged: delete that line"))
-    for what, change in LINES.items()
+    Input(METRICS, name, report(change), ErrorLine("metrics.jsonl line [15]\\b.*delete"))
+    for name, change in LINES.items()
 ]
 OTHERS = ["In brackets: points more or less than run.", "other was tested on other images than run."]
-INPUTS += [Input(IMAGES, what, comparison(change), Line("images.npz is damaged")) for what, change in COUNTS.items()]
-INPUTS += [Input(IMAGES, what, comparison(change), OTHERS) for what, change in OF_OTHERS.items()]
-INPUTS += [Input(SAMPLES, what, report(change), Line("samples.npz is damaged")) for what, change in SHOWN.items()]
+INPUTS += [
+    Input(IMAGES, name, comparison(change), ErrorLine("images.npz .*damaged")) for name, change in COUNTS.items()
+]
+INPUTS += [Input(IMAGES, name, comparison(change), OTHERS) for name, change in OF_OTHERS.items()]
+INPUTS += [Input(SAMPLES, name, report(change), ErrorLine("samples.npz .*damaged")) for name, change in SHOWN.items()]
 INPUTS.append(
-    Input(SAMPLES, "a prediction of no class", report(arrays(SAMPLES, prediction_0=np.full((8, 12), 77, np.uint8))), [])
+    Input(
+        SAMPLES,
+        "a prediction of an unknown class",
+        report(arrays(SAMPLES, prediction_0=np.full((8, 12), 77, np.uint8))),
+        [],
+    )
 )
 PICTURES = {
     k: WRONG[k]
@@ -221,12 +231,12 @@ PICTURES = {
         "confusion of 10⁴⁰⁰",
     )
 }
-DAMAGED = Line("results.json (is damaged|has no confusion matrix)")
-INPUTS += [Input(RESULTS, f"pictures, {what}", pictures(change), DAMAGED) for what, change in PICTURES.items()]
+DAMAGED = ErrorLine("results.json .*(damaged|confusion matrix)")
+INPUTS += [Input(RESULTS, f"pictures, {name}", pictures(change), DAMAGED) for name, change in PICTURES.items()]
 
 
 def sweep(change):
-    """What a sweep's table has of the run, which it finds finished: mIoU in percent."""
+    """mIoU in percent in the table of a sweep that finds the run finished, after `change`."""
 
     def read(bench, folder):
         (folder / "sweep").mkdir()
@@ -240,19 +250,19 @@ def sweep(change):
 
 
 SWEEP = {
-    "as it is": (lambda run: entry("mIoU", 0.25)(run), 25.0),
+    "unchanged": (lambda run: entry("mIoU", 0.25)(run), 25.0),
     "without images.npz": (lambda run: [entry("mIoU", 0.25)(run), (run / IMAGES).unlink()], 25.0),
-    "half": (half(RESULTS), Line("results.json is damaged")),
-    "mIoU a word": (WRONG["mIoU a word"], Line("results.json is damaged: mIoU")),
-    "per_class_iou of words": (WRONG["per_class_iou of words"], Line("results.json is damaged: per_class_iou")),
-    "no protocol": (entry("eval", None), Line("results.json is damaged: eval")),
-    "a protocol that is a list": (entry("eval", [1]), Line("results.json is damaged: eval")),
-    "no parameters": (entry("parameters", None), Line("results.json is damaged: parameters")),
+    "cut in half": (half(RESULTS), ErrorLine("results.json .*damaged")),
+    "mIoU a word": (WRONG["mIoU a word"], ErrorLine("results.json .*damaged.*mIoU")),
+    "per_class_iou of words": (WRONG["per_class_iou of words"], ErrorLine("results.json .*damaged.*per_class_iou")),
+    "no protocol": (entry("eval", None), ErrorLine("results.json .*damaged.*eval")),
+    "a protocol that is a list": (entry("eval", [1]), ErrorLine("results.json .*damaged.*eval")),
+    "no parameters": (entry("parameters", None), ErrorLine("results.json .*damaged.*parameters")),
     "a rate of 0 images a second": (
         line(images_per_second=0),
-        Line("metrics.jsonl is damaged: .*no images_per_second"),
+        ErrorLine("metrics.jsonl .*damaged.*images_per_second"),
     ),
-    "a line without a rate": (line(loss=1), Line("metrics.jsonl is damaged: .*no images_per_second")),
-    "a loss that is a word": (LINES["a loss that is a word"], Line("metrics.jsonl line 5 is damaged")),
+    "a line without a rate": (line(loss=1), ErrorLine("metrics.jsonl .*damaged.*images_per_second")),
+    "a loss that is a word": (LINES["a loss that is a word"], ErrorLine("metrics.jsonl line 5\\b.*damaged")),
 }
-INPUTS += [Input(RESULTS, f"sweep, {what}", sweep(change), right) for what, (change, right) in SWEEP.items()]
+INPUTS += [Input(RESULTS, f"sweep, {name}", sweep(change), expected) for name, (change, expected) in SWEEP.items()]

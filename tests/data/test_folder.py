@@ -235,8 +235,8 @@ CLASSES = {  # {classes.txt: [(name, colour)]}; colour is None if the file has n
 def test_classes(text, tmp_path):
     (tmp_path / "classes.txt").write_bytes(text)
     classes = folder_labels.read_classes(tmp_path / "classes.txt")
-    found = [(n, c if classes.colours else None) for n, c in zip(classes.names, classes.palette, strict=True)]
-    assert found == CLASSES[text]
+    actual = [(n, c if classes.colours else None) for n, c in zip(classes.names, classes.palette, strict=True)]
+    assert actual == CLASSES[text]
 
 
 @pytest.mark.parametrize(

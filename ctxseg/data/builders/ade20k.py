@@ -47,7 +47,7 @@ b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
 SPLITS = {"train": 20_210, "val": 2_000}  # the benchmark's 3,352 test images have no published labels
 FOLDERS = {"train": "training", "val": "validation"}
 
-# In the files, 0 is none of the 150 classes.
+# In the files, 0 is a pixel of no class.
 read_label = label_image("ade20k", {0: IGNORE} | {i: i - 1 for i in range(1, 151)})
 
 

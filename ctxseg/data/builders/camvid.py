@@ -68,7 +68,7 @@ class CamVid(PairsBuilder):
     name = "camvid"
     homepage = "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "SegNet's CamVid folder: train.txt, val.txt, train/, trainannot/, val/, valannot/; test likewise if present"
+        "SegNet's CamVid folder: train.txt, val.txt, train/, trainannot/, val/, valannot/; optionally the same for test"
     )
     downloads = Download(
         "camvid",

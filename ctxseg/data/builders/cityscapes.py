@@ -63,7 +63,7 @@ class Cityscapes(PairsBuilder):
     name = "cityscapes"
     homepage = "https://www.cityscapes-dataset.com/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "leftImg8bit/ and gtFine/, each with train/ and val/ and their folders of cities; test/ likewise if present"
+        "leftImg8bit/ and gtFine/, each with train/ and val/ and their folders of cities; optionally the same for test/"
     )
     published = SPLITS
     class_names = list(CLASSES)

@@ -1,7 +1,7 @@
 """Your own images and labels, in folders.
 
     images/…      photographs, with any image suffix
-    labels/…      a label for each image, with the same path except for the suffix; all names may also end in `_mask` or the like
+    labels/…      a label for each image, with the same path except for the suffix; all may have an ending such as `_mask` before it
     classes.txt   one class per line, by id from 0: a name, and for RGB masks and pictures its colour: `road 128 64 128`;
                   or CVAT's labelmap.txt, or Roboflow's _classes.csv
 

@@ -184,9 +184,9 @@ def _checked_ids(path, entries, matches):
     elif ids != list(range(len(matches))):
         if by_space and len(set(stripped)) < len(stripped):  # `1 euro`, `2 euro`
             return entries
-        wrong = next(i for i, given in enumerate(ids) if given != i)
+        place = next(i for i, given_id in enumerate(ids) if given_id != i)
         raise UserError(
-            f"{path} line {entries[wrong][0]}: id {ids[wrong]}; expected {wrong}, as ids are the lines' numbers from 0: sort the lines, "
+            f"{path} line {entries[place][0]}: id {ids[place]}; expected {place}, as ids are the lines' numbers from 0: sort the lines, "
             "and write 'ignore' for an id that is not a class; or choose names that do not begin or end in numbers"
         )
     return [(number, name, colour) for (number, _, colour), name in zip(entries, stripped, strict=True)]
