@@ -126,7 +126,7 @@ FLAGS = {
     "²": ErrorLine("--checkpoint=².*a step, best"),
     "01": 1,
     "best": 1,
-    "elsewhere/checkpoints/1": ErrorLine("--checkpoint=elsewhere/checkpoints/1\\b.*another run"),
+    "elsewhere/checkpoints/1": ErrorLine("--checkpoint=elsewhere/checkpoints/1\\b.*--workdir=.*run"),
 }
 
 
