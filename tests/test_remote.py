@@ -221,7 +221,7 @@ def test_prepared_data_are_read(bucket, street, tmp_path):
     with pytest.raises(UserError, match="superpixels-9-slic-.* lacks super-pixels of val.* copy them there"):
         superpixels.source(builder, "val", [None] * 3, superpixels.View(9))
     next(path for path in epath.Path(builder.data_dir).iterdir() if "train" in path.name).unlink()
-    with pytest.raises(UserError, match="config.data.data_dir: gs://bucket/prepared/.* has lost records"):
+    with pytest.raises(UserError, match="config.data.data_dir: gs://bucket/prepared/.* records.*delete"):
         data.load("camvid", there)
 
 

@@ -85,7 +85,7 @@ FIELDS = {
     "optimizer.weight_decay=-0.1": "config.optimizer.weight_decay is -0.1.*at least 0",
     "optimizer.rates=classifier=nan": "config.optimizer.rates has 'classifier=nan'",
     "optimizer.warmup_steps=-1": "config.optimizer.warmup_steps is -1.*at least 0",
-    "data.crop=nan,nan": r"config.data.crop is \(nan, nan\).*\(128, 128\)",
+    "data.crop=nan,nan": r"config.data.crop is .*nan.*nan.*\(256, 256\)",
     "data.crop=999999999,999999999": "config.data.crop is .*250 megapixels",
     "data.scale_range=nan,1.0": "config.data.scale_range is .*nan",
     "data.scale_range=1.0,inf": "config.data.scale_range is .*inf",
