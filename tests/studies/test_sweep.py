@@ -142,7 +142,7 @@ def test_common_overrides_replace_those_of_a_row():
     table = Table("t", "", "scenes", rows)
     runs = plan(table, "x", common=["--config.train.steps=9"])
     assert [(run.config.train.steps, run.config.data.crop) for run in runs.values()] == [(9, (64, 64)), (9, (96, 96))]
-    with pytest.raises(UserError, match=r"t: rows 0 \(a\) and 1 \(b\) .*same run: --config.data.crop"):
+    with pytest.raises(UserError, match=r"t: rows 0 \(a\) and 1 \(b\) .*same run: --config.(train.steps|data.crop)"):
         plan(table, "x", common=["--config.train.steps=9", "--config.data.crop=32,32"])
     for seeded in (
         {"common": ["--config.seed=3"]},
