@@ -30,11 +30,11 @@ from PIL import Image
 from ctxseg.data.builders import camvid
 
 # In all tests, arrays of the shapes that annotations say, or jaxtyping.TypeCheckError; not in processes that tests start, and not in
-# `layers` and `extent`, which everything calls: that takes a tenth more time. A whole number
+# `layers` and `extent`, which everything calls (a tenth more time), and `scales`, which is tested on a stand-in. A whole number
 # is a float, as mypy has it.
 jaxtyping.install_import_hook(
     ["ctxseg.models.backbones", "ctxseg.models.context", "ctxseg.models.memory", "ctxseg.models.classifier", "ctxseg.models.auxiliary",
-     "ctxseg.models.segmenter", "ctxseg.models.scales", "ctxseg.training.losses", "ctxseg.training.step", "ctxseg.inference.probabilities",
+     "ctxseg.models.segmenter", "ctxseg.training.losses", "ctxseg.training.step", "ctxseg.inference.probabilities",
      "ctxseg.inference.crf", "ctxseg.evaluation.metrics"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )  # fmt: skip

@@ -125,7 +125,7 @@ def test_a_log_that_goes_on(run):
 
 
 @pytest.mark.parametrize(
-    "scheme, why", [("gs", "that needs google-cloud-storage"), ("az", "tensorboardX cannot write")]
+    "scheme, why", [("gs", "this needs google-cloud-storage"), ("az", "tensorboardX cannot write")]
 )
 def test_events_that_cannot_be_written_are_left_out(scheme, why, monkeypatch, capsys):
     monkeypatch.setattr("ctxseg.runs.loggers.REMOTE", {"gs": ("google-cloud-storage", False)})
