@@ -7,8 +7,13 @@ labels = run.predict(image)
 import importlib
 
 # Where the names of the package are. They are imported when they are asked for, as JAX takes seconds.
-_PLACES = {"load": "ctxseg.inference.trained", "create_model": "ctxseg.models", "UserError": "ctxseg.errors"}
-__all__ = ["load", "create_model", "UserError", "__version__"]
+_PLACES = {
+    "load": "ctxseg.inference.trained",
+    "create_model": "ctxseg.models",
+    "load_weights": "ctxseg.runs.pretrained",
+    "UserError": "ctxseg.errors",
+}
+__all__ = ["load", "create_model", "load_weights", "UserError", "__version__"]
 __version__ = "0.1.0"
 
 

@@ -7,6 +7,7 @@ patch: tuple[Count, Count]                      exactly two
 """
 
 import math
+import types
 import typing
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
@@ -70,7 +71,10 @@ def check(field: str, value: Any, annotation: Any) -> None:
         UserError: the value violates the annotation. The message names the field and the expected values.
     """
     origin, entries = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
+    if origin in (typing.Union, types.UnionType):  # of a type and None
+        if value is not None:
+            check(field, value, entries[0])
+    elif origin is typing.Literal:
         if value not in entries:
             raise UserError(f"config.{field} is {value!r}; expected one of {', '.join(map(str, entries))}")
     elif origin is Annotated:

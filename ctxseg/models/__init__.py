@@ -16,6 +16,7 @@ from ctxseg.models.context import CONTEXTS
 from ctxseg.models.context.msci import MSCI
 from ctxseg.models.layers import ConvNorm, Dropout, Norm
 from ctxseg.models.memory import FeatureMemory
+from ctxseg.models.pixels import PixelFormat
 from ctxseg.models.scales import MultiScale
 from ctxseg.models.segmenter import Segmenter, SegmenterOutput
 
@@ -45,9 +46,9 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
     """Creates the segmenter of `config.model` (fields: `docs/fields.md`).
 
     Args:
-        config: a ConfigDict (or any mapping) with `backbone`, `connections`, `context`, `memory`, `auxiliary`, `classifier`, `scales`,
-            `frozen` and `dtype`. A field that is None takes the module's default; fields that the chosen module does not have are ignored.
-            A `name` may be `package.module:Class`, a flax module with the same call signature as the built-in ones.
+        config: a ConfigDict (or any mapping) with `pixels`, `backbone`, `connections`, `context`, `memory`, `auxiliary`, `classifier`,
+            `scales`, `frozen` and `dtype`. A field that is None takes the module's default; fields that the chosen module does not have
+            are ignored. A `name` may be `package.module:Class`, a flax module with the same call signature as the built-in ones.
         num_classes: K, the number of classes of the data set.
         axis_name: name of the `pmap` axis over which batch statistics are reduced, or None for one device.
 
@@ -75,6 +76,7 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
         auxiliary=AuxiliaryHeads(**_fields("model.auxiliary", heads, AuxiliaryHeads, bound))
         if heads["levels"]
         else None,
+        pixels=PixelFormat(**_fields("model.pixels", config["pixels"], PixelFormat, {})),
         **_fields("model.classifier", config["classifier"], Segmenter, bound),
     )
     if _choice("model.scales.merge", config["scales"]["merge"], MERGES) == "none":

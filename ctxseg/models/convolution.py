@@ -1,13 +1,14 @@
 """2-D convolution with gradients that are fast on CPUs too. Elsewhere it is `lax.conv_general_dilated`, unchanged.
 
-Maps are `[B,h,w,C]`, kernels `[k,l,I,O]` with k and l odd; padding is `dilation·⌊k/2⌋` on either side, as in the networks whose
-published weights are in use (XLA's "SAME" pads an even map of stride 2 on one side only).
+Maps are `[B,h,w,C]`, kernels `[k,l,I,O]` with k and l odd. Padding is `dilation·⌊k/2⌋` on each side, as in PyTorch, or, where `before` is
+given, `before` above and to the left and the rest below and to the right, as in TensorFlow (see `tensorflow_padding`).
 
 XLA's CPU backend computes the gradient of a kernel several times slower than the convolution itself. On a CPU, therefore,
 
 - a 1×1 convolution and its gradients are matrix products;
 - a 3×3 convolution of stride 1 and its gradients are Winograd's, with 16 products where the definition has 36;
-- the gradient of any other kernel is k·l matrix products, one per tap.
+- the gradient of any other kernel is k·l matrix products, one per tap;
+- a depthwise convolution and its gradients are sums of k·l shifted maps (XLA's grouped convolution takes 6 to 18 times as long).
 
 `benchmarks/train_step.py` measures what this is worth.
 """
@@ -30,40 +31,98 @@ G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float
 A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def convolve(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "k l i o"], stride: int = 1, dilation: int = 1
+    x: Float[Array, "b h w i"],
+    kernel: Float[Array, "k l i o"],
+    stride: int = 1,
+    dilation: int = 1,
+    before: int | None = None,
 ) -> Float[Array, "b _ _ o"]:
     """Convolution of `x` with `kernel`, of the same dtype → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
 
     Differentiable in reverse mode only.
+
+    Args:
+        before: rows and columns of padding above and to the left; None: half of all.
     """
-    return _forward(x, kernel, stride, dilation)[0]
+    return _forward(x, kernel, stride, dilation, before)[0]
 
 
-def _forward(x, kernel, stride, dilation):
+def _forward(x, kernel, stride, dilation, before):
     x = materialize(x)
-    y = lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(_cpu, stride=stride, dilation=dilation),
-        default=partial(_plain, stride=stride, dilation=dilation),
-    )
+    settings = {"stride": stride, "dilation": dilation, "before": before}
+    y = lax.platform_dependent(x, kernel, cpu=partial(_cpu, **settings), default=partial(_plain, **settings))
     return y, (x, kernel)
 
 
-def _backward(stride, dilation, residuals, dy):
+def _backward(stride, dilation, before, residuals, dy):
     def plain(x, kernel, dy):
-        return jax.vjp(partial(_plain, stride=stride, dilation=dilation), x, kernel)[1](dy)
+        return jax.vjp(partial(_plain, stride=stride, dilation=dilation, before=before), x, kernel)[1](dy)
 
     def cpu(x, kernel, dy):
-        dx = _cpu_input_gradient(x, kernel, dy, stride, dilation)
-        return dx, _cpu_kernel_gradient(x, kernel, dy, stride, dilation)
+        dx = _cpu_input_gradient(x, kernel, dy, stride, dilation, before)
+        return dx, _cpu_kernel_gradient(x, kernel, dy, stride, dilation, before)
 
     return lax.platform_dependent(*residuals, materialize(dy), cpu=cpu, default=plain)
 
 
 convolve.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve_depthwise(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "k l 1 c"],
+    stride: int = 1,
+    dilation: int = 1,
+    before: int | None = None,
+) -> Float[Array, "b _ _ c"]:
+    """Convolution of each channel of `x` with a kernel of its own, of the same dtype → `[B,⌈h/stride⌉,⌈w/stride⌉,C]`.
+
+    Differentiable in reverse mode only. `before` is as in `convolve`.
+    """
+    return _depthwise_forward(x, kernel, stride, dilation, before)[0]
+
+
+def _depthwise_forward(x, kernel, stride, dilation, before):
+    x = materialize(x)
+    settings = {"stride": stride, "dilation": dilation, "before": before}
+    y = lax.platform_dependent(
+        x, kernel, cpu=partial(_shifted_sum, **settings), default=partial(_plain, **settings, groups=x.shape[-1])
+    )
+    return y, (x, kernel)
+
+
+def _depthwise_backward(stride, dilation, before, residuals, dy):
+    def plain(x, kernel, dy):
+        convolution = partial(_plain, stride=stride, dilation=dilation, before=before, groups=x.shape[-1])
+        return jax.vjp(convolution, x, kernel)[1](dy)
+
+    def cpu(x, kernel, dy):
+        # The transpose of the shifted sum: a sum of the shifted gradient, with zeros between its values where the stride was.
+        spread = _spread(dy, x.shape, stride)
+        after = [after for _, after in _padding(kernel, dilation, before)]
+        dx = _shifted_sum(spread, kernel[::-1, ::-1], 1, dilation, after[0])
+        taps = [
+            [(tap * dy).sum((0, 1, 2)) for tap in row]
+            for row in _shifted(x, kernel, dy.shape, stride, dilation, before)
+        ]
+        return dx, jnp.stack([jnp.stack(row) for row in taps])[:, :, None].astype(kernel.dtype)
+
+    return lax.platform_dependent(*residuals, materialize(dy), cpu=cpu, default=plain)
+
+
+convolve_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def tensorflow_padding(kernel_size: int, stride: int) -> int:
+    """Rows and columns above and to the left in TensorFlow's "SAME" padding of a map that `stride` divides.
+
+    There are kernel_size − stride in all; an odd one is below and to the right. It is used for maps of any size, so that a padded image
+    has the same features as the image alone.
+    """
+    return max(kernel_size - stride, 0) // 2
 
 
 @jax.custom_vjp
@@ -88,22 +147,48 @@ def _call(x):
 materialize.defvjp(lambda x: (_call(x), None), lambda _, dy: (_call(dy),))
 
 
-def _plain(x, kernel, stride, dilation):
+def _padding(kernel, dilation, before):
+    """Rows and columns of padding (above, below) and (left, right)."""
+    pairs = []
+    for k in kernel.shape[:2]:
+        first = dilation * (k // 2) if before is None else before
+        pairs.append((first, dilation * (k - 1) - first))
+    return pairs
+
+
+def _plain(x, kernel, stride, dilation, before, groups=1):
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[(dilation * (k // 2),) * 2 for k in kernel.shape[:2]],
+        padding=_padding(kernel, dilation, before),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
-def _cpu(x, kernel, stride, dilation):
+def _shifted(x, kernel, shape, stride, dilation, before):
+    """What each tap of `kernel` reads of `x` for a result of `shape`: a list of lists of maps."""
+    x = materialize(jnp.pad(x, ((0, 0), *_padding(kernel, dilation, before), (0, 0))))
+    height, width = ((n - 1) * stride + 1 for n in shape[1:3])
+    down, across = (range(0, k * dilation, dilation) for k in kernel.shape[:2])
+    return [[x[:, i : i + height : stride, j : j + width : stride] for j in across] for i in down]
+
+
+def _shifted_sum(x, kernel, stride, dilation, before):
+    b, *size, c = x.shape
+    taps = _shifted(x, kernel, (b, *(-(-n // stride) for n in size), c), stride, dilation, before)
+    return sum(
+        x * w for row, weights in zip(taps, kernel[:, :, 0], strict=True) for x, w in zip(row, weights, strict=True)
+    )
+
+
+def _cpu(x, kernel, stride, dilation, before):
     if kernel.shape[:2] == (1, 1):
         return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
-    if not _winograd_pays(kernel, stride):
-        return _plain(x, kernel, stride, dilation)
+    if not _winograd_pays(kernel, stride, before):
+        return _plain(x, kernel, stride, dilation, before)
     tiles = _transform(B_T, _tiles(x, dilation, halo=1))
     filters = _transform(G, kernel)
     y = _transform(A_T, _pairs(_matmul, tiles, filters))
@@ -112,36 +197,36 @@ def _cpu(x, kernel, stride, dilation):
     return y[:, : x.shape[1], : x.shape[2]].astype(x.dtype)
 
 
-def _cpu_input_gradient(x, kernel, dy, stride, dilation):
+def _cpu_input_gradient(x, kernel, dy, stride, dilation, before):
     if kernel.shape[:2] == (1, 1):
         dx = _matmul(dy, kernel[0, 0].T)
-        # The transpose of x[:, ::stride, ::stride]: zeros between the values.
-        extra = [(0, n - (m - 1) * stride - 1, stride - 1) for m, n in zip(dy.shape[1:3], x.shape[1:3], strict=True)]
-        return lax.pad(dx, jnp.zeros((), dx.dtype), ((0, 0, 0), *extra, (0, 0, 0)))
-    if stride == 1:
-        return _cpu(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, dilation)
-    (dx,) = jax.vjp(lambda x: _plain(x, kernel, stride, dilation), x)[1](dy)
+        return _spread(dx, x.shape, stride)
+    if stride == 1 and before is None:
+        return _cpu(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, dilation, None)
+    (dx,) = jax.vjp(lambda x: _plain(x, kernel, stride, dilation, before), x)[1](dy)
     return dx
 
 
-def _cpu_kernel_gradient(x, kernel, dy, stride, dilation):
-    if _winograd_pays(kernel, stride):
+def _spread(y, shape, stride):
+    """The transpose of x[:, ::stride, ::stride] for an x of `shape`: the values of `y` with zeros between them."""
+    around = [(0, n - (m - 1) * stride - 1, stride - 1) for m, n in zip(y.shape[1:3], shape[1:3], strict=True)]
+    return lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+
+
+def _cpu_kernel_gradient(x, kernel, dy, stride, dilation, before):
+    if _winograd_pays(kernel, stride, before):
         tiles = _transform(B_T, _tiles(x, dilation, halo=1))
         gradients = _transform(A_T.T, _tiles(dy, dilation, halo=0))
         taps = _transform(G.T, _pairs(_outer, tiles, gradients))
     else:
-        around = ((dilation * (k // 2),) * 2 for k in kernel.shape[:2])
-        x = materialize(jnp.pad(x, ((0, 0), *around, (0, 0))))
-        height, width = ((n - 1) * stride + 1 for n in dy.shape[1:3])
-        down, across = (range(0, k * dilation, dilation) for k in kernel.shape[:2])
-        taps = [[_outer(x[:, i : i + height : stride, j : j + width : stride], dy) for j in across] for i in down]
+        taps = [[_outer(tap, dy) for tap in row] for row in _shifted(x, kernel, dy.shape, stride, dilation, before)]
     return jnp.stack([jnp.stack(row) for row in taps]).astype(kernel.dtype)
 
 
-def _winograd_pays(kernel, stride):
+def _winograd_pays(kernel, stride, before):
     """Whether the products saved (∝ I·O) outweigh the transforms (∝ I+O); the bound is measured."""
     *size, i, o = kernel.shape
-    return size == [3, 3] and stride == 1 and i * o >= 32 * (i + o)
+    return size == [3, 3] and stride == 1 and before is None and i * o >= 32 * (i + o)
 
 
 def _matmul(x, w):

@@ -3,6 +3,7 @@
 Maps are `[B,h,w,C]`. Parameters and batch statistics are float32; computation is in `dtype`.
 """
 
+import fnmatch
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -16,14 +17,16 @@ from jaxtyping import Bool, Float, Float32, Shaped
 
 from ctxseg.errors import UserError
 from ctxseg.models import extent
-from ctxseg.models.convolution import convolve, materialize
+from ctxseg.models.convolution import convolve, convolve_depthwise, materialize
 from ctxseg.models.shapes import Array
 
 
 class Conv(nn.Module):
-    """k×k convolution, k odd, padded by `dilation·⌊k/2⌋` on every side: → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
+    """k×k convolution, k odd: → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
 
     Parameters `kernel` `[k,k,·,features]` and, if `use_bias`, `bias` `[features]`. A pair as `kernel_size` is height and width.
+    `before`: rows and columns of padding above and to the left; None: `dilation·⌊k/2⌋` on every side. `depthwise`: each channel has a
+    kernel of its own, `[k,k,1,features]`; `features` is then the number of channels of the input.
     """
 
     features: int
@@ -34,14 +37,18 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     kernel_init: Callable = nn.initializers.he_normal()
+    before: int | None = None
+    depthwise: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w _"]) -> Float[Array, "b _ _ {self.features}"]:
         size = self.kernel_size if isinstance(self.kernel_size, tuple) else (self.kernel_size,) * 2
-        kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features), self.param_dtype)
+        channels = 1 if self.depthwise else x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (*size, channels, self.features), self.param_dtype)
         if max(size) > 1:
             x = extent.clear(x)
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
+        convolution = convolve_depthwise if self.depthwise else convolve
+        y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation, self.before)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
         return y
@@ -51,10 +58,16 @@ EPSILON, MOMENTUM = 1e-5, 0.9
 
 
 def is_frozen(path: tuple[str, ...], frozen: tuple[str, ...]) -> bool:
-    """Whether the names in `path`, joined by '/', have one of `frozen` at their beginning: `backbone/conv1` covers conv1_2."""
+    """Whether the names in `path`, joined by '/', start with one of `frozen`: `backbone/conv1` covers conv1_2.
+
+    `*` in a prefix stands for any text: `backbone/*/norm`.
+    """
     if path[:1] == ("segmenter",):  # the path of a module in `MultiScale` has it, the names of its parameters do not
         path = path[1:]
-    return "/".join(path).startswith(frozen) if frozen else False
+    name = "/".join(path)
+    return any(
+        fnmatch.fnmatchcase(name, f"{prefix}*") if "*" in prefix else name.startswith(prefix) for prefix in frozen
+    )
 
 
 class Norm(nn.Module):
@@ -67,12 +80,14 @@ class Norm(nn.Module):
         axis_name: of the `pmap` axis that the statistics are reduced over, or None.
         dtype: of the result.
         frozen: beginnings of names (see `is_frozen`) of the layers that normalise by running statistics when training too.
+        epsilon: added to the variance.
     """
 
     kind: Literal["batch", "none"] = "batch"
     axis_name: str | None = None
     dtype: Any = jnp.float32
     frozen: tuple[str, ...] = ()
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
@@ -88,7 +103,7 @@ class Norm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         if not train or is_frozen(self.path, self.frozen):
-            return _normalize(x, mean.value, lax.rsqrt(var.value + EPSILON), scale, bias).astype(self.dtype)
+            return _normalize(x, mean.value, lax.rsqrt(var.value + self.epsilon), scale, bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name  # `init` runs outside `pmap`
         if not self.is_initializing() and x.shape[:3] == (1, 1, 1) and (not axis_name or lax.axis_size(axis_name) == 1):
             sections = [section for section in ("context", "connections") if section in self.path]
@@ -97,7 +112,7 @@ class Norm(nn.Module):
                 "values 0: let it be 2 or more"
                 + "".join(f", or config.model.{section}.norm none" for section in sections)
             )
-        y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name)
+        y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name, self.epsilon)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
             # The biased variance, as in flax and TensorFlow; PyTorch's running one is n/(n − 1) times it, n positions of a batch.
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
@@ -105,9 +120,13 @@ class Norm(nn.Module):
         return y.astype(self.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def batch_norm(
-    x: Float[Array, "b h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"], axis_name: str | None = None
+    x: Float[Array, "b h w c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    axis_name: str | None = None,
+    epsilon: float = EPSILON,
 ) -> tuple[Float32[Array, "b h w c"], Float32[Array, " c"], Float32[Array, " c"]]:
     """Normalises `x` by its statistics over all positions, and all devices of `axis_name` (Ioffe & Szegedy 2015).
 
@@ -119,19 +138,19 @@ def batch_norm(
     Returns:
         y, mean, biased variance; no gradient flows through the latter two.
     """
-    return _batch_norm_forward(x, scale, bias, axis_name)[0]
+    return _batch_norm_forward(x, scale, bias, axis_name, epsilon)[0]
 
 
-def _batch_norm_forward(x, scale, bias, axis_name):
+def _batch_norm_forward(x, scale, bias, axis_name, epsilon):
     x32 = x.astype(jnp.float32)
     mean = _mean(x32, axis_name)
     # Not E[x²] − mean²: in float32 that difference keeps no digit where the mean is some thousand times the deviation.
     var = _mean(jnp.square(x32 - mean), axis_name)
-    deviation = lax.rsqrt(var + EPSILON)
+    deviation = lax.rsqrt(var + epsilon)
     return (_normalize(x, mean, deviation, scale, bias), mean, var), (x, mean, deviation, scale)
 
 
-def _batch_norm_backward(axis_name, residuals, gradients):
+def _batch_norm_backward(axis_name, epsilon, residuals, gradients):
     x, mean, deviation, scale = residuals
     dy = gradients[0]
     normalized = (x.astype(jnp.float32) - mean) * deviation
@@ -190,12 +209,24 @@ class ConvNorm(nn.Module):
     axis_name: str | None = None
     dtype: Any = jnp.float32
     frozen: tuple[str, ...] = ()
+    epsilon: float = EPSILON
+    before: int | None = None
+    depthwise: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b _ _ {self.features}"]:
-        use_bias = self.norm == "none"
-        x = Conv(self.features, self.kernel_size, self.stride, self.dilation, use_bias, self.dtype, name="conv")(x)
-        x = Norm(self.norm, self.axis_name, self.dtype, self.frozen, name="norm")(x, train)
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            use_bias=self.norm == "none",
+            dtype=self.dtype,
+            before=self.before,
+            depthwise=self.depthwise,
+            name="conv",
+        )(x)
+        x = Norm(self.norm, self.axis_name, self.dtype, self.frozen, self.epsilon, name="norm")(x, train)
         return relu(x) if self.relu else x
 
 

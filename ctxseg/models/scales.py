@@ -69,6 +69,10 @@ class MultiScale(nn.Module):
         return self.segmenter.memory
 
     @property
+    def pixels(self):
+        return self.segmenter.pixels
+
+    @property
     def most_superpixels(self):
         return self.segmenter.most_superpixels
 

@@ -21,11 +21,8 @@ from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.none import NoContext
 from ctxseg.models.layers import ConvNorm, Dropout
+from ctxseg.models.pixels import PixelFormat
 from ctxseg.models.shapes import Array, Maps, Regions
-
-# Mean and standard deviation of ImageNet's RGB values, in 0..255: what published backbone weights expect.
-RGB_MEAN = (123.675, 116.28, 103.53)
-RGB_STD = (58.395, 57.12, 57.375)
 
 
 @no_type_check  # JAX makes it of shapes, too, as in `eval_shape`
@@ -68,6 +65,7 @@ class Segmenter(nn.Module):
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
         dtype: of the computation; parameters, batch statistics and logits are float32.
+        pixels: normalises images for the backbone.
     """
 
     backbone: nn.Module
@@ -81,6 +79,7 @@ class Segmenter(nn.Module):
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32
+    pixels: PixelFormat = PixelFormat()
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -112,7 +111,7 @@ class Segmenter(nn.Module):
             regions: super-pixel ids, -1 where there is none, for the contexts that need them.
             train: batch statistics (and their update, if `batch_stats` is mutable) or running ones.
         """
-        image = ((images.astype(jnp.float32) - jnp.array(RGB_MEAN)) / jnp.array(RGB_STD)).astype(self.dtype)
+        image = self.pixels(images).astype(self.dtype)
         features = {"pixels": image} | self.backbone(image, train)
         heads = {} if self.auxiliary is None else self.auxiliary(features, train)
         maps = features

@@ -13,7 +13,7 @@ from orbax.checkpoint import checkpoint_managers
 from ctxseg import files
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from ctxseg.runs import metrics_log, old_names, provenance, record
+from ctxseg.runs import metrics_log, old_names, provenance, record, workdir
 from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 
@@ -149,6 +149,12 @@ def _damaged(directory):
     return directory
 
 
+def exist(folder: str) -> bool:
+    """Whether the run in `folder` has a complete checkpoint."""
+    directory = epath.Path(folder, "checkpoints")
+    return directory.is_dir() and any(path.name.isdigit() for path in directory.iterdir())
+
+
 def restore_run(config, folder: str, checkpoint: int | str | None = None):
     """The segmenter of the run in `folder`, and its train state, on one device.
 
@@ -163,6 +169,7 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     Raises:
         UserError: the checkpoint does not exist, or belongs to another model.
     """
+    config = workdir.with_pixels(config, workdir.pixels_of(workdir.read_config(folder)))
     model = create_model(config.model, len(provenance.metadata(config, folder)["class_names"]))
     optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     if not epath.Path(folder, "checkpoints").is_dir():  # Orbax would create it

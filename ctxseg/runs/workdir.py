@@ -5,7 +5,9 @@ import difflib
 import glob
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 from filelock import Timeout
@@ -113,6 +115,25 @@ def read_config(folder: str) -> ConfigDict:
     saved = _read(path)
     config = collect.get_config(collect.names_of(saved))
     _update(config, saved, path)
+    return config
+
+
+def exists(folder: str) -> bool:
+    """Whether the folder has a run."""
+    return epath.Path(folder, "config.json").exists()
+
+
+def pixels_of(config: ConfigDict) -> dict:
+    """The fields of `config.model.pixels` that are given."""
+    return {name: value for name, value in config.model.pixels.items() if value is not None}
+
+
+def with_pixels(config: ConfigDict, pixels: Mapping[str, Any]) -> ConfigDict:
+    """The config with `pixels` in the fields of `config.model.pixels` that are not given."""
+    missing = {name: value for name, value in pixels.items() if config.model.pixels.get(name) is None}
+    if missing:
+        config = config.copy_and_resolve_references()
+        _update(config.model.pixels, missing, "the pretrained weights", "model.pixels.")
     return config
 
 
@@ -243,7 +264,12 @@ def check_same(path: str, config: ConfigDict) -> None:
         f"config.{k} is {given.get(k)} here and {saved.get(k)} in the run"
         for k in sorted(saved.keys() | given.keys(), key=lambda k: (k not in ("system", "data.name"), k))
         # Unused fields may differ.
-        if k in saved and saved[k] != given.get(k) and not k.startswith(FREE) and k not in unread
+        if k in saved
+        and saved[k] != given.get(k)
+        and not k.startswith(FREE)
+        and k not in unread
+        # Pixels that are not given are those of the run.
+        and not (k.startswith("model.pixels.") and given.get(k) is None)
     ]
     if differences:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""

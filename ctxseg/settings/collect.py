@@ -19,6 +19,7 @@ from ml_collections.config_dict import placeholder
 from ctxseg.bounds import OFF
 from ctxseg.models import BACKBONES, BOUND, CONNECTIONS, CONTEXTS, MEMORIES, MERGES, MultiScale, Segmenter, find_module
 from ctxseg.models.auxiliary import AuxiliaryHeads
+from ctxseg.models.pixels import PixelFormat
 from ctxseg.settings import declared
 
 # The sections in which a module is chosen: the field that chooses it, its default, and {name: module}.
@@ -30,7 +31,7 @@ CHOSEN: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "model.scales": ("merge", "none", {merge: None if merge == "none" else MultiScale for merge in MERGES}),
 }
 # The sections that always have the same module.
-FIXED: dict[str, Any] = {"model.auxiliary": AuxiliaryHeads, "model.classifier": Segmenter}
+FIXED: dict[str, Any] = {"model.pixels": PixelFormat, "model.auxiliary": AuxiliaryHeads, "model.classifier": Segmenter}
 
 
 def get_config(names: Mapping[str, str] | None = None) -> ConfigDict:
@@ -54,8 +55,8 @@ def get_config(names: Mapping[str, str] | None = None) -> ConfigDict:
             _add(section, module)
     for path, module in FIXED.items():
         section, defaults = _section(config, path), defaults_of(module)
-        for name in config_fields(module):
-            section[name] = defaults[name]
+        for name, annotation in config_fields(module).items():
+            section[name] = placeholder(kind(annotation)) if defaults[name] is None else defaults[name]
     config.eval.size = config.data.get_oneway_ref("base_size")  # unless set, the size of training
     add_outside(config, names or {})
     return config

@@ -31,12 +31,15 @@ class ModelFields:
 
     Attributes:
         dtype: type of the computation; parameters are always float32.
-        frozen: name prefixes of the parameters that are not trained, such as "backbone/res2".
+        pretrained: weights to start from: a file, a run (RUN or RUN/checkpoints/STEP), an export, or an installed set: efficientnet_lite0.
+        frozen: name prefixes of parameters that pretrained weights fill and that are not trained, such as "backbone/res2"; * stands for
+            any text: "backbone/*/norm" is the batch normalisation of the backbone.
         kernel_std: standard deviation of the normal distribution that initialises the kernels of vgg16's conv6 and conv7 and of
             convolutions after the backbone; none: He initialisation.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
+    pretrained: str | None = None
     frozen: tuple = ()
     kernel_std: Annotated[Amount, OFF] = 0.0
 
@@ -139,6 +142,7 @@ class OptimizerFields:
         rates: factors of the learning rate for parameters by name prefix: "classifier/scores=10".
         clip_norm: global norm to which gradients are clipped.
         schedule: schedule of the learning rate.
+        head_steps: number of first steps in which only parameters that pretrained weights did not fill are trained.
         warmup_steps: steps in which the learning rate rises linearly from 0.
         poly_power: power of the schedule (1 - t/T)^power.
         step_boundaries: steps at which the learning rate is multiplied by step_factor.
@@ -153,6 +157,7 @@ class OptimizerFields:
     rates: tuple = ()
     clip_norm: Annotated[Amount, OFF] = 0.0
     schedule: Literal["poly", "step", "constant"] = "poly"
+    head_steps: Annotated[Whole, OFF] = 0
     warmup_steps: Annotated[Whole, OFF] = 0
     poly_power: Amount = 0.9
     step_boundaries: tuple = ()

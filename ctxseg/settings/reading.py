@@ -29,6 +29,7 @@ def conditions(config, mode: str, unread: Set[str]):
     )
     heads = bool(config.model.auxiliary.levels)
     return (
+        (["model.frozen", "optimizer.head_steps"], bool(config.model.pretrained), "config.model.pretrained"),
         (["optimizer.nesterov"], optimizer.momentum > 0, "config.optimizer.momentum above 0"),
         (["optimizer.poly_power"], poly, "config.optimizer.schedule=poly"),
         (["optimizer.step_boundaries"], step, "config.optimizer.schedule=step"),

@@ -15,7 +15,7 @@ from ctxseg.evaluation import evaluate
 from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
 from ctxseg.progress import Progress
-from ctxseg.runs import checkpoints, metrics_log, provenance, workdir
+from ctxseg.runs import checkpoints, metrics_log, pretrained, provenance, workdir
 from ctxseg.training import optimizers, schedules
 from ctxseg.training.checks import check_fields, check_network
 from ctxseg.training.state import create_state
@@ -30,6 +30,7 @@ def train(config, folder: str) -> dict:
     """
     start = time.time()
     check_fields(config)
+    config = pretrained.resolve(config, folder)
     primary = devices.process()[0] == 0  # only one of several hosts writes
     if primary:
         workdir.check(folder, config)
@@ -57,9 +58,18 @@ def train(config, folder: str) -> dict:
     optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     print("train  compiling the initial state", file=sys.stderr, flush=True)
     state = create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
+    report = None
+    if config.model.pretrained and not checkpoints.exist(folder):
+        state, report = pretrained.start(config, model, state, optimizer, class_names)
+        print(f"{folder}: {report}", flush=True)
     eval_step = evaluate.create_eval_step(model, create_protocol(config.eval, class_names))
     if primary:  # only now: a config that failed above must not claim the folder
         workdir.claim(folder, config, dataset)
+        if report:
+            pretrained.write_report(folder, report)
+    if config.optimizer.head_steps:
+        new = report.new_parameters if report else pretrained.new_parameters(folder)
+        optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen), new)
 
     with checkpoints.Checkpoints(os.path.join(folder, "checkpoints"), config.train.keep) as saved:
         first = 0
@@ -69,15 +79,9 @@ def train(config, folder: str) -> dict:
             first = int(state.step)
             status = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
             print(f"{folder}: {status}", flush=True)
-        elif model.memory and model.memory.filling:
+        elif model.memory and model.memory.filling and not (report and report.has("memory")):
             epoch = math.ceil(len(source) / config.train.batch_size)
             state = fill_memory(model, state, new_batches(), min(model.memory.filling, epoch))
-        if primary and config.model.frozen and not first:
-            names = ", ".join(config.model.frozen)
-            print(
-                f"{folder}: config.model.frozen: {names}: these stay random, as no pretrained weights are loaded",
-                flush=True,
-            )
         log = metrics_log.MetricsLog(folder, config.train.loggers) if primary else None
         if log:
             log.truncate(first)

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -26,13 +26,16 @@ def sgd(config) -> list[optax.GradientTransformation]:
 OPTIMIZERS = {"sgd": sgd}
 
 
-def create_optimizer(config, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
+def create_optimizer(
+    config, steps: int, frozen: tuple[str, ...] = (), new: Container[str] = ()
+) -> optax.GradientTransformation:
     """The optimiser `config.optimizer.name`, with learning-rate factors from `rates`:   w ← w − lr(t) · factor · v
 
     Args:
         config: `config.optimizer`.
         steps: T, the number of updates of the schedule.
         frozen: name prefixes of parameters that are not updated, see `layers.is_frozen`.
+        new: names ("classifier/scores/kernel") of the parameters that are trained in the first `head_steps` steps.
 
     Raises:
         UserError: an unknown optimiser; as `learning_rate` and `parse_rates`; and from `init` of the result, as `rate_factors`.
@@ -44,6 +47,9 @@ def create_optimizer(config, steps: int, frozen: tuple[str, ...] = ()) -> optax.
     ]
     if config.clip_norm:
         stages.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if config.head_steps:
+        # Also before the other stages, so that the momentum of the other parameters starts at 0.
+        stages = [_only_new(config.head_steps, new), *stages, _only_new(config.head_steps, new)]
     if frozen:
         stages.append(optax.masked(optax.set_to_zero(), partial(frozen_mask, frozen=frozen)))
     return optax.chain(*stages)
@@ -103,6 +109,23 @@ def _scale_by_name(rates):
 
     # `masked` masks nothing, but its state keeps the structure of older checkpoints.
     return optax.masked(optax.GradientTransformation(init, update), True)
+
+
+def _only_new(steps, new):
+    """Zeroes the updates of parameters that are not in `new` in the first `steps` steps."""
+
+    def init(params):
+        return optax.ScaleByScheduleState(jax.numpy.zeros((), "int32"))
+
+    def update(updates, state, params=None):
+        held = state.count < steps
+        names = jax.tree.map("/".join, _names(updates), **_TUPLES)
+        updates = jax.tree.map(
+            lambda update, name: update if name in new else jax.numpy.where(held, 0, update), updates, names
+        )
+        return updates, optax.ScaleByScheduleState(state.count + 1)
+
+    return optax.GradientTransformation(init, update)
 
 
 def frozen_mask(params, frozen: tuple[str, ...]):

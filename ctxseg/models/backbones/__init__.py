@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from ctxseg.models.backbones.efficientnet_lite import EfficientNetLite0
 from ctxseg.models.backbones.none import NoBackbone
 from ctxseg.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from ctxseg.models.backbones.tiny import Tiny
@@ -10,6 +11,7 @@ from ctxseg.models.backbones.vgg16 import VGG16
 BACKBONES = {
     "none": NoBackbone,
     "tiny": Tiny,
+    "efficientnet_lite0": EfficientNetLite0,
     "vgg16": VGG16,
     "resnet18": partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
     "resnet34": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock),

