@@ -9,7 +9,7 @@ it they cost nothing: no map has padding. The scope is that of tracing, like an 
 symbolic (`jax.export`), in multiples of `STRIDE`.
 
 An image of height v, padded to H, has ⌈v/s⌉ rows of its own in a map of H/s rows, whatever the strides that make up s; H is a multiple of
-`STRIDE`. Caffe's poolings (`layers.max_pool`), which make ⌊n/2⌋ + 1 rows of n, leave a map of H/s + 1 rows, ⌈(v − 1)/s⌉ + 1 of them the
+`STRIDE`. Caffe's poolings (`resizing.max_pool`), which make ⌊n/2⌋ + 1 rows of n, leave a map of H/s + 1 rows, ⌈(v − 1)/s⌉ + 1 of them the
 image's.
 """
 
@@ -54,7 +54,7 @@ def scaled(shape: Size, factor: float) -> tuple[Size, Int[Array, "b 2"] | None, 
 
     Returns:
         The new shape, a multiple of `STRIDE` where there is padding; the images' new sizes (height, width), or None; and for
-        `layers.resize`, the rows and columns before and after, or None.
+        `resizing.resize`, the rows and columns before and after, or None.
     """
     before = own = lengths(shape)
     if before is None or own is None:

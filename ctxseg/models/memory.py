@@ -20,8 +20,10 @@ from jaxtyping import Bool, Float, Float32, Integer, UInt32
 
 from ctxseg.bounds import Amount, Count, Portion
 from ctxseg.models import extent
+from ctxseg.models.attention import attention
 from ctxseg.models.classifier import Classifier
-from ctxseg.models.layers import Conv, ConvNorm, Dropout, attention, interpolation
+from ctxseg.models.layers import Conv, ConvNorm, Dropout
+from ctxseg.models.resizing import interpolation
 from ctxseg.models.shapes import Array
 
 # {"bank": one representation a class, "seen": whether it has any yet}.

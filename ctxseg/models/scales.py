@@ -14,7 +14,8 @@ from ctxseg.bounds import Count, Factor
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.auxiliary import AuxiliaryLogits
-from ctxseg.models.layers import Conv, relu, resize
+from ctxseg.models.layers import Conv, relu
+from ctxseg.models.resizing import resize
 from ctxseg.models.seen import show
 from ctxseg.models.segmenter import Segmenter, SegmenterOutput
 from ctxseg.models.shapes import Array, Regions

@@ -11,7 +11,8 @@ import flax.linen as nn
 from jaxtyping import Float
 
 from ctxseg.models.backbones.layout import STAGES
-from ctxseg.models.layers import ConvNorm, max_pool, relu
+from ctxseg.models.layers import ConvNorm, relu
+from ctxseg.models.resizing import max_pool
 from ctxseg.models.shapes import Array, Maps
 
 

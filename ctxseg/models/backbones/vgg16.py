@@ -18,7 +18,8 @@ import flax.linen as nn
 from jaxtyping import Float
 
 from ctxseg.bounds import Count, Portion
-from ctxseg.models.layers import ConvNorm, Dropout, max_pool, window_mean
+from ctxseg.models.layers import ConvNorm, Dropout
+from ctxseg.models.resizing import max_pool, window_mean
 from ctxseg.models.shapes import Array, Maps
 
 # Convolutions, and their width relative to conv1's, of conv1 … conv5.

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ctxseg.bounds import Count
+from ctxseg.models.attention import attention
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Conv, ConvNorm, attention, average_pool
+from ctxseg.models.layers import Conv, ConvNorm
+from ctxseg.models.resizing import average_pool
 from ctxseg.models.shapes import Array, Maps, Regions
 
 

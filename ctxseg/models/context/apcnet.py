@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Conv, ConvNorm, average_pool, relu
+from ctxseg.models.layers import Conv, ConvNorm, relu
+from ctxseg.models.resizing import average_pool
 from ctxseg.models.shapes import Array, Maps, Regions
 
 

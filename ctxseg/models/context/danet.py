@@ -10,8 +10,9 @@ from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models import extent
+from ctxseg.models.attention import attention
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Conv, ConvNorm, attention
+from ctxseg.models.layers import Conv, ConvNorm
 from ctxseg.models.shapes import Array, Maps, Regions
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from ctxseg.bounds import Count
 from ctxseg.models.context.aspp import ASPP
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import ConvNorm, resize
+from ctxseg.models.layers import ConvNorm
+from ctxseg.models.resizing import resize
 from ctxseg.models.shapes import Array, Maps, Regions
 
 

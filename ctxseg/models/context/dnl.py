@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float
 
 from ctxseg.bounds import Count, Factor
 from ctxseg.models import extent
+from ctxseg.models.attention import attention
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.self_attention import joined
-from ctxseg.models.layers import Conv, ConvNorm, attention
+from ctxseg.models.layers import Conv, ConvNorm
 from ctxseg.models.shapes import Array, Maps, Regions
 
 

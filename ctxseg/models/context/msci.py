@@ -26,7 +26,8 @@ from ctxseg.bounds import Count
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Conv, ConvNorm, Upsample2, resize
+from ctxseg.models.layers import Conv, ConvNorm
+from ctxseg.models.resizing import Upsample2, resize
 from ctxseg.models.seen import show
 from ctxseg.models.shapes import Array, Maps, Regions
 

@@ -10,10 +10,12 @@ from jaxtyping import Float, Float32
 
 from ctxseg.bounds import Count
 from ctxseg.models import extent
+from ctxseg.models.attention import attention
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.self_attention import joined
-from ctxseg.models.layers import ConvNorm, attention, resize
+from ctxseg.models.layers import ConvNorm
+from ctxseg.models.resizing import resize
 from ctxseg.models.shapes import Array, Maps, Regions
 
 

@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import ConvNorm, average_pool, resize
+from ctxseg.models.layers import ConvNorm
+from ctxseg.models.resizing import average_pool, resize
 from ctxseg.models.shapes import Array, Maps, Regions
 
 

@@ -22,7 +22,8 @@ from jaxtyping import Float
 from ctxseg.bounds import Amount, Count
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Norm, resize
+from ctxseg.models.layers import Norm
+from ctxseg.models.resizing import resize
 from ctxseg.models.seen import show
 from ctxseg.models.shapes import Array, Maps, Regions
 

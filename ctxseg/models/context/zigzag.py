@@ -25,7 +25,8 @@ from ctxseg.models.context.global_fc import GlobalFC
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.ppm import PPM
 from ctxseg.models.context.rce import RegionContextEncoding
-from ctxseg.models.layers import ConvNorm, Norm, area_resize, relu, resize
+from ctxseg.models.layers import ConvNorm, Norm, relu
+from ctxseg.models.resizing import area_resize, resize
 from ctxseg.models.seen import show
 from ctxseg.models.shapes import Array, Maps, Regions
 
