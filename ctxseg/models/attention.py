@@ -1,4 +1,4 @@
-"""Attention between positions (Vaswani et al. 2017), in chunks that fit into memory."""
+"""Attention between positions (Vaswani et al. 2017), computed in chunks."""
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,18 @@ def attention(
     chunk: int = 1024,
     mask: Bool[Array, "b m"] | None = None,
 ) -> Float[Array, "b n c"]:
-    """softmax(scale · Q Kᵀ) V without the whole matrix of weights, forward and backward.
+    """softmax(scale · Q Kᵀ) V. The whole matrix of weights is never in memory, neither forward nor backward.
 
     Args:
         queries: Q.
         keys: K.
         values: V.
-        scale: of the scores; 1/√d in Vaswani et al. 2017.
-        chunk: queries whose weights, `[B,chunk,m]`, are in memory at one time.
-        mask: the keys that count, or None for all.
+        scale: factor of the scores; 1/√d in Vaswani et al. 2017.
+        chunk: number of queries; their weights, `[B,chunk,m]`, are in memory at the same time.
+        mask: which keys to attend to; None for all.
 
     Returns:
-        Of the values' dtype; weights are computed in float32.
+        The result for each query, in the dtype of the values. The weights are computed in float32.
     """
     b, n, d = queries.shape
 

@@ -1,15 +1,15 @@
-"""2-D convolution with gradients that are fast on CPUs too. Elsewhere it is `lax.conv_general_dilated`, unchanged.
+"""2-D convolution with gradients that are fast on CPUs too. On other devices it is `lax.conv_general_dilated`, unchanged.
 
-Maps are `[B,h,w,C]`, kernels `[k,l,I,O]` with k and l odd; padding is `dilation·⌊k/2⌋` on either side, as in the networks whose
-published weights are in use (XLA's "SAME" pads an even map of stride 2 on one side only).
+Maps are `[B,h,w,C]`. Kernels are `[k,l,I,O]`, with k and l odd. Padding is `dilation·⌊k/2⌋` on either side, as in the networks that
+have published weights. (XLA's "SAME" pads an even map on one side only if the stride is 2.)
 
 XLA's CPU backend computes the gradient of a kernel several times slower than the convolution itself. On a CPU, therefore,
 
 - a 1×1 convolution and its gradients are matrix products;
-- a 3×3 convolution of stride 1 and its gradients are Winograd's, with 16 products where the definition has 36;
+- a 3×3 convolution of stride 1 and its gradients use Winograd's algorithm, with 16 products where the definition has 36;
 - the gradient of any other kernel is k·l matrix products, one per tap.
 
-`benchmarks/train_step.py` measures what this is worth.
+`benchmarks/train_step.py` measures the time that this saves.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ from jaxtyping import Float
 from ctxseg.models.shapes import Array
 
 # F(2×2, 3×3) of Lavin & Gray, CVPR 2016, §4.1: a 4×4 tile d and a filter g give 2×2 outputs Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A.
-# The tiles of larger F need a third of the products less, but their rounding errors are ten times those of a plain sum.
+# The tiles of a larger F save another third of the products, but their rounding errors are ten times those of a plain sum.
 B_T = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
@@ -34,7 +34,7 @@ A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 def convolve(
     x: Float[Array, "b h w i"], kernel: Float[Array, "k l i o"], stride: int = 1, dilation: int = 1
 ) -> Float[Array, "b _ _ o"]:
-    """Convolution of `x` with `kernel`, of the same dtype → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
+    """Convolution of `x` with `kernel`, of the same dtype: → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
 
     Differentiable in reverse mode only.
     """
@@ -68,11 +68,11 @@ convolve.defvjp(_forward, _backward)
 
 @jax.custom_vjp
 def materialize(x):
-    """`x` itself, and its gradient, computed once even if several operations read them.
+    """`x`, unchanged. It and its gradient are computed only once, even if several operations read them.
 
-    XLA's CPU backend drops `optimization_barrier` before it fuses, and then repeats a chain of elementwise operations in
-    each reader: along the shortcuts of a residual network, from its first block on. A call that may not be inlined
-    stops it, and costs nothing.
+    XLA's CPU backend removes `optimization_barrier` before it fuses operations. It then repeats a chain of elementwise operations
+    in each operation that reads the result. In a residual network, the chain along the shortcuts reaches back to the first block. A
+    call that may not be inlined prevents this, and costs nothing.
     """
     return _call(x)
 
@@ -139,7 +139,7 @@ def _cpu_kernel_gradient(x, kernel, dy, stride, dilation):
 
 
 def _winograd_pays(kernel, stride):
-    """Whether the products saved (∝ I·O) outweigh the transforms (∝ I+O); the bound is measured."""
+    """Whether the saved products (∝ I·O) outweigh the transforms (∝ I+O). The bound was measured."""
     *size, i, o = kernel.shape
     return size == [3, 3] and stride == 1 and i * o >= 32 * (i + o)
 
@@ -159,9 +159,9 @@ def _pad(x, before, height_after, width_after):
 
 
 def _tiles(x, dilation, halo):
-    """The neurons of each 2×2 tile of `x`, and `halo` around it: lists `[2+2·halo][2+2·halo]` of `[B,tiles,dilation,tiles,dilation,C]`.
+    """The positions of each 2×2 tile of `x`, and `halo` around it: lists `[2+2·halo][2+2·halo]` of `[B,tiles,dilation,tiles,dilation,C]`.
 
-    A dilated convolution acts on dilation² interleaved maps, so neighbours in a tile are `dilation` apart.
+    A dilated convolution acts on dilation² interleaved maps, so neighbours in a tile are `dilation` positions apart.
     """
     b, h, w, c = x.shape
     down, across = (-(-n // (2 * dilation)) for n in (h, w))
@@ -172,13 +172,13 @@ def _tiles(x, dilation, halo):
 
 
 def _transform(matrix, parts):
-    """M X Mᵀ of a matrix X of arrays, `parts`, as a list of lists."""
+    """M X Mᵀ, as a list of lists. `parts` is X, a matrix of arrays."""
     columns = [_combine(matrix, column) for column in zip(*parts, strict=True)]
     return [_combine(matrix, row) for row in zip(*columns, strict=True)]
 
 
 def _combine(matrix, parts):
-    """M x of a vector x of arrays: a list."""
+    """M x, as a list. `parts` is x, a vector of arrays."""
     return [sum(p * m.astype(p.dtype) for m, p in zip(row, parts, strict=True) if m) for row in matrix]
 
 

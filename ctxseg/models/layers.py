@@ -22,7 +22,7 @@ from ctxseg.models.shapes import Array
 class Conv(nn.Module):
     """k×k convolution, k odd, padded by `dilation·⌊k/2⌋` on every side: → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
 
-    Parameters `kernel` `[k,k,·,features]` and, if `use_bias`, `bias` `[features]`. A pair as `kernel_size` is height and width.
+    Parameters: `kernel` `[k,k,C,features]` and, if `use_bias`, `bias` `[features]`. A pair as `kernel_size` is height and width.
     """
 
     features: int
@@ -50,8 +50,9 @@ EPSILON, MOMENTUM = 1e-5, 0.9
 
 
 def is_frozen(path: tuple[str, ...], frozen: tuple[str, ...]) -> bool:
-    """Whether the names in `path`, joined by '/', have one of `frozen` at their beginning: `backbone/conv1` covers conv1_2."""
-    if path[:1] == ("segmenter",):  # the path of a module in `MultiScale` has it, the names of its parameters do not
+    """Whether `path`, joined by '/', begins with one of the prefixes in `frozen`; `backbone/conv1` matches conv1_2 too."""
+    # `MultiScale` shares its scope with `segmenter`: the paths of modules contain that name, the names of parameters do not.
+    if path[:1] == ("segmenter",):
         path = path[1:]
     return "/".join(path).startswith(frozen) if frozen else False
 
@@ -59,13 +60,13 @@ def is_frozen(path: tuple[str, ...], frozen: tuple[str, ...]) -> bool:
 class Norm(nn.Module):
     """Batch normalisation (`batch`), in `dtype`, or the identity (`none`).
 
-    Parameters `scale` and `bias`, batch statistics `mean` and `var` (running averages, of momentum 0.9), all float32 `[C]`.
+    Parameters: `scale` and `bias`. Batch statistics: `mean` and `var`, running averages with momentum 0.9. All are float32 `[C]`.
 
     Attributes:
         kind: `batch` or `none`.
-        axis_name: of the `pmap` axis that the statistics are reduced over, or None.
-        dtype: of the result.
-        frozen: beginnings of names (see `is_frozen`) of the layers that normalise by running statistics when training too.
+        axis_name: `pmap` axis over which the statistics are averaged, or None.
+        dtype: dtype of the result.
+        frozen: name prefixes (see `is_frozen`) of the layers that use their running statistics in training too.
     """
 
     kind: Literal["batch", "none"] = "batch"
@@ -75,9 +76,10 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
-        """`train`: normalise by the statistics of this batch, and update the running ones if `batch_stats` is mutable.
+        """With `train`, normalises by the statistics of this batch, and updates the running ones if `batch_stats` is mutable.
 
-        UserError for a batch of one position: by its own mean it is 0, whatever it was.
+        Raises:
+            UserError: the whole batch has only one position, which would always be normalised to 0.
         """
         if self.kind == "none":
             return x
@@ -92,13 +94,13 @@ class Norm(nn.Module):
         if not self.is_initializing() and x.shape[:3] == (1, 1, 1) and (not axis_name or lax.axis_size(axis_name) == 1):
             sections = [section for section in ("context", "connections") if section in self.path]
             raise UserError(
-                f"config.train.batch_size is 1, but {'/'.join(self.path)} normalises a map of one position by its batch, which makes all "
-                "values 0: let it be 2 or more"
-                + "".join(f", or config.model.{section}.norm none" for section in sections)
+                f"config.train.batch_size is 1, but {'/'.join(self.path)} normalises a map of one position over its batch, so all values "
+                "would be 0: set it to 2 or more"
+                + "".join(f", or config.model.{section}.norm to none" for section in sections)
             )
         y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-            # The biased variance, as in flax and TensorFlow; PyTorch's running one is n/(n − 1) times it, n positions of a batch.
+            # The biased variance, as in flax and TensorFlow. PyTorch's is n/(n − 1) times as large, for n positions in a batch.
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
             var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
         return y.astype(self.dtype)
@@ -108,12 +110,12 @@ class Norm(nn.Module):
 def batch_norm(
     x: Float[Array, "b h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"], axis_name: str | None = None
 ) -> tuple[Float32[Array, "b h w c"], Float32[Array, " c"], Float32[Array, " c"]]:
-    """Normalises `x` by its statistics over all positions, and all devices of `axis_name` (Ioffe & Szegedy 2015).
+    """Normalises `x` by its mean and variance over all positions and all devices of `axis_name` (Ioffe & Szegedy 2015).
 
         x̂ = (x − mean) / √(var + ε)        y = scale·x̂ + bias
         ∂x = scale/√(var + ε) · (∂y − mean(∂y) − x̂·mean(∂y·x̂))
 
-    What differentiation needs is `x` alone, so no centred or normalised copy of a map is stored.
+    The backward pass needs only `x` of all maps, so no centred or normalised copy is stored.
 
     Returns:
         y, mean, biased variance; no gradient flows through the latter two.
@@ -124,7 +126,7 @@ def batch_norm(
 def _batch_norm_forward(x, scale, bias, axis_name):
     x32 = x.astype(jnp.float32)
     mean = _mean(x32, axis_name)
-    # Not E[x²] − mean²: in float32 that difference keeps no digit where the mean is some thousand times the deviation.
+    # Not E[x²] − mean²: in float32, no digit of that difference is right if the mean is a few thousand times the deviation.
     var = _mean(jnp.square(x32 - mean), axis_name)
     deviation = lax.rsqrt(var + EPSILON)
     return (_normalize(x, mean, deviation, scale, bias), mean, var), (x, mean, deviation, scale)
@@ -157,7 +159,7 @@ def _normalize(x, mean, deviation, scale, bias):
 class Dropout(nn.Module):
     """Zeroes each value with probability `rate` when training, and scales the others by 1/(1 − rate) (Srivastava et al. 2014).
 
-    The mask of an image depends on its place in the batch over all devices of `axis_name`, not on how many share the batch.
+    The mask of an image depends on its index in the batch over all devices of `axis_name`, not on the number of devices.
     Needs the random stream `dropout`.
     """
 
@@ -177,7 +179,7 @@ class Dropout(nn.Module):
 class ConvNorm(nn.Module):
     """Convolution, normalisation, ReLU: → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
 
-    The convolution has a bias if `norm` is `none`. The other attributes are `Conv`'s and `Norm`'s.
+    The convolution has a bias if `norm` is `none`. The other attributes are those of `Conv` and `Norm`.
     """
 
     features: int
@@ -199,5 +201,5 @@ class ConvNorm(nn.Module):
 
 
 def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """max(x, 0), computed once however many layers read it (see `materialize`)."""
+    """max(x, 0), computed once even if several layers read it (see `materialize`)."""
     return materialize(nn.relu(x))

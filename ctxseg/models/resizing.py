@@ -1,4 +1,4 @@
-"""Resizing and pooling of maps `[B,h,w,C]`. Of padded maps (see `extent`), only the image's part is read."""
+"""Resizing and pooling of maps `[B,h,w,C]`. In padded maps (see `extent`), only the image's part is read."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,9 +14,9 @@ from ctxseg.models.shapes import Array
 
 
 def interpolation(length: int, size: int) -> Float32[np.ndarray, "{size} {length}"]:
-    """Linear interpolation of `length` samples at `size` positions, centres at +½.
+    """The matrix of linear interpolation from `length` samples to `size` positions, with centres at +½.
 
-    Output i reads position (i + ½)·length/size − ½, clamped to the first and the last sample, unsmoothed.
+    Output i reads position (i + ½)·length/size − ½, clamped to the first and the last sample, without antialiasing.
     """
     position = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(length))).astype(np.float32)
@@ -29,19 +29,19 @@ def resize(
     grid: bool = False,
     lengths: tuple[Any, Any] | None = None,
 ) -> Shaped[Array, "b _ _ c"]:
-    """`x` brought to `size`, of the same dtype, pixel centres at +½, without antialiasing.
+    """`x` resized to `size`, of the same dtype, with pixel centres at +½ and without antialiasing.
 
-    `bilinear` is two small matrix products, whose gradients are matrix products again (a gather's would be a scatter).
-    `nearest` reads pixel ⌊(i + ½)·h/size⌋ and takes any dtype.
+    `bilinear` is two small matrix products. Their gradients are matrix products too; the gradient of a gather would be a scatter.
+    `nearest` reads pixel ⌊(i + ½)·h/size⌋ and accepts any dtype.
 
-    Of padded maps (see `extent`), the image's part is resized to the image's part of the result.
+    In padded maps (see `extent`), the image's part of `x` is resized to the image's part of the result.
 
     Args:
         x: a map.
         size: height and width of the result.
         method: `bilinear` or `nearest`.
-        grid: whether `x` is a grid of cells over the whole image, and not a map that has padding.
-        lengths: instead of what `extent` says: the image's rows and columns in `x`, and in the result, each int32 `[B]`.
+        grid: whether `x` is a grid of cells over the whole image, which has no padding.
+        lengths: the image's (rows, columns) in `x` and in the result, each int32 `[B]`; None for those that `extent` gives.
     """
     if lengths is None and extent.lengths(size) is not None:
         before = x.shape[1:3] if grid else extent.lengths(x.shape[1:3])
@@ -57,12 +57,12 @@ def resize(
         return x[:, rows][:, :, columns]
     rows, columns = (interpolation(m, n) for m, n in zip(x.shape[1:3], size, strict=True))
     x32 = x.astype(jnp.float32)
-    # In full: TPUs multiply in bfloat16 by default, and positions would be rounded with the values.
+    # Full precision: TPUs multiply in bfloat16 by default, which would round the interpolation weights too.
     return jnp.einsum("Hh,bhwc,Ww->bHWc", rows, x32, columns, precision="highest").astype(x.dtype)
 
 
 def _resize_part(x, size, method, before, after):
-    """`resize` where the image has `before` rows and columns of `x`, and `after` of the result."""
+    """`resize` of a padded map. The image has `before` rows and columns in `x`, and `after` in the result."""
     sources = []  # [B,out]: the position in x that each row and column reads
     for out, m, n in zip(size, before, after, strict=True):
         m, n = (jnp.broadcast_to(jnp.asarray(v), x.shape[:1])[:, None] for v in (m, n))
@@ -84,9 +84,9 @@ def _resize_part(x, size, method, before, after):
 
 
 class Upsample2(nn.Module):
-    """Learned 2× upsampling, a 3×3 convolution to four maps that are interleaved.
+    """Learned 2× upsampling: a 3×3 convolution to four maps, which are interleaved.
 
-    The same linear maps as a 6×6 transposed convolution of stride 2, at the cost of an ordinary one (Shi et al., CVPR 2016).
+    It computes the same linear maps as a 6×6 transposed convolution of stride 2, as an ordinary convolution (Shi et al., CVPR 2016).
     Value (2y+i, 2x+j, c) is channel (2i+j)·features + c of the convolution at (y, x).
     """
 
@@ -102,9 +102,9 @@ class Upsample2(nn.Module):
 
 
 def area_resize(x: Float[Array, "b h w c"], size: extent.Size) -> Float[Array, "b _ _ c"]:
-    """`x` brought to `size`: the mean of the positions that each position of a coarser map covers (see `bins`), of the same dtype.
+    """`x` resized to a coarser `size`, of the same dtype: each position is the mean of the positions that it covers (see `bins`).
 
-    Of padded maps (see `extent`), the image's part of `x` is averaged to the image's part of the result.
+    In padded maps (see `extent`), the image's part of `x` is averaged to the image's part of the result.
     """
     before, after = extent.lengths(x.shape[1:3]), extent.lengths(size)
     if x.shape[1:3] == tuple(size):
@@ -117,9 +117,9 @@ def area_resize(x: Float[Array, "b h w c"], size: extent.Size) -> Float[Array, "
 
 
 def bins(length: int, count: int) -> Float32[np.ndarray, "{count} {length}"]:
-    """Averages over `count` bins of `length` samples, bin i from ⌊i·length/count⌋ to ⌈(i+1)·length/count⌉.
+    """The matrix that averages `length` samples in `count` bins; bin i is from ⌊i·length/count⌋ to ⌈(i+1)·length/count⌉.
 
-    No bin is empty, and neighbours overlap where `count` does not divide `length` (adaptive pooling, as PSPNet has it).
+    No bin is empty. Neighbouring bins overlap if `count` does not divide `length` (adaptive pooling, as in PSPNet).
     """
     i, position = np.arange(count)[:, None], np.arange(length)
     inside = (position >= i * length // count) & (position < -(-(i + 1) * length // count))
@@ -127,24 +127,28 @@ def bins(length: int, count: int) -> Float32[np.ndarray, "{count} {length}"]:
 
 
 def average_pool(x: Float[Array, "b h w c"], size: tuple[int, ...]) -> Float[Array, "b {size[0]} {size[1]} c"]:
-    """Mean over each of `size` bins (see `bins`), of the same dtype."""
-    own = extent.lengths(x.shape[1:3])
-    if own is not None:
-        rows, columns = (_bins_of_part(m, n, k, k) for m, n, k in zip(own, x.shape[1:3], size, strict=True))
+    """The mean over each cell of a grid of `size` cells (see `bins`), of the same dtype."""
+    lengths = extent.lengths(x.shape[1:3])
+    if lengths is not None:
+        rows, columns = (_bins_of_part(m, n, k, k) for m, n, k in zip(lengths, x.shape[1:3], size, strict=True))
         x32 = extent.clear(x.astype(jnp.float32))
         return jnp.einsum("bkh,bhwc,blw->bklc", rows, x32, columns, precision="highest").astype(x.dtype)
     rows, columns = (bins(n, k) for n, k in zip(x.shape[1:3], size, strict=True))
     return jnp.einsum("kh,bhwc,lw->bklc", rows, x.astype(jnp.float32), columns, precision="highest").astype(x.dtype)
 
 
-def _bins_of_part(own, length, count, size):
-    """`count` `bins` (a number, or int32 `[B]`) of the first `own` int32 `[B]` of `length` samples: float32 `[B,size,length]`.
+def _bins_of_part(valid, length, count, size):
+    """`bins` of the first samples of each image, those without padding: float32 `[B,size,length]`.
 
-    Bins from `count` on have nothing.
+    Args:
+        valid: number of these samples, int32 `[B]`.
+        length: number of samples, with padding.
+        count: number of bins, or int32 `[B]`.
+        size: rows of the result; the rows from `count` on are 0.
     """
-    own, count = (jnp.broadcast_to(n, own.shape)[:, None, None] for n in (own, count))
+    valid, count = (jnp.broadcast_to(n, valid.shape)[:, None, None] for n in (valid, count))
     i, position = jnp.arange(size)[:, None], jnp.arange(length)
-    inside = (position >= i * own // count) & (position < -(-(i + 1) * own // count)) & (i < count)
+    inside = (position >= i * valid // count) & (position < -(-(i + 1) * valid // count)) & (i < count)
     return inside / jnp.maximum(inside.sum(-1, keepdims=True), 1)
 
 
@@ -153,8 +157,9 @@ def max_pool(
 ) -> Float[Array, "b _ _ c"]:
     """Maximum over size×size windows, padded by −∞: → `[B,⌊(h+2·padding−size)/stride⌋+1,…,C]`.
 
-    `padding` may be `SAME`: one more row or column, at the end, where windows of 2 and stride 2 do not divide the size. Or `CAFFE`, for
-    windows of 3 and stride 2: padded by 1, and the size rounded up, `[B,⌊h/2⌋+1,⌊w/2⌋+1,C]`; the last window of an even size has one row.
+    `padding` is a number of rows and columns, `SAME` or `CAFFE`. `SAME`, for windows of 2 and stride 2, adds a row or column at the end
+    if the size is odd. `CAFFE`, for windows of 3 and stride 2, pads by 1 and rounds the size up: `[B,⌊h/2⌋+1,⌊w/2⌋+1,C]`. If the size is
+    even, only one row or column of the last window is not padding.
     """
     pairs: str | Sequence[tuple[int, int]]
     if padding == "SAME":
@@ -167,9 +172,9 @@ def max_pool(
 
 
 def window_mean(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b h w c"]:
-    """Sum over the size×size window around each position, size odd, zero outside, divided by size².
+    """Sum over the size×size window around each position, size odd, divided by size². Outside the map there are zeros.
 
-    At the border too, as Caffe's average pooling (and PyTorch's by default): the padding counts.
+    The divisor is size² at the border too, as in Caffe's average pooling and PyTorch's default.
     """
     half = size // 2
     x32 = extent.clear(x.astype(jnp.float32))
