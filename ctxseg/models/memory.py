@@ -66,7 +66,7 @@ class FeatureMemory(nn.Module):
         fusion: F, how a pixel's representation R and its context C_bi from the memory are combined. `concat` (the paper): 3×3 convolution
             of [R; C_bi]; `add`: R + C_bi; `weighted_add`: their sum, with two weights per pixel from a 1×1 convolution and softmax.
         dropout: dropout probability in H1, the classifier that gives each pixel's class distribution.
-        first: initial entry of a class in the memory (§3.2, Table 2). `random` (the paper): the representation of a random pixel of the
+        first: initial entry of a class in the memory (the paper's §3.2). `random` (the paper): the representation of a random pixel of the
             class, drawn from the training set before the first step. `clustering`: the centre of the cosine-similarity cluster of the
             class's pixels, from the same images. `mean`, as in published code: the mean of the class's pixels in the first training batch
             that contains the class. It is also the initial entry of classes that do not occur in the images before the first step.
@@ -74,11 +74,11 @@ class FeatureMemory(nn.Module):
         cosine: weight each pixel by 1 − its cosine similarity with the entry that it updates; else all pixels have the same weight.
         momentum: m_0, initial value of m in the update of an entry, M[c] ← (1 − m) M[c] + m R'[c].
         polynomial: let m fall from m_0 to m_0/100 over the run; else it stays m_0.
-        power: p in the schedule of m, (1 − t/T)^p · (m_0 − m_0/100) + m_0/100.
-        consistency_norm: statistics by which the classifier H2 normalises the memory's entries in representation consistent learning (§3.4
-            leaves this open). `running`: its running statistics. `entries`: those of the K entries, as in published code, which begins this
-            learning in the second epoch. In both cases the entries do not change the running statistics, which testing uses, and there is no
-            dropout.
+        power: p in the schedule m = (1 − t/T)^p · (m_0 − m_0/100) + m_0/100, at step t of T.
+        consistency_norm: statistics by which the classifier normalises the memory's entries in representation consistent learning (the
+            paper's §3.4 leaves this open). `running`: its running statistics. `entries`: those of all entries, as in published code, which
+            begins this learning in the second epoch. In both cases the running statistics, which testing uses, do not change, and there is
+            no dropout.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
         dtype: dtype of the computation.
