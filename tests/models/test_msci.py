@@ -149,7 +149,7 @@ FAULTS = [
     ({"levels": ("res2", "res5")}, {}, 32, r"connections\.levels: msci upsamples by 2"),
     ({}, {"levels": ("res4", "res5")}, 32, r"context\.levels has 'res5'; expected some of res2, res3, res4(?!,)"),
     ({}, {}, None, r"connections\.superpixels needs super-pixels: set config\.data\.superpixels"),
-    ({}, {}, 8, r"connections\.norm none(?!,)"),  # batch norm of one position
+    ({}, {}, 8, r"connections\.norm to none(?!,)"),  # batch norm of one position
 ]  # fmt: skip
 
 
