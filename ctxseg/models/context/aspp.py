@@ -15,7 +15,7 @@ from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class ASPP(nn.Module):
-    """Parallel branches, a 1×1 convolution, dilated 3×3 convolutions and the mean of the whole map, and a convolution that joins them.
+    """A 1×1 convolution, dilated 3×3 convolutions and the mean of the whole map, in parallel. A last convolution joins them.
 
     Attributes:
         levels: names of maps; the last one named is read. (): the backbone's last map.

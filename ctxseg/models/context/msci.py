@@ -10,7 +10,7 @@ the other level. For the direction l → l+1, at the cell (y,x) of level l+1, wh
     F^{l+1}_{t+1} = F^{l+1}_t + A                                                                    (5, all of the LSTM)
 
 The direction l+1 → l is the same with the levels exchanged. Both together are the bidirectional connection L of (1). Then
-Q^l = F^l_T + D * F^{l+1}_T (2), where D is a learned 2× upsampling. This leaves one level less. It is repeated until one level is left
+Q^l = F^l_T + D * F^{l+1}_T (2), where D is a learned 2× upsampling. This leaves one level less, and is repeated until one level is left
 (Algorithm 1).
 """
 

@@ -34,8 +34,8 @@ class RegionContextEncoding(nn.Module):
 
     There is a branch for each K' of `subdivisions`. It has a 3×3 convolution and sums (or averages) the positions of each cell of a
     K'×K' partition. A K'×K' convolution without padding, with ReLU, makes one C-vector of the cells. A K'×K' deconvolution of that
-    vector gives one vector for each cell, which is added at all positions of the cell. The kernel of both K'×K' steps has only one
-    position, so they are matrix products.
+    vector gives one vector for each cell, which is added at all positions of the cell. Both K'×K' kernels cover the whole grid, so they
+    are matrix products.
 
     Attributes:
         subdivisions: K' of each branch, which divides the map into K'×K' cells.
