@@ -30,8 +30,8 @@ from PIL import Image
 from ctxseg.data.builders import camvid
 
 # In all tests, arrays of the shapes that annotations say, or jaxtyping.TypeCheckError; not in processes that tests start, and not in
-# `layers` and `extent`, which everything calls (a tenth more time), and `scales`, which is tested on a stand-in. A whole number
-# is a float, as mypy has it.
+# `layers`, `resizing`, `attention` and `extent`, which everything calls (a tenth more time), and `scales`, which is tested on a
+# stand-in. A whole number is a float, as mypy has it.
 jaxtyping.install_import_hook(
     ["ctxseg.models.backbones", "ctxseg.models.context", "ctxseg.models.memory", "ctxseg.models.classifier", "ctxseg.models.auxiliary",
      "ctxseg.models.segmenter", "ctxseg.training.losses", "ctxseg.training.step", "ctxseg.inference.probabilities",

@@ -19,7 +19,7 @@ from ctxseg.data.transforms import crop
 from ctxseg.inference import crf
 from ctxseg.inference.protocol import Protocol, canvas_of, create_protocol, shape_of
 from ctxseg.models import extent
-from ctxseg.models.layers import resize
+from ctxseg.models.resizing import resize
 from ctxseg.models.shapes import Array
 
 

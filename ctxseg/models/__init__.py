@@ -34,11 +34,11 @@ __all__ = [
 ]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# MSCI's stages with a single phase, so there are no states to keep between phases.
+# The stages of MSCI in a single phase, so there are no states to keep between phases.
 CONNECTIONS = {"none": None, "msci": partial(MSCI, phases="one", reset_states=False)}
 MEMORIES = {"none": None, "mcibi": FeatureMemory}
 MERGES = ("none", "attention", "average", "max")
-# The fields of modules that `create_model` sets, rather than a config.
+# The fields of modules that `create_model` sets, not the config.
 BOUND = {"conv", "normalisation", "dropout_layer", "num_classes", "dtype", "parent", "name"}
 
 
@@ -47,10 +47,10 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
 
     Args:
         config: a ConfigDict (or any mapping) with `pixels`, `backbone`, `connections`, `context`, `memory`, `auxiliary`, `classifier`,
-            `scales`, `frozen` and `dtype`. A field that is None takes the module's default; fields that the chosen module does not have
+            `scales`, `frozen` and `dtype`. None in a field stands for the module's default. Fields that the chosen module does not have
             are ignored. A `name` may be `package.module:Class`, a flax module with the same call signature as the built-in ones.
         num_classes: K, the number of classes of the data set.
-        axis_name: name of the `pmap` axis over which batch statistics are reduced, or None for one device.
+        axis_name: name of the `pmap` axis over which batch statistics are averaged, or None for one device.
 
     Returns:
         A flax.linen module: `init(rng, images, regions=None, train=False)`, `apply(variables, images, regions=…, train=…)`.
@@ -91,10 +91,10 @@ def _choice(field, name, choices):
 
 
 def find_module(field: str, name: str, choices: Mapping[str, Any]) -> Any:
-    """The module with this name: a flax class, a `partial` of one, or None, which leaves the stage out.
+    """The module with this name: a flax class, a `partial` of one, or None if the name leaves the stage out.
 
     Raises:
-        UserError: as `choices.find`, or it is not a flax module.
+        UserError: the name is unknown, see `choices.find`, or it is not that of a flax module.
     """
     module = find(field, name, choices)
     if module is not None and not dataclasses.is_dataclass(module.func if isinstance(module, partial) else module):
@@ -111,7 +111,7 @@ def _build(field, section, choices, bound):
 
 
 def _fields(field, section, cls, bound):
-    """{field of `cls`: value} from `section`, checked, and from `bound`."""
+    """{field of `cls`: value}: the values in `section`, which are checked, and those in `bound`."""
     names = {f.name for f in dataclasses.fields(cls)}
     given = {k: v for k, v in section.items() if k in names and k != "name" and v is not None}
     check_fields(field, given, cls)

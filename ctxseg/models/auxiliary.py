@@ -1,4 +1,4 @@
-"""Scores that only the loss reads, and the heads that give some from maps inside the backbone (Zhao et al., PSPNet, CVPR 2017, §4)."""
+"""Auxiliary scores, which only the loss reads, and heads on the backbone's maps that compute them (Zhao et al., CVPR 2017, §4)."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, no_type_check
@@ -15,17 +15,17 @@ from ctxseg.models.layers import ConvNorm, Dropout
 from ctxseg.models.shapes import Array, Maps
 
 
-@no_type_check  # JAX makes it of shapes, too, as in `eval_shape`
+@no_type_check  # its fields may also be shapes, as in `jax.eval_shape`
 @flax.struct.dataclass
 class AuxiliaryLogits:
-    """Scores that only the loss reads, and how it reads them.
+    """Auxiliary scores, and what the loss needs to know about them.
 
     Attributes:
-        logits: of pixels, or of `classes`.
-        weight: the field of `config.loss` that weighs their loss.
-        targets: what they are compared with. `labels`: the scores are resized to the labels' size; `resized_labels`: the labels are resized
-            to the scores' size; `classes`: row k is compared with class k.
-        counts: of `classes`, the rows that count, bool `[k]`; else None.
+        logits: scores of pixels; with `targets="classes"`, one row of scores for each class.
+        weight: field of `config.loss` that has the weight of their loss.
+        targets: what they are compared with. `labels`: the labels, after the scores are resized to the labels' size. `resized_labels`: the
+            labels, resized to the scores' size. `classes`: row k is compared with class k.
+        counts: with `targets="classes"`, which rows have a loss, bool `[k]`; else None.
     """
 
     logits: Float32[Array, "b h w k"] | Float32[Array, "k k"]
@@ -35,16 +35,16 @@ class AuxiliaryLogits:
 
 
 class AuxiliaryHeads(nn.Module):
-    """On each of several maps a 3×3 convolution with normalisation and ReLU, dropout, and a 1×1 convolution to K scores.
+    """Heads on several maps: each is a 3×3 convolution with normalisation and ReLU, dropout, and a 1×1 convolution to K scores.
 
     Attributes:
         num_classes: K.
-        levels: names of the backbone's maps that have a head of their own, which only the loss reads.
-        channels: of the 3×3 convolution.
-        dropout: probability, before the 1×1 convolution.
+        levels: names of the backbone's maps that have an auxiliary head; only the loss reads its scores.
+        channels: channels of each head's 3×3 convolution.
+        dropout: dropout probability before each head's 1×1 convolution.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -57,16 +57,16 @@ class AuxiliaryHeads(nn.Module):
 
     @nn.compact
     def __call__(self, features: Maps, train: bool) -> dict[str, AuxiliaryLogits]:
-        """{"head/LEVEL": scores of pixels, at the level's size, which `config.loss.heads` weighs}.
+        """{"head/LEVEL": scores of pixels, at the level's size}; `config.loss.heads` is their weight.
 
         Raises:
-            UserError: no map of that name.
+            UserError: the backbone has no map of that name.
         """
         scores = {}
         for level in self.levels:
             if level not in features:
                 raise UserError(
-                    f"config.model.auxiliary.levels has {level!r}, but the backbone gives {', '.join(features)}"
+                    f"config.model.auxiliary.levels has {level!r}; expected maps of the backbone: {', '.join(features)}"
                 )
             x = self.conv(self.channels, 3, name=f"{level}_conv")(features[level], train)
             classifier = Classifier(

@@ -1,4 +1,4 @@
-"""The last stage: a map → scores of every class."""
+"""The last stage: from a map to the scores of every class."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,15 +13,15 @@ from ctxseg.models.shapes import Array
 
 
 class Classifier(nn.Module):
-    """1×1 convolution to K scores, after a hidden 1×1 convolution with normalisation and ReLU, if there is one, and dropout.
+    """An optional hidden 1×1 convolution with normalisation and ReLU, dropout, and a 1×1 convolution to K scores.
 
     Attributes:
         num_classes: K.
-        hidden: channels of the hidden convolution; 0: none.
-        dropout: probability, before the last convolution.
+        hidden: channels of the hidden convolution; 0 for no hidden convolution.
+        dropout: dropout probability before the last convolution.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     num_classes: int

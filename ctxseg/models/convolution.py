@@ -1,16 +1,16 @@
-"""2-D convolution with gradients that are fast on CPUs too. Elsewhere it is `lax.conv_general_dilated`, unchanged.
+"""2-D convolution with gradients that are fast on CPUs too. On other devices it is `lax.conv_general_dilated`, unchanged.
 
-Maps are `[B,h,w,C]`, kernels `[k,l,I,O]` with k and l odd. Padding is `dilation·⌊k/2⌋` on each side, as in PyTorch, or, where `before` is
-given, `before` above and to the left and the rest below and to the right, as in TensorFlow (see `tensorflow_padding`).
+Maps are `[B,h,w,C]`. Kernels are `[k,l,I,O]`, with k and l odd. Padding is `dilation·⌊k/2⌋` on either side, as in PyTorch, or, if `before`
+is given, `before` above and to the left and the rest below and to the right, as in TensorFlow (see `tensorflow_padding`).
 
 XLA's CPU backend computes the gradient of a kernel several times slower than the convolution itself. On a CPU, therefore,
 
 - a 1×1 convolution and its gradients are matrix products;
-- a 3×3 convolution of stride 1 and its gradients are Winograd's, with 16 products where the definition has 36;
+- a 3×3 convolution of stride 1 and its gradients use Winograd's algorithm, with 16 products where the definition has 36;
 - the gradient of any other kernel is k·l matrix products, one per tap;
-- a depthwise convolution and its gradients are sums of k·l shifted maps (XLA's grouped convolution takes 6 to 18 times as long).
+- a depthwise convolution and its gradients are sums of k·l shifted maps.
 
-`benchmarks/train_step.py` measures what this is worth.
+`benchmarks/train_step.py` measures the time that this saves.
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ from jaxtyping import Float
 from ctxseg.models.shapes import Array
 
 # F(2×2, 3×3) of Lavin & Gray, CVPR 2016, §4.1: a 4×4 tile d and a filter g give 2×2 outputs Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A.
-# The tiles of larger F need a third of the products less, but their rounding errors are ten times those of a plain sum.
+# The tiles of a larger F save another third of the products, but their rounding errors are ten times those of a plain sum.
 B_T = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
@@ -39,7 +39,7 @@ def convolve(
     dilation: int = 1,
     before: int | None = None,
 ) -> Float[Array, "b _ _ o"]:
-    """Convolution of `x` with `kernel`, of the same dtype → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
+    """Convolution of `x` with `kernel`, of the same dtype: → `[B,⌈h/stride⌉,⌈w/stride⌉,O]`.
 
     Differentiable in reverse mode only.
 
@@ -127,11 +127,11 @@ def tensorflow_padding(kernel_size: int, stride: int) -> int:
 
 @jax.custom_vjp
 def materialize(x):
-    """`x` itself, and its gradient, computed once even if several operations read them.
+    """`x`, unchanged. It and its gradient are computed only once, even if several operations read them.
 
-    XLA's CPU backend drops `optimization_barrier` before it fuses, and then repeats a chain of elementwise operations in
-    each reader: along the shortcuts of a residual network, from its first block on. A call that may not be inlined
-    stops it, and costs nothing.
+    XLA's CPU backend removes `optimization_barrier` before it fuses operations. It then repeats a chain of elementwise operations
+    in each operation that reads the result. In a residual network, the chain along the shortcuts reaches back to the first block. A
+    call that may not be inlined prevents this, and costs nothing.
     """
     return _call(x)
 
@@ -224,7 +224,7 @@ def _cpu_kernel_gradient(x, kernel, dy, stride, dilation, before):
 
 
 def _winograd_pays(kernel, stride, before):
-    """Whether the products saved (∝ I·O) outweigh the transforms (∝ I+O); the bound is measured."""
+    """Whether the saved products (∝ I·O) outweigh the transforms (∝ I+O). The bound was measured."""
     *size, i, o = kernel.shape
     return size == [3, 3] and stride == 1 and before is None and i * o >= 32 * (i + o)
 
@@ -244,9 +244,9 @@ def _pad(x, before, height_after, width_after):
 
 
 def _tiles(x, dilation, halo):
-    """The neurons of each 2×2 tile of `x`, and `halo` around it: lists `[2+2·halo][2+2·halo]` of `[B,tiles,dilation,tiles,dilation,C]`.
+    """The positions of each 2×2 tile of `x`, and `halo` around it: lists `[2+2·halo][2+2·halo]` of `[B,tiles,dilation,tiles,dilation,C]`.
 
-    A dilated convolution acts on dilation² interleaved maps, so neighbours in a tile are `dilation` apart.
+    A dilated convolution acts on dilation² interleaved maps, so neighbours in a tile are `dilation` positions apart.
     """
     b, h, w, c = x.shape
     down, across = (-(-n // (2 * dilation)) for n in (h, w))
@@ -257,13 +257,13 @@ def _tiles(x, dilation, halo):
 
 
 def _transform(matrix, parts):
-    """M X Mᵀ of a matrix X of arrays, `parts`, as a list of lists."""
+    """M X Mᵀ, as a list of lists. `parts` is X, a matrix of arrays."""
     columns = [_combine(matrix, column) for column in zip(*parts, strict=True)]
     return [_combine(matrix, row) for row in zip(*columns, strict=True)]
 
 
 def _combine(matrix, parts):
-    """M x of a vector x of arrays: a list."""
+    """M x, as a list. `parts` is x, a vector of arrays."""
     return [sum(p * m.astype(p.dtype) for m, p in zip(row, parts, strict=True) if m) for row in matrix]
 
 

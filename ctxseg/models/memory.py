@@ -5,8 +5,8 @@
     C_bi   = g_o( softmax( g_q(R) g_k(C')ᵀ / √(C/2) ) · g_v(C') )
     R_aug  = F(R, C_bi, C_wi)                            C_wi: context within the image, optional
 
-The bank M is state, not a parameter: the collection `memory`, carried in the train state. `sample` or `cluster` fill it from training
-batches before the first step, and `update` changes it after each.
+The bank M is state, not a parameter: the collection `memory`, which is part of the train state. `sample` or `cluster` initialises it from
+training batches before the first step, and `update` changes it after each step.
 """
 
 from collections.abc import Callable
@@ -20,22 +20,24 @@ from jaxtyping import Bool, Float, Float32, Integer, UInt32
 
 from ctxseg.bounds import Amount, Count, Portion
 from ctxseg.models import extent
+from ctxseg.models.attention import attention
 from ctxseg.models.classifier import Classifier
-from ctxseg.models.layers import Conv, ConvNorm, Dropout, attention, interpolation
+from ctxseg.models.layers import Conv, ConvNorm, Dropout
+from ctxseg.models.resizing import interpolation
 from ctxseg.models.shapes import Array
 
-# {"bank": one representation a class, "seen": whether it has any yet}.
+# {"bank": one representation for each class, "seen": whether the class has one yet}.
 Memory = dict[str, Float[Array, "k c"] | Bool[Array, " k"]]
-# {"draw": the number that the pixel of each class drew, "pixel": its representation}.
+# {"draw": the random number of the pixel of each class, "pixel": the representation of that pixel}.
 Sample = dict[str, UInt32[Array, " k"] | Float[Array, "k c"]]
 # {"count", "length", "direction"}: sums over the pixels of each class.
 Sums = dict[str, Float[Array, " k"] | Float[Array, "k c"]]
 
 
 class CrossAttention(nn.Module):
-    """g_o( softmax( g_q(R) g_k(C)ᵀ / √(C/2) ) · g_v(C) ): `channels` wide, half as many inside.
+    """g_o( softmax( g_q(R) g_k(C)ᵀ / √(C/2) ) · g_v(C) ), with `channels` output channels and half as many inside.
 
-    g_q and g_k are two 1×1 convolutions with normalisation and ReLU, g_v and g_o one.
+    g_q and g_k are two 1×1 convolutions each, g_v and g_o are one. All have normalisation and ReLU.
     """
 
     channels: int
@@ -45,7 +47,7 @@ class CrossAttention(nn.Module):
     def __call__(
         self, r: Float[Array, "b h w _"], c: Float[Array, "b _ _ _"], train: bool
     ) -> Float[Array, "b h w {self.channels}"]:
-        """R asks C."""
+        """Attention from the positions of R to those of C."""
         inner = max(self.channels // 2, 1)
         q = self.conv(inner, 1, name="query2")(self.conv(inner, 1, name="query1")(r, train), train)
         k = self.conv(inner, 1, name="key2")(self.conv(inner, 1, name="key1")(c, train), train)
@@ -56,30 +58,30 @@ class CrossAttention(nn.Module):
 
 
 class FeatureMemory(nn.Module):
-    """Aggregates the memory into every pixel ("dataset-level context aggregation", §3.3).
+    """Adds context from the memory to every pixel ("dataset-level context aggregation", §3.3).
 
     Attributes:
         num_classes: K.
-        channels: C.
-        fusion: F. `concat` (the paper): 3×3 convolution of [R; C_bi]; `add`: R + C_bi; `weighted_add`: their sum with two weights per
-            pixel from a 1×1 convolution and softmax.
-        dropout: in H1.
-        first: what a class's entry begins as. Found before the first step, over the training set (§3.2, Table 2): the representation
-            of a `random` pixel of the class (the paper), or `clustering`, the centre of its pixels' cosine-similarity cluster. `mean`:
-            of its pixels in the first training batch that has it, as published code does; so begins also a class that the pass
-            over the training set did not meet.
-        clustering_batches: training batches that this pass goes over, an epoch at most.
-        cosine: weights pixels by 1 − cosine similarity with the entry they update; else all alike.
-        momentum: m_0.
-        polynomial: lowers the momentum over the run, see `momentum`; else it stays m_0.
-        power: p of that schedule.
-        consistency_norm: what normalises the entries in H2 when the classifier is to know them (representation consistent learning,
-            §3.4, which leaves it open): its `running` statistics, or those of the K `entries`, as in published code, where H2 is in
-            training mode (and RCL begins in the second epoch). Unlike there, the entries never enter the running statistics, which
-            are of pixels and which testing uses, and nothing is dropped out.
+        channels: C, the number of channels of the representations and of the result.
+        fusion: F, how a pixel's representation R and its context C_bi from the memory are combined. `concat` (the paper): 3×3 convolution
+            of [R; C_bi]; `add`: R + C_bi; `weighted_add`: their sum, with two weights per pixel from a 1×1 convolution and softmax.
+        dropout: dropout probability in H1, the classifier that gives each pixel's class distribution.
+        first: initial entry of a class in the memory (the paper's §3.2). `random` (the paper): the representation of a random pixel of the
+            class, drawn from the training set before the first step. `clustering`: the centre of the cosine-similarity cluster of the
+            class's pixels, from the same images. `mean`, as in published code: the mean of the class's pixels in the first training batch
+            that contains the class. It is also the initial entry of classes that do not occur in the images before the first step.
+        clustering_batches: maximum number of training batches that initialise the memory before the first step, at most one epoch.
+        cosine: weight each pixel by 1 − its cosine similarity with the entry that it updates; else all pixels have the same weight.
+        momentum: m_0, initial value of m in the update of an entry, M[c] ← (1 − m) M[c] + m R'[c].
+        polynomial: let m fall from m_0 to m_0/100 over the run; else it stays m_0.
+        power: p in the schedule m = (1 − t/T)^p · (m_0 − m_0/100) + m_0/100, at step t of T.
+        consistency_norm: statistics by which the classifier normalises the memory's entries in representation consistent learning (the
+            paper's §3.4 leaves this open). `running`: its running statistics. `entries`: those of all entries, as in published code, which
+            begins this learning in the second epoch. In both cases the running statistics, which testing uses, do not change, and there is
+            no dropout.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -110,11 +112,11 @@ class FeatureMemory(nn.Module):
 
         Args:
             x: the backbone's map.
-            within: C_wi from a context module, or None.
+            within: C_wi, the map of a context module, or None.
             train: see `Segmenter`.
 
         Returns:
-            R_aug; {"distribution": H1(R)}; R, which `update` learns from; and the memory. c is `channels`.
+            R_aug; {"distribution": H1(R)}; R, from which `update` computes the next memory; and the memory. The letter c is `channels`.
         """
         shape = (self.num_classes, self.channels)
         bank = self.variable("memory", "bank", jnp.zeros, shape, jnp.float32).value
@@ -140,7 +142,7 @@ class FeatureMemory(nn.Module):
         return augmented, {"distribution": logits}, r, {"bank": bank, "seen": seen}
 
     def rate(self, step, steps: int):
-        """m of the update after step `step` of `steps`."""
+        """m in the update after step `step` of `steps`."""
         return momentum(step, steps, self.momentum, self.power) if self.polynomial else self.momentum
 
     def updated(
@@ -152,28 +154,28 @@ class FeatureMemory(nn.Module):
         steps: int,
         axis_name: str | None = None,
     ) -> Memory:
-        """The bank after step `step` of `steps`, see `update`."""
+        """The memory after step `step` of `steps`, see `update`."""
         return update(bank, pixels, labels, self.rate(step, steps), cosine=self.cosine, axis_name=axis_name)
 
     @property
     def filling(self) -> int:
-        """How many batches of the training set fill the bank before the first step, at the most; 0: none."""
+        """Maximum number of training batches that initialise the memory before the first step; 0 for none."""
         return 0 if self.first == "mean" else self.clustering_batches
 
     def gather(
         self, pixels: Float[Array, "b h w c"], labels: Integer[Array, "b H W"], rng, axis_name: str | None = None
     ) -> Sample | Sums:
-        """What one batch has to fill the bank with, see `sample` and `cluster`."""
+        """What one batch contributes to the initial memory, see `sample` and `cluster`."""
         if self.first == "random":
             return sample(pixels, labels, self.num_classes, rng, axis_name)
         return cluster(pixels, labels, self.num_classes, axis_name)
 
     def join(self, one, other):
-        """Of two results of `gather`, what both batches together have."""
+        """Combines two results of `gather` into that of both batches together."""
         return higher(one, other) if self.first == "random" else jax.tree.map(jnp.add, one, other)
 
     def filled(self, found) -> Memory:
-        """The bank that begins with what was gathered."""
+        """The initial memory, from the combined results of `gather`."""
         return sampled(found) if self.first == "random" else centres(found)
 
     def _fuse(self, r, beyond, train):
@@ -187,7 +189,7 @@ class FeatureMemory(nn.Module):
 
 
 def momentum(step, steps: int, initial: float = 0.9, power: float = 0.9):
-    """m_t = (1 − t/T)^p · (m_0 − m_0/100) + m_0/100, of step `step` (t) of `steps` (T)."""
+    """m_t = (1 − t/T)^p · (m_0 − m_0/100) + m_0/100, at step `step` (t) of `steps` (T)."""
     return (1 - step / steps) ** power * (initial - initial / 100) + initial / 100
 
 
@@ -203,19 +205,19 @@ def update(
     """The memory after a training step (§3.2):
 
         S_i   = cos(R_i, M[c])                                    for each pixel i of class c in the batch
-        R'[c] = Σ_i (1 − S_i) / Σ_j (1 − S_j) · R_i               classes that the batch does not have keep their entry
+        R'[c] = Σ_i (1 − S_i) / Σ_j (1 − S_j) · R_i               classes that are not in the batch keep their entry
         M[c] ← (1 − m) M[c] + m R'[c]
 
-    A class at first sight, which has no entry yet, takes the mean of its pixels. Sums run over the pixels of all devices, so that the
-    result does not depend on how the batch is split.
+    A class that has no entry yet gets the mean of its pixels. The sums are over the pixels of all devices, so the result does not depend
+    on how the batch is split.
 
     Args:
-        memory: the one before the step.
-        pixels: R; interpolated bilinearly to the labels' resolution, a row at a time.
-        labels: ids in [0, K), 255 = ignore.
+        memory: the memory before the step.
+        pixels: R; it is interpolated bilinearly to the resolution of the labels, one row at a time.
+        labels: ids in [0, K); 255 is ignored.
         rate: m.
-        cosine: whether to weight by 1 − S; else, and where all weights of a class are 0, R' is the plain mean.
-        axis_name: of the `pmap` axis that shares the batch, or None.
+        cosine: whether to weight by 1 − S. If not, or if all weights of a class are 0, R' is the plain mean.
+        axis_name: name of the `pmap` axis over which the batch is split, or None.
 
     Returns:
         The new memory.
@@ -226,7 +228,7 @@ def update(
 
     def add(sums, row):
         r, label = row
-        member = jax.nn.one_hot(label, classes, dtype=jnp.float32)  # no class where ignored
+        member = jax.nn.one_hot(label, classes, dtype=jnp.float32)  # all 0 for an ignored pixel
         norm = jnp.maximum(jnp.linalg.norm(r, axis=-1, keepdims=True), 1e-12)
         weights = member * (1 - jnp.einsum("bwc,kc->bwk", r / norm, unit))
         new = {
@@ -243,7 +245,7 @@ def update(
     mean = sums["sum"] / jnp.maximum(sums["count"], 1)[:, None]
     target = mean
     if cosine:
-        # Rounding leaves a little weight where all pixels of a class point along its entry.
+        # If all pixels of a class have the direction of its entry, their weights are 0, but for rounding.
         enough = sums["weight"] > 1e-6 * sums["count"]
         target = jnp.where(enough[:, None], sums["weighted"] / jnp.where(enough, sums["weight"], 1)[:, None], mean)
     present = (sums["count"] > 0)[:, None]
@@ -260,17 +262,18 @@ def sample(
 ) -> Sample:
     """The representation of a random pixel of each class in one batch.
 
-    Every pixel draws a number from its place in the whole batch; the highest of a class is taken. So `higher` of several batches,
-    each with its own key, is a random pixel of all of them, and how a batch is split over devices changes nothing.
+    Every pixel gets a random number, which depends on its position in the whole batch. The pixel with the highest number of its class is
+    taken. So the result does not depend on how the batch is split over devices, and `higher` gives a random pixel of several batches,
+    each with its own key.
 
     Returns:
-        {"draw": its number, more than 0; "pixel": the representation}; both 0 for a class that the batch does not have.
+        {"draw": the pixel's number, more than 0; "pixel": its representation}; both are 0 for a class that is not in the batch.
     """
     b, height, width = labels.shape
-    first = 0 if axis_name is None else lax.axis_index(axis_name) * b
+    first_image = 0 if axis_name is None else lax.axis_index(axis_name) * b
     draw = jax.vmap(lambda i: jnp.maximum(jax.random.bits(jax.random.fold_in(rng, i), (height, width)), 1))
-    # Ignored pixels' label, 255, is no segment and is dropped.
-    flat_labels, flat = labels.reshape(-1).astype(jnp.int32), draw(first + jnp.arange(b)).reshape(-1)
+    # The label of ignored pixels, 255, is not a segment, so they are dropped.
+    flat_labels, flat = labels.reshape(-1).astype(jnp.int32), draw(first_image + jnp.arange(b)).reshape(-1)
     best = jax.ops.segment_max(flat, flat_labels, classes)
     chosen = jnp.full(classes, flat.size, jnp.int32)
     position = jnp.where(flat == best[jnp.minimum(flat_labels, classes - 1)], jnp.arange(flat.size), flat.size)
@@ -278,38 +281,38 @@ def sample(
     image, y, x = jnp.unravel_index(jnp.minimum(chosen, flat.size - 1), labels.shape)
     rows, columns = (jnp.asarray(interpolation(n, m)) for n, m in zip(pixels.shape[1:3], (height, width), strict=True))
     r = jnp.einsum("kh,kw,khwc->kc", rows[y], columns[x], pixels.astype(jnp.float32)[image])
-    mine = jnp.where(chosen < flat.size, best, 0)
+    local = jnp.where(chosen < flat.size, best, 0)
     if axis_name is None:
-        return {"draw": mine, "pixel": jnp.where((mine > 0)[:, None], r, 0)}
-    device, highest = lax.axis_index(axis_name), lax.pmax(mine, axis_name)
-    tied = (mine > 0) & (mine == highest)
-    # Two devices may have drawn the same number.
-    first = lax.pmin(jnp.where(tied, device, lax.psum(1, axis_name)), axis_name)
-    return {"draw": highest, "pixel": lax.psum(jnp.where((tied & (first == device))[:, None], r, 0), axis_name)}
+        return {"draw": local, "pixel": jnp.where((local > 0)[:, None], r, 0)}
+    device, highest = lax.axis_index(axis_name), lax.pmax(local, axis_name)
+    tied = (local > 0) & (local == highest)
+    # Two devices may have the same highest number: the first of them gives the pixel.
+    winner = lax.pmin(jnp.where(tied, device, lax.psum(1, axis_name)), axis_name)
+    return {"draw": highest, "pixel": lax.psum(jnp.where((tied & (winner == device))[:, None], r, 0), axis_name)}
 
 
 def higher(one: Sample, other: Sample) -> Sample:
-    """Of two results of `sample`, the pixel of each class that drew the higher number; the first's if both drew the same."""
+    """Of two results of `sample`, the pixel of each class that has the higher number; the pixel of `one` if they are equal."""
     wins = other["draw"] > one["draw"]
     pixel = jnp.where(wins[:, None], other["pixel"], one["pixel"])
     return {"draw": jnp.maximum(one["draw"], other["draw"]), "pixel": pixel}
 
 
 def sampled(found: Sample) -> Memory:
-    """The memory that begins with the pixels of `sample`."""
+    """The initial memory, from the pixels of `sample`."""
     return {"bank": found["pixel"], "seen": found["draw"] > 0}
 
 
 def cluster(
     pixels: Float[Array, "b h w c"], labels: Integer[Array, "b H W"], classes: int, axis_name: str | None = None
 ) -> Sums:
-    """What the centre of each class's cosine-similarity cluster needs from one batch: sums that add up over batches.
+    """Sums over one batch from which `centres` computes the centre of each class's cosine-similarity cluster.
 
-    Of one cluster a class, the centre that maximises the summed cosine similarity is along Σ_i R_i/|R_i|; `centres` gives it the
-    pixels' mean length.
+    With one cluster for each class, the centre with the largest summed cosine similarity has the direction of Σ_i R_i/|R_i|. Its length
+    here is the pixels' mean length.
 
     Returns:
-        The sums over all devices.
+        The sums over all devices, to be added over batches.
     """
 
     def add(sums, row):
@@ -333,7 +336,7 @@ def cluster(
 
 
 def centres(sums: Sums) -> Memory:
-    """The memory that begins with the clusters' centres, given the sums of `cluster` over all batches."""
+    """The initial memory, the centres of the clusters, from the sums of `cluster` over all batches."""
     seen = sums["count"] > 0
     length = sums["length"] / jnp.maximum(sums["count"], 1)
     norm = jnp.maximum(jnp.linalg.norm(sums["direction"], axis=-1), 1e-12)
@@ -347,14 +350,14 @@ def _zero_sums(bank):
 
 
 def _over_rows(add, sums, pixels, labels):
-    """Scans `add` over the rows of the labels, with the representations interpolated to each: (`[B,W,C]`, `[B,W]`)."""
+    """Scans `add` over the rows of the labels. It gets the representations, interpolated to the row, and the labels: `[B,W,C]`, `[B,W]`."""
     height, width = labels.shape[1:3]
     across = jnp.einsum("bhwc,Ww->hbWc", pixels.astype(jnp.float32), interpolation(pixels.shape[2], width))
     rows = jnp.asarray(interpolation(pixels.shape[1], height))
     nearest = rows.argmax(1)
 
     def step(sums, y):
-        # A row has two neighbours at the most: the larger weight's, and the one next to it on either side.
+        # A row is interpolated from at most two rows: the one with the larger weight, and one beside it.
         near = nearest[y] + jnp.array([-1, 0, 1])
         inside = (near >= 0) & (near < pixels.shape[1])
         near = jnp.clip(near, 0, pixels.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""Attention to scale (Chen et al., CVPR 2016): one segmenter on an image at several scales, and how their scores meet. SPEC §3.
+"""Attention to scale (Chen et al., CVPR 2016): one segmenter runs at several scales, and their scores are merged. SPEC §3.
 
 g[i,c] = Σ_s w^s[i] · f^s[i,c],      w^s[i] = exp(h^s[i]) / Σ_t exp(h^t[i])                                (1, 2)
 """
@@ -14,25 +14,27 @@ from ctxseg.bounds import Count, Factor
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.auxiliary import AuxiliaryLogits
-from ctxseg.models.layers import Conv, relu, resize
+from ctxseg.models.layers import Conv, relu
+from ctxseg.models.resizing import resize
 from ctxseg.models.seen import show
 from ctxseg.models.segmenter import Segmenter, SegmenterOutput
 from ctxseg.models.shapes import Array, Regions
 
 
 class MultiScale(nn.Module):
-    """A segmenter whose scores at several scales are merged; its parameters are the segmenter's, and the attention head's.
+    """A segmenter at several scales, with merged scores. Its parameters are those of the segmenter and of the attention head.
 
     Attributes:
-        segmenter: runs at every scale with the same weights.
+        segmenter: the segmenter, which runs at every scale with the same weights.
         scales: S, factors of the image's height and width.
-        merge: `attention`, `average` (w = 1/|S|) or `max`, over the scales' scores at the resolution of the largest.
-        head_input: what the attention head reads at every scale: `context`, what the classifier reads (the paper's fc7); `logits` (fc8);
-            or a map of the backbone, `conv6` (fc6).
-        head_layers: 2 (the paper): a convolution of `head_filters` and ReLU, then a 1×1 one to |S| maps; or 1, the last with `head_kernel`.
-        head_kernel: size of the first convolution.
-        head_filters: its channels.
-        dtype: of the computation.
+        merge: how the scores of all scales are merged, at the resolution of the largest: `attention`, `average` (w = 1/|S|) or `max`.
+        head_input: map that the attention head reads at every scale: `context`, which the classifier reads (the paper's fc7); `logits`
+            (fc8); or a map of the backbone, such as `conv6` (fc6).
+        head_layers: layers of the attention head. 2 (the paper): a convolution to head_filters channels, ReLU, and a 1×1 convolution to
+            |S| maps. 1: one convolution to |S| maps.
+        head_kernel: kernel size of the attention head's first convolution.
+        head_filters: channels of the attention head's first convolution, if it has two.
+        dtype: dtype of the computation.
     """
 
     segmenter: Segmenter
@@ -56,7 +58,7 @@ class MultiScale(nn.Module):
         scores = len(self.scales)
         if self.head_layers == 2:
             self.attention1 = Conv(self.head_filters, self.head_kernel, dtype=self.dtype)
-        # From zeros: every scale weighs the same at first.
+        # Initialised with zeros: at first, every scale has the same weight.
         kernel = 1 if self.head_layers == 2 else self.head_kernel
         self.attention2 = Conv(scores, kernel, kernel_init=nn.initializers.zeros, dtype=self.dtype)
 
@@ -82,8 +84,10 @@ class MultiScale(nn.Module):
         regions: Regions | None = None,
         train: bool = False,
     ) -> SegmenterOutput:
-        """As `Segmenter`. `scale_weights` are w, float32 `[B,h,w,|S|]`; `aux` has each scale's own scores as `scale/S` (extra supervision,
-        §3.3), and what else the segmenter gives at the largest scale, whose `pixels` and `features` are handed on.
+        """The merged scores, with the arguments and the result of `Segmenter`.
+
+        `scale_weights` are w, float32 `[B,h,w,|S|]`. `aux` has the scores of each scale s as `scale/s` (extra supervision, §3.3), and the
+        auxiliary scores of the largest scale. `pixels` and `features` are those of the largest scale.
         """
         shape = images.shape[1:3]
         outputs, padding = {}, {}
@@ -105,8 +109,8 @@ class MultiScale(nn.Module):
             if s == largest and x.shape[1:3] == size:
                 return x
             with extent.padded(*padding[s]):
-                own = extent.lengths(x.shape[1:3])
-            return resize(x, size, lengths=None if own is None else (own, result.lengths))
+                lengths = extent.lengths(x.shape[1:3])
+            return resize(x, size, lengths=None if lengths is None else (lengths, result.lengths))
 
         scores = jnp.stack([to_largest(outputs[s].logits, s) for s in self.scales], axis=3)  # [B,h,w,S,K]
         weights = None
@@ -122,26 +126,26 @@ class MultiScale(nn.Module):
                 weights = self._weights(jnp.concatenate(heads, axis=-1))
             show(self, "scales", lambda: {"weights": weights})
             merged = jnp.einsum("bhws,bhwsk->bhwk", weights, scores)
-        own_scores = {
+        each_scale = {
             f"scale/{s}": AuxiliaryLogits(output.logits, weight="scales", targets="resized_labels")
             for s, output in outputs.items()
         }
-        return dataclasses.replace(result, logits=merged, aux=result.aux | own_scores, scale_weights=weights)
+        return dataclasses.replace(result, logits=merged, aux=result.aux | each_scale, scale_weights=weights)
 
     def _head_map(self, output):
         maps = output.features | {"logits": output.logits}
         if self.head_input not in maps:
-            raise UserError(f"config.model.scales.head_input is {self.head_input!r}, but it can be {', '.join(maps)}")
+            raise UserError(f"config.model.scales.head_input is {self.head_input!r}; expected one of {', '.join(maps)}")
         return maps[self.head_input]
 
     def _weights(self, x):
-        """w from the scales' maps, joined: `[B,h,w,·]` → float32 `[B,h,w,|S|]`."""
+        """w, from the concatenated maps of all scales: `[B,h,w,C]` → float32 `[B,h,w,|S|]`."""
         if self.head_layers == 2:
             x = relu(self.attention1(x))
         return nn.softmax(self.attention2(x).astype(jnp.float32))
 
 
 def chosen_scale(scores: Float[Array, "b h w s k"]) -> Int32[Array, "b h w"]:
-    """Whose score the maximum over scales takes for the class that wins, in the order of the scales."""
+    """Index of the scale that has the highest score of any class, at each position."""
     winner = scores.max(3).argmax(-1)
     return jnp.take_along_axis(scores, winner[..., None, None], -1)[..., 0].argmax(3).astype(jnp.int32)

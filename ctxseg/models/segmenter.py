@@ -1,9 +1,9 @@
-"""The composition that every system here is a configuration of (SPEC §0):
+"""The network of every system (SPEC §0). The config chooses its stages:
 
     image → backbone → within-image context → beyond-image memory → classifier
 
-`Segmenter` runs it at one scale; `scales.MultiScale` runs a segmenter at several. The stages know nothing of each other
-but the shapes that pass between them, so any choice of one works with any choice of the others.
+`Segmenter` runs it at one scale; `scales.MultiScale` runs a segmenter at several. The stages depend only on the shapes of the arrays that
+pass between them, so any choice of one stage works with any choice of the others.
 """
 
 from collections.abc import Callable
@@ -25,18 +25,18 @@ from ctxseg.models.pixels import PixelFormat
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
-@no_type_check  # JAX makes it of shapes, too, as in `eval_shape`
+@no_type_check  # its fields may also be shapes, as in `jax.eval_shape`
 @flax.struct.dataclass
 class SegmenterOutput:
     """What a segmenter returns.
 
     Attributes:
-        logits: at feature resolution; the loss and the evaluation upsample them, once.
-        aux: {name: logits that only the loss reads, with their weight}.
-        features: the normalised image as `pixels`, the backbone's maps, and as `context` what the classifier reads.
-        pixels: representations that the memory learns from, or None.
-        scale_weights: weights over image scales, or None.
-        lengths: rows and columns of `logits` that are of the image; None without padding (see `extent`).
+        logits: scores of the classes, at the resolution of the feature map. The loss and the evaluation upsample them, once.
+        aux: {name: auxiliary scores, which only the loss reads}.
+        features: {name: map}: the normalised image as `pixels`, the backbone's maps, and the map that the classifier reads as `context`.
+        pixels: representations of pixels, from which the memory is updated, or None.
+        scale_weights: weights of the image scales, or None.
+        lengths: rows and columns of `logits` that belong to the image; None without padding (see `extent`).
     """
 
     logits: Float32[Array, "b h w k"]
@@ -52,19 +52,20 @@ class Segmenter(nn.Module):
 
     Attributes:
         backbone: (images, train) → {name: map}, finest first.
-        context: (maps, regions, train) → map `[B,h,w,C]`, {name: auxiliary logits, float32 `[B,h',w',K]`, or `AuxiliaryLogits`}; its
-            `levels` names the maps that it reads.
+        context: (maps, regions, train) → map `[B,h,w,C]`, {name: auxiliary logits, float32 `[B,h',w',K]`, or `AuxiliaryLogits`}. Its
+            field `levels` names the maps that it reads.
         num_classes: K.
-        connections: its `intertwine`, (maps, regions, train, phases) → {name: map}, exchanges the maps' context before `context` reads
-            them (MSCI, Table 2: other contexts on top of its bidirectional connections); None leaves the stage out.
-        memory: (the context's last level, the context's map or None, train) → what the classifier reads, auxiliary logits as a context's,
-            the pixels it learns from, and {"bank": `[K,C]`, "seen": bool `[K]`}; None leaves the stage out.
-        auxiliary: (the backbone's maps, train) → {name: auxiliary logits}; None without such heads.
-        hidden: channels of a convolution before the classifier's last.
-        dropout: probability, before the classifier's last convolution.
+        connections: its method `intertwine`, (maps, regions, train, phases) → {name: map}, exchanges context between the maps before
+            `context` reads them (MSCI, Table 2: other contexts on top of its bidirectional connections). None leaves the stage out.
+        memory: (the last map that the context reads, the context's map or None, train) → the map that the classifier reads, auxiliary
+            logits like those of a context, the pixels that update the memory, and {"bank": `[K,C]`, "seen": bool `[K]`}. None leaves the
+            stage out.
+        auxiliary: (the backbone's maps, train) → {name: auxiliary logits}. None for no auxiliary heads.
+        hidden: channels of the classifier's hidden 1×1 convolution, if it has one.
+        dropout: dropout probability before the classifier's last convolution.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
-        dtype: of the computation; parameters, batch statistics and logits are float32.
+        dtype: dtype of the computation; parameters, batch statistics and logits are float32.
         pixels: normalises images for the backbone.
     """
 
@@ -83,15 +84,15 @@ class Segmenter(nn.Module):
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """Of the image, in the order in which they are seen."""
+        """Factors of the image's size at which the network runs, in this order."""
         return (1.0,)
 
     @property
     def most_superpixels(self) -> dict[str, int]:
-        """{section of the config: how many super-pixels of an image its module reads at the most}, of those that read any."""
+        """{section of `config.model`: maximum number of super-pixels of an image}, for the modules that read super-pixels."""
         stages = {"context": self.context, "connections": self.connections}
-        most = {section: getattr(stage, "most_superpixels", None) for section, stage in stages.items()}
-        return {section: count for section, count in most.items() if count is not None}
+        maximums = {section: getattr(stage, "most_superpixels", None) for section, stage in stages.items()}
+        return {section: count for section, count in maximums.items() if count is not None}
 
     def setup(self):
         self.classifier = Classifier(
@@ -108,8 +109,9 @@ class Segmenter(nn.Module):
 
         Args:
             images: RGB in 0..255.
-            regions: super-pixel ids, -1 where there is none, for the contexts that need them.
-            train: batch statistics (and their update, if `batch_stats` is mutable) or running ones.
+            regions: super-pixel ids, -1 for no super-pixel, for the contexts that need them.
+            train: True for dropout and the statistics of this batch, which update the running ones if `batch_stats` is mutable. False
+                for the running statistics.
         """
         image = self.pixels(images).astype(self.dtype)
         features = {"pixels": image} | self.backbone(image, train)
@@ -131,8 +133,8 @@ class Segmenter(nn.Module):
         return SegmenterOutput(logits, aux, features, pixels, lengths=extent.lengths(logits.shape[1:3]))
 
     def _entries(self, bank, train):
-        """Scores of the memory's entries, which the classifier is to know, too (representation consistent learning)."""
+        """The classifier's scores of the memory's entries, for representation consistent learning."""
         if not train or self.memory.consistency_norm == "running" or self.is_initializing():
             return self.classifier(bank, False)
-        apart = self.classifier.clone(parent=None, dropout=0.0)  # whose call leaves the running statistics as they are
-        return apart.apply(self.classifier.variables, bank, True)
+        copy = self.classifier.clone(parent=None, dropout=0.0)  # a copy, so that the running statistics do not change
+        return copy.apply(self.classifier.variables, bank, True)

@@ -1,7 +1,7 @@
-"""Annotations of jaxtyping that say which arrays a function takes and gives: `Float[Array, "b h w c"]`. Tests check them, runs do not.
+"""jaxtyping annotations of the arrays that a function takes and returns: `Float[Array, "b h w c"]`. Tests check them, runs do not.
 
-Letters of shapes: b images, H W height and width of an image, h w those of a map, c channels, k classes, n positions or regions. A letter
-is one number in a call; `_` is any.
+Letters in shapes: b images, H W height and width of an image, h w those of a map, c channels, k classes, n positions or regions. All
+dimensions with the same letter have the same size in a call; `_` is any size.
 """
 
 import jax
@@ -10,4 +10,4 @@ from jaxtyping import Float, Int
 
 Array = jax.Array | np.ndarray
 Maps = dict[str, Float[Array, "b _ _ _"]]  # {name: map}, finest first
-Regions = Int[Array, "b H W"]  # ids of super-pixels, -1 where there is none
+Regions = Int[Array, "b H W"]  # ids of super-pixels, -1 for no super-pixel

@@ -6,7 +6,7 @@ import optax
 from jaxtyping import Bool, Float, Integer
 
 from ctxseg.choices import find
-from ctxseg.models.layers import resize
+from ctxseg.models.resizing import resize
 from ctxseg.models.segmenter import SegmenterOutput
 from ctxseg.models.shapes import Array
 

@@ -24,7 +24,7 @@ from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate
 from ctxseg.files import make_folder, resolved, write_bytes
 from ctxseg.inference.probabilities import at_base_size
-from ctxseg.models.layers import resize
+from ctxseg.models.resizing import resize
 from ctxseg.runs import checkpoints, provenance, record, workdir
 from ctxseg.views import figures
 

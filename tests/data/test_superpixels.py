@@ -17,7 +17,7 @@ from ctxseg import data
 from ctxseg.data import pipeline, superpixels
 from ctxseg.data.transforms import Augmentation
 from ctxseg.errors import UserError
-from ctxseg.models.layers import resize
+from ctxseg.models.resizing import resize
 
 
 @pytest.mark.parametrize("segments", [1, 7, 60])

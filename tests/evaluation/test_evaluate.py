@@ -16,7 +16,7 @@ from ctxseg.evaluation import evaluate, metrics
 from ctxseg.inference.probabilities import create_predictor, predict_probabilities
 from ctxseg.inference.protocol import Protocol, canvas_of, create_protocol, shape_of
 from ctxseg.models import SegmenterOutput, create_model
-from ctxseg.models.layers import resize
+from ctxseg.models.resizing import resize
 from ctxseg.training import optimizers
 from ctxseg.training.step import create_train_step
 from tests.drawn import drawn_state

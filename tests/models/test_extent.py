@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ctxseg.configs import defaults
-from ctxseg.models import CONTEXTS, create_model, extent, layers
+from ctxseg.models import CONTEXTS, create_model, extent
+from ctxseg.models.resizing import resize
 from tests.models.test_pairs import SMALL
 
 # Of a batch, whose second image is neither the first nor the last, and neither the largest nor the smallest in height or width.
@@ -80,7 +81,7 @@ def test_padding_does_not_matter(case):
     def logits(variables, images, regions, sizes=None):
         with extent.padded(sizes, images.shape[1:3]):
             output = model.apply(variables, images, regions)
-            return layers.resize(
+            return resize(
                 output.logits, images.shape[1:3], lengths=sizes is not None and (output.lengths, sizes.T) or None
             )
 

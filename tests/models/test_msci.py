@@ -145,11 +145,11 @@ def test_connections_come_before_another_context():
 
 # Of connections and a context on a backbone: their fields, the image's sides (None: 32, without regions), and what is wrong.
 FAULTS = [
-    ({"levels": ("res2", "res9")}, {}, 32, r"connections\.levels has 'res9', but there is pixels, res2, res3, res4, res5"),
+    ({"levels": ("res2", "res9")}, {}, 32, r"connections\.levels has 'res9'; expected some of pixels, res2, res3, res4, res5"),
     ({"levels": ("res2", "res5")}, {}, 32, r"connections\.levels: msci upsamples by 2"),
-    ({}, {"levels": ("res4", "res5")}, 32, r"context\.levels has 'res5', but there is res2, res3, res4(?!,)"),
+    ({}, {"levels": ("res4", "res5")}, 32, r"context\.levels has 'res5'; expected some of res2, res3, res4(?!,)"),
     ({}, {}, None, r"connections\.superpixels needs super-pixels: set config\.data\.superpixels"),
-    ({}, {}, 8, r"connections\.norm none(?!,)"),  # batch norm of one position
+    ({}, {}, 8, r"connections\.norm to none(?!,)"),  # batch norm of one position
 ]  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from ctxseg import commands
 from ctxseg.commands import command_line
 from ctxseg.configs import fcn
 from ctxseg.errors import UserError
+from ctxseg.models.attention import attention
 from ctxseg.models.convolution import convolve
-from ctxseg.models.layers import ConvNorm, attention, relu
+from ctxseg.models.layers import ConvNorm, relu
 from ctxseg.runs import workdir
 from ctxseg.studies import complexity
 from ctxseg.studies.complexity import ROWS, count_flops, count_multiply_adds, measure

@@ -121,7 +121,8 @@ def network(module, batch_size, **context):
 def test_a_mean_of_one_image_is_not_normalised_by_its_batch():
     found = network(pspnet, 1)
     assert re.match(
-        "config.train.batch_size is 1, but context/pool1/norm .*: let it be 2 or more, or .*context.norm none$", found
+        "config.train.batch_size is 1, but context/pool1/norm .*: set it to 2 or more, or .*context.norm to none$",
+        found,
     )
     assert "context/mean/norm normalises" in network(deeplabv3, 1)
     assert (

@@ -14,7 +14,7 @@ from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.models.context import renet
 from ctxseg.models.context.msci import adjacency
-from ctxseg.models.layers import resize
+from ctxseg.models.resizing import resize
 from ctxseg.models.scales import chosen_scale
 from ctxseg.runs import checkpoints
 from ctxseg.training import optimizers

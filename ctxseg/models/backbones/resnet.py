@@ -1,7 +1,7 @@
 """ResNet v1 with dilation (He et al. 2016; SPEC §1): `resnet18` … `resnet152`.
 
-The stride of a bottleneck sits in its 3×3 convolution. Output strides 16 and 8 trade the strides of the last stages for
-dilation, so that weights trained at stride 32 fit.
+The stride of a bottleneck is in its 3×3 convolution. At output strides 16 and 8, the last stages have dilation in place of
+stride, so that weights trained at stride 32 fit.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,16 @@ import flax.linen as nn
 from jaxtyping import Float
 
 from ctxseg.models.backbones.layout import STAGES
-from ctxseg.models.layers import ConvNorm, max_pool, relu
+from ctxseg.models.layers import ConvNorm, relu
+from ctxseg.models.resizing import max_pool
 from ctxseg.models.shapes import Array, Maps
 
 
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: → `[B,⌈h/stride⌉,⌈w/stride⌉,features]` (ResNet-18 and -34).
 
-    `dilations`: of the two convolutions. They differ in a block whose stride was traded for dilation: the second one comes after it.
+    `dilations` are those of the two convolutions. They differ in a block that has dilation in place of its stride: only the second
+    convolution has the new dilation.
     """
 
     features: int
@@ -37,7 +39,7 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1×1 to `features`, 3×3, 1×1 to 4·`features`, and a shortcut: → `[B,⌈h/stride⌉,⌈w/stride⌉,4·features]`.
 
-    `dilations`: as `BasicBlock`'s; the one 3×3 convolution has the first.
+    `dilations` are as in `BasicBlock`; the 3×3 convolution has the first one.
     """
 
     features: int
@@ -63,11 +65,11 @@ class ResNet(nn.Module):
     """Image → `{'res2', 'res3', 'res4', 'res5'}`.
 
     Attributes:
-        stage_sizes: blocks in res2, res3, res4, res5.
+        stage_sizes: number of blocks in res2, res3, res4 and res5.
         block: `BasicBlock` or `Bottleneck`.
-        output_stride: 32, 16 or 8.
-        stem: `conv7`, one 7×7 of 64 channels; `conv3_32`, three 3×3 of 32, 32 and 64 ("ResNet-V1c", as MCIBI's published weights have
-            it); or `conv3`, three 3×3 of 64, 64 and 128, another layout of published weights.
+        output_stride: stride of the last map, res5: 32, 16 or 8.
+        stem: first convolutions. `conv7`: one 7×7 to 64 channels. `conv3_32`: three 3×3 to 32, 32 and 64 channels ("ResNet-V1c", as in
+            MCIBI's published weights). `conv3`: three 3×3 to 64, 64 and 128 channels, another layout of published weights.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -79,7 +81,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:
-        """`x`, normalised images → maps of stride 4, 8, … `output_stride`, channels 64·2^i (×4 for bottlenecks)."""
+        """Normalised images → maps of stride 4, 8, … `output_stride`, with 64·2^i channels (×4 for bottlenecks)."""
         if self.stem == "conv7":
             x = self.conv(64, 7, stride=2, name="stem")(x, train)
         else:

@@ -13,7 +13,7 @@ from ctxseg.models.shapes import Array, Maps
 
 
 class TinyBlock(nn.Module):
-    """3×3 then 1×1 convolution and a shortcut: one 3×3 a block keeps the receptive field small."""
+    """A 3×3 convolution, a 1×1 convolution and a shortcut. With only one 3×3 per block, the receptive field stays small."""
 
     features: int
     stride: int = 1
@@ -30,14 +30,14 @@ class TinyBlock(nn.Module):
 
 
 class Tiny(nn.Module):
-    """Image → `{'res2', 'res3', 'res4', 'res5'}`, named and strided as a ResNet's maps.
+    """Image → `{'res2', 'res3', 'res4', 'res5'}`, with the names and strides of a ResNet's maps.
 
-    With one block a stage, `res5` sees a window of 63×63 pixels at every output stride: `scenes` is built so that this
-    is too little for some of its classes.
+    With one block per stage, `res5` sees a window of 63×63 pixels at every output stride. The data set `scenes` has classes
+    for which this is too little.
 
     Attributes:
-        width: channels of the stem; res2…res5 have `width` × 1, 2, 4 and 6.
-        output_stride: 32, 16 or 8.
+        width: channels of the stem; res2, res3, res4 and res5 have 1, 2, 4 and 6 times as many.
+        output_stride: stride of the last map, res5: 32, 16 or 8.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -47,13 +47,13 @@ class Tiny(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:
-        """`x`, normalised images → maps of stride 4, 8, … `output_stride`."""
+        """Normalised images → maps of stride 4, 8, … `output_stride`."""
         x = self.conv(self.width, 3, stride=2, name="stem")(x, train)
         maps = {}
         for i, (stride, dilation, _) in enumerate(STAGES[self.output_stride]):
             x = TinyBlock(
                 features=self.width * (1, 2, 4, 6)[i],
-                stride=2 if i == 0 else stride,  # no max-pooling: res2 itself halves the stem's map
+                stride=2 if i == 0 else stride,  # there is no max-pooling: res2 halves the stem's map
                 dilation=dilation,
                 conv=self.conv,
                 name=f"res{i + 2}_1",

@@ -1,14 +1,14 @@
 """VGG-16 made fully convolutional (SPEC §1): DeepLab-LargeFOV (Chen et al., ICLR 2015) and the H-ReNet paper's baseline FCN.
 
-pool4 and pool5 have stride 1 and conv5 dilation 2, so that the stride is 8 from pool3 on; fc6 becomes conv6, a 3×3 convolution of
-dilation 12. The two differ in pool1 … pool3, in a pooling before conv6 and in conv7.
+pool4 and pool5 have stride 1 and conv5 has dilation 2, so the stride is 8 from pool3 on. fc6 becomes conv6, a 3×3 convolution of
+dilation 12. The two layouts differ in pool1 … pool3, in a pooling before conv6 and in conv7.
 
-Where a cell lies: the padded 3×3 poolings of `largefov` centre cell i of stride 8 on pixel 8i, the 2×2 ones of `hrenet` on 8i + 3.5. All
-resizing here is by half-pixel centres (SPEC §0), which is right to the pixel for the latter where 8 divides the size. Of the
-former it moves scores towards the middle of the image: in a crop of 321, whose 41 cells it spreads over the whole of it, by 3.4 pixels
-at either border and not at all in the middle. DeepLab's released networks are exact there: the test network's Interp layer (zoom 8)
-aligns the corners, on images padded to 513 = 8·64 + 1, and training compares the scores with the labels of every eighth pixel. To do
-likewise, the resizing of scores in `losses.cross_entropy`, `inference` and `models.scales` would have to align corners for this layout.
+Where the cells are: at stride 8, the padded 3×3 poolings of `largefov` centre cell i on pixel 8i, and the 2×2 poolings of `hrenet` on
+8i + 3.5. All resizing here has half-pixel centres (SPEC §0). For `hrenet` this is exact if 8 divides the size of the image. For
+`largefov` it moves scores towards the middle of the image: in a crop of 321 pixels, which has 41 cells, by 3.4 pixels at the border
+and not at all in the middle. DeepLab's released networks do not move scores. Their test network's Interp layer (zoom 8) aligns the
+corners, on images padded to 513 = 8·64 + 1. In training, they compare the scores with the labels of every eighth pixel. To do the
+same, `losses.cross_entropy`, `inference` and `models.scales` would have to align corners when they resize the scores of this layout.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,11 @@ import flax.linen as nn
 from jaxtyping import Float
 
 from ctxseg.bounds import Count, Portion
-from ctxseg.models.layers import ConvNorm, Dropout, max_pool, window_mean
+from ctxseg.models.layers import ConvNorm, Dropout
+from ctxseg.models.resizing import max_pool, window_mean
 from ctxseg.models.shapes import Array, Maps
 
-# Convolutions, and their width relative to conv1's, of conv1 … conv5.
+# (number of convolutions, their width relative to conv1's) of conv1 … conv5.
 BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 
 
@@ -29,13 +30,13 @@ class VGG16(nn.Module):
     """Image → `{'pool1', …, 'pool5', 'conv6', 'conv7'}`, the last five of stride 8.
 
     Attributes:
-        layout: `largefov`, DeepLab-LargeFOV as its published Caffe network has it: pool1 … pool3 of 3×3, padded by 1 (n rows become
-            ⌊n/2⌋ + 1), a 3×3 average pooling of stride 1 before conv6, a 1×1 conv7. `hrenet`, the baseline of the H-ReNet paper (its
-            Table 2): pool1 … pool3 of 2×2 (⌈n/2⌉), no average pooling, a 3×3 conv7.
-        conv7_kernel: 1 or 3; 0 for the layout's.
-        width: channels of conv1; 64 in the papers. conv6 and conv7 have 16 times as many.
-        norm: `none` (the papers, who start from pretrained weights) or `batch`, after every convolution.
-        dropout: probability, after conv6 and conv7.
+        layout: `largefov`: DeepLab-LargeFOV as in its published Caffe network. pool1 … pool3 are 3×3 and padded by 1 (n rows become
+            ⌊n/2⌋ + 1), a 3×3 average pooling of stride 1 precedes conv6, and conv7 is 1×1. `hrenet`: the baseline of the H-ReNet paper (its
+            Table 2). pool1 … pool3 are 2×2 (n rows become ⌈n/2⌉), there is no average pooling, and conv7 is 3×3.
+        conv7_kernel: kernel size of conv7: 1 or 3; 0: that of the layout.
+        width: channels of conv1, 64 in the papers; conv6 and conv7 have 16 times as many.
+        norm: normalisation after every convolution: `none` (the papers, which start from pretrained weights) or `batch`.
+        dropout: dropout probability after conv6 and conv7.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
     """
@@ -50,12 +51,12 @@ class VGG16(nn.Module):
 
     @staticmethod
     def effective(fields: dict) -> dict:
-        """`conv7_kernel` as it takes effect, given the section's fields."""
+        """{"conv7_kernel": the kernel size that results from the fields of the section}."""
         return {"conv7_kernel": fields["conv7_kernel"] or (1 if fields["layout"] == "largefov" else 3)}
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:
-        """`x`, normalised images → maps of `width` × 1, 2, 4, 8, 8, 16 and 16 channels."""
+        """Normalised images → maps of `width` × 1, 2, 4, 8, 8, 16 and 16 channels."""
         largefov = self.layout == "largefov"
         maps = {}
         for i, (count, factor) in enumerate(BLOCKS, 1):
@@ -67,7 +68,7 @@ class VGG16(nn.Module):
             elif largefov:
                 x = max_pool(x, 3, stride=2, padding="CAFFE")
             else:
-                # 2×2 windows of stride 2; one more row or column where the size is odd.
+                # 2×2 windows of stride 2; one more row or column if the size is odd.
                 x = max_pool(x, 2, stride=2, padding="SAME")
             maps[f"pool{i}"] = x
         if largefov:

@@ -1,10 +1,11 @@
 """Context within the image: {name: feature map} → one map for the classifier. SPEC §2 to §7.
 
-Every module is called as `module(features, regions=None, train=False)` and returns the map, `[B,h,w,C]`, and a dict of
-auxiliary logits {name: float32 `[B,h',w',K]`} that only the loss reads, mostly empty; what gives some has the field `num_classes`.
-`config.loss.auxiliary` weighs them, unless they are `models.auxiliary.AuxiliaryLogits`, which name their weight. `levels` names the maps
-it reads, and `READS` says how many of the last ones are read where it names none. `READ_WHEN`, if it has one, says which fields it reads
-only under some values of others (see `ctxseg/settings/reading.py`).
+Every module is called as `module(features, regions=None, train=False)`. It returns the map, `[B,h,w,C]`, and a dict of auxiliary logits,
+{name: float32 `[B,h',w',K]`}, which only the loss reads. The dict is empty for most modules; the others have the field `num_classes`.
+`config.loss.auxiliary` weighs the auxiliary logits, unless they are `models.auxiliary.AuxiliaryLogits`, which name their weight.
+
+The field `levels` names the maps that a module reads. If it names none, the module reads the last `READS` maps. A module may have
+`READ_WHEN`: which fields it reads only for some values of other fields (see `ctxseg/settings/reading.py`).
 """
 
 from ctxseg.models.context.ann import ANN

@@ -8,30 +8,32 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ctxseg.bounds import Count
+from ctxseg.models.attention import attention
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Conv, ConvNorm, attention, average_pool
+from ctxseg.models.layers import Conv, ConvNorm
+from ctxseg.models.resizing import average_pool
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 def pyramid(x: Float[Array, "b h w c"], bins: tuple[int, ...]) -> Float[Array, "b n c"]:
-    """The means over grids of k×k cells, for each k of `bins`: Σk² of them (§3.2)."""
+    """The means over the cells of k×k grids, for each k in `bins`: n = Σk² vectors (§3.2)."""
     return jnp.concatenate([average_pool(x, (k, k)).reshape(x.shape[0], k * k, -1) for k in bins], axis=1)
 
 
 class ANN(nn.Module):
-    """A non-local block whose keys and values are a pyramid's means, first between two levels (AFNB), then within one (APNB).
+    """Two non-local blocks, between two levels (AFNB) and within one level (APNB). Keys and values are the means of a pyramid of grids.
 
-    Normalisation and ReLU, which the paper leaves open, are where the authors' code has them: both on queries and keys, between the two
-    blocks and at the end; normalisation alone after the fusion; neither on values and on what attention gives. The authors' dropout of
-    0.05 after either block is the classifier's business here.
+    The paper leaves normalisation and ReLU open. Here they are where the authors' code has them: both after queries and keys, between the
+    two blocks and at the end; only normalisation after the fusion; neither after values and attention. The authors also have dropout of
+    0.05 after each block. Here, only the classifier has dropout.
 
     Attributes:
-        levels: names of maps: the last two are read, or one as both; () for the backbone's last two.
-        channels: of the result; half as many in the blocks.
-        bins: grids of the pyramid.
-        norm: `batch` or `none`.
+        levels: names of maps; the last two named are read, or a single one as both. (): the backbone's last two.
+        channels: channels of the result; the blocks have half as many inside.
+        bins: number of cells along each axis, for each grid of the pyramid.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     levels: tuple[str, ...] = ()
@@ -41,7 +43,7 @@ class ANN(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
-    READS = 2  # the backbone's last 2 maps, where `levels` names none
+    READS = 2  # the backbone's last 2 maps are read if `levels` names none
 
     @nn.compact
     def __call__(
@@ -56,16 +58,16 @@ class ANN(nn.Module):
             return self.conv(channels, size, norm=self.norm, relu=relu, name=name)
 
         def block(x, query, key, value_of, name, relu):
-            """[x; W softmax(q kᵀ) v], 1×1-convolved to as many channels as x."""
+            """[W softmax(q kᵀ) v; x], and a 1×1 convolution to as many channels as x has."""
             value = Conv(inner, 1, dtype=self.dtype, name=f"{name}_value")(value_of)
             q = query.reshape(x.shape[0], -1, inner)
             y = attention(q, pyramid(key, self.bins), pyramid(value, self.bins), scale=inner**-0.5)
-            # 0 at first, as the authors have it: the network starts without attention.
+            # Initialised with zeros, as in the authors' code: the network starts without attention.
             project = Conv(x.shape[-1], 1, dtype=self.dtype, kernel_init=nn.initializers.zeros, name=f"{name}_project")
             y = jnp.concatenate([project(y.reshape(query.shape)), x], axis=-1)
             return conv(x.shape[-1], 1, f"{name}_fuse", relu)(y, train)
 
         query, key = conv(inner, 1, "fusion_query")(high, train), conv(inner, 1, "fusion_key")(low, train)
         x = conv(self.channels, 3, "bottleneck")(block(high, query, key, low, "fusion", relu=False), train)
-        query = conv(inner, 1, "pyramid_query")(x, train)  # and the keys, whose weights are the same
+        query = conv(inner, 1, "pyramid_query")(x, train)  # also the keys, which have the same weights
         return block(x, query, query, x, "pyramid", relu=True), {}

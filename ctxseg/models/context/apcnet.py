@@ -9,14 +9,15 @@ from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Conv, ConvNorm, average_pool, relu
+from ctxseg.models.layers import Conv, ConvNorm, relu
+from ctxseg.models.resizing import average_pool
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class AdaptiveContext(nn.Module):
-    """ACM of one scale: every position weighs the means of a k×k grid by affinities that it derives from itself and the whole image (§3.2).
+    """Adaptive context module (ACM) of one scale: every position sums the means of a k×k grid, weighted by its affinities (§3.2).
 
-    Attributes: those of `APCNet`, and `bins`, k.
+    The affinities are computed from the position and the mean of the image. Attributes: as in `APCNet`, but `bins` is k.
     """
 
     channels: int
@@ -27,30 +28,30 @@ class AdaptiveContext(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b h w {self.channels}"]:
-        """What every position hears of the grid."""
+        """The context of every position."""
 
-        def point(y, name):
+        def conv1x1(y, name):
             return self.conv(self.channels, 1, norm=self.norm, name=name)(y, train)
 
-        cells = point(average_pool(x, (self.bins, self.bins)), "pool")
+        cells = conv1x1(average_pool(x, (self.bins, self.bins)), "pool")
         cells = cells.reshape(x.shape[0], self.bins**2, self.channels)
-        x = point(x, "reduce")
-        whole = point(average_pool(x, (1, 1)), "global")
+        x = conv1x1(x, "reduce")
+        whole = conv1x1(average_pool(x, (1, 1)), "global")
         affinity = nn.sigmoid(Conv(self.bins**2, 1, dtype=self.dtype, name="affinity")(x + whole))
-        z = point(jnp.einsum("bhwk,bkc->bhwc", affinity, cells), "residual")
-        return point(relu(z + x), "fuse")
+        z = conv1x1(jnp.einsum("bhwk,bkc->bhwc", affinity, cells), "residual")
+        return conv1x1(relu(z + x), "fuse")
 
 
 class APCNet(nn.Module):
-    """Adaptive contexts of several scales beside the map.
+    """Adaptive contexts of several scales, concatenated with the map.
 
     Attributes:
-        levels: names of maps, the last of which is read; () for the backbone's last.
-        channels: of each context and of the result.
-        bins: cells of the grids along either axis.
-        norm: `batch` or `none`.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
+        channels: channels of each context and of the result.
+        bins: number of cells along each axis of the grid, for each scale.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     levels: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class APCNet(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     @nn.compact
     def __call__(

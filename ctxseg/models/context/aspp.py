@@ -9,19 +9,20 @@ from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import ConvNorm, average_pool, resize
+from ctxseg.models.layers import ConvNorm
+from ctxseg.models.resizing import average_pool, resize
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class ASPP(nn.Module):
-    """A 1×1 convolution, dilated 3×3 ones and the mean of the whole map side by side, then a convolution of them all.
+    """A 1×1 convolution, dilated 3×3 convolutions and the mean of the whole map, in parallel. A last convolution joins them.
 
     Attributes:
-        levels: names of maps, the last of which is read; () for the backbone's last.
-        channels: of each branch and of the result.
-        dilations: of the 3×3 branches; 12, 24 and 36 at output stride 8.
-        fuse_kernel: size of the last convolution; 1 in DeepLabV3, 3 where MCIBI's Table 3 counts it.
-        norm: `batch` or `none`.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
+        channels: channels of each branch and of the result.
+        dilations: dilations of the 3×3 branches; 12, 24 and 36 are for output stride 8.
+        fuse_kernel: kernel size of the last convolution; 1 in DeepLabV3, 3 in the counts of MCIBI's Table 3.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -32,7 +33,7 @@ class ASPP(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     @nn.compact
     def __call__(

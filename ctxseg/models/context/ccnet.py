@@ -19,34 +19,34 @@ from ctxseg.models.shapes import Array, Maps, Regions
 def criss_cross(
     query: Float[Array, "b h w d"], key: Float[Array, "b h w d"], value: Float[Array, "b h w c"]
 ) -> Float[Array, "b h w c"]:
-    """Attention of every position to its row and its column, itself counted once (eqs. 1, 2).
+    """Attention of every position to its row and its column; the position itself counts once (eqs. 1, 2).
 
     The weights are `[B,h,w,h+w]`, not `[B,hw,hw]`.
     """
     h, w = query.shape[1:3]
     columns = jnp.einsum("bijc,bmjc->bijm", query, key, preferred_element_type=jnp.float32)
     rows = jnp.einsum("bijc,bimc->bijm", query, key, preferred_element_type=jnp.float32)
-    columns = jnp.where(jnp.eye(h, dtype=bool)[:, None], -jnp.inf, columns)  # a position is in its row already
+    columns = jnp.where(jnp.eye(h, dtype=bool)[:, None], -jnp.inf, columns)  # the position itself is already in its row
     scores = jnp.concatenate([columns, rows], axis=-1)
-    own = extent.lengths((h, w))
-    if own is not None:
-        seen = [jnp.arange(n) < count[:, None] for n, count in zip((h, w), own, strict=True)]
-        scores = jnp.where(jnp.concatenate(seen, axis=-1)[:, None, None], scores, -jnp.inf)
+    lengths = extent.lengths((h, w))
+    if lengths is not None:
+        inside = [jnp.arange(n) < count[:, None] for n, count in zip((h, w), lengths, strict=True)]
+        scores = jnp.where(jnp.concatenate(inside, axis=-1)[:, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores).astype(value.dtype)
     y = jnp.einsum("bijm,bmjc->bijc", weights[..., :h], value)
     return y + jnp.einsum("bijm,bimc->bijc", weights[..., h:], value)
 
 
 class CCNet(nn.Module):
-    """Criss-cross attention, twice with the same weights, so that every position hears of every other.
+    """Criss-cross attention, applied twice with the same weights, so that every position has context from every other.
 
     Attributes:
-        levels: names of maps, the last of which is read; () for the backbone's last.
-        channels: of the result.
-        recurrence: times that attention is applied.
-        norm: `batch` or `none`.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
+        channels: channels of the result.
+        recurrence: how many times the attention is applied.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     levels: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class CCNet(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     @nn.compact
     def __call__(

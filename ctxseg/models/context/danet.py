@@ -10,13 +10,14 @@ from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models import extent
+from ctxseg.models.attention import attention
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Conv, ConvNorm, attention
+from ctxseg.models.layers import Conv, ConvNorm
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 def channel_attention(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Σ_j softmax_j( max_j e − e ) x_j with e_ij = x_i · x_j between channels (§3.3; the complement is the published code's)."""
+    """Σ_j softmax_j( max_j e − e ) x_j, where e_ij = x_i · x_j between channels (§3.3; max_j e − e is from the published code)."""
     flat = extent.clear(x).reshape(x.shape[0], -1, x.shape[-1])
     energy = jnp.einsum("bni,bnj->bij", flat, flat, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(energy.max(-1, keepdims=True) - energy).astype(x.dtype)
@@ -24,14 +25,14 @@ def channel_attention(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 
 
 class DANet(nn.Module):
-    """Attention between positions and attention between channels, side by side and added.
+    """The sum of two parallel branches: attention between positions, and attention between channels.
 
     Attributes:
-        levels: names of maps, the last of which is read; () for the backbone's last.
-        channels: of the result.
-        norm: `batch` or `none`.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
+        channels: channels of the result.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     levels: tuple[str, ...] = ()
@@ -40,7 +41,7 @@ class DANet(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     @nn.compact
     def __call__(

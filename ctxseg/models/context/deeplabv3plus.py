@@ -10,19 +10,20 @@ from jaxtyping import Float
 from ctxseg.bounds import Count
 from ctxseg.models.context.aspp import ASPP
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import ConvNorm, resize
+from ctxseg.models.layers import ConvNorm
+from ctxseg.models.resizing import resize
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class DeepLabV3Plus(nn.Module):
-    """ASPP on the coarsest map, resized to the finest, joined with that one's projection, and two 3×3 convolutions.
+    """ASPP on the coarsest map, resized to the finest map and concatenated with its projection, and two 3×3 convolutions.
 
     Attributes:
-        levels: names of the maps, of which the first and the last are read; () for the backbone's last four.
-        channels: of ASPP and of the decoder.
-        low_channels: to which the finest map is projected; few, so that it does not outweigh the context.
-        dilations: of ASPP.
-        norm: `batch` or `none`.
+        levels: names of maps, finest first; the first and the last one named are read. (): the backbone's last four.
+        channels: channels of ASPP and of the decoder.
+        low_channels: channels to which the finest map is projected; few, so that it does not outweigh the context.
+        dilations: dilations of the 3×3 branches of ASPP.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -33,7 +34,7 @@ class DeepLabV3Plus(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
-    READS = 4  # the backbone's last 4 maps, where `levels` names none
+    READS = 4  # the backbone's last 4 maps are read if `levels` names none
 
     @nn.compact
     def __call__(

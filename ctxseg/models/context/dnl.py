@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float
 
 from ctxseg.bounds import Count, Factor
 from ctxseg.models import extent
+from ctxseg.models.attention import attention
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.self_attention import joined
-from ctxseg.models.layers import Conv, ConvNorm, attention
+from ctxseg.models.layers import Conv, ConvNorm
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
@@ -26,8 +27,8 @@ def disentangled(
 ) -> Float[Array, "b n c"]:
     """Σ_j ( softmax_j( (q_i − μ_q)·(k_j − μ_k) / (√d·temperature) ) + softmax_j(m_j) ) v_j  (eq. 12).
 
-    The whitened term says how positions relate to each other, the unary one what stands out in the image. `mask`: the positions that
-    count; None for all.
+    The whitened term compares positions with each other. The unary term finds the salient positions of the image. `mask`: which
+    positions to attend to; None for all.
     """
     counts = None if mask is None else mask[..., None]
     query, key = (x - jnp.mean(x, 1, keepdims=True, where=counts) for x in (query, key))
@@ -40,12 +41,12 @@ class DNL(nn.Module):
     """A disentangled non-local block between two 3×3 convolutions.
 
     Attributes:
-        levels: names of maps, the last of which is read; () for the backbone's last.
-        channels: of the result; half as many in the block.
-        temperature: of the pairwise term; the published code's 0.05.
-        norm: `batch` or `none`.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
+        channels: channels of the result; the non-local block has half as many inside.
+        temperature: divisor of the scores in the softmax of the pairwise term; 0.05 in the published code.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     levels: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ class DNL(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     @nn.compact
     def __call__(

@@ -1,4 +1,4 @@
-"""Encoder-decoder: a top-down pass over the backbone's maps, in the way of RefineNet (Lin et al., CVPR 2017)."""
+"""Encoder-decoder: a top-down pass over the backbone's maps, similar to RefineNet (Lin et al., CVPR 2017)."""
 
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -9,19 +9,20 @@ from jaxtyping import Float
 from ctxseg.bounds import Count
 from ctxseg.models.context.aspp import ASPP
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import ConvNorm, resize
+from ctxseg.models.layers import ConvNorm
+from ctxseg.models.resizing import resize
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class EncoderDecoder(nn.Module):
-    """From the coarsest map up: resize, add the next finer map, projected, and convolve.
+    """From the coarsest map to the finest: resize, add the projection of the next finer map, and convolve.
 
     Attributes:
-        levels: names of the maps, finest first; () for the backbone's last four.
-        channels: of every projection and of the result.
-        aspp: whether the coarsest map passes ASPP in place of its projection.
-        dilations: of ASPP.
-        norm: `batch` or `none`.
+        levels: names of the maps to read, finest first. (): the backbone's last four.
+        channels: channels of every projection and of the result.
+        aspp: whether ASPP replaces the projection of the coarsest map.
+        dilations: dilations of the 3×3 branches of ASPP.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -32,7 +33,7 @@ class EncoderDecoder(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
-    READS = 4  # the backbone's last 4 maps, where `levels` names none
+    READS = 4  # the backbone's last 4 maps are read if `levels` names none
 
     READ_WHEN: ClassVar[dict] = {"dilations": ("aspp", (True,))}
 

@@ -1,4 +1,4 @@
-"""3×3 convolutions, the head of the FCN that MCIBI (Jin et al., ICCV 2021) and what it is compared with measure their gain against."""
+"""3×3 convolutions: the head of the FCN that is the baseline of MCIBI (Jin et al., ICCV 2021) and of the networks it is compared with."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -13,13 +13,13 @@ from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class FCNHead(nn.Module):
-    """Convolutions with normalisation and ReLU; of two, the second takes the place that MCIBI's fusion has after its bottleneck.
+    """3×3 convolutions with normalisation and ReLU. The first is in the place of MCIBI's bottleneck, the second in that of its fusion.
 
     Attributes:
-        levels: names of maps, the last of which is read; () for the backbone's last.
-        channels: of each convolution.
-        convolutions: how many 3×3 ones, 1 or more.
-        norm: `batch` or `none`.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
+        channels: channels of each convolution.
+        convolutions: number of 3×3 convolutions.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -29,7 +29,7 @@ class FCNHead(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     @nn.compact
     def __call__(

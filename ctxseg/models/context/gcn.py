@@ -1,4 +1,4 @@
-"""Large kernels, of "global convolutional network" (Peng et al., CVPR 2017)."""
+"""Large kernels: the global convolutional network, GCN (Peng et al., CVPR 2017)."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,15 +13,15 @@ from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class GCN(nn.Module):
-    """A k×k convolution in two separable parts, k×1 then 1×k and 1×k then k×1, whose results are added.
+    """A k×k convolution as the sum of two separable branches: k×1 then 1×k, and 1×k then k×1.
 
-    The parts have no activation in between (§3.1); normalisation and ReLU follow their sum.
+    The branches have no activation (§3.1). A 1×1 convolution with normalisation and ReLU follows their sum.
 
     Attributes:
-        levels: names of maps, the last of which is read; () for the backbone's last.
-        channels: of the result.
-        kernel: k, odd.
-        norm: `batch` or `none`, of a 1×1 convolution of the sum.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
+        channels: channels of the result.
+        kernel: k, the kernel size of the branches.
+        norm: normalisation of the 1×1 convolution after the branches: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -31,7 +31,7 @@ class GCN(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     @nn.compact
     def __call__(
@@ -40,7 +40,7 @@ class GCN(nn.Module):
         """A map of the size of the last level. `regions` is not used."""
         x = select(features, self.levels, self.READS)[-1]
         column, row = (self.kernel, 1), (1, self.kernel)
-        total: Any = 0  # then an array
+        total: Any = 0  # an array after the first branch
         for name, sizes in (("columns_first", (column, row)), ("rows_first", (row, column))):
             y = x
             for i, size in enumerate(sizes, 1):

@@ -1,4 +1,4 @@
-"""Global context by fully-connected layers, the first rows of ZigZagNet's Table 2."""
+"""Global context by a fully-connected layer, as in the first rows of ZigZagNet's Table 2."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,23 +8,24 @@ from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import ConvNorm, average_pool, resize
+from ctxseg.models.layers import ConvNorm
+from ctxseg.models.resizing import average_pool, resize
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class GlobalFC(nn.Module):
-    """The map, and what a fully-connected layer makes of all of it.
+    """The map, plus the output of a fully-connected layer that reads all of it.
 
-    The paper says no more of them than that they "combine all subregions of the feature map as global context" (§6.1). Here the map is
-    averaged over a grid of subregions, as a fully-connected layer needs a fixed number of inputs.
+    The paper says only that such layers "combine all subregions of the feature map as global context" (§6.1). A fully-connected layer
+    needs a fixed number of inputs. So the map is averaged over a grid of subregions first.
 
     Attributes:
-        levels: names of maps, the last of which is read; () for the backbone's last.
-        channels: of the result.
-        kind: `image`: one vector, the same for every position (Mostajabi et al., CVPR 2015); `subregion`: one for
-            each subregion, "adaptive to each subregion" by weights of its own.
-        grid: subregions along either axis.
-        norm: `batch` or `none`, of the projection of the map.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
+        channels: channels of the result.
+        kind: `image`: one vector for all positions (Mostajabi et al., CVPR 2015). `subregion`: one vector for each subregion,
+            with separate weights ("adaptive to each subregion").
+        grid: number of subregions along each axis.
+        norm: normalisation of the map's projection: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -35,7 +36,7 @@ class GlobalFC(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     @nn.compact
     def __call__(

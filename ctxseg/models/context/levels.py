@@ -1,4 +1,4 @@
-"""Which of the backbone's maps, or of those that connections make of them, a context module reads."""
+"""The choice of the maps that a context module reads: those of the backbone, or those of the connections."""
 
 from jaxtyping import Float
 
@@ -9,18 +9,18 @@ from ctxseg.models.shapes import Array, Maps
 def select(
     features: Maps, levels: tuple[str, ...], count: int, section: str = "context"
 ) -> tuple[Float[Array, "b _ _ _"], ...]:
-    """The maps of `features` that `levels` names, finest first; if it names none, the last `count` that there are.
+    """The maps of `features` that `levels` names, finest first; if it names none, the last `count` maps.
 
     Args:
-        features: the maps that there are.
-        levels: the field of the context module.
+        features: the maps to choose from.
+        levels: names of maps, a field of the context module.
         count: how many maps the module reads by default.
-        section: of `config.model` that has the field.
+        section: section of `config.model` that the field belongs to, for the message.
 
     Raises:
-        UserError: no map of that name.
+        UserError: there is no map of that name.
     """
     for name in levels:
         if name not in features:
-            raise UserError(f"config.model.{section}.levels has {name!r}, but there is {', '.join(features)}")
+            raise UserError(f"config.model.{section}.levels has {name!r}; expected some of {', '.join(features)}")
     return tuple(features[name] for name in levels or list(features)[-count:])

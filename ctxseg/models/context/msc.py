@@ -8,31 +8,32 @@ from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Conv, relu, resize
+from ctxseg.models.layers import Conv, relu
+from ctxseg.models.resizing import resize
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class MSc(nn.Module):
-    """Small two-layer heads on the image and on finer maps, joined with the last one: the classifier adds what each of them scores.
+    """Two-layer heads on the image and on finer maps, concatenated with the last map. A linear classifier adds the scores of all parts.
 
     Attributes:
-        levels: names of maps, the heads' first; the last, which the classifier reads as it is, gives the size. () for pixels, pool1 … pool4
-            and conv7 of `vgg16`; of another backbone, for pixels and the last four.
-        channels: of the 3×3 and the 1×1 convolution of each head.
-        dtype: of the computation.
+        levels: names of maps. All but the last have a head; the classifier reads the last one unchanged, and the heads are resized to it.
+            (): pixels, pool1 … pool4 and conv7 of vgg16; pixels and the last four maps of another backbone.
+        channels: channels of the 3×3 and the 1×1 convolution of each head.
+        dtype: dtype of the computation.
     """
 
     levels: tuple[str, ...] = ()
     channels: Count = 128
     dtype: Any = jnp.float32
 
-    READS = 5  # the backbone's last 5 maps, where `levels` names none
+    READS = 5  # the backbone's last 5 maps are read if `levels` names none
 
     @nn.compact
     def __call__(
         self, features: Maps, regions: Regions | None = None, train: bool = False
     ) -> tuple[Float[Array, "b h w c"], dict]:
-        """A map of the size of the last level, of its channels and `channels` for each head. `regions` is not used."""
+        """A map of the size of the last level, with that level's channels and `channels` for each head. `regions` is not used."""
         levels = self.levels
         if not levels and "pool1" in features:
             levels = ("pixels", "pool1", "pool2", "pool3", "pool4", "conv7")

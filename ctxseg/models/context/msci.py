@@ -1,7 +1,7 @@
 """MSCI: multi-scale context intertwining (Lin et al., ECCV 2018). SPEC §4.
 
-Neighbouring levels of a backbone exchange context over T stages, each through an LSTM that the other one's regions feed. For the
-direction l → l+1, at the cell (y,x) of level l+1, which lies in region S_n:
+Neighbouring levels of a backbone exchange context over T stages. Each receives context through an LSTM, whose inputs are the regions of
+the other level. For the direction l → l+1, at the cell (y,x) of level l+1, which is in region S_n:
 
     R^l[n]  = Σ F^l over the cells of S_n                                                                                (3)
     M^l[n]  = Σ R^l over S_n and the regions that touch it                                                               (4)
@@ -9,8 +9,9 @@ direction l → l+1, at the cell (y,x) of level l+1, which lies in region S_n:
     c'      = G_f ⊙ c + G_i ⊙ G_c                      A = tanh(G_o ⊙ c')
     F^{l+1}_{t+1} = F^{l+1}_t + A                                                                    (5, all of the LSTM)
 
-and likewise for l+1 → l: together the bidirectional connection L of (1). Then Q^l = F^l_T + D * F^{l+1}_T (2), D a learned 2× upsampling:
-one level less, and again, until one is left (Algorithm 1).
+The direction l+1 → l is the same with the levels exchanged. Both together are the bidirectional connection L of (1). Then
+Q^l = F^l_T + D * F^{l+1}_T (2), where D is a learned 2× upsampling. This leaves one level less, and is repeated until one level is left
+(Algorithm 1).
 """
 
 import math
@@ -26,16 +27,17 @@ from ctxseg.bounds import Count
 from ctxseg.errors import UserError
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Conv, ConvNorm, Upsample2, resize
+from ctxseg.models.layers import Conv, ConvNorm
+from ctxseg.models.resizing import Upsample2, resize
 from ctxseg.models.seen import show
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 def cell_regions(regions: Regions, size: extent.Size) -> Int[Array, "b h w"]:
-    """The region at the centre of each cell's receptive field, of a map of `size`.
+    """The region at the centre of each cell's receptive field, for a map of `size`.
 
-    Stacks of padded 3×3 convolutions and poolings of stride 2 centre cell i of a map of stride s, a power of two, on pixel i·s. (The
-    2×2 poolings of `vgg16` with `layout=hrenet` centre it (s − 1)/2 pixels further, which is not taken into account.)
+    With padded 3×3 convolutions and poolings of stride 2, the centre of cell i is pixel i·s, where the stride s is a power of two. (With
+    the 2×2 poolings of `vgg16` with `layout=hrenet`, it is (s − 1)/2 pixels further. This is not taken into account.)
     """
     for axis, n in enumerate(size, 1):
         length = regions.shape[axis]
@@ -48,23 +50,23 @@ def cell_regions(regions: Regions, size: extent.Size) -> Int[Array, "b h w"]:
 
 
 def adjacency(regions: Regions, count: int) -> Float32[Array, "b {count} {count}"]:
-    """Which regions touch: 1, and on the diagonal; else 0. Ids are in [0, count), anything else is no region.
+    """1 for each pair of regions that touch, and on the diagonal; else 0. Ids are in [0, count); other ids are no region.
 
-    Two regions touch where a pixel of one is above or beside a pixel of the other.
+    Two regions touch if a pixel of one is above or beside a pixel of the other.
     """
 
     def of_image(r):
         r = jnp.where((r >= 0) & (r < count), r, count)
-        touch = jnp.eye(count, dtype=jnp.float32)
+        adjacent = jnp.eye(count, dtype=jnp.float32)
         for a, b in ((r[:-1], r[1:]), (r[:, :-1], r[:, 1:])):
-            touch = touch.at[a, b].set(1, mode="drop").at[b, a].set(1, mode="drop")
-        return touch
+            adjacent = adjacent.at[a, b].set(1, mode="drop").at[b, a].set(1, mode="drop")
+        return adjacent
 
     return jax.vmap(of_image)(regions)
 
 
 def region_sums(f: Float[Array, "b h w c"], cells: Int[Array, "b h w"], count: int) -> Float[Array, "b {count} c"]:
-    """Sum of `f` over the cells of each region, 0 of one without; in float32 at least."""
+    """Sum of `f` over the cells of each region, 0 for a region without cells. The sums have at least the precision of float32."""
     b, h, w, c = f.shape
     f = f.astype(jnp.promote_types(f.dtype, jnp.float32))
     ids = jnp.where((cells >= 0) & (cells < count), cells, count)
@@ -74,23 +76,23 @@ def region_sums(f: Float[Array, "b h w c"], cells: Int[Array, "b h w"], count: i
 
 
 def spread(r: Float[Array, "b n c"], cells: Int[Array, "b h w"]) -> Float[Array, "b h w c"]:
-    """To each cell what its region has in `r`, 0 to one in none."""
+    """The vector that the region of each cell has in `r`; 0 for a cell in no region."""
     ids = jnp.where((cells >= 0) & (cells < r.shape[1]), cells, r.shape[1])
     take = jax.vmap(lambda x, i: x.at[i].get(mode="fill", fill_value=0))
     return take(r, ids)
 
 
 def grid_regions(shape: tuple[Any, ...], count: int) -> Regions:
-    """A regular grid in place of super-pixels of images of `shape` `[B,H,W]`: ids of ⌊√count⌋² cells, -1 in padding (see `extent`)."""
+    """A regular grid in place of super-pixels, for images of `shape` `[B,H,W]`: ids of ⌊√count⌋² cells, -1 in padding (see `extent`)."""
     cells = max(math.isqrt(count), 1)
-    own = extent.lengths(shape[1:]) or tuple(jnp.full(shape[0], n) for n in shape[1:])
-    rows, columns = (jnp.arange(n) * cells // m[:, None] for n, m in zip(shape[1:], own, strict=True))
+    lengths = extent.lengths(shape[1:]) or tuple(jnp.full(shape[0], n) for n in shape[1:])
+    rows, columns = (jnp.arange(n) * cells // m[:, None] for n, m in zip(shape[1:], lengths, strict=True))
     ids = rows[:, :, None] * cells + columns[:, None]
     return extent.clear(ids[..., None], -1)[..., 0]
 
 
 def mean_around(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """The mean of the positions around each, 3×3 of them and fewer at the border."""
+    """The mean over the 3×3 positions around each position; at the border, over those that are in the map."""
 
     def sums(x):
         for axis in (1, 2):
@@ -103,16 +105,7 @@ def mean_around(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 
 
 class Direction(nn.Module):
-    """P^{a→b}: what level b takes from level a, one stage at a time.
-
-    Attributes:
-        channels: C.
-        superpixels: R and M of regions. Else, "context from a local regular window" (§6, "Ablation Study of MSCI"): R is the other
-            level's map at the same place, interpolated, and M its mean over 3×3 positions.
-        cell_states: whether c is kept from stage to stage; else it is 0 before each.
-        region_pool: `sum` or `mean`, over a region's cells and over the regions around.
-        dtype: of the computation.
-    """
+    """P^{a→b}: the context that level b receives from level a in one stage. Attributes: as in `MSCI`."""
 
     channels: int
     superpixels: bool
@@ -134,23 +127,23 @@ class Direction(nn.Module):
         c: Float[Array, "b h w c"],
         source_cells: Int[Array, "b hs ws"] | None,
         target_cells: Int[Array, "b h w"] | None,
-        touch: Float[Array, "b n n"] | None,
+        adjacent: Float[Array, "b n n"] | None,
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
         """Maps `source` and `target` and the cell state `c` → the new map and cell state of `target`.
 
-        `*_cells` are `cell_regions` of either map and `touch` the `adjacency`; None without super-pixels.
+        `source_cells` and `target_cells` are the `cell_regions` of the maps, and `adjacent` is the `adjacency`; None without super-pixels.
         """
         gates = self.conv(target)
         if self.superpixels:
-            assert source_cells is not None and target_cells is not None and touch is not None
-            count = touch.shape[1]
+            assert source_cells is not None and target_cells is not None and adjacent is not None
+            count = adjacent.shape[1]
             r = region_sums(source, source_cells, count)  # in float32: a sum of many cells
             if self.region_pool == "mean":
                 cells = region_sums(jnp.ones_like(source[..., :1]), source_cells, count)
                 r = r / jnp.maximum(cells, 1)
-                touch = touch * (cells > 0).swapaxes(1, 2)
-                touch = touch / jnp.maximum(touch.sum(2, keepdims=True), 1)
-            m = jnp.einsum("bnm,bmc->bnc", touch.astype(r.dtype), r)
+                adjacent = adjacent * (cells > 0).swapaxes(1, 2)
+                adjacent = adjacent / jnp.maximum(adjacent.sum(2, keepdims=True), 1)
+            m = jnp.einsum("bnm,bmc->bnc", adjacent.astype(r.dtype), r)
             gates = gates + spread(self.sum(r) + self.around(m), target_cells).astype(gates.dtype)
         else:
             r = resize(source, target.shape[1:3])
@@ -162,7 +155,7 @@ class Direction(nn.Module):
 
 
 class LevelPair(nn.Module):
-    """P^{l→l+1} and P^{l+1→l}, reused over stages and phases, and the upsampling D. Attributes: see `Direction` and `MSCI`."""
+    """P^{l→l+1} and P^{l+1→l}, which all stages and phases use, and D. Attributes: as in `MSCI`; `upsample`: whether D upsamples."""
 
     channels: int
     stages: int
@@ -190,7 +183,7 @@ class LevelPair(nn.Module):
         states: tuple[Float[Array, "b hc wc c"], Float[Array, "b h w c"]],
         fine_cells: Int[Array, "b h w"] | None,
         coarse_cells: Int[Array, "b hc wc"] | None,
-        touch: Float[Array, "b n n"] | None,
+        adjacent: Float[Array, "b n n"] | None,
     ) -> tuple[Float[Array, "b h w c"], tuple[Float[Array, "b hc wc c"], Float[Array, "b h w c"]]]:
         """F^l, F^{l+1} and the cell states (of l → l+1, of l+1 → l) → Q^l and the new cell states."""
 
@@ -198,36 +191,40 @@ class LevelPair(nn.Module):
             fine, coarse, c_up, c_down = carry
             new_fine, new_coarse = fine, coarse
             if pair.directions != "down":
-                new_coarse, c_up = pair.up(fine, coarse, c_up, fine_cells, coarse_cells, touch)
+                new_coarse, c_up = pair.up(fine, coarse, c_up, fine_cells, coarse_cells, adjacent)
             if pair.directions != "up":
-                new_fine, c_down = pair.down(coarse, fine, c_down, coarse_cells, fine_cells, touch)
+                new_fine, c_down = pair.down(coarse, fine, c_down, coarse_cells, fine_cells, adjacent)
             return (new_fine, new_coarse, c_up, c_down), None
 
         scan = nn.scan(stage, variable_broadcast="params", split_rngs={"params": False}, length=self.stages)
         (fine, coarse, c_up, c_down), _ = scan(self, (fine, coarse, *states), None)
-        lifted = self.deconv(coarse)
-        return fine + lifted[:, : fine.shape[1], : fine.shape[2]], (c_up, c_down)
+        upsampled = self.deconv(coarse)
+        return fine + upsampled[:, : fine.shape[1], : fine.shape[2]], (c_up, c_down)
 
 
 class MSCI(nn.Module):
     """The context module: maps of a backbone → Q_K^1, which the classifier reads.
 
-    The rows of the paper's Table 1 are `cell_states=False`, `superpixels=False` and, for "no RNN", the context `none`.
+    The rows of the paper's Table 1 are: for "no cell states" `cell_states=False`, for "no super-pixels" `superpixels=False`, and for "no
+    RNN" the context `none`.
 
     Attributes:
-        levels: names of the maps, finest first; () for the backbone's last four.
-        channels: C, to which every map is projected by a 1×1 convolution.
-        stages: T.
-        phases: `all`, K = L − 1, or `one`, after which the L − 1 maps are summed at the finest one's size.
-        directions: `both`; or one alone: `up`, l → l+1, in which the coarser map receives, or `down`.
-        superpixels, cell_states: see `Direction`.
-        reset_states: cell states are 0 before each phase, and not kept from one to the next.
-        region_shape: `superpixels`, or a regular `grid` of ⌊√regions⌋² cells in place of them.
-        region_pool: `sum` (the paper) or `mean`.
-        regions: super-pixels of an image, at most; `config.data.superpixels`.
-        norm: `batch` or `none`, on the projections.
+        levels: names of the maps to read, finest first. (): the backbone's last four.
+        channels: C, the number of channels to which a 1×1 convolution projects every map.
+        stages: T, the number of stages in which two neighbouring levels exchange context.
+        phases: number of phases, each of which leaves one map less. `all`: until one map is left. `one`: a single phase, after which the
+            maps are summed at the size of the finest.
+        directions: which of two neighbouring levels receives context: `both`, only the coarser (`up`) or only the finer (`down`).
+        superpixels: whether the context of a cell is the sum over its region and that over the regions around it. Else ("context from a
+            local regular window", the paper's §6), it is the other level's map at the same position and its mean over 3×3 positions.
+        cell_states: whether the LSTMs keep their cell states from stage to stage; else they are 0 before each stage.
+        reset_states: set the cell states to 0 before each phase; else they are kept from phase to phase.
+        region_shape: regions from which context comes: `superpixels`, or a regular `grid` of ⌊√regions⌋² cells.
+        region_pool: how features are pooled over the cells of a region and over the regions around it: `sum` (the paper) or `mean`.
+        regions: maximum number of super-pixels of an image, at least config.data.superpixels; with a grid, maximum number of its cells.
+        norm: normalisation of the projections: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     levels: tuple[str, ...] = ()
@@ -245,7 +242,7 @@ class MSCI(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
-    READS = 4  # the backbone's last 4 maps, where `levels` names none
+    READS = 4  # the backbone's last 4 maps are read if `levels` names none
 
     READ_WHEN: ClassVar[dict] = {
         "reset_states": ("cell_states", (True,), "phases", ("all",)),
@@ -256,7 +253,7 @@ class MSCI(nn.Module):
 
     @property
     def most_superpixels(self) -> int | None:
-        """How many super-pixels an image may have; None where none are read."""
+        """Maximum number of super-pixels of an image; None if super-pixels are not read."""
         return self.regions if self.superpixels and self.region_shape == "superpixels" else None
 
     def __call__(
@@ -275,15 +272,16 @@ class MSCI(nn.Module):
     def intertwine(
         self, features: Maps, regions: Regions | None = None, train: bool = False, phases: int | None = None
     ) -> dict[str, Float[Array, "b _ _ {self.channels}"]]:
-        """The maps after some phases of Algorithm 1, or after all L − 1 of them: {name of the finest level it is of: Q}, finest first.
+        """The maps after `phases` phases of Algorithm 1: {name of the finest level in Q: Q}, finest first.
 
         Args:
-            features, regions: see `__call__`; a grid takes its size from `regions`, or from the map `pixels`.
-            train: batch statistics or running ones.
-            phases: how many; None for all, which leave one map.
+            features: the maps of the backbone.
+            regions: super-pixel ids. A grid needs none; it has the size of `regions` or of the map `pixels`.
+            train: see `Segmenter`.
+            phases: number of phases; None for all L − 1, which leave one map.
 
         Raises:
-            UserError: no regions, but super-pixels; or a level that is not as large as the next finer one, or half of it.
+            UserError: super-pixels are needed, but `regions` is None; or a level has neither the size of the next finer one nor half of it.
         """
         section = "connections" if self.name == "connections" else "context"  # of the config
         names = self.levels or tuple(features)[-4:]
@@ -292,19 +290,19 @@ class MSCI(nn.Module):
             for i, f in enumerate(select(features, self.levels, self.READS, section))
         ]
         cells: list[Any] = [None] * len(maps)
-        touch = None
+        adjacent = None
         if self.superpixels:
             if self.region_shape == "grid":
                 image = features["pixels"] if regions is None else regions
                 regions = grid_regions(image.shape[:3], self.regions)
             if regions is None:
                 raise UserError(
-                    f"config.model.{section}.superpixels needs super-pixels: set config.data.superpixels, 1000 for photographs"
+                    f"config.model.{section}.superpixels needs super-pixels: set config.data.superpixels, to 1000 for photographs"
                 )
             cells = [cell_regions(regions, f.shape[1:3]) for f in maps]
-            touch = adjacency(regions, self.regions)
+            adjacent = adjacency(regions, self.regions)
             if self.region_shape == "superpixels":
-                show(self, "super-pixels", lambda: {"adjacency": touch})
+                show(self, "super-pixels", lambda: {"adjacency": adjacent})
 
         pairs, zeros = [], []
         for i, (fine, coarse) in enumerate(zip(maps, maps[1:], strict=False)):
@@ -333,7 +331,7 @@ class MSCI(nn.Module):
                 states = list(zeros)
             merged = []
             for i in range(len(maps) - 1):
-                q, states[i] = pairs[i](maps[i], maps[i + 1], states[i], cells[i], cells[i + 1], touch)
+                q, states[i] = pairs[i](maps[i], maps[i + 1], states[i], cells[i], cells[i + 1], adjacent)
                 merged.append(q)
             maps = merged
         return dict(zip(names, maps, strict=False))

@@ -1,4 +1,4 @@
-"""No context: the fully convolutional network that the others are compared with (Long et al. 2015)."""
+"""No context: the fully convolutional network with which the others are compared (Long et al. 2015)."""
 
 import flax.linen as nn
 from jaxtyping import Float
@@ -8,15 +8,15 @@ from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class NoContext(nn.Module):
-    """Hands the classifier one map of the backbone as it is.
+    """Passes one map of the backbone to the classifier, unchanged.
 
     Attributes:
-        levels: names of maps, the last of which is read; () for the backbone's last.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
     """
 
     levels: tuple[str, ...] = ()
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     def __call__(
         self, features: Maps, regions: Regions | None = None, train: bool = False

@@ -10,15 +10,17 @@ from jaxtyping import Float, Float32
 
 from ctxseg.bounds import Count
 from ctxseg.models import extent
+from ctxseg.models.attention import attention
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.self_attention import joined
-from ctxseg.models.layers import ConvNorm, attention, resize
+from ctxseg.models.layers import ConvNorm
+from ctxseg.models.resizing import resize
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class OCR(nn.Module):
-    """Pixels ask the classes' representations, which are means of pixels weighted by a first, auxiliary classification.
+    """Attention from pixels to one representation of each class: the mean of all pixels, weighted by an auxiliary classification.
 
         f_k = Σ_i softmax_i(m_k) x_i             (3)          m: auxiliary scores, from the map before the last
         w_ik = softmax_k( φ(x_i)ᵀ ψ(f_k) )       (4, 6)
@@ -26,12 +28,13 @@ class OCR(nn.Module):
 
     Attributes:
         num_classes: K.
-        levels: names of maps: the last is read, and the one before it, if any, by the auxiliary classifier; () for the last two.
-        channels: of x, y and z.
-        key_channels: of φ, ψ and δ.
-        norm: `batch` or `none`.
+        levels: names of maps. The last two named are read, or a single one as both; the auxiliary classifier reads the first of the two.
+            (): the backbone's last two.
+        channels: channels of the pixels' representations, of their context and of the result.
+        key_channels: channels of the queries, keys and values.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     num_classes: int
@@ -42,7 +45,7 @@ class OCR(nn.Module):
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
 
-    READS = 2  # the backbone's last 2 maps, where `levels` names none
+    READS = 2  # the backbone's last 2 maps are read if `levels` names none
 
     @nn.compact
     def __call__(
@@ -56,12 +59,12 @@ class OCR(nn.Module):
         scores = Classifier(self.num_classes, conv=self.conv, dtype=self.dtype, name="regions")(auxiliary, train)
         objects = soft_object_regions(x, scores)
 
-        def twice(y, name):
+        def two_convolutions(y, name):
             for i in (1, 2):
                 y = self.conv(self.key_channels, 1, norm=self.norm, name=f"{name}{i}")(y, train)
             return y
 
-        query, key = twice(x, "query"), twice(objects, "key")
+        query, key = two_convolutions(x, "query"), two_convolutions(objects, "key")
         value = self.conv(self.key_channels, 1, norm=self.norm, name="value")(objects, train)
         queries, keys, values = [t.reshape(t.shape[0], -1, self.key_channels) for t in (query, key, value)]
         y = attention(queries, keys, values, scale=self.key_channels**-0.5).reshape(query.shape)
@@ -69,7 +72,7 @@ class OCR(nn.Module):
 
 
 def soft_object_regions(x: Float[Array, "b h w c"], scores: Float32[Array, "b _ _ k"]) -> Float[Array, "b k 1 c"]:
-    """f_k of pixels `x` and their `scores`, which are resized to the size of `x`."""
+    """f_k, from the representations `x` of pixels and their `scores`, which are resized to the size of `x`."""
     scores = resize(scores, x.shape[1:3])
     counts = extent.positions(x.shape[1:3])
     counts = None if counts is None else counts[..., None]

@@ -9,18 +9,19 @@ from jaxtyping import Float
 
 from ctxseg.bounds import Count
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import ConvNorm, average_pool, resize
+from ctxseg.models.layers import ConvNorm
+from ctxseg.models.resizing import average_pool, resize
 from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class PPM(nn.Module):
-    """Means over grids of several sizes, each projected and brought back to the map's size, beside the map itself.
+    """Means over grids of several sizes, each projected, resized to the map's size, and concatenated with the map.
 
     Attributes:
-        levels: names of maps, the last of which is read; () for the backbone's last.
-        channels: of each projection and of the result.
-        bins: cells of the grids along either axis.
-        norm: `batch` or `none`.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
+        channels: channels of each projection and of the result.
+        bins: number of cells along each axis, for each grid.
+        norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -30,7 +31,7 @@ class PPM(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     conv: Callable = ConvNorm
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     @nn.compact
     def __call__(

@@ -1,4 +1,4 @@
-"""Region context encoding, the part of ZigZagNet (Lin et al., CVPR 2019, §4) that gives a map its context. SPEC §5."""
+"""Region context encoding (RCE), which computes the context of a map in ZigZagNet (Lin et al., CVPR 2019, §4). SPEC §5."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -17,31 +17,32 @@ from ctxseg.models.shapes import Array, Maps, Regions
 
 
 def subregions(
-    length: Any, cells: int, own: Int[Array, " b"] | None = None
+    length: Any, cells: int, valid: Int[Array, " b"] | None = None
 ) -> Float32[np.ndarray, "_ {cells}"] | Float32[Array, "b _ {cells}"]:
-    """Which of `cells` equal parts each of `length` neurons lies in, one-hot: `[length,cells]`.
+    """In which of `cells` equal parts each of `length` positions is, one-hot: `[length,cells]`.
 
-    Neuron `y` belongs to part ⌊y·cells/length⌋. A part is empty where the map is smaller than the subdivision. With `own`, the first `own`
-    neurons of each image are parted, and the others in no part: `[B,length,cells]`.
+    Position y is in part ⌊y·cells/length⌋. Some parts are empty if the map is smaller than the subdivision. With `valid`, the first
+    `valid` positions of each image are divided, and the others, which are padding, are in no part: `[B,length,cells]`.
     """
-    if own is None:
+    if valid is None:
         return np.eye(cells, dtype=np.float32)[np.arange(length) * cells // length]
-    return jax.nn.one_hot(jnp.arange(length) * cells // own[:, None], cells, dtype=jnp.float32)
+    return jax.nn.one_hot(jnp.arange(length) * cells // valid[:, None], cells, dtype=jnp.float32)
 
 
 class RegionContextEncoding(nn.Module):
-    """RCE: every subregion of a map hears from every other one, at several subdivisions (§4, eqs. 5 and 6).
+    """RCE: every subregion of a map receives context from all others, at several subdivisions (§4, eqs. 5 and 6).
 
-    For each K' of `subdivisions`: a 3×3 convolution, the sum (or mean) of the neurons of each cell of a K'×K'
-    partition, a K'×K' convolution without padding to one C-vector and ReLU, a K'×K' deconvolution of that vector, whose
-    K'×K' values every neuron of the matching cell receives. Both K'×K' steps act on one position, so they are matrix products.
+    There is a branch for each K' of `subdivisions`. It has a 3×3 convolution and sums (or averages) the positions of each cell of a
+    K'×K' partition. A K'×K' convolution without padding, with ReLU, makes one C-vector of the cells. A K'×K' deconvolution of that
+    vector gives one vector for each cell, which is added at all positions of the cell. Both K'×K' kernels cover the whole grid, so they
+    are matrix products.
 
     Attributes:
-        subdivisions: the K' of the branches.
-        region_pool: `sum` (the paper) or `mean` over the neurons of a cell.
-        norm: `batch` or `none`, on the branches' 3×3 convolutions.
+        subdivisions: K' of each branch, which divides the map into K'×K' cells.
+        region_pool: how the positions of a cell are pooled: `sum` (the paper) or `mean`.
+        norm: normalisation of the branches' 3×3 convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-        levels: names of maps, the last of which is read; () for the backbone's last.
+        levels: names of maps; the last one named is read. (): the backbone's last map.
     """
 
     subdivisions: tuple[Count, ...] = (3, 5, 7)
@@ -50,8 +51,8 @@ class RegionContextEncoding(nn.Module):
     conv: Callable = ConvNorm
     levels: tuple[str, ...] = ()
 
-    KEEPS_CHANNELS = True  # as it stands behind a projection, inside ZigZagNet
-    READS = 1  # the backbone's last map, where `levels` names none
+    KEEPS_CHANNELS = True  # in ZigZagNet, a projection precedes it
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     @nn.compact
     def __call__(
@@ -64,11 +65,11 @@ class RegionContextEncoding(nn.Module):
         branches = self.conv(len(self.subdivisions) * channels, 3, norm=self.norm, relu=False, name="branches")(
             f, train
         )
-        own = extent.lengths((height, width)) or (None, None)
-        z = "" if own[0] is None else "b"  # parts are of each image
+        lengths = extent.lengths((height, width)) or (None, None)
+        z = "" if lengths[0] is None else "b"  # with padding, the subregions differ between images
         r = f
         for k, x in zip(self.subdivisions, jnp.split(branches, len(self.subdivisions), axis=-1), strict=True):
-            rows, columns = subregions(height, k, own[0]), subregions(width, k, own[1])
+            rows, columns = subregions(height, k, lengths[0]), subregions(width, k, lengths[1])
             pool_rows, pool_columns = rows, columns
             if self.region_pool == "mean":
                 pool_rows, pool_columns = (m / m.sum(-2, keepdims=True).clip(1) for m in (rows, columns))

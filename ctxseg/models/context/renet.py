@@ -5,8 +5,8 @@ recurrent layers", 2016). SPEC §2.
     (h^B[y,x], c^B[y,x]) = LSTM^B(I[y,x], h^B[y+1,x], c^B[y+1,x])     y = h … 1
     output[y,x] = [h^F[y,x] ; h^B[y,x]]
 
-What the input adds to the gates is one matrix product for all positions, before the scan; every column of every image is in the
-scan's batch, and both directions ride in one scan.
+The product of inputs and weights is computed for all positions before the scan. One scan runs over all columns of all images and both
+directions at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,15 +22,17 @@ from jaxtyping import Float
 from ctxseg.bounds import Amount, Count
 from ctxseg.models import extent
 from ctxseg.models.context.levels import select
-from ctxseg.models.layers import Norm, resize
+from ctxseg.models.layers import Norm
+from ctxseg.models.resizing import resize
 from ctxseg.models.seen import show
 from ctxseg.models.shapes import Array, Maps, Regions
 
-# A cell: (what the input adds, what the state adds, state) → next state; the first entry of a state is h. Names as in the gates below.
+# A cell: (product of input and weights, function of h that multiplies it by the recurrent weights, state) → next state. The first entry of
+# a state is h.
 
 
 def _lstm(x, recurrent, state):
-    """Input, forget and output gate, candidate, in this order; no peepholes (Hochreiter & Schmidhuber 1997, Gers et al. 2000)."""
+    """Input, forget and output gate and candidate, in this order. No peepholes (Hochreiter & Schmidhuber 1997, Gers et al. 2000)."""
     h, c = state
     i, f, o, g = jnp.split(x + recurrent(h), 4, axis=-1)
     c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
@@ -38,7 +40,7 @@ def _lstm(x, recurrent, state):
 
 
 def _gru(x, recurrent, state):
-    """Reset and update gate, candidate, in this order (Cho et al. 2014; the reset gate acts on U·h, as cuDNN has it)."""
+    """Reset and update gate and candidate, in this order (Cho et al. 2014). The reset gate acts on U·h, as in cuDNN."""
     (h,) = state
     xr, xz, xn = jnp.split(x, 3, axis=-1)
     hr, hz, hn = jnp.split(recurrent(h), 3, axis=-1)
@@ -47,12 +49,12 @@ def _gru(x, recurrent, state):
 
 
 def _irnn(x, recurrent, state):
-    """ReLU recurrence that starts from the identity (Le et al. 2015)."""
+    """ReLU recurrence, initialised with the identity (Le et al. 2015)."""
     (h,) = state
     return (nn.relu(x + recurrent(h)),)
 
 
-CELLS = {"lstm": (_lstm, 4, 2), "gru": (_gru, 3, 1), "irnn": (_irnn, 1, 1)}  # step, gates, entries of a state
+CELLS = {"lstm": (_lstm, 4, 2), "gru": (_gru, 3, 1), "irnn": (_irnn, 1, 1)}  # step, number of gates, entries of a state
 
 
 def _uniform(key, shape, dtype):
@@ -64,12 +66,12 @@ def _identities(key, shape, dtype):
 
 
 def patches(x: Float[Array, "b h w c"], size: Sequence[int]) -> Float[Array, "b _ _ {size[0]*size[1]}*c"]:
-    """Cuts `x` into patches of `size` (s,t), edges repeated where they do not divide: `[B,⌈h/s⌉,⌈w/t⌉,s·t·C]`."""
+    """Cuts `x` into patches of `size` (s,t), and repeats the last row and column where necessary: `[B,⌈h/s⌉,⌈w/t⌉,s·t·C]`."""
     s, t = size
     b, height, width, channels = x.shape
-    own = extent.lengths((height, width))
-    if own is not None:
-        for axis, count in enumerate(own, 1):
+    lengths = extent.lengths((height, width))
+    if lengths is not None:
+        for axis, count in enumerate(lengths, 1):
             index = jnp.minimum(jnp.arange(x.shape[axis]), count[:, None] - 1)
             x = jnp.take_along_axis(x, jnp.expand_dims(index, (3 - axis, 3)), axis=axis)
     h, w = -(-height // s), -(-width // t)
@@ -78,16 +80,16 @@ def patches(x: Float[Array, "b h w c"], size: Sequence[int]) -> Float[Array, "b 
 
 
 class ReNetLayer(nn.Module):
-    """Two recurrences sweep every column (`vertical`) or row of a grid of patches, one from either end.
+    """Two recurrences sweep every column (`vertical`) or row of a grid of patches, one from each end.
 
-    Parameters, the forward direction's first: `input_kernel` `[2,s·t·C,gates·units]`, `recurrent_kernel` `[2,units,gates·units]` and
-    `bias` `[2,gates·units]`; gates in the order of the cell's.
+    Parameters, those of the forward direction first: `input_kernel` `[2,s·t·C,gates·units]`, `recurrent_kernel` `[2,units,gates·units]`
+    and `bias` `[2,gates·units]`. The gates are in the order of the cell.
 
     Attributes:
-        units: d, of each direction.
-        vertical: columns, from the top and from the bottom; else rows.
+        units: d, the number of units of each direction.
+        vertical: sweep columns, from the top and from the bottom; else rows, from the left and from the right.
         cell: `lstm`, `gru` or `irnn`.
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     units: int
@@ -97,13 +99,13 @@ class ReNetLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w _"]) -> Float[Array, "b h w {2*self.units}"]:
-        """The forward direction's units first."""
+        """The units of the forward direction are the first."""
         step, gates, entries = CELLS[self.cell]
         if not self.vertical:
             x = x.swapaxes(1, 2)
         b, length, lines, inputs = x.shape
         d = self.units
-        # All parameters are uniform at first (H-ReNet, §4.2), but where an IRNN starts from the identity and no biases.
+        # All initial values are uniform (H-ReNet, §4.2), except that an IRNN starts from the identity and zero biases.
         recurrent_init, bias_init = _uniform, _uniform
         if self.cell == "irnn":
             recurrent_init, bias_init = _identities, nn.initializers.zeros
@@ -113,12 +115,13 @@ class ReNetLayer(nn.Module):
 
         sequence = x.astype(self.dtype).swapaxes(0, 1).reshape(length * b * lines, inputs)
         flat = kernel.transpose(1, 0, 2).reshape(inputs, -1)
-        added = (sequence @ flat).reshape(length, b * lines, 2, gates * d).swapaxes(1, 2) + bias[:, None]
-        added = jnp.stack([added[:, 0], added[::-1, 1]], axis=1)  # the backward direction starts at the other end
+        projected = (sequence @ flat).reshape(length, b * lines, 2, gates * d).swapaxes(1, 2) + bias[:, None]
+        # The backward direction starts at the other end.
+        projected = jnp.stack([projected[:, 0], projected[::-1, 1]], axis=1)
 
-        own, inside = extent.lengths((length, lines) if self.vertical else (lines, length)), None
-        if own is not None:  # the backward direction starts where the image ends: until then its state stays 0
-            count = jnp.repeat(own[0 if self.vertical else 1], lines)
+        lengths, inside = extent.lengths((length, lines) if self.vertical else (lines, length)), None
+        if lengths is not None:  # the backward direction passes the padding first: its state stays 0 there
+            count = jnp.repeat(lengths[0 if self.vertical else 1], lines)
             inside = jnp.stack([jnp.ones((length, b * lines), bool), jnp.arange(length)[::-1, None] < count], axis=1)
 
         def scan(state, inputs):
@@ -129,31 +132,31 @@ class ReNetLayer(nn.Module):
             return state, state[0]
 
         start = (jnp.zeros((2, b * lines, d), self.dtype),) * entries
-        _, h = lax.scan(scan, start, (added, inside))
+        _, h = lax.scan(scan, start, (projected, inside))
         y = jnp.concatenate([h[:, 0], h[::-1, 1]], axis=-1).reshape(length, b, lines, 2 * d).swapaxes(0, 1)
         return y if self.vertical else y.swapaxes(1, 2)
 
 
 def l2_normalise(x: Float[Array, "b h w c"], scale: float) -> Float[Array, "b h w c"]:
-    """Every image's map over its Euclidean norm, times `scale` (H-ReNet, §4.2)."""
+    """The map of every image, divided by its Euclidean norm and multiplied by `scale` (H-ReNet, §4.2)."""
     norm = jnp.sqrt(jnp.sum(jnp.square(extent.clear(x).astype(jnp.float32)), axis=(1, 2, 3), keepdims=True))
     return (x / jnp.maximum(norm, 1e-12) * scale).astype(x.dtype)
 
 
 class ReNet(nn.Module):
-    """Groups of a vertical and a horizontal layer, after which every position has seen the whole image.
+    """Groups of a vertical and a horizontal layer. After one group, every position has seen the whole image.
 
-    H-ReNet is one group of 120 units on conv7, or on pool4, pool5 and conv7; N-ReNet is three, of 64, 96 and 128 units, on raw pixels,
-    the first on patches of 2×2.
+    H-ReNet has one group of 120 units, on conv7 or on pool4, pool5 and conv7. N-ReNet has three groups of 64, 96 and 128 units on raw
+    pixels; the first one reads patches of 2×2.
 
     Attributes:
-        levels: names of the maps that enter, joined after normalisation at the size of the first; () for the backbone's last.
-        units: d of each group, so that a group gives 2d channels.
+        levels: names of the maps to read. They are normalised, resized to the first one and concatenated. (): the backbone's last map.
+        units: d for each group, the number of units of each direction; a group has 2d output channels.
         patch: height and width of the patches that the first layer sweeps.
-        cell: `lstm` (the paper), `gru` or `irnn`.
-        entering: of each map that enters: `none`, `batch` normalisation or `l2`, see `l2_normalise`.
-        l2_scale: λ of `l2`; the paper tries 100, 1000 and 10000.
-        dtype: of the computation.
+        cell: recurrent unit: `lstm` (the paper), `gru` or `irnn`.
+        entering: normalisation of each map that is read: `none`, `batch`, or `l2`: division by the map's Euclidean norm.
+        l2_scale: factor λ of the maps after `l2` normalisation; the paper tries 100, 1000 and 10000.
+        dtype: dtype of the computation.
         normalisation: the normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -166,7 +169,7 @@ class ReNet(nn.Module):
     dtype: Any = jnp.float32
     normalisation: Callable = Norm
 
-    READS = 1  # the backbone's last map, where `levels` names none
+    READS = 1  # the backbone's last map is read if `levels` names none
 
     READ_WHEN: ClassVar[dict] = {"l2_scale": ("entering", ("l2",))}
 
@@ -192,7 +195,7 @@ class ReNet(nn.Module):
 
 
 def sweeps(x: Float[Array, "b h w _"], ends: tuple[str, str]) -> dict[str, Float[Array, "b h w ..."]]:
-    """What either direction of a layer has in its map, and of its units the one that varies most."""
+    """The maps of both directions of a layer, and the unit of each that varies most; `ends` names the directions."""
     maps: dict[str, Array] = {}
     for end, half in zip(ends, jnp.split(x, 2, axis=-1), strict=True):
         unit = half.var((0, 1, 2)).argmax()

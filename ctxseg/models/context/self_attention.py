@@ -1,4 +1,4 @@
-"""What networks of self-attention share: how they end."""
+"""The last layers that all self-attention networks share."""
 
 from collections.abc import Callable
 
@@ -17,9 +17,9 @@ def joined(
     norm: str,
     train: bool,
 ) -> Float[Array, "b h w {channels}"]:
-    """What attention gave, `y`, convolved as `out`; then joined with the map it started from, `x`, and convolved as `fuse`.
+    """Convolves `y`, the result of attention, as `out`, concatenates it with `x`, the map before attention, and convolves both as `fuse`.
 
-    Called within a module, whose submodules these become.
+    It is called in a module. The convolutions become submodules of that module.
     """
     y = conv(channels, kernel, norm=norm, name="out")(y, train)
     return conv(channels, kernel, norm=norm, name="fuse")(jnp.concatenate([x, y], axis=-1), train)

@@ -4,9 +4,9 @@
     F^{i,d}_{t+1} = P^{i,d}_{t+1} + Π_{j>i} R^{j,d}_{t+1}                        from the coarsest level down               (1)
     P^{j,u}_{t+1} = F^{j,d}_{t+1}                         if t = 0,  else ReLU( W^{j,u}_{t+1} * (F^{j,d}_{t+1} + F^{j,u}_t) ) (4)
     F^{j,u}_{t+1} = P^{j,u}_{t+1} + Π_{i<j} R^{i,u}_{t+1}                        from the finest level up                   (3)
-    R = RCE(F), brought to the resolution of the level that receives it                                                   (5, 6)
+    R = RCE(F), resized to the level that receives it                                                                     (5, 6)
 
-Every symbol has its own weights at every stage, level and direction ("we omit the notations d, u and t", §3).
+W and RCE have separate weights at every stage, level and direction ("we omit the notations d, u and t", §3).
 """
 
 import operator
@@ -25,11 +25,12 @@ from ctxseg.models.context.global_fc import GlobalFC
 from ctxseg.models.context.levels import select
 from ctxseg.models.context.ppm import PPM
 from ctxseg.models.context.rce import RegionContextEncoding
-from ctxseg.models.layers import ConvNorm, Norm, area_resize, relu, resize
+from ctxseg.models.layers import ConvNorm, Norm, relu
+from ctxseg.models.resizing import area_resize, resize
 from ctxseg.models.seen import show
 from ctxseg.models.shapes import Array, Maps, Regions
 
-# What can give a map its context (Table 2), by the name in `ZigZag.region_context`; `none`: the map itself.
+# Modules that compute the context of a map (Table 2), by their name in `ZigZag.region_context`. `none`: the context is the map itself.
 REGION_CONTEXTS: dict[str, Callable[..., nn.Module] | None] = {
     "none": None,
     "rce": RegionContextEncoding,
@@ -47,9 +48,9 @@ class Stage(nn.Module):
     Attributes:
         fuse: (x, name) → ReLU( W * x ).
         encode: (F, name) → R.
-        bring: (R, size, name) → R at the resolution `size` of a coarser level.
+        bring: (R, size, name) → R, resized to the `size` of a coarser level.
         combine: `product` or `sum` of the R that a level receives.
-        dense: whether a level receives R of all levels passed before it, or of the last of them.
+        dense: whether a level receives R of all levels that the pass visited before it, or only of the last one.
     """
 
     fuse: Callable
@@ -65,7 +66,7 @@ class Stage(nn.Module):
         Args:
             down: F^d_t of every level; B if t = 0.
             up: F^u_t of every level; None if t = 0.
-            up_levels: the level at which the bottom-up pass ends; 0 leaves the pass out.
+            up_levels: last level of the bottom-up pass; 0 leaves the pass out.
         """
         first = up is None  # t = 0
 
@@ -89,11 +90,11 @@ class Stage(nn.Module):
         return f_down, f_up
 
     def senders(self, r):
-        """The levels whose R the next level receives, in the order in which they were passed."""
+        """The levels whose R the next level receives, in the order in which the pass visited them."""
         return list(r) if self.dense else list(r)[-1:]
 
     def receive(self, p, contexts):
-        """P + Π R, or P + Σ R; the level that a pass begins at receives none."""
+        """P + Π R, or P + Σ R; only P at the first level of a pass, which receives no context."""
         if not contexts:
             return p
         return p + reduce(operator.mul if self.combine == "product" else operator.add, contexts)
@@ -103,11 +104,11 @@ class Stage(nn.Module):
             show(self, title, lambda: {f"level {i}": x for i, x in r.items()})
 
 
-# What `Stage` calls, with the options of `ZigZag` bound. Their layers belong to the module that calls them, under the name given.
+# `Stage` calls these functions, with the options of `ZigZag` bound. The layers that they create belong to the calling module, as `name`.
 
 
 def fuse(x, name: str, *, order, kernel, conv, normalisation, norm, train):
-    """P, given the sum of two directions' maps (eqs. 2 and 4), with batch normalisation at one of three places; see `ZigZag.fuse_order`."""
+    """P, from the sum of both directions' maps (eqs. 2 and 4), with batch normalisation in one of three places (`ZigZag.fuse_order`)."""
     if order == "conv_norm_relu":
         return conv(x.shape[-1], kernel, norm=norm, name=name)(x, train)
     x = normalisation(kind=norm, name=f"{name}_norm")(x, train)
@@ -117,7 +118,7 @@ def fuse(x, name: str, *, order, kernel, conv, normalisation, norm, train):
 
 
 def encode(f, name: str, *, region_context, context_norm, normalisation, train):
-    """R = RCE(F) (eqs. 5 and 6), or what else `region_context` makes of F; F itself for None. See `ZigZag.context_norm`."""
+    """R = RCE(F) (eqs. 5 and 6), or another `region_context` of F, or F itself if that is None. Then normalised by `context_norm`."""
     r = f if region_context is None else region_context(name=name)({"f": f}, train=train)[0]
     if context_norm == "none":
         return r
@@ -126,54 +127,59 @@ def encode(f, name: str, *, region_context, context_norm, normalisation, train):
 
 
 def bring(r, size, name: str, *, how, conv, norm, train):
-    """R at the resolution `size` of a coarser level, which halving may miss by one (Caffe's poolings): the rest is interpolated."""
+    """R, resized to the `size` of a coarser level. Repeated halving may miss it by one (Caffe's poolings), so the end is interpolation."""
     if how == "average":
         return area_resize(r, size)
     step = 1
     while how == "strided" and any(n > m for n, m in zip(r.shape[1:3], size, strict=True)):
-        halved = conv(r.shape[-1], 3, stride=2, norm=norm, relu=False, name=f"{name}_{step}")
-        r, step = halved(r if step == 1 else relu(r), train), step + 1
+        halve = conv(r.shape[-1], 3, stride=2, norm=norm, relu=False, name=f"{name}_{step}")
+        r, step = halve(r if step == 1 else relu(r), train), step + 1
     return resize(r, size)
 
 
 class ZigZag(nn.Module):
     """The context module: four maps of a backbone → the fused map of level 1, which the classifier reads.
 
-    The paper's Table 1 removes its parts one at a time (§6.1):
+    The paper's Table 1 removes the parts of the network one at a time (§6.1):
 
-    - `dense=False`: a level receives the context of the adjacent level alone.
-    - `exchange=False`: one pass down and up instead of `stages` of them.
-    - `fusion=False`: "without fusing feature maps, the network has only one pass": no W anywhere, so one pass too, and level 1 is
-      read as the pass leaves it, F^{1,u}_1 = F^{1,d}_1. What the bottom-up pass makes of the other levels then reaches
-      no classifier, so it is not computed.
-    - all three off: the top-down half alone. With `region_context` and `context_norm` `none` it is a plain encoder-decoder, the
-      first row of the table.
+    - `dense=False`: a level receives only the context of the adjacent level.
+    - `exchange=False`: there is one stage, not `stages`.
+    - `fusion=False`: there is no W, and so only one stage ("without fusing feature maps, the network has only one pass"). The
+      classifier reads level 1 after that stage, F^{1,u}_1 = F^{1,d}_1. It does not depend on the other levels of the bottom-up pass, so
+      these are not computed.
+    - all three False: only the top-down pass. If `region_context` and `context_norm` are `none` too, this is a plain encoder-decoder,
+      the first row of the table.
 
     Attributes:
-        levels: names of the maps, finest first; () for the backbone's last four.
-        channels: C, to which every map is projected by a 1×1 convolution.
-        stages: T.
-        region_context: what gives a map its context: `rce`, or one of those it is compared with in Table 2: `global_image`,
-            `global_subregion`, `gcn`, `ppm`, `aspp`; or `none`: R = F.
-        subdivisions, region_pool: see `RegionContextEncoding`.
-        dilations: see `ASPP`.
-        combine: `product` or `sum`.
-        exchange, fusion, dense: the switches above.
-        norm: `batch` or `none`, on the projections, the fusing and the branches' convolutions.
-        context_norm: what R passes before it is combined. `none`: the printed equations, whose product of several maps over
-            several stages overflows float32 on unit-variance maps, and so needs pretrained weights or few levels.
-            `batch`: batch normalisation, whose heavy-tailed products drown the maps. `gate` (default): 2·logistic(batch
-            normalisation), a factor around 1, so that every level's context reaches the others to first order too.
-        bring: how the bottom-up pass brings R to a coarser level, which the paper does not say: `bilinear`, two taps a direction, which
-            at a factor of 8 read 4 of 64 positions; `average`, the mean of all; `strided`, 3×3 convolutions of stride 2, each halving,
-            with normalisation, and ReLU between them. By a factor of 2, `bilinear` is `average`. The top-down pass interpolates.
-        fuse_kernel: size of W.
-        fuse_order: where W has its normalisation. `conv_norm_relu`: ReLU(BN(W * x)); `norm_conv_relu`: ReLU(W * BN(x)); `norm_relu_conv`:
-            W * ReLU(BN(x)). The paper has ReLU(W * x).
-        readout: what the classifier reads. `down`: P^{1,d}_{T+1}, one of the maps that §3 defines; `up`: P^{1,u}_{T+1}, which §5 names and
-            which takes one more top-down pass.
+        levels: names of the maps to read, finest first. (): the backbone's last four.
+        channels: C, the number of channels to which a 1×1 convolution projects every map.
+        stages: T, the number of stages, each a top-down and a bottom-up pass.
+        region_context: module that computes the context R of a map: `rce` (the paper), or one that Table 2 compares it with:
+            `global_image`, `global_subregion`, `gcn`, `ppm`, `aspp`. `none`: R is the map itself.
+        subdivisions: with region_context=rce: K' of each branch, which divides the map into K'×K' cells.
+        region_pool: with region_context=rce: how the positions of a cell are pooled: `sum` (the paper) or `mean`.
+        dilations: with region_context=aspp: dilations of the 3×3 branches.
+        combine: how the contexts R that a level receives are combined: `product` (the paper) or `sum`.
+        exchange: whether the passes exchange context over several stages; else there is one stage ("no exchange", Table 1).
+        fusion: whether convolutions W fuse the maps of both directions; else there is one stage without W ("no fusion", Table 1).
+        dense: whether a level receives the context of all levels before it in the pass; else only that of the adjacent level ("no dense
+            pathways", Table 1).
+        norm: normalisation of the projections, of the fusing convolutions and of those that compute the contexts: `batch` or `none`.
+        context_norm: normalisation of the contexts R before they are combined. `none`: as in the printed equations. On maps of unit
+            variance, the product of several maps over several stages then overflows float32, so this needs pretrained weights or few
+            levels. `batch`: batch normalisation. Its products are heavy-tailed and outweigh the maps. `gate` (default): 2·sigmoid(batch
+            normalisation), a factor around 1, so that the context of every level also reaches the others to first order.
+        bring: how the bottom-up pass resizes a context R to a coarser level, which the paper does not say. `bilinear`: two taps per axis,
+            so a factor of 8 reads 4 of 64 positions. `average`: the mean of all positions. `strided`: one 3×3 convolution of stride 2 for
+            each factor of 2, with normalisation, and ReLU between them. At a factor of 2, `bilinear` equals `average`. The top-down pass
+            always interpolates.
+        fuse_kernel: kernel size of W, the convolution that fuses the maps of both directions.
+        fuse_order: order of convolution, normalisation and ReLU where maps are fused. `conv_norm_relu`: ReLU(BN(W * x)); `norm_conv_relu`:
+            ReLU(W * BN(x)); `norm_relu_conv`: W * ReLU(BN(x)). The paper has ReLU(W * x).
+        readout: map of level 1 that the classifier reads. `down`: P^{1,d}_{T+1}, one of the maps that the paper's §3 defines. `up`:
+            P^{1,u}_{T+1}, which its §5 names and which needs one more top-down pass.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-        normalisation: the normalisation layer, likewise.
+        normalisation: the normalisation layer, with `dtype` and `axis_name` bound.
     """
 
     levels: tuple[str, ...] = ()
@@ -196,7 +202,7 @@ class ZigZag(nn.Module):
     conv: Callable = ConvNorm
     normalisation: Callable = Norm
 
-    READS = 4  # the backbone's last 4 maps, where `levels` names none
+    READS = 4  # the backbone's last 4 maps are read if `levels` names none
 
     READ_WHEN: ClassVar[dict] = {
         "subdivisions": ("region_context", ("rce",)),
@@ -205,7 +211,7 @@ class ZigZag(nn.Module):
         "exchange": ("fusion", (True,)),
         "stages": ("exchange", (True,)),
         "combine": ("dense", (True,)),
-        # A last bottom-up pass of which level 1 alone is read brings nothing down.
+        # If only level 1 of the last bottom-up pass is read, that pass resizes nothing.
         "bring": [("readout", ("up",)), ("stages", range(2, sys.maxsize))],
         "fuse_kernel": ("fusion", (True,)),
         "fuse_order": ("fusion", (True,)),
@@ -236,12 +242,12 @@ class ZigZag(nn.Module):
         )
         T = self.stages if self.exchange and self.fusion else 1
         # How many levels of the last bottom-up pass are read.
-        last = {"down": 1, "up": len(maps)}[self.readout] if self.fusion else 0
+        last_levels = {"down": 1, "up": len(maps)}[self.readout] if self.fusion else 0
 
         down = maps
         up: Any = None  # there is no F^u_0
         for t in range(T):  # (1) to (6)
-            down, up = stage(name=f"stage{t + 1}")(down, up, len(maps) if t < T - 1 else last)
+            down, up = stage(name=f"stage{t + 1}")(down, up, len(maps) if t < T - 1 else last_levels)
         if not self.fusion:
             return down[1], {}
         if self.readout == "up":  # P^{1,u}_{T+1} needs F^{1,d}_{T+1}
@@ -249,7 +255,7 @@ class ZigZag(nn.Module):
         return fuse_maps(down[1] + up[1], "fuse_out"), {}
 
     def _region_context(self):
-        """Makes the module that gives a map its context, by its name; None for `none`."""
+        """The class that computes a map's context, with its fields bound; None for `none`."""
         module = REGION_CONTEXTS[self.region_context]
         if module is None:
             return None
