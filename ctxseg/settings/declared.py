@@ -37,7 +37,7 @@ class ModelFields:
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    frozen: tuple = ()
+    frozen: Annotated[tuple, OFF] = ()
     kernel_std: Annotated[Amount, OFF] = 0.0
 
 
@@ -109,20 +109,20 @@ class TrainFields:
         split: split of the data set; several as "fold1+fold2".
         steps: number of optimiser updates.
         batch_size: images per step, over all devices.
-        log_every: steps between lines of the log.
+        log_every: steps between lines of the log; none: only where the run is evaluated or saved.
         loggers: loggers besides metrics.jsonl: tensorboard, or package.module:Class.
         eval_every: steps between evaluations on the validation split; none: only at the end.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; none: only where the run is evaluated, and at the end.
         keep: number of latest checkpoints to keep, besides the best one.
     """
 
     split: str = "train"
     steps: Annotated[int, Bound(minimum=1, maximum=2**31 - 1)] = 600  # a 32-bit counter
     batch_size: Count = 16
-    log_every: Whole = 20
-    loggers: tuple = ("tensorboard",)
+    log_every: Annotated[Whole, OFF] = 20
+    loggers: Annotated[tuple, OFF] = ("tensorboard",)
     eval_every: Annotated[Whole, OFF] = 0
-    checkpoint_every: Whole = 200
+    checkpoint_every: Annotated[Whole, OFF] = 200
     keep: Count = 2
 
 
@@ -150,12 +150,12 @@ class OptimizerFields:
     momentum: Annotated[Portion, OFF] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[Amount, OFF] = 5e-4
-    rates: tuple = ()
+    rates: Annotated[tuple, OFF] = ()
     clip_norm: Annotated[Amount, OFF] = 0.0
     schedule: Literal["poly", "step", "constant"] = "poly"
     warmup_steps: Annotated[Whole, OFF] = 0
     poly_power: Amount = 0.9
-    step_boundaries: tuple = ()
+    step_boundaries: Annotated[tuple, OFF] = ()
     step_factor: Amount = 0.1
 
 
