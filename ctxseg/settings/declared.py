@@ -225,7 +225,7 @@ class ComplexityFields:
     Attributes:
         input: images, height, width and channels of the map that each context reads.
         channels: number of channels of each context.
-        contexts: names of the rows: contexts, dca, "aspp + dca"; (): all.
+        contexts: names of the rows: contexts, package.module:Class, dca, "aspp + dca"; (): all of the package's.
         repeats: number of timed executions; none: operations are counted, and nothing is executed.
     """
 
