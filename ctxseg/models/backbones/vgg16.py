@@ -12,7 +12,7 @@ likewise, the resizing of scores in `losses.cross_entropy`, `inference` and `mod
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 from jaxtyping import Float
@@ -47,6 +47,9 @@ class VGG16(nn.Module):
     dropout: Portion = 0.5
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
+
+    # The layers that ImageNet weights lack: `config.model.kernel_std` draws them as those after the backbone.
+    UNTRAINED: ClassVar[tuple[str, ...]] = ("conv6", "conv7")
 
     @staticmethod
     def effective(fields: dict) -> dict:
