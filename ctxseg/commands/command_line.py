@@ -173,6 +173,14 @@ def check_remote(values: flags.FlagValues) -> None:
         _check_reachable(path)
 
 
+def _check_known(argv):
+    """UserError for a flag that does not exist, which may be a misspelt --config."""
+    known = {*define_flags([], ConfigDict()), "flagfile", "undefok"}
+    for name in (argument.lstrip("-").partition("=")[0] for argument in argv if argument.startswith("-")):
+        if not re.match(r"(no)?config\.", name) and not {name, name.removeprefix("no")} & known:
+            raise UserError(unknown(name, [*sorted(known), *field_flags(collect.get_config())]))
+
+
 def _check_reachable(path):
     """UserError if `path` is a URL that cannot be reached."""
     if "://" in path:
@@ -251,6 +259,7 @@ def read_sweep(argv: list[str]) -> Sweep:
     other_flags = [a for a in argv if not re.match(r"--?(?:no)?config\b", a)]
     path, _, dataset = value_of(argv, "config").partition(":")
     if not path:
+        _check_known(argv)
         raise UserError(
             "--config is missing: give a table, as --config=configs/tables/zigzag_components.py:scenes, or a system"
         )
@@ -289,6 +298,7 @@ def base_config(argv: list[str]) -> ConfigDict:
     if not path:
         folder = value_of(argv, "workdir").split(",")[0] or parse_checkpoint(value_of(argv, "checkpoint") or None)[0]
         if not folder:
+            _check_known(argv)
             raise UserError(
                 "--config is missing: give for example --config=configs/zigzag.py, or --workdir=RUN for an existing run"
             )

@@ -99,6 +99,8 @@ class FeatureMemory(nn.Module):
     dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32
 
+    # The submodule, and its auxiliary logits, that score the classes of pixels: pictures draw them, and tables of costs leave them out.
+    SCORES: ClassVar[str] = "distribution"
     READ_WHEN: ClassVar[dict] = {
         "clustering_batches": ("first", ("random", "clustering")),
         "power": ("polynomial", (True,)),

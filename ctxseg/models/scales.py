@@ -67,6 +67,10 @@ class MultiScale(nn.Module):
         return self.segmenter.num_classes
 
     @property
+    def backbone(self):
+        return self.segmenter.backbone
+
+    @property
     def memory(self):
         return self.segmenter.memory
 

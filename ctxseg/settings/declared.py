@@ -39,8 +39,8 @@ class ModelFields:
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    pretrained: str | None = None
-    frozen: tuple = ()
+    pretrained: Annotated[str | None, OFF] = None
+    frozen: Annotated[tuple, OFF] = ()
     kernel_std: Annotated[Amount, OFF] = 0.0
 
 
@@ -112,20 +112,20 @@ class TrainFields:
         split: split of the data set; several as "fold1+fold2".
         steps: number of optimiser updates.
         batch_size: images per step, over all devices.
-        log_every: steps between lines of the log.
+        log_every: steps between lines of the log; none: only where the run is evaluated or saved.
         loggers: loggers besides metrics.jsonl: tensorboard, or package.module:Class.
         eval_every: steps between evaluations on the validation split; none: only at the end.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; none: only where the run is evaluated, and at the end.
         keep: number of latest checkpoints to keep, besides the best one.
     """
 
     split: str = "train"
     steps: Annotated[int, Bound(minimum=1, maximum=2**31 - 1)] = 600  # a 32-bit counter
     batch_size: Count = 16
-    log_every: Whole = 20
-    loggers: tuple = ("tensorboard",)
+    log_every: Annotated[Whole, OFF] = 20
+    loggers: Annotated[tuple, OFF] = ("tensorboard",)
     eval_every: Annotated[Whole, OFF] = 0
-    checkpoint_every: Whole = 200
+    checkpoint_every: Annotated[Whole, OFF] = 200
     keep: Count = 2
 
 
@@ -154,13 +154,13 @@ class OptimizerFields:
     momentum: Annotated[Portion, OFF] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[Amount, OFF] = 5e-4
-    rates: tuple = ()
+    rates: Annotated[tuple, OFF] = ()
     clip_norm: Annotated[Amount, OFF] = 0.0
     schedule: Literal["poly", "step", "constant"] = "poly"
     head_steps: Annotated[Whole, OFF] = 0
     warmup_steps: Annotated[Whole, OFF] = 0
     poly_power: Amount = 0.9
-    step_boundaries: tuple = ()
+    step_boundaries: Annotated[tuple, OFF] = ()
     step_factor: Amount = 0.1
 
 
@@ -230,7 +230,7 @@ class ComplexityFields:
     Attributes:
         input: images, height, width and channels of the map that each context reads.
         channels: number of channels of each context.
-        contexts: names of the rows: contexts, dca, "aspp + dca"; (): all.
+        contexts: names of the rows: contexts, package.module:Class, dca, "aspp + dca"; (): all of the package's.
         repeats: number of timed executions; none: operations are counted, and nothing is executed.
     """
 

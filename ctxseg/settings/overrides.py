@@ -43,9 +43,15 @@ def unknown(name, names) -> str:
 
 
 def without_none(argv):
-    """`argv` without its arguments `--config.a.b=None`, which absl cannot parse, and the names of those fields."""
-    matches = [re.fullmatch(r"--?config\.([^=]+)=None", argument) for argument in argv]
-    return [a for a, m in zip(argv, matches, strict=True) if not m], [m[1] for m in matches if m]
+    """`argv` without its arguments `--config.a.b=None`, which absl cannot parse, and the names of those fields.
+
+    `none` is the same for a text that can be off, such as config.model.pretrained.
+    """
+    matches = [re.fullmatch(r"--?config\.([^=]+)=(None|none)", argument) for argument in argv]
+    reset = [m and (m[2] == "None" or collect.can_be_off(m[1]) is str) for m in matches]
+    return [a for a, r in zip(argv, reset, strict=True) if not r], [
+        m[1] for m, r in zip(matches, reset, strict=True) if m and r
+    ]
 
 
 def without_off(argument):

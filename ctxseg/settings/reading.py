@@ -11,22 +11,19 @@ import dataclasses
 from collections.abc import Mapping, Set
 
 from ctxseg.errors import UserError
-from ctxseg.models import CONTEXTS, find_module
+from ctxseg.models import CONTEXTS, create_model, find_module
 from ctxseg.settings.collect import CHOSEN, class_of, config_fields, defaults_of
 from ctxseg.settings.fields import flatten_as_json
 
 
-def conditions(config, mode: str, unread: Set[str]):
-    """The conditions on fields outside modules: (fields, whether they are read, what they need). `unread`: the modules' unread fields."""
+def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
+    """The conditions on fields outside modules: (fields, whether they are read, what they need). `chosen` as of `unread`."""
     optimizer, crf = config.optimizer, config.eval.crf.iterations > 0
     context, memory, merge = config.model.context.name, config.model.memory.name, config.model.scales.merge
     # Only a context that predicts scores has the number of classes as a field.
     scores = memory != "none" or _takes_classes(context)
     step, poly = optimizer.schedule == "step", optimizer.schedule == "poly"
-    superpixels = mode == "prepare" or any(
-        f"model.{part}.regions" not in unread and config.model[part].region_shape != "grid"
-        for part in ("context", "connections")
-    )
+    superpixels = mode == "prepare" or _reads_superpixels(config, chosen)
     heads = bool(config.model.auxiliary.levels)
     return (
         (["model.frozen", "optimizer.head_steps"], bool(config.model.pretrained), "config.model.pretrained"),
@@ -91,6 +88,21 @@ def _takes_classes(context):
         return True
 
 
+def _reads_superpixels(config, chosen):
+    """Whether one of the modules `chosen` reads super-pixels, as it says itself; True if they cannot be made."""
+    model = config.model.to_dict()
+    try:
+        for path, names in chosen.items():
+            section = path.removeprefix("model.")
+            for name in names:
+                module = {**model[section], CHOSEN[path][0]: name}
+                if create_model({**model, section: module}, 2).most_superpixels.get(section) is not None:
+                    return True
+    except UserError:
+        return True
+    return False
+
+
 def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = None) -> dict[str, str]:
     """The fields that nothing reads, each with what it needs: {"model.context.dilations": "aspp or deeplabv3plus"}.
 
@@ -100,7 +112,8 @@ def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = 
         chosen: {section: names of the modules in use}, without the sections that the mode does not use; default: the config's.
     """
     fields = {}
-    for path, names in (_chosen(config) if chosen is None else chosen).items():
+    chosen = _chosen(config) if chosen is None else chosen
+    for path, names in chosen.items():
         chooser, _, modules = CHOSEN[path]
         section = config
         for key in path.split("."):
@@ -114,7 +127,7 @@ def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = 
                 _reads(module, field, {**section, chooser: name}) for name, module in chosen_modules.items()
             ):
                 fields[f"{path}.{field}"] = _readers(modules, chooser, field)
-    for names, is_read, needs in conditions(config, mode, fields.keys()):
+    for names, is_read, needs in conditions(config, mode, chosen):
         fields |= {} if is_read else dict.fromkeys(names, needs)
     return fields
 

@@ -16,7 +16,7 @@ import numpy as np
 from ctxseg import data
 from ctxseg.errors import UserError
 from ctxseg.files import make_folder, write_json
-from ctxseg.models import CONTEXTS, create_model
+from ctxseg.models import CONTEXTS, create_model, find_module
 from ctxseg.settings import declared
 
 # Jin et al., ICCV 2021 (MCIBI), Table 3: parameters (M), multiply-adds (G), on `PAPER_INPUT` with 512 channels. SPEC §6.
@@ -58,8 +58,10 @@ class Measured(nn.Module):
         if self.memory is None:
             return within, aux
 
+        classes = getattr(self.memory, "SCORES", None)
+
         def replace_scores(call, arguments, keywords, context):
-            return scores if context.module.name == "distribution" else call(*arguments, **keywords)
+            return scores if context.module.name == classes else call(*arguments, **keywords)
 
         with nn.intercept_methods(replace_scores):
             return self.memory(list(features.values())[-1], within, False), aux
@@ -111,6 +113,18 @@ ROWS = {
 }
 ROWS["dca"] = partial(build, memory="mcibi")
 ROWS["aspp + dca"] = partial(build, context="aspp", memory="mcibi")
+
+
+def row_of(name: str):
+    """An entry of `ROWS`, or the row of a context from outside the package, `package.module:Class`. UserError: there is none."""
+    if name in ROWS:
+        return ROWS[name]
+    if ":" not in name:
+        raise UserError(
+            f"config.complexity.contexts has {name!r}; expected any of {', '.join(ROWS)}, or package.module:Class"
+        )
+    module = find_module("complexity.contexts", name, CONTEXTS)
+    return partial(build, context=name, projected=getattr(module, "KEEPS_CHANNELS", False))
 
 
 def equations(jaxpr, times: int = 1):
@@ -271,14 +285,13 @@ def check(config) -> tuple[str, ...]:
     # On the command line, `a,b` is one string.
     names = [name.strip() for entry in fields.contexts for name in entry.split(",")]
     for name in names:
-        if name not in ROWS:
-            raise UserError(f"config.complexity.contexts has {name!r}; expected any of {', '.join(ROWS)}")
+        row_of(name)
     return tuple(dict.fromkeys(names)) or tuple(ROWS)
 
 
 def chosen(config) -> dict[str, set[str]]:
     """{section of the config: names of the modules that are measured}, see `reading.unread`."""
-    rows = [ROWS[name].keywords for name in check(config)]
+    rows = [row_of(name).keywords for name in check(config)]
     return {f"model.{part}": {row.get(part, "none") for row in rows} for part in ("context", "memory")}
 
 
@@ -303,7 +316,7 @@ def complexity(config, folder: str) -> None:
         "input": shape,
         "channels": channels,
         "dtype": config.model.dtype,
-        "data": config.data.name,  # sets the number of classes of dca and ocr
+        "data": config.data.name,  # sets the number of classes
         "device": device.device_kind,
         "jax": jax.__version__,
         "repeats": config.complexity.repeats,
@@ -313,7 +326,7 @@ def complexity(config, folder: str) -> None:
     width = max(map(len, ("context", *names)))
     print(_line(width, COLUMNS, "context", bool(paper)))
     for name in names:
-        module, inputs = ROWS[name](config)
+        module, inputs = row_of(name)(config)
         row = {"context": name, "input": list(inputs[0].values())[-1].shape} | measure(
             module, inputs, config.complexity.repeats
         )

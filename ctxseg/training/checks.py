@@ -39,7 +39,8 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
             )
         if segments > maximum:
             raise UserError(
-                f"config.data.superpixels is {segments}; expected at most config.model.{section}.regions, which is {maximum}"
+                f"config.data.superpixels is {segments}; expected at most {maximum}, "
+                f"which config.model.{section} allows: --mode=show has its fields"
             )
     find("loss.name", config.loss.name, LOSSES)
     for name in config.train.loggers:

@@ -37,14 +37,15 @@ class TrainState:
 def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std: float = 0.0) -> TrainState:
     """Initial state for images of `crop` (height, width); the same seed gives the same weights.
 
-    With `kernel_std`, convolution kernels without pretrained weights (VGG-16's conv6 and conv7, and all outside the backbone) are drawn
-    from a normal distribution with this standard deviation (H-ReNet, §4.2: 0.1) instead of He's.
+    With `kernel_std`, convolution kernels without pretrained weights (the backbone's `UNTRAINED` layers, if it names any, and all outside
+    the backbone) are drawn from a normal distribution with this standard deviation (H-ReNet, §4.2: 0.1) instead of He's.
     """
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
     images, regions = jnp.zeros((1, *crop, 3), jnp.uint8), jnp.zeros((1, *crop), jnp.int32)
     variables = jax.jit(lambda r: model.init(r, images, regions))(init_rng)
     if kernel_std:
-        variables = variables | {"params": _normal_kernels(variables["params"], init_rng, kernel_std)}
+        untrained = getattr(model.backbone, "UNTRAINED", ())
+        variables = variables | {"params": _normal_kernels(variables["params"], init_rng, kernel_std, untrained)}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -55,12 +56,12 @@ def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std:
     )
 
 
-def _normal_kernels(params, rng, std):
-    """`params` with new kernels `[k,k,·,·]` outside `backbone`, and in its `conv6` and `conv7`."""
+def _normal_kernels(params, rng, std, untrained):
+    """`params` with new kernels `[k,k,·,·]` outside `backbone`, and in its layers `untrained`."""
 
     def draw(path, x):
         names = [entry.key for entry in path]
-        pretrained = names[0] == "backbone" and names[1] not in ("conv6", "conv7")
+        pretrained = names[0] == "backbone" and names[1] not in untrained
         if pretrained or names[-1] != "kernel" or x.ndim != 4:
             return x
         key = jax.random.fold_in(rng, zlib.crc32("/".join(names).encode()))

@@ -205,8 +205,9 @@ def _pictures_of_run(run, images):
     for index, (sample, *_), row in zip(images, looks, rows, strict=True):
         if row:
             drawn[f"context_{index}"] = figures.feature_maps(sample["image"], row)
-    if "distribution" in looks[0][1].aux:
-        distributions = with_maps(jax.nn.softmax(output.aux["distribution"].logits[0]) for _, output, *_ in looks)
+    scores = getattr(run.model.memory, "SCORES", None)
+    if scores in looks[0][1].aux:
+        distributions = with_maps(jax.nn.softmax(output.aux[scores].logits[0]) for _, output, *_ in looks)
         drawn["distributions"] = figures.class_distribution(distributions, palette, names)
     if run.variables["memory"]:
         drawn["memory"] = _memory([run])

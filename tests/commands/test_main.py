@@ -92,6 +92,8 @@ BAD_COMMAND_LINES = {
     "misspelt switch": ([FCN, "--noconfig.data.flop"], r"no --config.data.flop: did you mean --config.data.flip\?"),
     "a section": ([FCN, "--config.train=3"], "--config.train: .*section .*batch_size.*steps"),
     "misspelt flag": ([FCN, "--wrkdir=x"], r"no --wrkdir: did you mean --workdir\?"),
+    "misspelt --config": (["--confg=configs/fcn.py"], r"no --confg: did you mean --config\?"),
+    "misspelt --config of a table": (["--mode=sweep", "--confg=configs/tables/a.py"], r"no --confg: did you mean --config\?"),
     "mode": ([FCN, "--mode=trian"], r"--mode=trian: .*<train\|evaluate\|predict\|"),
     "not a flag": ([FCN, "evaluate"], "'evaluate' .*flag.*--config.a.b=value"),
     "no config": (["--mode=show"], "--config is missing: .*--config=configs/zigzag.py.*--workdir="),

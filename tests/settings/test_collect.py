@@ -8,6 +8,7 @@ import pytest
 from ctxseg.commands import command_line
 from ctxseg.errors import UserError
 from ctxseg.settings import collect, declared, page
+from ctxseg.settings.fields import flatten
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,9 @@ def test_none_turns_fields_off():
     )  # fmt: skip
     off = config.optimizer.clip_norm, config.data.base_size, config.eval.samples, config.model.memory.name
     assert off == (0.0, (), 0, "none") and config.model.auxiliary.levels == ()
+    names = "model.frozen", "train.loggers", "train.log_every", "train.checkpoint_every", "optimizer.rates"
+    values = flatten(override(*(f"--config.{name}=none" for name in names)))
+    assert [values[name] for name in names] == [(), (), 0, 0, ()]
     with pytest.raises(UserError, match="--config.optimizer.learning_rate=none: .*a number"):
         override("--config.optimizer.learning_rate=none")
 

@@ -17,11 +17,13 @@ from ctxseg.configs import defaults, zigzag
 from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate
 from ctxseg.models import CONTEXTS, MultiScale, create_model
+from ctxseg.models.context.none import NoContext
 from ctxseg.runs import workdir
 from ctxseg.settings import collect, reading
 from ctxseg.settings.fields import flatten
 from ctxseg.studies import sweep
 from ctxseg.studies.tables import Column, Row, Table
+from ctxseg.training import checks
 
 
 @pytest.fixture(autouse=True)
@@ -188,6 +190,19 @@ def test_an_override_of_a_column_must_be_read_by_one_of_its_runs():
         plan(rows, folds=[{}, {"eval.stride": 0.5}])
 
 
+class Regional(NoContext):
+    """A context from outside the package that says that it reads super-pixels, and has none of msci's fields."""
+
+    most_superpixels = 9
+
+
+def test_a_context_from_outside_says_that_it_reads_superpixels():
+    name = f"model.context.name={__name__}:Regional"
+    assert parse("fcn", name, "data.superpixels=9").data.superpixels == 9
+    with pytest.raises(UserError, match="config.data.superpixels is 10; expected at most 9, .*config.model.context"):
+        checks.check_fields(parse("fcn", name, "data.superpixels=10"))
+
+
 # The declarations of the modules.
 
 CLASSES = {module for _, _, modules in collect.CHOSEN.values() for module in modules.values() if module is not None}
@@ -203,7 +218,7 @@ def test_conditions_name_existing_fields_and_values():
                 assert other in names and set(values[:99]) < possible(hints[other]), (cls, field, other)
                 assert values and (isinstance(values, tuple) or (values[0] > 1 and values.stop == sys.maxsize))
     config = defaults.get_config()
-    names = [name for names, _, _ in reading.conditions(config, "train", set()) for name in names]
+    names = [name for names, _, _ in reading.conditions(config, "train", {}) for name in names]
     assert len(set(names)) == len(names) and set(names) <= set(flatten(config))
 
 

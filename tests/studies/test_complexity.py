@@ -244,6 +244,16 @@ def test_a_run_continues_with_other_fields_of_complexity(tmp_path):
     workdir.check(tmp_path, config)
 
 
+def test_a_context_from_outside(capsys, tmp_path):
+    """It costs what the same context of the package does."""
+    names = "ppm,ctxseg.models.context.ppm:PPM"
+    call(
+        capsys, *TINY, f"--config.complexity.contexts={names}", "--config.complexity.repeats=0", f"--workdir={tmp_path}"
+    )
+    ours, outside = json.loads((tmp_path / "complexity.json").read_text())["rows"]
+    assert outside == ours | {"context": "ctxseg.models.context.ppm:PPM"}
+
+
 BAD_VALUES = {
     "contexts=dcaa": "config.complexity.contexts has 'dcaa'.*fcn, renet, .*dca",
     "contexts=none": "config.complexity.contexts has 'none'.*fcn, renet, .*dca",

@@ -12,7 +12,7 @@ same, `losses.cross_entropy`, `inference` and `models.scales` would have to alig
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 from jaxtyping import Float
@@ -48,6 +48,9 @@ class VGG16(nn.Module):
     dropout: Portion = 0.5
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
+
+    # The layers that ImageNet weights lack: `config.model.kernel_std` draws them as those after the backbone.
+    UNTRAINED: ClassVar[tuple[str, ...]] = ("conv6", "conv7")
 
     @staticmethod
     def effective(fields: dict) -> dict:
