@@ -104,16 +104,27 @@ def _depthwise_backward(stride, dilation, before, residuals, dy):
         spread = _spread(dy, x.shape, stride)
         after = [after for _, after in _padding(kernel, dilation, before)]
         dx = _shifted_sum(spread, kernel[::-1, ::-1], 1, dilation, after[0])
-        taps = [
-            [(tap * dy).sum((0, 1, 2)) for tap in row]
-            for row in _shifted(x, kernel, dy.shape, stride, dilation, before)
-        ]
-        return dx, jnp.stack([jnp.stack(row) for row in taps])[:, :, None].astype(kernel.dtype)
+        return dx, _depthwise_kernel_gradient(x, kernel, dy, stride, dilation, before)
 
     return lax.platform_dependent(*residuals, materialize(dy), cpu=cpu, default=plain)
 
 
 convolve_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _depthwise_kernel_gradient(x, kernel, dy, stride, dilation, before):
+    """Row by row of `dy`: the products of a row stay in the cache, where those of the whole map would be written to memory."""
+    x = materialize(jnp.pad(x, ((0, 0), *_padding(kernel, dilation, before), (0, 0))))
+    width = (dy.shape[2] - 1) * stride + 1
+    down, across = (range(0, k * dilation, dilation) for k in kernel.shape[:2])
+
+    def add_row(total, i):
+        rows = lax.dynamic_slice_in_dim(x, i * stride, down[-1] + 1, axis=1)
+        row = lax.dynamic_index_in_dim(dy, i, axis=1, keepdims=False)
+        taps = [[(rows[:, a, b : b + width : stride] * row).sum((0, 1)) for b in across] for a in down]
+        return total + jnp.stack([jnp.stack(line) for line in taps])[:, :, None], None
+
+    return lax.scan(add_row, jnp.zeros_like(kernel), jnp.arange(dy.shape[1]))[0]
 
 
 def tensorflow_padding(kernel_size: int, stride: int) -> int:
