@@ -8,8 +8,18 @@ The papers report mIoU, except N-ReNet on Stanford Background: pixel and mean cl
 
 from ctxseg.errors import UserError
 
-# Trained from scratch on two cores, with a small backbone; all others use their papers' settings.
+# Trained on two cores, with a small backbone; all others use their papers' settings.
 SMALL = ("scenes", "camvid", "folder")
+
+# Overrides that start from ImageNet's weights, on a small data set. The first blocks, which see edges and textures, stay as they are.
+EFFICIENTNET_LITE0 = {
+    "model.backbone.name": "efficientnet_lite0",
+    "model.backbone.output_stride": 16,
+    "model.pretrained": "efficientnet_lite0",
+    "model.frozen": ("backbone/stem", "backbone/block1", "backbone/block2"),
+    "optimizer.learning_rate": 0.1,
+    "optimizer.rates": ("backbone=0.2",),
+}
 
 
 def set_protocol(config, dataset: str, paper=None) -> None:
@@ -53,10 +63,12 @@ def camvid(config):
 
 
 def folder(config):
-    """Your own images and labels (`ctxseg/data/builders/folder.py`), from scratch: CamVid's settings, except crop and scale range."""
+    """Your own images and labels (`ctxseg/data/builders/folder.py`), from ImageNet's weights: CamVid's settings, except crop and scale
+    range."""
     camvid(config)
     config.data.crop = (256, 256)
     config.data.scale_range = (0.5, 2.0)
+    config.update_from_flattened_dict(EFFICIENTNET_LITE0)
 
 
 def _from_scratch_on_two_cores(config):

@@ -38,6 +38,7 @@ class Run(NamedTuple):
         config: the config of these arguments.
         folder: work directory of the run.
         mode: `train` or `complexity`.
+        start: the run that it starts from, or None.
     """
 
     title: str
@@ -45,11 +46,12 @@ class Run(NamedTuple):
     config: Any
     folder: str
     mode: str
+    start: "Run | None" = None
 
 
 def unique(runs: Iterable[Run]) -> list[Run]:
-    """The runs, without repetitions of those that several rows share."""
-    return list({run.folder: run for run in runs}.values())
+    """The runs, each after the run that it starts from, without repetitions of those that several rows share."""
+    return list({each.folder: each for run in runs for each in (run.start, run) if each}.values())
 
 
 def commands(runs: Sequence[Run]) -> Iterator[str]:
@@ -143,10 +145,10 @@ def execute(runs: Sequence[Run], command: Sequence[str], compiled: str, jobs: in
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; expected at least 1")
-    # Runs that differ only in their evaluation are executed one after the other.
+    # Runs that differ only in their evaluation are executed one after the other, and so are runs that start from the same run.
     groups: dict[str, list[Run]] = {}
     for run in unique(runs):
-        groups.setdefault(_training_config(run), []).append(run)
+        groups.setdefault(_training_config(run.start or run), []).append(run)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
     for i in range(jobs):
@@ -155,15 +157,18 @@ def execute(runs: Sequence[Run], command: Sequence[str], compiled: str, jobs: in
     stopping, failed = threading.Event(), {}
 
     def execute_group(group):
-        trained, share = None, shares.get()
+        trained: dict[str, str] = {}  # {config of the training: folder of a finished run}
+        share = shares.get()
         try:
             for run in group:
                 if stopping.is_set():
                     return
                 fault, outcome = None, "finished before"
                 try:
-                    if read_scores(run) is None:
-                        fault = _execute(run, command, compiled, share, trained, stopping)
+                    if run.start and run.start.folder in failed:
+                        fault = f"the run that it starts from failed: {run.start.title}"
+                    elif read_scores(run) is None:
+                        fault = _execute(run, command, compiled, share, trained.get(_training_config(run)), stopping)
                         outcome = "" if fault or stopping.is_set() else _brief(read_scores(run))
                 except (UserError, OSError) as e:
                     fault = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename else str(e)
@@ -172,8 +177,8 @@ def execute(runs: Sequence[Run], command: Sequence[str], compiled: str, jobs: in
                 if fault:
                     outcome = f"failed: {fault}"
                     failed[run.folder] = fault
-                else:
-                    trained = trained or (run.folder if run.mode == "train" else None)
+                elif run.mode == "train":
+                    trained.setdefault(_training_config(run), run.folder)
                 say(f"[{next(done)}/{total}] {duration(time.monotonic() - began)}  {run.title}: {outcome}")
         finally:
             shares.put(share)

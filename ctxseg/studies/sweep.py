@@ -22,6 +22,10 @@ from ctxseg.studies.tables import Row, Table
 from ctxseg.training import checks
 
 
+# The field that names the run that a row starts from.
+PRETRAINED = "model.pretrained"
+
+
 def grid(system: str, dataset: str, sweeps: Sequence[str]) -> Table:
     """The table of all combinations of `sweeps`, each "field=value,value,…"; the last one varies fastest.
 
@@ -97,7 +101,12 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
             start = [f"--config=configs/{row.system}.py:{dataset}"] + [f"--mode={table.mode}"] * (table.mode != "train")
             # Each field only once: ml_collections joins a tuple that is given twice.
             changes = [*common, *(f"--config.{k}={v}" for k, v in overrides.items() if k not in common_fields)]
+            first = None
             try:
+                if row.start:
+                    first = _start(row.start, dataset, common, seed, folder, resolve, run_of_config)
+                    changes = [change for change in changes if _field(change) != PRETRAINED]
+                    changes.append(f"--config.{PRETRAINED}={first.folder}")
                 config = resolve([*start, *changes])
                 chosen = complexity.chosen(config) if table.mode == "complexity" else None
                 unread = reading.unread(config, table.mode, chosen)
@@ -122,6 +131,7 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
                     config,
                     os.path.join(folder, name),
                     table.mode,
+                    first,
                 )
             runs[r, c, seed, f] = run_of_config[key]
     for (place, field), needs in unread_needs.items():
@@ -129,6 +139,23 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
             raise UserError(f"{table.name}{place}: {reading.message(field, needs)}")
     _check_distinct(table, runs, common_fields)
     return runs
+
+
+def _start(row, dataset, common, seed, folder, resolve, run_of_config):
+    """The run that a row starts from, which `row` describes. Overrides of all rows apply to it where it reads them."""
+    fields = set(map(_field, common))
+    start = [f"--config=configs/{row.system}.py:{row.dataset or dataset}"]
+    own = [f"--config.{k}={v}" for k, v in {**row.overrides, "seed": seed}.items() if k not in fields]
+    changes = [*common, *own]
+    unread = reading.unread(resolve([*start, *changes]), "train")
+    arguments = [*start, *(change for change in changes if _field(change) not in unread)]
+    config = resolve(arguments)
+    key = json.dumps(flatten_as_json(config), sort_keys=True)
+    if key not in run_of_config:
+        name = os.path.join(folder, _slug(f"start {row.name} {seed}"))
+        title = f"{row.name}, seed {seed}"
+        run_of_config[key] = Run(title, (*arguments, f"--workdir={name}"), config, name, "train")
+    return run_of_config[key]
 
 
 def _field(argument):
@@ -222,7 +249,7 @@ def prepare(runs: Sequence[Run]) -> None:
         UserError: as `data.load`, a missing split, or a run that was trained on other data.
     """
     built = {}
-    for run in runs:
+    for run in unique(runs):
         config = run.config
         key = config.data.name, config.data.data_dir, config.data.manual_dir
         if run.mode == "train" and key not in built:

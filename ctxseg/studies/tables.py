@@ -47,6 +47,8 @@ class Row(NamedTuple):
         overrides: {field: value} of the system's config.
         paper: the paper's result in each column: a number, a text, or None.
         dataset: data set of the row; None: that of the table.
+        start: a row whose run the row starts from, such as one on another data set. A sweep trains it first; it is no row of the table.
+            None: the row starts from `config.model.pretrained`.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Row(NamedTuple):
     overrides: Mapping[str, Any] = {}
     paper: Sequence[float | str | None] = ()
     dataset: str | None = None
+    start: "Row | None" = None
 
 
 class Table(NamedTuple):
@@ -116,6 +119,8 @@ def check(table: Table) -> None:
     for r, row in enumerate(table.rows):
         place = f", row {r} ({row.name})"
         expect(isinstance(row.overrides, Mapping), place, "overrides", row.overrides, "{field: value}")
+        started = row.start is None or isinstance(row.start, Row) and bool(row.start.system) and row.start.start is None
+        expect(started, place, "start", row.start, "None, or a Row with a system that starts from no other row")
         valid = isinstance(row.paper, (list, tuple)) and len(row.paper) <= len(table.columns)
         valid = valid and all(map(_is_result, row.paper))
         rule = f"a list of at most {len(table.columns)} numbers, texts or None, one per column"
