@@ -52,7 +52,8 @@ def main(argv: list[str]) -> int:
         values = command_line.check_flags(argv)
         mode, config = values.mode, values.config
         folder = "" if mode in ("prepare", "show") else f", {values.workdir}"
-        print(f"{mode}: {config.system} on {config.data.name}{folder}: starting", file=sys.stderr, flush=True)
+        what = values.input if mode == "convert" else f"{config.system} on {config.data.name}{folder}"
+        print(f"{mode}: {what}: starting", file=sys.stderr, flush=True)
         command_line.check_remote(values)
         command_line.drop_unread(values, argv)
     # Slow imports come after the check of the flags, and after the first line.

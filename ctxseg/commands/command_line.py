@@ -38,16 +38,18 @@ MODES = (
     "prepare",
     "show",
     "complexity",
+    "convert",
     "sweep",
 )
 # The modes that read each flag; all modes read the others.
 READ_BY = {
     "images": ("pictures",),
-    "input": ("predict",),
-    "output": ("predict", "export"),
+    "input": ("predict", "convert"),
+    "output": ("predict", "export", "convert"),
+    "names": ("convert",),
     "probabilities": ("predict",),
     "checkpoint": ("evaluate", "predict", "export", "crf"),
-    "overwrite": ("predict", "export"),
+    "overwrite": ("predict", "export", "convert"),
     "seeds": ("sweep",),
     "rows": ("sweep",),
     "row": ("sweep",),
@@ -68,14 +70,20 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
         flag_values=values,
     )
     flags.DEFINE_string("images", "0,1,2", "pictures: indices into config.eval.split", flag_values=values)
-    flags.DEFINE_string("input", None, "predict: an image, a folder of images or a 'GLOB'", flag_values=values)
     flags.DEFINE_string(
-        "output", None, "predict: a folder; export: a file; default WORKDIR/predictions, export.zip", flag_values=values
+        "input", None, "predict: an image, a folder of images or a 'GLOB'; convert: weights", flag_values=values
     )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "predict: a folder; export, convert: a file; default WORKDIR/predictions, export.zip, INPUT.safetensors",
+        flag_values=values,
+    )
+    flags.DEFINE_enum("names", "ctxseg", ("ctxseg", "torchvision"), "convert: names of the arrays", flag_values=values)
     flags.DEFINE_bool("probabilities", False, "predict: also write probabilities, as NumPy arrays", flag_values=values)
     help = "evaluate, predict, export, crf: a step, best, or RUN/checkpoints/STEP instead of --workdir; default: newest"
     flags.DEFINE_string("checkpoint", None, help, flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "predict, export: replace existing files", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "predict, export, convert: replace existing files", flag_values=values)
     flags.DEFINE_integer("seeds", 1, "sweep: number of runs of each row, with config.seed=0, 1, …", flag_values=values)
     flags.DEFINE_string("rows", "", "sweep: numbers of the rows to run, 0,2-4; default: all", flag_values=values)
     flags.DEFINE_integer("row", None, "sweep: number of one row to run", flag_values=values)
@@ -158,6 +166,8 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
     check_tuples(values.config, before)
     if values.mode == "predict" and not values.input:
         raise UserError("--input is missing: --mode=predict needs an image, a folder of images or a 'GLOB'")
+    if values.mode == "convert" and not values.input:
+        raise UserError("--input is missing: --mode=convert needs a file of weights, a run or an export")
     run = parse_checkpoint(values.checkpoint)[0]
     if run and values.workdir and os.path.realpath(run) != os.path.realpath(values.workdir):
         raise UserError(
@@ -193,12 +203,17 @@ def _workdir(values):
     """The default work directory."""
     if values.mode == "complexity":
         return "runs"
+    if values.mode == "convert":
+        return ""
     data = values.config.data
     return default_workdir(values.config.system, data.name, data.manual_dir, data.data_dir)
 
 
 def _check_mode(values):
     """UserError for a flag that the mode does not read."""
+    if values.mode == "convert" and (values["workdir"].present or values["config"].present):
+        flag = "workdir" if values["workdir"].present else "config"
+        raise UserError(f"--{flag} is not used by --mode=convert: give --input=RUN for the weights of a run")
     if values.mode in ("prepare", "show") and values["workdir"].present and values["config"].present:
         raise UserError(
             f"--workdir is not used by --mode={values.mode} with --config: give --config, or --workdir for the config of that run"
@@ -295,6 +310,8 @@ def base_config(argv: list[str]) -> ConfigDict:
         UserError: there is none, or it is invalid.
     """
     path, _, dataset = value_of(argv, "config").partition(":")
+    if value_of(argv, "mode") == "convert":
+        return collect.get_config()
     if not path:
         folder = value_of(argv, "workdir").split(",")[0] or parse_checkpoint(value_of(argv, "checkpoint") or None)[0]
         if not folder:

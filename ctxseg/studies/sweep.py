@@ -21,7 +21,6 @@ from ctxseg.studies.execution import Run, commands, execute, read_scores, say, u
 from ctxseg.studies.tables import Row, Table
 from ctxseg.training import checks
 
-
 # The field that names the run that a row starts from.
 PRETRAINED = "model.pretrained"
 
