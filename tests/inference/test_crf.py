@@ -112,7 +112,7 @@ def test_classes_beyond_one_group_and_images_smaller_than_the_kernel(monkeypatch
     start = rng.dirichlet(np.ones(5), (1, 3, 4)).astype(np.float32)
     image = rng.integers(0, 9, (1, 3, 4, 3)).astype(np.float32)
     whole = crf.mean_field(start, image, iterations=2)
-    monkeypatch.setattr(crf, "CHANNELS", 2)
+    monkeypatch.setattr(crf, "MAX_CHANNELS", 2)
     jax.clear_caches()
     np.testing.assert_allclose(crf.mean_field(start, image, iterations=2), whole, atol=1e-6)
     np.testing.assert_allclose(whole.sum(-1), 1, atol=1e-5)
