@@ -1,7 +1,7 @@
 """The fields of a config that belong to no module: their defaults, allowed values and, in the docstrings, meanings.
 
-`collect.py` builds the config from these and the modules' fields. A field that can be off is turned off by `none` on the command line,
-which stands for 0 of a number and () of a list.
+`collect.py` builds the config from these and the modules' fields. On the command line, `none` turns off a field that is marked `OFF`: it
+stands for 0 or ().
 """
 
 import typing
@@ -133,9 +133,9 @@ class OptimizerFields:
     Attributes:
         name: sgd, or package.module:function.
         learning_rate: highest learning rate of the run.
-        momentum: momentum of SGD; the default is Attention to Scale's, the other papers give none.
+        momentum: momentum of SGD; the default is from Attention to Scale, the other papers do not give it.
         nesterov: Nesterov momentum.
-        weight_decay: L2 penalty on kernels only; the default is that of Attention to Scale and MCIBI, the other papers give none.
+        weight_decay: L2 penalty on kernels only; the default is from Attention to Scale and MCIBI, the other papers do not give it.
         rates: factors of the learning rate for parameters by name prefix: "classifier/scores=10".
         clip_norm: global norm to which gradients are clipped.
         schedule: schedule of the learning rate.
@@ -172,7 +172,7 @@ class EvalFields:
         superpixels: super-pixels at scales other than 1: image, those of the image, resized with it; scale, those of the resized image;
             scale_by_area, likewise, s² times as many.
         flip: average over the image and its mirror image.
-        size: as data.base_size, for evaluation; default: data.base_size.
+        size: as data.base_size, for evaluation; if it is not set, data.base_size; none: not resized.
         score: if size is set: score at the original size of the labels, or at the resized size of the image.
         window: height and width of a sliding window; none: the whole image at once.
         stride: stride of the window, as a share of its size.
