@@ -242,8 +242,8 @@ WRONG = {
     "--checkpoint=/x/checkpoints/3 .*--workdir=.*run": ["--input=x", "--checkpoint=/x/checkpoints/3"],
     "--input=/nowhere: .*file or folder.*glob": ["--input=/nowhere"],
     "--checkpoint=latest: .*step.*best.*checkpoints/STEP": ["--input=x", "--checkpoint=latest"],
-    ".*/checkpoints has no checkpoint of step 7": ["--input=IMAGE", "--checkpoint=7"],
-    ".* has no best checkpoint: .*evaluated": ["--input=IMAGE", "--checkpoint=best"],
+    ".*/checkpoints .*step 7": ["--input=IMAGE", "--checkpoint=7"],
+    ".*best checkpoint.*evaluated": ["--input=IMAGE", "--checkpoint=best"],
     "--output=.*file.* cannot be written: Not a directory": ["--input=IMAGE", "--output=FILE"],
 }  # fmt: skip
 

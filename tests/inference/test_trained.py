@@ -51,7 +51,7 @@ def test_a_checkpoint_is_chosen_by_its_path_or_step(run, loaded, tmp_path):  # n
     folder, image = run[0], picture()
     labels = ctxseg.load(folder / "checkpoints" / "3").predict(image)
     np.testing.assert_array_equal(labels, loaded.predict(image))
-    with pytest.raises(ctxseg.UserError, match="checkpoints has no checkpoint of step 4"):
+    with pytest.raises(ctxseg.UserError, match="checkpoints .*step 4"):
         ctxseg.load(folder, checkpoint=4)
     with pytest.raises(ctxseg.UserError, match="config.json is missing"):
         ctxseg.load(tmp_path / "nowhere")
