@@ -144,7 +144,7 @@ def test_reports(run, bucket):
 
 
 def test_nothing_is_locked(bucket):
-    with workdir.hold(RUN, make=True), workdir.hold(RUN, make=True):
+    with workdir.hold(RUN, create=True), workdir.hold(RUN, create=True):
         pass
     assert not bucket.exists()
 

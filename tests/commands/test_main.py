@@ -519,7 +519,7 @@ def test_a_misspelt_choice_is_named_before_the_other_run(finished, tiny):
 
 def test_one_process_at_a_time(copied, tiny):
     command = [f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={copied}"]
-    with workdir.hold(str(copied), make=False):
+    with workdir.hold(str(copied), create=False):
         for mode in ("train", "evaluate"):
             with pytest.raises(UserError, match=f"^another process .*{copied}.*wait.*choose"):
                 call(*command, f"--mode={mode}")
