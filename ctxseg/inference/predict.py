@@ -61,8 +61,8 @@ def predict(
         (path, stem) for path, stem in jobs if overwrite or not all(_at(stem, suffix).exists() for suffix in suffixes)
     ]
     if len(todo) < len(jobs):
-        skipped = f"skipped {len(jobs) - len(todo)} of {len(jobs)} images"
-        print(f"{skipped}: their results are in {results}; --overwrite replaces them", file=sys.stderr)
+        done = f"{len(jobs) - len(todo)} of {len(jobs)} images"
+        print(f"note: {done} already have results in {results}: --overwrite replaces them", file=sys.stderr)
     if not todo:
         return 0
     model, state = checkpoints.restore_run(config, folder, checkpoint)
@@ -126,7 +126,7 @@ def find(source: str, output) -> list[tuple[Path, Path]]:
         paths = [p for p in candidates if p.suffix.lower() in images.SUFFIXES and p.is_file()]
         if others := sorted(set(candidates) - set(paths)):
             more = f" and {len(others) - 1} more files do" if len(others) > 1 else " does"
-            print(f"skipped: {others[0]}{more} not have the suffix of an image", file=sys.stderr)
+            print(f"note: {others[0]}{more} not have the suffix of an image", file=sys.stderr)
         problem = f"the folder has no image ({', '.join(images.SUFFIXES)})"
     elif path.is_file():
         root, paths, problem = path.parent, [path], ""
