@@ -61,8 +61,8 @@ def predict(
         (path, stem) for path, stem in jobs if overwrite or not all(_at(stem, suffix).exists() for suffix in suffixes)
     ]
     if len(todo) < len(jobs):
-        done = f"{len(jobs) - len(todo)} of {len(jobs)} images"
-        print(f"note: {done} already have results in {results}: --overwrite replaces them", file=sys.stderr)
+        count = f"{len(jobs) - len(todo)} of {len(jobs)} images"
+        print(f"note: {count} already have results in {results}: --overwrite replaces them", file=sys.stderr)
     if not todo:
         return 0
     model, state = checkpoints.restore_run(config, folder, checkpoint)
