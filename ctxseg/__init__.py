@@ -6,8 +6,8 @@ labels = run.predict(image)
 
 import importlib
 
-# Where the names of the package are. They are imported when they are asked for, as JAX takes seconds.
-_PLACES = {
+# {name: its module}. Modules are imported on first use, because JAX takes seconds to import.
+_MODULES = {
     "load": "ctxseg.inference.trained",
     "create_model": "ctxseg.models",
     "load_weights": "ctxseg.runs.pretrained",
@@ -18,9 +18,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ctxseg' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__():

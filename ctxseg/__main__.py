@@ -2,10 +2,10 @@
 
 
 def main() -> None:
-    """Does what `sys.argv` says, and ends the process."""
+    """Runs the command line `sys.argv` and ends the process."""
     from ctxseg import interrupts
 
-    interrupts.install()  # before all that takes time
+    interrupts.install()  # before the slow imports
 
     from ctxseg import commands
 

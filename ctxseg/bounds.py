@@ -2,7 +2,8 @@
 
 channels: Count = 512                           a whole number, at least 1
 norm: Literal["batch", "none"] = "batch"        one of these
-dilations: tuple[Count, ...] = (12, 24, 36)     one or more different ones; a `Sequence` may repeat
+dilations: tuple[Count, ...] = (12, 24, 36)     one or more, all different
+scales: Sequence[Factor] = (1.0,)               one or more, which may repeat
 patch: tuple[Count, Count]                      exactly two
 """
 
@@ -49,7 +50,7 @@ class Bound(NamedTuple):
 
 
 PLURALS = {int: "whole numbers", float: "numbers", str: "names", bool: "true or false values"}
-# Marks, in its annotation, a field that 0 or () turns off: `none` on the command line.
+# In the annotation of a field: 0 or () turns the field off, and so does `none` on the command line.
 OFF = "off"
 
 Count = Annotated[int, Bound(minimum=1)]

@@ -29,5 +29,5 @@ def find(field: str, name: str, choices: Mapping[str, Any]) -> Any:
         sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
-    except Exception as e:  # anything may go wrong in a user's module
+    except Exception as e:  # a user's module may raise any exception
         raise UserError(f"config.{field} is {name!r}: {type(e).__name__}: {one_line(e)}") from e

@@ -10,19 +10,20 @@ AXIS = "devices"
 
 
 def check_batch_size(field: str, batch_size: int) -> None:
-    """UserError if a batch of `config.{field}` images cannot be split evenly over all devices."""
+    """UserError if a batch of `batch_size` images cannot be split evenly over all devices. `field` is its name in the config."""
     if batch_size < 1:
         raise UserError(f"config.{field} is {batch_size}; expected at least 1")
     n = jax.device_count()
     if batch_size % n:
-        near = max(round(batch_size / n), 1) * n
-        raise UserError(f"config.{field} is {batch_size}, which cannot be split evenly over {n} devices; try {near}")
+        nearest = max(round(batch_size / n), 1) * n
+        raise UserError(f"config.{field} is {batch_size}, which cannot be split evenly over {n} devices; try {nearest}")
 
 
 def parallel(function, donate: tuple[int, ...] = (), static: tuple[int, ...] = ()):
-    """Runs `function(state, batch)` on every local device, over the axis `AXIS`.
+    """`function(state, batch)`, compiled to run on every local device, over the axis `AXIS`.
 
-    Every argument has a leading device axis, except the `static` ones: each new value of these compiles the function again.
+    Every argument has a leading device axis, except those whose indices are in `static`: each new value of these compiles the function
+    again. Arguments with indices in `donate` give their memory to the result.
     """
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate, static_broadcasted_argnums=static)
 
@@ -30,7 +31,7 @@ def parallel(function, donate: tuple[int, ...] = (), static: tuple[int, ...] = (
 def replicate(tree):
     """A copy on every local device: leaves `[…]` → `[devices, …]`."""
     n = jax.local_device_count()
-    # Over the same axis as what `parallel` returns: with another sharding, the second step would be compiled anew.
+    # With another sharding than that of the results of `parallel`, the second step would be compiled again.
     return jax.pmap(lambda _, t: t, axis_name=AXIS, in_axes=(0, None))(jnp.arange(n), tree)
 
 

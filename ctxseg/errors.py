@@ -4,8 +4,8 @@
 class UserError(Exception):
     """Bad input: one line that names the file or config field and the remedy.
 
-    The command line prints it and exits with status 2; `--debug` shows the traceback as well. Characters that cannot be printed, from
-    a file's name or content, are escaped as in a Python string, so the message stays one line.
+    The command line prints it and exits with status 2; `--debug` shows the traceback as well. Characters of a file's name or contents
+    that cannot be printed are escaped as in a Python string, so the message stays one line.
     """
 
     def __init__(self, line: str):

@@ -19,7 +19,7 @@ from ctxseg.errors import UserError, one_line
 
 
 def parse_json(text: str | bytes):
-    """Parses JSON. ValueError: it is not valid (NaN is not), or is nested too deeply for Python."""
+    """Parses JSON. ValueError: it is not valid JSON (which has no NaN), or it is nested too deeply for Python."""
 
     def refuse(constant):
         raise ValueError(f"{constant} is not valid JSON")
@@ -71,7 +71,7 @@ def read_bytes(path) -> bytes:
 
 @contextlib.contextmanager
 def storage_errors(path, action: str):
-    """Turns the errors of cloud storage into a UserError, except for a missing file that was to be read. Local errors pass through.
+    """Turns errors of cloud storage into a UserError, except FileNotFoundError when reading. Errors of local files are not changed.
 
     `action` is 'read' or 'written'.
     """
@@ -97,14 +97,14 @@ def write_text(path, text: str) -> None:
 
 
 def write_bytes(path, content: bytes) -> None:
-    """Replaces the file at `path` atomically: after a crash, or to a reader, it has the old contents or the new."""
+    """Replaces the file at `path` atomically: readers see the old or the new contents, also after a crash."""
     # In cloud storage, a file appears only when it is complete.
     if is_remote(path):
         with storage_errors(path, "written"):
             epath.Path(path).write_bytes(content)
         return
     path = Path(path)
-    # Another process or thread may write the same file.
+    # The name is unique, as another process or thread may write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as f:
@@ -114,12 +114,12 @@ def write_bytes(path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as e:
         temporary.unlink(missing_ok=True)
-        e.filename = e.filename or str(path)  # missing when the disk is full
+        e.filename = e.filename or str(path)  # it is missing if the disk is full
         raise
 
 
 def move(source, path) -> None:
-    """Moves a local file to `path`, and replaces what is there atomically."""
+    """Moves a local file to `path`, and replaces an existing file atomically."""
     if not is_remote(path):
         os.replace(source, path)
         return

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 
 LINE = "error: interrupted; run the same command to continue"
-# Seconds after which a process that does not react to a signal, as while compiling, is ended.
+# A process that does not react to a signal for this long, for example because it compiles, is ended.
 SECONDS = 3.0
 
-# Functions that are always called before the process ends.
+# Functions that `leave` calls before it ends the process.
 cleanups: list[Callable[[], None]] = []
 # Whether the main thread may take as long as it needs to handle the next signal.
 patient = False
@@ -28,7 +28,7 @@ def install() -> None:
     """Makes a signal end the process at once: nothing needs cleaning up while modules are imported."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_at_once)
-    # Python calls handlers only between two of its instructions, so not while XLA compiles; the wakeup byte reaches the thread at once.
+    # Python calls handlers only between its own instructions, and so not while XLA compiles. The wakeup byte reaches a thread at once.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -44,13 +44,13 @@ def unwind() -> None:
 
 
 def ignore() -> None:
-    """Ignores signals: the work is done, and the interpreter shuts down."""
+    """Ignores signals, when the work is done and the interpreter shuts down."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def leave(line: str = LINE) -> None:
-    """Ends the process with `line` and status 2, without the interpreter's shutdown, in which threads that still compile crash."""
+    """Prints `line` and ends the process with status 2. Skips the interpreter's shutdown, which crashes threads that are compiling."""
     if not _leaving.acquire(blocking=False):
         threading.Event().wait()  # another thread is ending the process
     for cleanup in cleanups:
@@ -91,7 +91,7 @@ def _watch(reader):
 
 
 def _unraisable(error):
-    """Ends the process for a KeyboardInterrupt in a destructor or callback, which Python would print and drop."""
+    """Ends the process after a KeyboardInterrupt in a destructor or callback, which Python would print and ignore."""
     if interrupted:
         leave()
     sys.__unraisablehook__(error)

@@ -11,22 +11,23 @@ from filelock import FileLock, Timeout
 def hold(path, waiting: Callable[[], None] | None = None, stopped: Callable[[], bool] | None = None) -> Iterator[list]:
     """Holds a lock on the file at `path`. The file and its folder are created if missing, and are not removed.
 
-    On a file system without locks nothing is locked: the user has to avoid two processes at once.
+    On a file system without locks, nothing is locked: the user must not start two processes at once.
 
     Args:
         path: path of the lock file.
         waiting: called once if another process has the lock, before waiting for it; None: do not wait, but raise.
-        stopped: polled while waiting, which ends when it returns True.
+        stopped: called repeatedly while waiting; waiting ends when it returns True.
 
     Yields:
-        A list with the file descriptor of the lock; [] without locks. A process that inherits the descriptor keeps the lock.
+        A list with the file descriptor of the lock; [] on a file system without locks. A process that inherits the descriptor keeps the
+        lock.
 
     Raises:
         filelock.Timeout: another process has the lock, and `waiting` is None or `stopped` returned True.
         OSError: the lock file cannot be created.
     """
     descriptors: list[int] = []
-    # filelock's fallback, a file that exists while the lock is held, would outlive a killed process.
+    # Not filelock's fallback, a file that exists while the lock is held: it would remain after a process is killed.
     lock = FileLock(path, fallback_to_soft=False, on_acquired=descriptors.append)
     try:
         try:
@@ -47,8 +48,7 @@ def hold(path, waiting: Callable[[], None] | None = None, stopped: Callable[[], 
 
 def _wait(lock, stopped):
     while True:
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # the other process removed the folder: try again, which creates it
+        # FileNotFoundError: the other process has removed the folder. The next attempt creates it.
+        with contextlib.suppress(FileNotFoundError):
             lock.acquire(cancel_check=stopped)
             return

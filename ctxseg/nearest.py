@@ -1,15 +1,15 @@
-"""Finds the name that a misspelt one was meant to be."""
+"""Suggests an existing name for a misspelt one."""
 
 import difflib
 from collections.abc import Iterable
 
-# Minimum similarity of two words, 0..1.
+# Minimum similarity of two words, 0..1, if their sections match.
 NEAR = 0.7
-# The same, if their sections do not match.
+# The same if their sections do not match.
 FAR = 0.9
-# A word with more letters is distinctive: it may match in another section.
+# A word with more letters than this is distinctive: it may match in another section.
 DISTINCTIVE = 6
-# {common synonym: the word used here}.
+# {synonym: the word used in configs and flags}.
 SYNONYMS = {
     "lr": "learning_rate",
     "bs": "batch_size",
@@ -43,13 +43,14 @@ SYNONYMS = {
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The entry of `names` ("config.optimizer.learning_rate", "workdir") most similar to `name`, by the last word, then by the sections.
+    """The entry of `names` ("config.optimizer.learning_rate", "workdir") that is most similar to `name`.
 
-    In the same section, part of a word is enough: `warmup` finds `warmup_steps`. In another section, the word must be distinctive:
-    `weight_decay` is, `size` is not. A section with a field `name` also matches by the section's name ("config.model.backbone").
+    The last word is compared first, then the sections. In the same section, part of a word is enough: `warmup` finds `warmup_steps`. In
+    another section, only distinctive words match: `weight_decay` does, `size` does not. A field `name` also matches by its section's
+    name: "config.model.backbone" finds "config.model.backbone.name".
 
     Returns:
-        The name; None if none is similar, or several equally: no suggestion is better than a wrong one.
+        The name. None if no name is similar, or several are equally similar: no suggestion is better than a wrong one.
     """
     *sections, last = (SYNONYMS.get(word, word) for word in name.replace("-", "_").lower().split("."))
     best: tuple[float, ...] = (0,)
@@ -70,7 +71,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
                 best, matches = score, [candidate]
             elif score == best:
                 matches.append(candidate)
-    # Several matches in the named section are ambiguous; otherwise the one with the most similar sections is taken.
+    # Several matches in the named section are ambiguous. Otherwise, the match with the most similar sections is taken.
     if sum(candidate.split(".")[: len(sections)] == sections for candidate in matches) > 1 and sections:
         return None
     return max(
@@ -88,4 +89,5 @@ def _shared_parts(a, b):
 def _similarity(a, b):
     """The similarity of two words, 0..1."""
     ratio = difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
-    return max(ratio, NEAR) if sorted(a) == sorted(b) else ratio  # the same letters in another order, such as fnc
+    # Words with the same letters in another order are similar: fnc for fcn.
+    return max(ratio, NEAR) if sorted(a) == sorted(b) else ratio

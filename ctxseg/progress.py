@@ -13,14 +13,14 @@ class Progress:
 
     train  120/400  loss 1.234  12.3 img/s  1:10 left
 
-    A context manager. Rates exclude the time until the first report, which includes the compilation, so the time left is shown from
-    the second report on.
+    Use it as a context manager. The rate is measured from the first report on, so that it excludes compilation. The time left is shown
+    from the second report on.
     """
 
     SECONDS_BETWEEN_LINES = 10.0
 
     def __init__(self, total: int, start: int = 0, label: str = "", compiles: bool = False):
-        """`total` steps or images, `start` of them done, of the task `label`. `compiles`: the first one starts with a compilation."""
+        """`total` steps or images, `start` of them done; `label` is the title. `compiles`: the first one starts with a compilation."""
         self._total, self._step, self._label, self._compiles = total, start, label, compiles
         self._values: dict[str, Any] = {}
 

@@ -3,16 +3,16 @@ import os
 import tempfile
 from importlib import metadata
 
-# Everything here is compiled to be run once or twice. Read when the first array is made. The second flag more than halves the time of
-# compiling, and XLA dies of flags that it does not know: it is this release's.
+# Programs of the tests run only once or twice, so compilation has to be fast. XLA reads these flags when the first array is created. The
+# second flag more than halves the compilation time. It is set for this release only, as XLA aborts if it does not know a flag.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
     + (" --xla_cpu_use_fusion_emitters=false" if metadata.version("jax").startswith("0.10.") else ""),
 )
 
-# All processes of a session, those of pytest and those that tests start, share the programs that they compile. The first process makes
-# the folder, empty, so that no earlier session's programs hide a fault.
+# All processes of a session, also those that tests start, share the programs that they compile. The first process creates an empty folder,
+# so that programs of an earlier session cannot hide a fault.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
@@ -29,23 +29,23 @@ from PIL import Image
 
 from ctxseg.data.builders import camvid
 
-# In all tests, arrays of the shapes that annotations say, or jaxtyping.TypeCheckError; not in processes that tests start, and not in
-# `layers`, `resizing`, `attention` and `extent`, which everything calls (a tenth more time), and `scales`, which is tested on a
-# stand-in. A whole number is a float, as mypy has it.
+# In all tests, an array with another shape than its annotation raises jaxtyping.TypeCheckError. Exceptions: processes that tests start;
+# `layers`, `resizing`, `attention` and `extent`, which everything calls (a tenth more time); and `scales`, which is tested on a stand-in.
+# An int is accepted as a float, as in mypy.
 jaxtyping.install_import_hook(
     ["ctxseg.models.backbones", "ctxseg.models.context", "ctxseg.models.memory", "ctxseg.models.classifier", "ctxseg.models.auxiliary",
      "ctxseg.models.segmenter", "ctxseg.training.losses", "ctxseg.training.step", "ctxseg.inference.probabilities",
      "ctxseg.inference.crf", "ctxseg.evaluation.metrics"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )  # fmt: skip
-with mock.patch.object(typing, "TYPE_CHECKING", True):  # under which alone this file has annotations that say something
+with mock.patch.object(typing, "TYPE_CHECKING", True):  # otherwise this file does not import jaxtyping
     import ctxseg.inference.crf  # noqa: F401
-from ctxseg.models import convolution, layers  # noqa: E402  (once the hook is there)
+from ctxseg.models import convolution, layers  # noqa: E402  (after the hook is installed)
 
 
 @pytest.fixture(scope="session")
 def street(tmp_path_factory):
-    """A folder in CamVid's layout: 6 training and 3 validation images of 32×32, a class in each quarter."""
+    """A folder in CamVid's layout: 6 training and 3 validation images of 32×32, each quarter with a random class."""
     root, rng = tmp_path_factory.mktemp("street"), np.random.default_rng(0)
     palette = np.array([*camvid.CLASSES.values(), (0, 0, 0)], np.uint8)
     for split, count in (("train", 6), ("val", 3)):
@@ -62,7 +62,7 @@ def street(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny(street, tmp_path_factory):
-    """Settings of a run that takes seconds: `main.main(["main.py", "--config=configs/SYSTEM.py:camvid", *tiny, …])`."""
+    """Flags of a run that takes seconds: `commands.main(["main.py", "--config=configs/SYSTEM.py:camvid", *tiny, …])`."""
     return [
         f"--config.data.manual_dir={street}",
         f"--config.data.data_dir={tmp_path_factory.mktemp('prepared')}",
@@ -80,7 +80,7 @@ def tiny(street, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain_convolutions():
-    """XLA's own convolution, which is traced and compiled several times faster; `test_layers.py` holds the package's to it."""
+    """XLA's convolution, which is traced and compiled several times faster. `test_layers.py` compares the package's with it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "convolve", convolution._plain)
         for module in (layers, convolution):
@@ -89,6 +89,6 @@ def plain_convolutions():
 
 
 def pytest_collection_finish():
-    """Tracing makes many objects, and the collector would look at all that were ever imported again and again: 6 % of the time."""
+    """Keeps the garbage collector from scanning all imported objects again and again while JAX traces: 6 % of the time."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

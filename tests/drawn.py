@@ -1,4 +1,4 @@
-"""Initial states for tests: drawn by NumPy, as initialisers are slow to compile."""
+"""Initial states for tests, drawn by NumPy because initialisers are slow to compile."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from ctxseg.training.state import create_state
 
 
 def drawn(shapes):
-    """A state of these shapes: kernels and gains of one, a memory that has seen every class."""
+    """A state with these shapes: random kernels and memory, gains of 1, biases of 0; the memory has seen every class."""
     rng = np.random.default_rng(0)
 
     def draw(path, x):
@@ -21,5 +21,5 @@ def drawn(shapes):
 
 
 def drawn_state(model, optimizer, crop):
-    """What `create_state` gives, with drawn parameters."""
+    """The result of `create_state`, with parameters from `drawn`."""
     return drawn(jax.eval_shape(lambda: create_state(model, optimizer, crop, 0)))

@@ -28,7 +28,7 @@ if __name__ == "__main__":
     config.model.backbone.width = 4
     config.model.context.update({"channels": 4, "stages": 1, "subdivisions": (2,), "levels": ("res2", "res4")})
     config.model.memory.update({"name": "mcibi", "channels": 4, "dropout": 0.5})
-    config.model.scales.update({"merge": "average", "scales": (1.0,)})  # whose own scores count in the loss
+    config.model.scales.update({"merge": "average", "scales": (1.0,)})  # adds the scores of each scale to the loss
     model = create_model(config.model, 3, axis_name=devices.AXIS)
     optimizer = optimizers.create_optimizer(config.optimizer, 10)
     state = drawn_state(model, optimizer, (16, 16))
@@ -38,18 +38,17 @@ if __name__ == "__main__":
         "image": rng.integers(0, 256, (6, 16, 16, 3), np.uint8),
         "label": rng.integers(0, 3, (6, 16, 16), np.uint8),
     }
-    batch["label"][:2] = 255  # a device with nothing to count
+    batch["label"][:2] = 255  # one of three devices has only ignored pixels
     batch["label"][2, 5:] = 255
-    other = {"image": batch["image"][::-1], "label": batch["label"][::-1]}
-    state = fill_memory(model, state, iter([other, batch]), 2)
-    evaluated = state
-    state, metrics = create_train_step(model, optimizer, config)(devices.replicate(state), devices.shard(batch))
-    confusion, labels, of_images = evaluate.create_eval_step(model, Protocol())(
-        devices.replicate(evaluated.variables), devices.shard(batch)
+    reversed_batch = {"image": batch["image"][::-1], "label": batch["label"][::-1]}
+    initial = fill_memory(model, state, iter([reversed_batch, batch]), 2)
+    state, metrics = create_train_step(model, optimizer, config)(devices.replicate(initial), devices.shard(batch))
+    confusion, labels, image_counts = evaluate.create_eval_step(model, Protocol())(
+        devices.replicate(initial.variables), devices.shard(batch)
     )
     np.testing.assert_array_equal(confusion, np.stack([np.asarray(confusion[0])] * count))  # every device has the sum
     evaluation = {"confusion": np.asarray(confusion[0]), "labels": np.asarray(devices.gather(labels))}
-    evaluation["image_counts"] = np.asarray(devices.gather(of_images))
+    evaluation["image_counts"] = np.asarray(devices.gather(image_counts))
     tree = {
         "evaluation": evaluation,
         "label": batch["label"],

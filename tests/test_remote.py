@@ -87,14 +87,12 @@ def test_the_record_of_a_run(run):
 
 
 def test_a_folder_without_a_run(bucket):
-    with pytest.raises(
-        UserError, match="gs://bucket/none/config.json is missing: --workdir is not the folder of a run"
-    ):
+    with pytest.raises(UserError, match="gs://bucket/none/config.json is missing.*--workdir"):
         workdir.read_config("gs://bucket/none")
     assert workdir.read_dataset("gs://bucket/none") is None
     assert record.read("gs://bucket/none") == record.read_samples("gs://bucket/none") == {}
     assert record.read_image_counts("gs://bucket/none") is None and metrics_log.read_metrics("gs://bucket/none") == []
-    with pytest.raises(UserError, match="gs://bucket/none/checkpoints has no checkpoint: train first"):
+    with pytest.raises(UserError, match="gs://bucket/none/checkpoints .*no checkpoint.*train"):
         checkpoints.restore_run(fcn.get_config(), "gs://bucket/none")
     with pytest.raises(UserError, match="gs://bucket/none/config.json is missing"):
         ctxseg.load("gs://bucket/none/checkpoints/3")
@@ -146,7 +144,7 @@ def test_reports(run, bucket):
 
 
 def test_nothing_is_locked(bucket):
-    with workdir.hold(RUN, make=True), workdir.hold(RUN, make=True):
+    with workdir.hold(RUN, create=True), workdir.hold(RUN, create=True):
         pass
     assert not bucket.exists()
 
@@ -206,11 +204,9 @@ def test_a_sweep_needs_a_folder_of_this_machine():
 def test_prepared_data_are_read(bucket, street, tmp_path):
     built = data.load("camvid", tmp_path, street)
     there = bucket / "prepared"
-    with pytest.raises(
-        UserError, match="^config.data.data_dir=gs://bucket/prepared does not have this camvid.* copy the"
-    ):
+    with pytest.raises(UserError, match="^config.data.data_dir=gs://bucket/prepared .*camvid.* copy"):
         data.load("camvid", there)
-    with pytest.raises(UserError, match="^config.data.data_dir=gs://bucket/prepared does not have this camvid"):
+    with pytest.raises(UserError, match="^config.data.data_dir=gs://bucket/prepared .*camvid"):
         data.load("camvid", there, street)
     assert not bucket.exists(), "nothing is written"
     for path in tmp_path.glob("**/1.0.0/*"):
@@ -220,10 +216,10 @@ def test_prepared_data_are_read(bucket, street, tmp_path):
         assert builder.data_dir == str(there / epath.Path(built.data_dir).relative_to(tmp_path))
         assert provenance.describe(builder) == provenance.describe(built)
         assert builder.info.splits["train"].num_examples == 6
-    with pytest.raises(UserError, match="superpixels-9-slic-.* lacks super-pixels of val.* copy them there"):
+    with pytest.raises(UserError, match="superpixels-9-slic-.* val.* copy"):
         superpixels.source(builder, "val", [None] * 3, superpixels.View(9))
     next(path for path in epath.Path(builder.data_dir).iterdir() if "train" in path.name).unlink()
-    with pytest.raises(UserError, match="config.data.data_dir: gs://bucket/prepared/.* records: delete"):
+    with pytest.raises(UserError, match="config.data.data_dir: gs://bucket/prepared/.* delete"):
         data.load("camvid", there)
 
 

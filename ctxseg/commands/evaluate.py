@@ -10,5 +10,5 @@ from ctxseg.training import checks
 def run(values) -> None:
     checks.check_fields(values.config)
     checkpoint = parse_checkpoint(values.checkpoint)[1]
-    with workdir.hold(values.workdir, make=False):
+    with workdir.hold(values.workdir, create=False):
         finish(values, evaluate.evaluate(values.config, values.workdir, checkpoint))

@@ -8,7 +8,7 @@ from ctxseg.views import report
 
 
 def run(values) -> None:
-    with workdir.hold(values.workdir, make=True):
+    with workdir.hold(values.workdir, create=True):
         finish(values, loop.train(values.config, values.workdir))
 
 

@@ -1,9 +1,10 @@
 """The protocol of each data set: crop, schedule, augmentation and testing. A system's config starts from it.
 
-A data set has the protocol of the paper that uses it most; a system whose own paper differs passes its own. Settings that a paper does not
-give are our choice, and marked as such. Momentum 0.9 is Attention to Scale's, weight decay 5e-4 that paper's and MCIBI's; for papers that
-give none, both are our choice.
-The papers report mIoU, except N-ReNet on Stanford Background: pixel and mean class accuracy. Every evaluation computes all three.
+A data set has the protocol of the paper that uses it most. A system passes the protocol of its own paper if that differs. Settings that a
+paper does not give are our choice, and marked as such. Momentum 0.9 is from Attention to Scale, weight decay 5e-4 from Attention to Scale
+and MCIBI; for the other papers, both are our choice.
+The papers report mIoU, except N-ReNet on Stanford Background, which reports pixel accuracy and mean class accuracy. Every evaluation
+computes all three.
 """
 
 from ctxseg.errors import UserError
@@ -129,7 +130,7 @@ def hrenet(config):
 def pascal_person_part(config):
     """Attention to Scale (CVPR 2016, §4): batch size 30, no random scaling, ten times the learning rate for the final classifier layer.
 
-    The crop is that of DeepLab, whose settings the paper uses; 6k updates are our choice.
+    The crop is DeepLab's, as the paper uses DeepLab's settings; 6k updates are our choice.
     """
     config.data.crop = (321, 321)
     config.train.batch_size = 30

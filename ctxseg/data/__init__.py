@@ -47,7 +47,7 @@ def load(name: str, data_dir, manual_dir=None, download: bool = False, field: st
     Args:
         name: a key of `DATASETS`, or `package.module:Class` of a builder, see `builders.pairs` and `builders.records`.
         data_dir: the folder of prepared data sets; `~` is expanded.
-        manual_dir: the data set as its makers publish it. May be None for one that is generated, or prepared from a single folder.
+        manual_dir: the data set as its authors publish it. May be None if it is generated, or if one folder of it is already prepared.
         download: if `manual_dir` is None and nothing is prepared, download the data set, if possible.
         field: the config field that holds the name, for messages.
 

@@ -1,4 +1,4 @@
-"""Digests of files' contents: a copy has the same digest, a file with a changed pixel another.
+"""Digests of files' contents: a copy has the same digest, a file with a changed pixel has another one.
 
 Reading every image at every start would take minutes for a large data set. As in git's index, a digest is stored with the file's size,
 inode and times, and the file is read again when one of these has changed. Size and modification time are not enough: an editor can keep

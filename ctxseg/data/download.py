@@ -112,9 +112,9 @@ def _download(archive, folder):
 
 
 def _transfer(url, part):
-    """Downloads the rest of `part`. Returns what went wrong if the host stopped early; urllib's errors are raised."""
+    """Downloads the rest of `part`. Returns a message if the host stopped early. Raises urllib's errors."""
     size = part.stat().st_size if part.exists() else 0
-    # With compression, sizes and ranges would not be those of the file.
+    # No compression, with which sizes and ranges would differ from the file's.
     headers = {"User-Agent": "ctxseg", "Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)

@@ -27,7 +27,7 @@ class Source:
     """
 
     def __init__(self, builder, split: str, views: Sequence[superpixels.View] = ()):
-        """`builder`: prepared, with this split. `views`: of the super-pixels; () for none."""
+        """`builder` is prepared and has the split. `views`: how super-pixels are computed; (): no super-pixels."""
         # OpenCV decodes without the copies that TFDS makes.
         raw = tfds.decode.SkipDecoding()
         self._records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
@@ -156,7 +156,7 @@ def train_iterator(
 ) -> grain.DatasetIterator:
     """Endless shuffled, augmented batches; order and augmentations differ in every epoch.
 
-    The images of the n-th global batch do not depend on `process_count`; which process gets which of them does.
+    `process_count` does not change which images the n-th global batch has, only how they are divided among the processes.
     `get_state()` gives a JSON-serialisable dict, with which `set_state()` resumes at the next batch.
 
     Args:
@@ -202,8 +202,8 @@ def eval_batches(
 ) -> Iterator[dict]:
     """Every sample once, uncropped, in batches of images that share a shape; within a shape, in the order of `source`.
 
-    Every process gets the same number of batches of the same shapes, in the same order. An incomplete batch is filled up with
-    images whose label is 255 everywhere; an image smaller than the batch's shape is padded, with label 255.
+    Every process gets the same number of batches of the same shapes, in the same order. An incomplete batch is filled up with images
+    that are ignored completely. An image smaller than the batch's shape is padded; the padding is ignored.
 
     Args:
         source: samples by index, and `size(index)` → (height, width), such as a `Source`.
@@ -211,13 +211,14 @@ def eval_batches(
         process_index: the index of this process.
         process_count: the number of processes that share each batch.
         threads: the number of threads that read and decode; 0: the calling thread does.
-        shape_of: (height, width) of an image → those of its batch, at least as large. Default: the image's own.
-        canvas_of: (height, width) of an image → what else the images of a batch have in common, see `protocol.canvas_of`.
+        shape_of: (height, width) of an image → (height, width) of its batch, at least as large. Default: the image's own.
+        canvas_of: (height, width) of an image → any value that all images of a batch share, see `protocol.canvas_of`.
 
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W], `regions` int32 [B, H, W] if samples have them,
         with B = batch_size / process_count; `size` int32 [B, 2], height and width of each image, which is in the upper left of its
-        arrays; `count` int and `name` list[str], of the real images, which come first; and `canvas`, what `canvas_of` gives for them.
+        arrays; `count` int and `name` list[str], the number and names of the real images, which come first; and `canvas`, their value of
+        `canvas_of`.
 
     Raises:
         UserError: `process_count` does not divide `batch_size`; when iterating, a damaged record.
@@ -238,7 +239,9 @@ def eval_batches(
     def load(planned):
         shape, canvas, indices = planned
         local = indices[first : first + local_size]
-        samples = [source[index] for index in local or indices[:1]]  # without any of its own, one for the shape
+        samples = [
+            source[index] for index in local or indices[:1]
+        ]  # a process without images still needs one for the shapes
         batch = {"count": len(local), "name": [sample["name"] for sample in samples[: len(local)]], "canvas": canvas}
         for key, array in _arrays(samples[0]).items():
             batch[key] = np.empty((local_size, *shape, *array.shape[2:]), array.dtype)

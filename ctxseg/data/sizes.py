@@ -34,7 +34,7 @@ def bucket(length: int) -> int:
 
 
 def too_large(size: tuple[int, int], base: Sequence[int], max_pixels: int) -> str | None:
-    """What is wrong with an image of `size`, if it has more than `max_pixels` once its shorter side is resized to `base`; else None."""
+    """A message if an image of `size` would have more than `max_pixels` after its shorter side is resized to `base`; else None."""
     height, width = base_size_of(size, base)
     if len(base) != 1 or height * width <= max_pixels:
         return None

@@ -1,7 +1,7 @@
 """Prepared data sets on disk: each is built once, completely or not at all, and reused.
 
-A build is stored in `data_dir/name/fingerprint/version`, so that data of other contents are never taken for it. Its `source.json` has
-the `manual_dir` that it was prepared from, and when that was last done.
+A build is stored in `data_dir/name/fingerprint/version`. The fingerprint identifies the contents of the data. The build's `source.json`
+has the `manual_dir` that it was last prepared from, and the time.
 
 A `data_dir` in cloud storage, gs://bucket/prepared, is only read: ArrayRecord writes local files only.
 """
@@ -40,19 +40,18 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".r
 def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
     """A builder with prepared data: found in `data_dir`, or built there.
 
-    If several processes need the same build, one makes it and the others wait. A build gets its name when it is complete; an
+    If several processes need the same build, one of them builds it and the others wait. A build gets its name when it is complete. An
     interrupted build is removed and started again.
 
     Args:
         builder_cls: a builder class, as `builders.records` describes it.
         data_dir: the folder of prepared data sets.
-        manual_dir: the data set as its makers publish it; None if it is generated, or to use the prepared one. If there are several
-            builds of one folder, whose contents have changed, that is the last.
-        download: if there is neither, download it to data_dir/downloads.
+        manual_dir: the data set as its authors publish it; None if it is generated, or to use the prepared one. If a folder has several
+            builds, because its contents have changed, the last one is used.
+        download: whether to download the data set to data_dir/downloads, if `manual_dir` is None and nothing is prepared.
 
     Raises:
-        UserError: a missing or invalid `manual_dir`, or a `data_dir` that cannot be written or is full, or is in cloud storage and
-            does not have the build.
+        UserError: `manual_dir` is missing or invalid; `data_dir` cannot be written, is full, or is in cloud storage without the build.
     """
     data_dir = _place(data_dir)
     if builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
@@ -249,7 +248,7 @@ def _prepared(builder):
 
 
 def _only_build(builder_cls, data_dir):
-    """The fingerprint of the only build of a data set, or of the last one if all are of one folder; None if there is none."""
+    """The fingerprint of the only build of a data set; of the last one if all were prepared from one folder; None if there is none."""
     name = builder_cls.name
     builds = {build: _source(build) for build in _builds(builder_cls, data_dir)}
     if not builds:

@@ -140,8 +140,8 @@ def warnings(summary: dict) -> list[str]:
     if everywhere:
         names = _shortened([name for name in values["classes"] if name in everywhere])
         lines.append(
-            f"{summary['data']} has no pixel of {names} in any split: either no image shows it, or it is a heading and no class, or "
-            "labels use another id or colour for it, or resizing has removed it"
+            f"{summary['data']} has no pixel of {names} in any split: no image shows it, or it is a heading and not a class, or labels "
+            "use another id or colour for it, or resizing has removed it"
         )
     return lines
 
@@ -152,7 +152,7 @@ def _shortened(names):
 
 
 def _read(path, builder):
-    """The summary in a file; ValueError if it is not one of this data set."""
+    """The summary in a file. ValueError: it is damaged, or of another data set."""
     summary = parse_json(read_bytes(path))
     try:
         valid = summary["splits"].keys() == builder.info.splits.keys()

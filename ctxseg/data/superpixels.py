@@ -25,8 +25,8 @@ from ctxseg.errors import UserError
 from ctxseg.files import is_remote
 
 MAX_SEGMENTS = 65535  # what 16-bit PNGs can hold
-SHARD = 100  # images per file: at most so many are computed again after an interruption
-MAX_FILES = 250  # per split; larger splits have more images per file. Readers keep files open, and systems allow 1,024
+SHARD = 100  # images per file: at most this many are computed again after an interruption
+MAX_FILES = 250  # files per split; larger splits have more images per file. Readers keep all files open, and systems allow 1,024
 
 
 def slic(image: np.ndarray, segments: int) -> np.ndarray:
@@ -34,10 +34,10 @@ def slic(image: np.ndarray, segments: int) -> np.ndarray:
 
     Args:
         image: uint8 [H, W, 3], RGB.
-        segments: maximum number of regions. scikit-image may give more than it is asked for, and is then asked for fewer.
+        segments: maximum number of regions. If scikit-image returns more than requested, fewer are requested.
 
     Returns:
-        uint16 [H, W], ids 0 … n−1 with n ≤ `segments`, all of which occur.
+        uint16 [H, W], ids 0 … n−1 with n ≤ `segments`; every id occurs.
     """
     requested = segments
     while True:
@@ -46,7 +46,7 @@ def slic(image: np.ndarray, segments: int) -> np.ndarray:
         if len(ids) <= segments or requested == 1:
             break
         requested = max(min(requested * segments // len(ids), requested - 1), 1)
-    # If asking for 1 still gives too many, the last ones become one region, connected or not.
+    # If there are still too many when 1 is requested, the last ones become one region, which may not be connected.
     return np.minimum(regions.reshape(image.shape[:2]), segments - 1).astype(np.uint16)
 
 
@@ -69,9 +69,9 @@ def views(segments: int, kind: str, scales: Sequence[float], base: Sequence[int]
 
     Args:
         segments: maximum number of regions per image; 0: none.
-        kind: `image`: computed on the image itself and resized with it. `scale`: computed on the image at each scale, with as many
-            segments. `scale_by_area`: the same with s² times as many at scale s, so that regions have the same area as at scale 1; never
-            more than `segments`, which the network is built for.
+        kind: `image`: computed on the image itself and resized with it. `scale`: computed on the image at each scale, with the same
+            number of segments. `scale_by_area`: computed at each scale s with s² times the number, so that regions have the same area as
+            at scale 1, but never more than `segments`, for which the network is built.
         scales: factors of the base size.
         base: see `sizes.base_size_of`.
 
@@ -116,9 +116,9 @@ def check(segments: int) -> None:
 def source(builder, split: str, images, view: View) -> grain.sources.ArrayRecordDataSource:
     """Encoded super-pixels of a split by index, computed first if necessary: 16-bit PNGs of `compute`, in the order of `images`.
 
-    They are stored in the folder of the prepared data set, in files of `SHARD` images (more, if that gives over `MAX_FILES` files). A
-    file is complete or missing: an interrupted computation continues with the first missing file. Of several processes, one computes
-    them, with all cores.
+    They are stored in the folder of the prepared data set, in files of `SHARD` images (or more, so that there are at most `MAX_FILES`
+    files). A file is complete or missing: an interrupted computation continues with the first missing file. If several processes need
+    them, one computes them with all cores and the others wait.
 
     Args:
         builder: a prepared builder.

@@ -37,7 +37,7 @@ def check_base_size(size: Sequence[int], field: str) -> None:
 
 
 def mirrored_classes(names: Sequence[str]) -> tuple[int, ...]:
-    """The class of each class in a mirror image: `left-arm` becomes `right-arm`, by the words in the names; most stay the same.
+    """For each class, its class in a mirror image: `left-arm` becomes `right-arm`, by the words in the names; most stay the same.
 
     Args:
         names: by class id, as `info.metadata["class_names"]`.
@@ -166,7 +166,7 @@ def adjust_colour(
         contrast: factor; 1 changes nothing.
         saturation: factor; 1 changes nothing.
         hue: fraction of the colour circle; 0 changes nothing.
-        mean: mean colour for the contrast; None: that of `image`. For a crop, give that of the whole image.
+        mean: mean colour for the contrast; default: the mean of `image`. For a crop, pass the mean of the whole image.
 
     Returns:
         uint8 [H, W, 3].
@@ -185,22 +185,23 @@ def adjust_colour(
 class Augmentation:
     """Random colour jitter, flip, scaling, rotation and crop: `augmentation(sample, rng)` → a sample of size `crop`.
 
-    All random numbers are drawn whether they are used or not: switching one transform off does not change the draws of the others. The
-    result is that of the functions above applied in turn, but only the pixels in the crop are computed, and interpolated once.
+    All random numbers are drawn, even if they are not used: turning one transform off does not change the numbers of the others. The
+    result is the same as from the functions above, one after the other, but only the pixels in the crop are computed, and interpolated
+    only once.
 
     Attributes:
         crop: (height, width) of the result, at a random position of the scaled image; a smaller image has a random position in the crop.
         base_size: the size that images are resized to first, see `base_size_of`.
         padding: what surrounds a smaller image, see `crop`.
         flip: whether to mirror half of the samples.
-        mirrored_classes: the class of each class in a mirror image; (): the same.
+        mirrored_classes: for each class, its class in a mirror image; (): the same class.
         scale_range: (low, high) of the uniform factor of the base size.
         rotate: maximum rotation in degrees, uniform in both directions.
         rotate_share: share of the samples that are rotated.
-        brightness: factor uniform in 1 ± this.
-        contrast: factor uniform in 1 ± this.
-        saturation: factor uniform in 1 ± this.
-        hue: shift uniform in ± this fraction of the colour circle.
+        brightness: the factor is uniform in 1 ± this value.
+        contrast: the factor is uniform in 1 ± this value.
+        saturation: the factor is uniform in 1 ± this value.
+        hue: the shift is uniform in ± this value, a share of the colour circle.
 
     Raises:
         UserError: a value out of range.

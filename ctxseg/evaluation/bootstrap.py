@@ -9,7 +9,7 @@ import numpy as np
 
 DRAWS = 2000
 # Share of the draws inside the interval.
-COVERED = 0.95
+COVERAGE = 0.95
 
 
 class Difference(NamedTuple):
@@ -23,12 +23,12 @@ class Difference(NamedTuple):
 def difference(first: np.ndarray, second: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Difference:
     """The difference in mIoU of two systems on the same images.
 
-    Each draw takes N of the N images with replacement, the same ones for both systems. The mIoU of a system is the mean over its runs;
-    that of a run is the mean over the classes in the drawn images, in the truth or the prediction.
+    Each draw takes N of the N images with replacement, the same ones for both systems. The mIoU of a system is the mean over its runs.
+    The mIoU of a run is the mean over the classes that occur in the drawn images, in the truth or in the prediction.
 
     Args:
         first: integer `[R,N,K,3]`: `metrics.image_counts` of R runs (seeds).
-        second: likewise; R may differ.
+        second: the same for the other system; R may differ.
         draws: number of draws.
         seed: random seed of the draws.
     """
@@ -36,12 +36,12 @@ def difference(first: np.ndarray, second: np.ndarray, draws: int = DRAWS, seed: 
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
     differences = _mean_iou(second, weights) - _mean_iou(first, weights)
     whole = np.ones((1, count), np.int64)
-    low, high = np.quantile(differences, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+    low, high = np.quantile(differences, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Difference(float((_mean_iou(second, whole) - _mean_iou(first, whole))[0]), float(low), float(high))
 
 
 def _mean_iou(counts, weights):
-    """Counts `[R,N,K,3]`, times that each image is drawn `[D,N]` → `[D]`, the mean over runs of the mIoU over all drawn images."""
+    """Mean over runs of the mIoU of each draw, `[D]`, from counts `[R,N,K,3]` and how often each image is drawn, `[D,N]`."""
     runs, images, classes, _ = counts.shape
     sums = weights.astype(np.float64) @ counts.transpose(1, 0, 2, 3).reshape(images, -1)
     both, truth, predicted = np.moveaxis(sums.reshape(len(weights), runs, classes, 3), -1, 0)

@@ -195,7 +195,7 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
     """`--mode=evaluate`: scores a checkpoint of the run in `folder` (see `checkpoints.restore_run`) on `config.eval.split`.
 
     Raises:
-        UserError: `folder` has no run or checkpoint, or the checkpoint of another model.
+        UserError: `folder` has no run or no checkpoint, or its checkpoint belongs to another model.
     """
     start = time.time()
     workdir.check_same(os.path.join(folder, "config.json"), config)
@@ -213,10 +213,10 @@ def load_tested(config, class_names: Sequence[str] | None = None):
 
     Args:
         config: config of a run.
-        class_names: classes of its training; None: those of `config.data`.
+        class_names: the classes that the run was trained on; default: the classes of `config.data`.
 
     Raises:
-        UserError: as `data.load`, or the classes differ from those of the run.
+        UserError: as `data.load`, or the classes differ from the run's.
     """
     name = config.eval.data or config.data.name
     manual_dir = config.data.manual_dir if name == config.data.name else None

@@ -1,11 +1,11 @@
 """DenseCRF: mean field of a fully connected CRF with Gaussian kernels, at a cost linear in pixels (SPEC §2).
 
 Krähenbühl & Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011. The spatial kernel is a
-separable convolution. The bilateral one is a filter on the permutohedral lattice (Adams, Baek & Davis, "Fast High-Dimensional Filtering
-Using the Permutohedral Lattice", Eurographics 2010), which is built once for each image. A vertex is numbered when it is first met, in a
-hash table of exact keys. How many vertices there are depends on the image: arrays have room for the most that there can be, and loops
-over blocks of vertices end with the last one, so that a filter costs what the image needs. Exported archives carry this file: it needs
-jax and numpy.
+separable convolution. The bilateral kernel is a filter on the permutohedral lattice (Adams, Baek & Davis, "Fast High-Dimensional
+Filtering Using the Permutohedral Lattice", Eurographics 2010), which is built once per image. Vertices are numbered in the order in
+which they are found, by a hash table with exact keys. Their number depends on the image: arrays have room for the maximum, but loops over
+blocks of vertices end after the last block in use, so the cost of a filter depends on the image. Exported archives contain this file,
+which needs only jax and numpy.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-if TYPE_CHECKING:  # and in tests (`tests/conftest.py`); an archive goes without jaxtyping
+if TYPE_CHECKING:  # and in tests (`tests/conftest.py`): an archive does not need jaxtyping
     from jaxtyping import Bool, Float32, Int32, Real
 
     Array = jax.Array | np.ndarray
 
 FEATURES = 5  # y, x, red, green, blue
-CORNERS = FEATURES + 1  # of a simplex of the lattice; also the number of directions of a blur
-PIXELS = 8192  # in a block
-VERTICES = 16384  # in a block
-CHANNELS = 32  # that are filtered at once, at most: buffers are large
-LEAST = 1e-12  # of D, which is 0 far from all pixels
-HOLE = 2  # neighbours that an absent vertex must have to be added
+CORNERS = FEATURES + 1  # corners of a simplex of the lattice, and directions of a blur
+PIXELS_PER_BLOCK = 8192
+VERTICES_PER_BLOCK = 16384
+MAX_CHANNELS = 32  # channels filtered at once: the buffers are large
+MIN_NORM = 1e-12  # lower limit of D = Σ_j K_ij, which is 0 far from all pixels
+MIN_NEIGHBOURS = 2  # neighbours that a missing vertex must have to be added
 
 
 class Lattice(NamedTuple):
-    """The permutohedral lattice of an image's N pixels. Vertex 0 stands for all that are absent and holds zeros.
+    """The permutohedral lattice of an image's N pixels. Vertex 0 stands for all missing vertices; its values are 0.
 
     Attributes:
         vertices: the corners of the simplex around each pixel.
-        weights: its barycentric coordinates, which add up to 1.
+        weights: barycentric coordinates of each pixel, which add up to 1.
         neighbours: the vertices before and after each of C vertices in each direction.
-        used: vertices in use, the 0th included; at most C.
+        used: number of vertices in use, including vertex 0; at most C.
     """
 
     vertices: Int32[Array, "n 6"]
@@ -60,47 +60,47 @@ def mean_field(
     bilateral_sigma=67.0,
     colour_sigma=4.0,
 ) -> Float32[Array, "b H W k"]:
-    """Probabilities after `iterations` synchronous updates, from Q = p (Krähenbühl & Koltun, algorithm 1).
+    """Probabilities after `iterations` synchronous updates that start from Q = p (Krähenbühl & Koltun, algorithm 1).
 
         Q_i(l) ∝ p_i(l) · exp( Σ_m w_m Σ_{j≠i} K̂^m_ij Q_j(l) ),      K̂ = D^-½ K D^-½,   D_i = Σ_j K_ij
 
     with K_ij = exp(−|p_i − p_j|² / 2σ_xy²) and exp(−|p_i − p_j|² / 2σ_αxy² − |I_i − I_j|² / 2σ_β²), and Potts compatibility. Kernels are
-    normalised as in the authors' code. The bilateral one is approximate (`tests/inference/test_crf.py` has its error) and symmetric
-    on average only, so updates use it and its transpose in turn. Images of a batch are filtered one after the other.
+    normalised as in the authors' code. The bilateral kernel is approximate (`tests/inference/test_crf.py` bounds its error). It is
+    symmetric only on average, so updates alternate between it and its transpose. Images of a batch are filtered one after the other.
 
     Args:
         probabilities: clipped below at 1e-8.
         images: in 0…255.
-        mask: the pixels that there are; what the others hold reaches none of these. None: all.
+        mask: whether each pixel belongs to the image; the other pixels do not affect the result. None: all do.
         iterations: static.
         spatial_weight, bilateral_weight: w_m.
-        spatial_sigma: σ_xy, pixels; static, since it says how wide the convolution is.
+        spatial_sigma: σ_xy, pixels; static, since it determines the width of the convolution.
         bilateral_sigma, colour_sigma: σ_αxy, pixels, and σ_β, in units of the image.
     """
     taps = _taps(spatial_sigma)
 
-    def one(inputs):
-        p, image, there = inputs
+    def refine(inputs):
+        p, image, valid = inputs
         height, width, classes = p.shape
-        there = there.astype(jnp.float32)[..., None]
-        channels = -(-classes // -(-classes // CHANNELS))
+        valid = valid.astype(jnp.float32)[..., None]
+        channels = -(-classes // -(-classes // MAX_CHANNELS))
         unary = jnp.log(jnp.maximum(p.astype(jnp.float32), 1e-8))
-        spatial_scale = there * jax.lax.rsqrt(jnp.maximum(_smooth(there, taps), LEAST))
-        lattice = build(_features(image, bilateral_sigma, colour_sigma), there.ravel() > 0)
-        scale = there * jax.lax.rsqrt(jnp.maximum(filter_values(lattice, there.reshape(-1, 1)), LEAST)).reshape(
-            height, width, 1
-        )
-        itself = scale**2 * self_term(lattice).reshape(height, width, 1)
+        spatial_scale = valid * jax.lax.rsqrt(jnp.maximum(_smooth(valid, taps), MIN_NORM))
+        lattice = build(_features(image, bilateral_sigma, colour_sigma), valid.ravel() > 0)
+        norm = jnp.maximum(filter_values(lattice, valid.reshape(-1, 1)), MIN_NORM).reshape(height, width, 1)
+        scale = valid * jax.lax.rsqrt(norm)
+        self_weight = scale**2 * self_term(lattice).reshape(height, width, 1)
 
         def update(i, state):
-            logits, buffers = state  # not q: XLA would fuse all that logits are made of into each pass of softmax
+            # The state has logits instead of q, as XLA would otherwise recompute the logits in each pass of the softmax.
+            logits, buffers = state
             q = jax.nn.softmax(logits)
             spatial = spatial_scale * _smooth(spatial_scale * q, taps) - spatial_scale**2 * q
             groups = jnp.pad((scale * q).reshape(-1, classes), ((0, 0), (0, -classes % channels)))
             groups = jnp.moveaxis(groups.reshape(height * width, -1, channels), 1, 0)
             buffers, smooth = jax.lax.scan(lambda work, x: _filter(lattice, x, work, i % 2), buffers, groups)
             smooth = jnp.moveaxis(smooth, 0, 1).reshape(height * width, -1)[:, :classes]
-            bilateral = scale * smooth.reshape(q.shape) - itself * q
+            bilateral = scale * smooth.reshape(q.shape) - self_weight * q
             return unary + spatial_weight * spatial + bilateral_weight * bilateral, buffers
 
         start = unary, _buffers(lattice, channels)
@@ -108,17 +108,17 @@ def mean_field(
 
     if mask is None:
         mask = jnp.ones(images.shape[:3], bool)
-    return jax.lax.map(one, (probabilities, images, mask))
+    return jax.lax.map(refine, (probabilities, images, mask))
 
 
 def _taps(sigma: float) -> np.ndarray:
-    """A Gaussian at −r…r, exp(−x²/2σ²), until it is below 4e-4."""
+    """exp(−x²/2σ²) at the integers −r…r; r = ⌈4σ⌉, beyond which it is below 4e-4."""
     radius = int(np.ceil(4 * sigma))
     return np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
 
 
 def _smooth(x, taps):
-    """Convolution of `[H,W,K]` with the taps along H and then W; zeros outside."""
+    """Convolution of `[H,W,K]` with the taps along H and then W, with zero padding."""
     for axis in (0, 1):
         length, radius = x.shape[axis], len(taps) // 2
         radius, cut = min(radius, length - 1), max(radius - length + 1, 0)
@@ -139,33 +139,32 @@ def simplices(features: Float32[Array, "n 5"]) -> tuple[Int32[Array, "n 6 6"], F
     """The simplex of the lattice that encloses each point, and the point's barycentric coordinates (Adams et al., §3.1).
 
     Args:
-        features: in units of the filter's standard deviation.
+        features: points, in units of the filter's standard deviation.
 
     Returns:
-        Corners, in coordinates of the hyperplane Σ x = 0 whose unit of length is 1/6 of a step of the lattice; those of corner k are k
-        modulo 6. And weights.
+        The corners and their weights. Corners have coordinates in the hyperplane Σ x = 0, in units of 1/6 of a step of the lattice; all
+        coordinates of corner k are k modulo 6.
     """
     n, d = CORNERS, FEATURES
-    # splatting and slicing smooth by 1/6 of a step², [1 2 1]/4 by 1/2 (§3.3)
+    # In units of a squared step, splatting and slicing add a variance of 1/6, and blurring with [1 2 1]/4 adds 1/2 (§3.3).
     step = n * np.sqrt(2 / 3) / np.sqrt(np.arange(1, n) * np.arange(2, n + 1))
     basis = np.zeros((d, n), np.float32)
     for i in range(d):
         basis[i, : i + 1], basis[i, i + 1] = step[i], -(i + 1) * step[i]
     x = jnp.matmul(features, basis, precision="highest")
     nearest = jnp.round(x / n)
-    surplus = nearest.sum(1, keepdims=True).astype(
-        jnp.int32
-    )  # the nearest multiples of 6 leave the plane by so many steps
-    away = x - n * nearest
-    # rank of a coordinate: how many are further from their multiple; the first in order wins a tie
+    # By how many steps the nearest multiples of 6 leave the hyperplane.
+    surplus = nearest.sum(1, keepdims=True).astype(jnp.int32)
+    offset = x - n * nearest
+    # The rank of a coordinate is the number of coordinates with a larger offset; of two equal ones, the first comes first.
     later = np.tril(np.ones((n, n), bool), -1)
-    rank = ((away[:, None] > away[..., None]) | ((away[:, None] == away[..., None]) & later)).sum(-1) + surplus
-    turn = (rank < 0).astype(jnp.int32) - (rank >= n)
-    rank, origin = rank + n * turn, n * (nearest.astype(jnp.int32) + turn)
-    away = (x - origin) / n
-    # sorted from the nearest to the furthest, neighbours' differences are the weights (proposition 4.2)
-    descending = jnp.sum(jnp.where(rank[..., None] == np.arange(n), away[..., None], 0), axis=1)
-    gaps = descending[:, :-1] - descending[:, 1:]  # [N,5], of corner 5 … 1
+    rank = ((offset[:, None] > offset[..., None]) | ((offset[:, None] == offset[..., None]) & later)).sum(-1) + surplus
+    wrap = (rank < 0).astype(jnp.int32) - (rank >= n)
+    rank, origin = rank + n * wrap, n * (nearest.astype(jnp.int32) + wrap)
+    offset = (x - origin) / n
+    # The weights are the differences between consecutive offsets, in descending order (proposition 4.2).
+    descending = jnp.sum(jnp.where(rank[..., None] == np.arange(n), offset[..., None], 0), axis=1)
+    gaps = descending[:, :-1] - descending[:, 1:]  # [N,5], the weights of corners 5 … 1
     weights = jnp.concatenate([1 - (descending[:, :1] - descending[:, -1:]), gaps[:, ::-1]], 1)
     corner = np.arange(n)[:, None]
     corners = origin[:, None] + jnp.where(rank[:, None] < n - corner, corner, corner - n)
@@ -173,7 +172,7 @@ def simplices(features: Float32[Array, "n 5"]) -> tuple[Int32[Array, "n 6 6"], F
 
 
 def _pack(steps, remainder):
-    """Exact keys of vertices that are less than 4096 steps apart in every coordinate: int32 `[…,≥5]`, `[…]` → two uint32 `[…]`."""
+    """Keys of vertices, int32 `[…,≥5]`, `[…]` → two uint32 `[…]`. Unique if they are less than 4096 steps apart on each axis."""
     q = steps.astype(jnp.uint32) & 4095
     first = q[..., 0] << 20 | q[..., 1] << 8 | q[..., 4] & 255
     return first, q[..., 2] << 20 | q[..., 3] << 8 | q[..., 4] >> 8 << 4 | remainder.astype(jnp.uint32)
@@ -194,7 +193,13 @@ def _step(keys, direction: int, sign: int):
 
 
 class _Table(NamedTuple):
-    """A hash table with linear probing: slot → number of a vertex, or 0; number → its key; the first free number."""
+    """A hash table with linear probing.
+
+    Attributes:
+        slots: number of the vertex in each slot, 0 if the slot is free.
+        keys: key of each vertex, by number.
+        used: the first unused number.
+    """
 
     slots: jax.Array
     keys: tuple[jax.Array, jax.Array]
@@ -208,7 +213,7 @@ def _slot(table, keys, probe):
 
 
 def _look_up(table, keys):
-    """The numbers of vertices, 0 for those that are not in the table: uint32 `[n]` twice → int32 `[n]`."""
+    """The numbers of the vertices with these keys, 0 for those that are not in the table: two uint32 `[n]` → int32 `[n]`."""
 
     def probe(state):
         tries, number, found = state
@@ -229,21 +234,22 @@ def _equal(table, number, keys):
 
 
 def _insert(table, keys, wanted):
-    """Puts the vertices that are wanted into the table, and returns it and the numbers of all of them: `[n]` → int32 `[n]`."""
+    """Inserts the vertices with the mask `wanted`. Returns the table, and the numbers of these vertices, int32 `[n]`."""
     n = len(keys[0])
-    token = -1 - jnp.arange(n, dtype=jnp.int32)  # below 0: a claim to a free slot, the first of which holds
+    # A negative number claims a free slot; if several vertices claim it, the smallest claim wins.
+    claim = -1 - jnp.arange(n, dtype=jnp.int32)
 
     def probe(state):
         table, tries, number, found = state
         slot = _slot(table, keys, tries)
         free = ~found & (_at(table.slots, slot) == 0)
         outside = len(table.slots)
-        slots = table.slots.at[jnp.where(free, slot, outside)].min(token, mode="drop")
-        won = free & (_at(slots, slot) == token)
+        slots = table.slots.at[jnp.where(free, slot, outside)].min(claim, mode="drop")
+        won = free & (_at(slots, slot) == claim)
         new = table.used + jnp.cumsum(won) - 1
         slots = slots.at[jnp.where(won, slot, outside)].set(new, mode="drop")
-        into = jnp.where(won, new, len(table.keys[0]))
-        stored = tuple(old.at[into].set(key, mode="drop") for old, key in zip(table.keys, keys, strict=True))
+        index = jnp.where(won, new, len(table.keys[0]))
+        stored = tuple(old.at[index].set(key, mode="drop") for old, key in zip(table.keys, keys, strict=True))
         table = _Table(slots, stored, table.used + won.sum())
         number = jnp.where(found, number, _at(slots, slot))
         found = found | _equal(table, number, keys)
@@ -258,19 +264,20 @@ def _blocks(count, size):
     return (count + size - 1) // size
 
 
-def build(features: Float32[Array, "n 5"], there: Bool[Array, " n"] | None = None) -> Lattice:
-    """The lattice of points, in units of the filter's standard deviation; `there`: those that count."""
+def build(features: Float32[Array, "n 5"], valid: Bool[Array, " n"] | None = None) -> Lattice:
+    """The lattice of the points `features`, in units of the filter's standard deviation. `valid`: mask of the points in it; None: all."""
     points = len(features)
     corners, weights = simplices(features)
     keys = _pack(corners // CORNERS, corners[..., 0] % CORNERS)
-    block = min(PIXELS * CORNERS, points * CORNERS)
+    block = min(PIXELS_PER_BLOCK * CORNERS, points * CORNERS)
     fill = -points * CORNERS % block
     keys = tuple(jnp.pad(key.ravel(), (0, fill)).reshape(-1, block) for key in keys)
-    wanted = jnp.ones(points, bool) if there is None else there
+    wanted = jnp.ones(points, bool) if valid is None else valid
     wanted = jnp.pad(jnp.repeat(wanted, CORNERS), (0, fill)).reshape(-1, block)
 
-    capacity = 1 + (points + min(points, PIXELS)) * CORNERS  # all corners, and in small images as many between them
-    capacity += -capacity % min(VERTICES, capacity)
+    # Room for all corners, and for vertices between them: as many again in a small image.
+    capacity = 1 + (points + min(points, PIXELS_PER_BLOCK)) * CORNERS
+    capacity += -capacity % min(VERTICES_PER_BLOCK, capacity)
     table = _Table(
         jnp.zeros(2 ** int(np.ceil(np.log2(2 * capacity))), jnp.int32),
         (jnp.full(capacity, 0xFFFFFFFF, jnp.uint32),) * 2,
@@ -283,7 +290,7 @@ def build(features: Float32[Array, "n 5"], there: Bool[Array, " n"] | None = Non
 
 
 def _around(table, i, block):
-    """The keys of the vertices around those of a block, and which of these there are: uint32 `[6,2,block]` twice, bool `[block]`."""
+    """The keys of the neighbours of a block's vertices, two uint32 `[6,2,block]`, and which of these vertices exist, bool `[block]`."""
     keys = tuple(jax.lax.dynamic_slice_in_dim(key, i * block, block) for key in table.keys)
     near = [_step(keys, direction, sign) for direction in range(CORNERS) for sign in (-1, 1)]
     numbers = i * block + jnp.arange(block)
@@ -292,23 +299,23 @@ def _around(table, i, block):
 
 
 def _complete(table):
-    """Adds the absent vertices that lie between HOLE or more others, as far as there is room: without them, paths of a blur are broken."""
-    block = min(VERTICES, len(table.keys[0]))
+    """Adds missing vertices with at least MIN_NEIGHBOURS neighbours, while there is room. Without them, a blur would stop at the gaps."""
+    block = min(VERTICES_PER_BLOCK, len(table.keys[0]))
     blocks = _blocks(table.used, block)
 
-    def absent(i):
-        near, there = _around(table, i, block)
+    def find_missing(i):
+        near, exists = _around(table, i, block)
         keys = tuple(key.ravel() for key in near)
-        missing = (_look_up(table, keys) == 0).reshape(near[0].shape) & there
+        missing = (_look_up(table, keys) == 0).reshape(near[0].shape) & exists
         return keys, _slot(table, keys, jnp.int32(0)), missing.ravel()
 
     def count(i, votes):
-        _, slot, missing = absent(i)
+        _, slot, missing = find_missing(i)
         return votes.at[slot].add(missing.astype(jnp.int32), mode="promise_in_bounds")
 
     def add(i, state):
-        keys, slot, missing = absent(i)
-        wanted = missing & (_at(votes, slot) >= HOLE)
+        keys, slot, missing = find_missing(i)
+        wanted = missing & (_at(votes, slot) >= MIN_NEIGHBOURS)
         wanted &= state.used + jnp.cumsum(wanted) <= len(state.keys[0])
         return _insert(state, keys, wanted)[0]
 
@@ -317,41 +324,41 @@ def _complete(table):
 
 
 def _neighbours(table):
-    """The numbers of the vertices before and after each in each direction: int32 `[6,2,C]`."""
+    """The numbers of the vertices before and after each vertex in each direction: int32 `[6,2,C]`."""
     capacity = len(table.keys[0])
-    block = min(VERTICES, capacity)
+    block = min(VERTICES_PER_BLOCK, capacity)
 
     def find(i, neighbours):
-        near, there = _around(table, i, block)
+        near, exists = _around(table, i, block)
         number = _look_up(table, tuple(key.ravel() for key in near)).reshape(CORNERS, 2, block)
-        return jax.lax.dynamic_update_slice_in_dim(neighbours, jnp.where(there, number, 0), i * block, 2)
+        return jax.lax.dynamic_update_slice_in_dim(neighbours, jnp.where(exists, number, 0), i * block, 2)
 
     blank = jnp.zeros((CORNERS, 2, capacity), jnp.int32)
     return jax.lax.fori_loop(0, _blocks(table.used, block), find, blank)
 
 
 def _buffers(lattice: Lattice, channels: int):
-    """What a filter works in: twice float32 `[C,channels]`. Only the blocks in use are ever touched again."""
+    """The working memory of a filter: two float32 `[C,channels]`. A filter reads and writes only the blocks in use."""
     return (jnp.zeros((lattice.neighbours.shape[-1], channels)),) * 2
 
 
 def _filter(lattice: Lattice, values, buffers, order):
     """Σ_j K_ij v_j by splatting, blurring and slicing (§3.2).
 
-    A blur with [1 2 1]/4 follows each direction in turn. Where vertices are absent, the result depends on the order of the directions: the
-    kernel of the reversed order is the transpose, and neither is symmetric.
+    Values are blurred with [1 2 1]/4 along each direction in turn. Where vertices are missing, the result depends on the order of the
+    directions: the reversed order has the transposed kernel, and neither kernel is symmetric.
 
     Args:
         values: float32 `[N,C]`.
         buffers: see `_buffers`.
-        order: 0 from the first direction to the last, 1 from the last to the first.
+        order: 0: from the first direction to the last; 1: from the last to the first.
 
     Returns:
-        The buffers, and float32 `[N,C]`.
+        The buffers, and the filtered values, float32 `[N,C]`.
     """
     points, channels = values.shape
     x, y = buffers
-    block = min(VERTICES, len(x))
+    block = min(VERTICES_PER_BLOCK, len(x))
     blocks = _blocks(lattice.used, block)
     blank = jnp.zeros((block, channels))
     x = jax.lax.fori_loop(0, blocks, lambda i, x: jax.lax.dynamic_update_slice_in_dim(x, blank, i * block, 0), x)
@@ -360,20 +367,22 @@ def _filter(lattice: Lattice, values, buffers, order):
         vertices, weights, values = pixels
         return x.at[vertices].add(weights[..., None] * values[:, None], mode="promise_in_bounds"), None
 
-    some = min(PIXELS, points)
-    padded = (jnp.pad(a, ((0, -points % some), (0, 0))) for a in (lattice.vertices, lattice.weights, values))
-    x, _ = jax.lax.scan(splat, x, tuple(a.reshape(-1, some, a.shape[1]) for a in padded))
+    pixels_per_block = min(PIXELS_PER_BLOCK, points)
+    padded = (
+        jnp.pad(a, ((0, -points % pixels_per_block), (0, 0))) for a in (lattice.vertices, lattice.weights, values)
+    )
+    x, _ = jax.lax.scan(splat, x, tuple(a.reshape(-1, pixels_per_block, a.shape[1]) for a in padded))
 
     def blur(i, x, y):
         direction = jnp.where(order == 0, i, CORNERS - 1 - i)
 
-        def one(i, y):
-            here = jax.lax.dynamic_slice_in_dim(x, i * block, block)
+        def blur_block(i, y):
+            centre = jax.lax.dynamic_slice_in_dim(x, i * block, block)
             near = jax.lax.dynamic_slice(lattice.neighbours, (direction, 0, i * block), (1, 2, block))[0]
-            new = 0.5 * here + 0.25 * (_at(x, near[0]) + _at(x, near[1]))
+            new = 0.5 * centre + 0.25 * (_at(x, near[0]) + _at(x, near[1]))
             return jax.lax.dynamic_update_slice_in_dim(y, new, i * block, 0)
 
-        return jax.lax.fori_loop(0, blocks, one, y)
+        return jax.lax.fori_loop(0, blocks, blur_block, y)
 
     def twice(i, buffers):
         x, y = buffers
@@ -385,14 +394,14 @@ def _filter(lattice: Lattice, values, buffers, order):
 
 
 def filter_values(lattice: Lattice, values: Float32[Array, "n c"]) -> Float32[Array, "n c"]:
-    """Σ_j K_ij v_j, up to a factor, with the symmetric mean of both orders of blurring."""
-    buffers, forth = _filter(lattice, values, _buffers(lattice, values.shape[1]), 0)
-    return (forth + _filter(lattice, values, buffers, 1)[1]) / 2
+    """Σ_j K_ij v_j up to a constant factor, averaged over both orders of the directions, which makes K symmetric."""
+    buffers, forward = _filter(lattice, values, _buffers(lattice, values.shape[1]), 0)
+    return (forward + _filter(lattice, values, buffers, 1)[1]) / 2
 
 
 def self_term(lattice: Lattice) -> Float32[Array, " n"]:
-    """K_ii of the filter, as if all vertices on the way between a simplex's corners were there."""
-    apart = np.abs(np.subtract.outer(np.arange(CORNERS), np.arange(CORNERS)))
-    # k of the 6 directions lead from one corner to another; so do the 6 − k others, backwards
-    between = 0.25**apart * 0.5 ** (CORNERS - apart) + 0.5**apart * 0.25 ** (CORNERS - apart)
+    """K_ii of the filter, as if no vertex between a simplex's corners were missing."""
+    steps = np.abs(np.subtract.outer(np.arange(CORNERS), np.arange(CORNERS)))
+    # One corner is reached from another by a step along each of k directions, or by a step against each of the 6 − k others.
+    between = 0.25**steps * 0.5 ** (CORNERS - steps) + 0.5**steps * 0.25 ** (CORNERS - steps)
     return jnp.einsum("nk,kl,nl->n", lattice.weights, between.astype(np.float32), lattice.weights, precision="highest")

@@ -1,14 +1,14 @@
 """`--mode=export`: a trained segmenter as one file that runs without this package.
 
-A zip of
+The file is a zip archive of
 
 - `model.jax`: the network with the protocol of `config.eval`, serialised by `jax.export` for any batch size and images of any size, padded
-  to multiples of 32, see `lower`; `classes.json` lists its arguments. Its labels are those of `--mode=predict`;
-- `weights.npz`: its weights, {name: array}, which are an argument of the network rather than constants in it;
+  to multiples of 32, see `lower`. `classes.json` lists its arguments. It gives the same labels as `--mode=predict`;
+- `weights.npz`: the weights, {name: array}. They are an argument of the network, not constants in it;
 - `classes.json`: names and colours of the classes, and descriptions of the arguments;
 - `run.py`: `ctxseg/inference/exported.py`, a script that labels a photograph and needs the archive, jax, flatbuffers, numpy and pillow;
 - `images.py`, `sizes.py`: the script's code to read and resize images;
-- `superpixels.py`: code to compute regions from an image, if the system uses them (scikit-image);
+- `superpixels.py`: code to compute super-pixels of an image, if the system uses them (needs scikit-image);
 - `crf.py`: code to refine probabilities, if the protocol has a CRF.
 """
 
@@ -70,7 +70,7 @@ def export(config, folder, path=None, overwrite: bool = False, checkpoint=None) 
         The archive's path.
 
     Raises:
-        UserError: no run or checkpoint, or a checkpoint of another model; `path` exists, or cannot be written.
+        UserError: there is no run or checkpoint; the checkpoint is of another model; `path` exists, or cannot be written.
     """
     workdir.check_same(os.path.join(folder, "config.json"), config)
     path = epath.Path(path or os.path.join(folder, "export.zip"))
@@ -107,13 +107,14 @@ def lower(model, weights: dict, protocol, views: int = 0) -> tuple[jax_export.Ex
     Args:
         model: a segmenter.
         weights: {'params/…': array}, its flattened variables; only shapes and dtypes are read.
-        protocol: an `inference.Protocol`: scales, mirror images and windows. Its CRF is left out.
+        protocol: a `Protocol`: scales, mirror images and windows. Its CRF is not exported.
         views: number of super-pixel views, see `superpixels.views`.
 
     Returns:
-        The function (weights, images uint8 `[b,32·h,32·w,3]`, sizes int32 `[b,2]`, height and width without padding; with `views`, regions
-        int32 `[b,32·h,32·w]` or `[b,32·h,32·w,views]`; with a base size that is only the shorter side, canvas bool `[32·y,32·x]`, whose
-        shape has room for each image at that size) → probabilities float32 `[b,32·h,32·w,K]`; and the names of its arguments.
+        The function, and the names of its arguments. It returns probabilities, float32 `[b,32·h,32·w,K]`. Its arguments are the weights;
+        the images, uint8 `[b,32·h,32·w,3]`; the sizes, int32 `[b,2]`, their heights and widths without padding; with `views`, the regions,
+        int32 `[b,32·h,32·w]` or `[b,32·h,32·w,views]`; and, if the base size is a shorter side alone, the canvas, bool `[32·y,32·x]`, whose
+        shape has room for each image at its base size.
 
     Raises:
         UserError: the network cannot be traced with symbolic shapes.
@@ -122,8 +123,8 @@ def lower(model, weights: dict, protocol, views: int = 0) -> tuple[jax_export.Ex
 
     def segment(weights, images, sizes, regions=None, canvas=None):
         variables = flax.traverse_util.unflatten_dict(weights, sep="/")
-        room = None if canvas is None else canvas.shape
-        return predict_probabilities(model, variables, images, regions, sizes, protocol, room)
+        canvas = None if canvas is None else canvas.shape
+        return predict_probabilities(model, variables, images, regions, sizes, protocol, canvas)
 
     b, h, w, y, x = jax_export.symbolic_shape("b, 32*h, 32*w, 32*y, 32*x")
     arguments = {
@@ -141,7 +142,7 @@ def lower(model, weights: dict, protocol, views: int = 0) -> tuple[jax_export.Ex
 
     with _without_folders():
         try:
-            # Only the shape of the canvas is used.
+            # `keep_unused`, because only the shape of the canvas is used.
             function = jax.jit(positional, keep_unused=True)
             return jax_export.export(function, platforms=PLATFORMS)(*arguments.values()), tuple(arguments)
         except (jax.errors.InconclusiveDimensionOperation, jax.errors.ConcretizationTypeError) as e:
@@ -155,16 +156,16 @@ def lower(model, weights: dict, protocol, views: int = 0) -> tuple[jax_export.Ex
 def _without_folders():
     """Removes folders of this machine from the source locations that an exported program records for each operation."""
     name = "jax_hlo_source_file_canonicalization_regex"
-    before = getattr(jax.config, name)
+    previous = getattr(jax.config, name)
     jax.config.update(name, r".*[/\\]")
     try:
         yield
     finally:
-        jax.config.update(name, before)
+        jax.config.update(name, previous)
 
 
 def _signature(exported, names):
-    """The entries of classes.json on the exported function, whose arguments have these names."""
+    """The entries of classes.json that describe the exported function; `names` are its arguments'."""
     values, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     arguments = [
         {"name": name, "meaning": MEANINGS[name]} | ({} if name == "weights" else _array(value))

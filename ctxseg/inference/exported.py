@@ -17,11 +17,11 @@ import numpy as np
 from jax import export
 from PIL import Image
 
-MEAN = (124, 116, 104)  # colour of the padding, which does not affect the result
+MEAN = (124, 116, 104)  # colour of the padding; it does not affect the result
 
 
 def load(path):
-    """Returns the network, a function of the arguments in classes.json except the weights, and the contents of classes.json."""
+    """Returns the network and the contents of classes.json, which lists its arguments. The weights are already bound."""
     with zipfile.ZipFile(path) as archive:
         about = json.loads(archive.read("classes.json"))
         exported = export.deserialize(bytearray(archive.read("model.jax")))
@@ -31,7 +31,7 @@ def load(path):
 
 
 def unfit(size, about, sizes):
-    """The reason why an image of this height and width cannot be labelled, or None. `sizes`: the module sizes.py of the archive."""
+    """The reason why an image of this height and width cannot be labelled, or None. `sizes` is the module sizes.py of the archive."""
     if max(*size, *sizes.base_size_of(size, about["base_size"])) > about["longest"]:
         return f"it is longer than {about['longest']} pixels: cut it into parts"
     return sizes.too_large(size, about["base_size"], about["max_pixels"])
@@ -40,7 +40,7 @@ def unfit(size, about, sizes):
 def predict(network, about, image, sizes, superpixels=None, crf=None):
     """Class probabilities of an image of any size: uint8 [H,W,3] → float32 [H,W,K]. Each padded shape is compiled once.
 
-    `sizes`, `superpixels` and `crf` are the archive's modules of these names; None for those that it lacks.
+    `sizes`, `superpixels` and `crf` are the archive's modules of these names, None if the archive does not have them.
     """
     size = height, width = image.shape[:2]
 
@@ -72,14 +72,14 @@ def main(path, photo, output):
         sys.exit(f"error: {path} cannot be read as an exported segmenter: {e}")
     sys.path.insert(0, path)  # the other files of the archive
     sizes, images = importlib.import_module("sizes"), importlib.import_module("images")
-    parts = [importlib.import_module(name) if about[name] else None for name in ("superpixels", "crf")]
+    modules = [importlib.import_module(name) if about[name] else None for name in ("superpixels", "crf")]
     try:
         image, size = images.read(photo, about["max_pixels"])
     except Exception as e:
         sys.exit(f"error: {photo} cannot be read as an image: {e}")
     if reason := unfit(image.shape[:2], about, sizes):
         sys.exit(f"error: {photo}: {reason}")
-    labels = sizes.labels_at(predict(network, about, image, sizes, *parts), size)
+    labels = sizes.labels_at(predict(network, about, image, sizes, *modules), size)
     result = Image.fromarray(labels)
     result.putpalette(sum(about["palette"], []))
     try:

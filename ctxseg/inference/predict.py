@@ -25,12 +25,12 @@ from ctxseg.runs import checkpoints, provenance, workdir
 
 
 def predict(
-    config, folder: str, where: str, output: str | None = None, overwrite=False, probabilities=False, checkpoint=None
+    config, folder: str, source: str, output: str | None = None, overwrite=False, probabilities=False, checkpoint=None
 ) -> int:
-    """Labels images with the run in `folder`, and writes for each, in the same subfolders as below `where`:
+    """Labels images with the run in `folder`, and writes the results of each image. Subfolders of `source` are kept in `output`.
 
     - NAME.png: class ids at the image's size, with the data set's palette;
-    - NAME_overlay.jpg: the label colours over the image, at its size, or at `eval.max_pixels` if it is larger;
+    - NAME_overlay.jpg: the image blended with the label colours, reduced to `eval.max_pixels` if it is larger;
     - NAME_probabilities.npz, if requested: `probabilities`, float16 `[h,w,K]`, at the size of the overlay.
 
     Images are read by `data.images`, and labelled by the protocol of `config.eval`, which includes the base size `eval.size`. Images that
@@ -39,7 +39,7 @@ def predict(
     Args:
         config: config of the run.
         folder: folder of the run.
-        where: a file, a folder (all images below it) or a glob.
+        source: a file, a folder (all images below it) or a glob.
         output: folder of the results; default `folder`/predictions.
         overwrite: whether to replace existing results; otherwise existing files are kept, whatever their contents.
         probabilities: whether to write the probabilities.
@@ -49,19 +49,20 @@ def predict(
         The number of images that could not be labelled.
 
     Raises:
-        UserError: no images, no such checkpoint, another config than the run's, or `output` cannot be written.
+        UserError: there are no images or there is no such checkpoint; the config differs from the run's; `output` cannot be written.
     """
     workdir.check_same(os.path.join(folder, "config.json"), config)
     if isinstance(checkpoint, int) and not epath.Path(folder, "checkpoints", str(checkpoint)).is_dir():
         raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint of step {checkpoint}")
     results = epath.Path(output or os.path.join(folder, "predictions"))
-    jobs = _jobs(find(where, results), results)
+    jobs = _jobs(find(source, results), results)
     suffixes = [".png", "_overlay.jpg", *["_probabilities.npz"] * probabilities]
     todo = [
         (path, stem) for path, stem in jobs if overwrite or not all(_at(stem, suffix).exists() for suffix in suffixes)
     ]
     if len(todo) < len(jobs):
-        print(f"{len(jobs) - len(todo)} are already in {results}: --overwrite replaces them", file=sys.stderr)
+        count = f"{len(jobs) - len(todo)} of {len(jobs)} images"
+        print(f"note: {count} already have results in {results}: --overwrite replaces them", file=sys.stderr)
     if not todo:
         return 0
     model, state = checkpoints.restore_run(config, folder, checkpoint)
@@ -71,7 +72,7 @@ def predict(
     def label(path, stem):
         """Labels an image and writes its results. Returns the reason if it cannot be labelled, or None."""
         if any(_same(path, _at(stem, suffix)) for suffix in suffixes):
-            return "the results would replace the image: choose another --output"
+            return "its results would replace the image: choose another --output"
         try:
             image, size = images.read(path, config.eval.max_pixels)
         except Exception as e:  # Pillow raises many types on damaged files
@@ -82,16 +83,15 @@ def predict(
         try:
             regions = None
             if config.data.superpixels:
-                regions = superpixels.stack([superpixels.compute(image, view) for view in superpixel_views(config)])[
-                    None
-                ]
+                views = [superpixels.compute(image, view) for view in superpixel_views(config)]
+                regions = superpixels.stack(views)[None]
             p = predictor(state.variables, image[None], regions)[0]
             _write(stem, image, p, size, metadata["palette"], to_write)
         except UserError:
             raise
         except OSError as e:
             raise UserError(f"--output={results} cannot be written: {e.strerror}") from e
-        except Exception as e:  # for instance, too little memory for this image
+        except Exception as e:  # for example, too little memory for this image
             return f"{type(e).__name__}: {images.reason(e)}"
         return None
 
@@ -102,53 +102,53 @@ def predict(
                 if reason := label(path, stem):
                     failed.append(f"{path}: {reason}")
                 progress.update(done)
-    finally:  # also when interrupted
+    finally:  # also after an interruption
         for line in failed:
             print(f"skipped {line}", file=sys.stderr)
     print(f"{len(todo) - len(failed)} of {len(todo)} images labelled in {results}")
     return len(failed)
 
 
-def find(where: str, output) -> list[tuple[Path, Path]]:
-    """The images that match `where`, in order, each with its path below the searched folder, which names its results.
+def find(source: str, output) -> list[tuple[Path, Path]]:
+    """The images that `source` names, sorted. Each comes with its path relative to the searched folder, which names its results.
 
-    A folder is searched for image suffixes, with all subfolders (see `files.below`) except `output`. UserError: there are no images, or
-    a folder cannot be read.
+    A folder is searched for files with image suffixes, in all subfolders (see `files.below`) except `output`. UserError: there are no
+    images, or a folder cannot be read.
     """
-    path = Path(where)
+    path = Path(source)
     if path.is_dir():
         if _same(path, output):
             raise UserError(
                 f"--output={output} is also --input, so results would be read as images: choose another --output"
             )
         root, results = path, Path(os.path.realpath(output))
-        candidates = [p for p in _below(path, where) if results not in Path(os.path.realpath(p)).parents]
+        candidates = [p for p in _below(path, source) if results not in Path(os.path.realpath(p)).parents]
         paths = [p for p in candidates if p.suffix.lower() in images.SUFFIXES and p.is_file()]
         if others := sorted(set(candidates) - set(paths)):
-            more = f" and {len(others) - 1} more are" if len(others) > 1 else " is"
-            print(f"{others[0]}{more} not an image by name: skipped", file=sys.stderr)
-        problem = f"no image ({', '.join(images.SUFFIXES)}) in the folder"
+            more = f" and {len(others) - 1} more files do" if len(others) > 1 else " does"
+            print(f"note: {others[0]}{more} not have the suffix of an image", file=sys.stderr)
+        problem = f"the folder has no image ({', '.join(images.SUFFIXES)})"
     elif path.is_file():
         root, paths, problem = path.parent, [path], ""
     else:
-        root = Path(re.split(r"[*?[]", where, maxsplit=1)[0] + "x").parent  # the part before the first wildcard
+        root = Path(re.split(r"[*?[]", source, maxsplit=1)[0] + "x").parent  # the folder before the first wildcard
         pattern = path.relative_to(root).parts
-        if "**" in pattern:  # for which Python's glob follows cycles of links
-            candidates = _below(root, where) if root.is_dir() else []
+        if "**" in pattern:  # not by `glob.glob`, which follows cyclic links
+            candidates = _below(root, source) if root.is_dir() else []
             paths = [p for p in candidates if _matches(p.relative_to(root).parts, pattern) and p.is_file()]
         else:
-            paths = [Path(p) for p in sorted(glob.glob(where)) if os.path.isfile(p)]
+            paths = [Path(p) for p in sorted(glob.glob(source)) if os.path.isfile(p)]
         problem = "expected an existing file or folder, or a glob that matches files"
     if not paths:
-        raise UserError(f"--input={where}: {problem}")
+        raise UserError(f"--input={source}: {problem}")
     return [(p, p.relative_to(root)) for p in paths]
 
 
-def _below(folder, where):
+def _below(folder, source):
     try:
         return list(files.below(folder))
     except OSError as e:
-        raise UserError(f"--input={where}: {e.filename} cannot be read: {e.strerror}") from e
+        raise UserError(f"--input={source}: {e.filename} cannot be read: {e.strerror}") from e
 
 
 def _matches(parts, pattern):
@@ -161,11 +161,11 @@ def _matches(parts, pattern):
 
 
 def _jobs(inputs, output):
-    """(image, output path without suffix) of each; where two would be the same, names keep their suffix."""
+    """[(image, path of its results without suffix)]. Images that would share a path keep their own suffix in it."""
     stems = [name.with_suffix("") for _, name in inputs]
     names = [name for _, name in inputs]
     while shared := {stem for stem, count in collections.Counter(stems).items() if count > 1}:
-        # Repeated, because x.jpg with its suffix equals x.jpg.tif without.
+        # Repeated, because x.jpg with its suffix has the same name as x.jpg.tif without.
         stems = [name if stem in shared else stem for stem, name in zip(stems, names, strict=True)]
     return [(path, output / stem) for (path, _), stem in zip(inputs, stems, strict=True)]
 
@@ -190,13 +190,13 @@ def _write(stem, image, p, size, palette, suffixes):
         buffer = io.BytesIO()
         np.savez_compressed(buffer, probabilities=p.astype(np.float16))
         files["_probabilities.npz"] = buffer.getvalue()
-    files[".png"] = _encoded(picture, "PNG")  # last: marks complete results
+    files[".png"] = _encoded(picture, "PNG")  # written last: its presence marks complete results
     for suffix, content in files.items():
         if suffix in suffixes:
             write_bytes(_at(stem, suffix), content)
 
 
-def _encoded(picture, form, **options):
+def _encoded(picture, file_format, **options):
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    picture.save(buffer, file_format, **options)
     return buffer.getvalue()

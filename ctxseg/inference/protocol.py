@@ -18,12 +18,12 @@ class Protocol:
     Attributes:
         scales: factors of height and width; probabilities are averaged over them.
         flip: whether to average over the image and its mirror image.
-        mirrored_classes: the class in the mirror image for each class, see `transforms.mirrored_classes`; (): the same.
+        mirrored_classes: for each class, its class in a mirror image, see `transforms.mirrored_classes`; (): the same class.
         size: base size, to which the image is resized before it is scaled: (shorter side,), (height, width), or () to keep its size.
         window: height and width of the sliding window over a scaled image; () for the whole image at once.
         stride: step of the window, as a fraction of its size.
         crf: arguments of `crf.mean_field`, which refines probabilities at the image's size; None: no CRF.
-        shapes: `buckets` to pad images to few shapes, each of which is compiled once, or `exact`.
+        shapes: `buckets`: images are padded to one of a few shapes, each compiled once; `exact`: every size is compiled.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -40,15 +40,15 @@ class Protocol:
         if self.flip:
             parts.append("flipped")
         if self.size:
-            one = "their shorter side" if len(self.size) == 1 else "images"
-            parts.append(f"of {one} resized to {'×'.join(map(str, self.size))}")
+            resized = "their shorter side" if len(self.size) == 1 else "images"
+            parts.append(f"of {resized} resized to {'×'.join(map(str, self.size))}")
         window = f"windows of {self.window[0]}×{self.window[1]} at {self.stride:.2f}" if self.window else "whole image"
         refined = [f"CRF of {self.crf['iterations']} iterations"] if self.crf else []
         return ", ".join([*parts, window, *refined])
 
 
 def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
-    """The protocol of `config.eval` for these classes. UserError: an invalid value."""
+    """The protocol that `config`, the section `eval`, describes for these classes. UserError: a value is invalid."""
     declared.check_section("eval", config)
     check_base_size(config.size, "eval.size")
     if len(config.window) not in (0, 2) or any(type(n) is not int or n < 1 for n in config.window):
@@ -74,14 +74,14 @@ def shape_of(size: tuple[int, int], shapes: str) -> tuple[int, int]:
 
 
 def canvas_of(size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | None:
-    """The padded shape for an image of `size` (height, width) at its base size; None if it follows from the shape of the input."""
+    """The padded shape for an image of `size` (height, width) at its base size; None if the shape of the input determines it."""
     if len(protocol.size) != 1 or protocol.shapes == "exact":
         return None
     return shape_of(base_size_of(size, protocol.size), protocol.shapes)
 
 
 def check_crf(parameters: dict, field: str = "config.crf") -> None:
-    """UserError unless these are parameters of `mean_field` with valid values. `field` is the name of the section in messages."""
+    """UserError unless `parameters` are parameters of `mean_field` with valid values. `field` is their section's name in messages."""
     kinds = declared.annotations("eval.crf")
     for name, value in parameters.items():
         if name not in kinds:
@@ -93,5 +93,5 @@ def check_crf(parameters: dict, field: str = "config.crf") -> None:
 
 
 def superpixel_views(config):
-    """The `superpixels.views` of `config.data.superpixels` at the scales of `config.eval`."""
+    """`superpixels.views` for `config.data.superpixels` and the scales of `config.eval`."""
     return superpixels.views(config.data.superpixels, config.eval.superpixels, config.eval.scales, config.eval.size)

@@ -18,14 +18,14 @@ from ctxseg.runs import checkpoints, provenance, workdir
 
 
 def load(path: str | os.PathLike, checkpoint: int | str | None = None) -> "TrainedSegmenter | ExportedSegmenter":
-    """A trained segmenter.
+    """Loads a trained segmenter.
 
     Args:
         path: the folder of a run, RUN/checkpoints/STEP, or an export (`--mode=export`).
-        checkpoint: for a run: a step; `best`, the one with the highest mIoU; None, the newest.
+        checkpoint: for a run: a step; `best`, the checkpoint with the highest mIoU; or None, the newest.
 
     Raises:
-        UserError: there is no run or export, or no such checkpoint.
+        UserError: there is no run or export at `path`, or no such checkpoint.
     """
     check_reachable(path)
     location = epath.Path(path).expanduser()
@@ -58,19 +58,22 @@ class TrainedSegmenter:
         self._apply = jax.jit(lambda variables, x, regions: self.model.apply(variables, x, regions).features)
 
     def predict(self, image) -> np.ndarray:
-        """Class ids, uint8 `[H,W]`, at the size of the image; the same as those of `--mode=predict`.
+        """Class ids, uint8 `[H,W]`, at the size of the image; the same as from `--mode=predict`.
 
         Args:
             image: uint8 RGB `[H,W,3]`, a PIL image, or a path. Files and PIL images are converted to upright RGB, see `data/images.py`.
 
         Raises:
-            UserError: no such file, or not an image.
+            UserError: `image` is not an image, or there is no such file.
         """
         pixels, size = read(image, self.config.eval.max_pixels)
         return sizes.labels_at(self.probabilities(pixels), size)
 
     def probabilities(self, image) -> np.ndarray:
-        """Class probabilities, float32 `[H,W,K]`. As `predict`, but images above `config.eval.max_pixels` are reduced to that size."""
+        """Class probabilities, float32 `[H,W,K]`. Arguments and errors are those of `predict`.
+
+        An image with more than `config.eval.max_pixels` pixels is reduced to that number, and so are its probabilities.
+        """
         pixels, _ = read(image, self.config.eval.max_pixels)
         if reason := sizes.too_large(pixels.shape[:2], self.config.eval.size, self.config.eval.max_pixels):
             raise UserError(f"the image: {reason}")

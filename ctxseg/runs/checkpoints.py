@@ -120,8 +120,8 @@ class Checkpoints:
             renamed = saved.keys() != expected.keys()
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
             if renamed:  # Orbax needs the names in the checkpoint
-                like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
-                target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+                zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+                target = jax.tree.map(ocp.utils.to_shape_dtype_struct, zeros)
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=args)
             restored_state = restored["state"]
@@ -186,7 +186,7 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
 
 
 def _best(folder, saved):
-    """Step of the best checkpoint by the scores in metrics.jsonl, which include the last one (it is saved before it is evaluated)."""
+    """Step of the best checkpoint by the scores in metrics.jsonl, as the last checkpoint is evaluated only after it is saved."""
     steps = saved.all_steps()
     entries = [e for e in metrics_log.read_metrics(folder) if e["kind"] == "eval" and e["step"] in steps]
     scores = {entry["step"]: entry.get("mIoU") or 0.0 for entry in entries}

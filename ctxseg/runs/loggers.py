@@ -28,15 +28,15 @@ class TensorBoard:
 
     def __init__(self, workdir: epath.PathLike):
         self._folder = epath.Path(workdir) / "tensorboard"
-        self._on = not is_remote(workdir) or _writes_to(self._folder)
-        # Opened by the first write, so that restart() can come before.
+        self._enabled = not is_remote(workdir) or _writes_to(self._folder)
+        # Opened by the first write, because restart() must come before.
         self._events: EventsWriter | None = None
         # Older events from this step on are discarded.
         self._restart: int | None = None
 
     def write(self, step: int, kind: str, values: dict) -> None:
         """Writes one event. Tags start with `kind`; values of None are left out."""
-        if not self._on:
+        if not self._enabled:
             return
         scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(kind, values)]
         with storage_errors(self._folder, "written"):

@@ -14,7 +14,7 @@ def current(arrays: Mapping, current_names: Container[str]) -> dict:
     for name, array in arrays.items():
         before, stacked, after = name.partition("/context/stages/")
         if stacked and array.shape and name not in current_names:
-            # ZigZagNet's stages 2 … T−1 were a scan, whose arrays had an extra leading axis of length T−2.
+            # ZigZagNet's stages 2 … T−1 were a scan. Its arrays had an extra leading axis of length T−2.
             result |= {f"{before}/context/stage{t}/{after}": array[t - 2] for t in range(2, 2 + len(array))}
         else:
             result[name] = array

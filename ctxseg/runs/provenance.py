@@ -60,8 +60,8 @@ def check(folder: str, dataset: dict, remedy: str) -> None:
     elif not same(trained_on, dataset):
         differences = ["which has changed since"] if trained_on["folder"] == dataset["folder"] else []
         differences += ["with other classes"] if trained_on["class_names"] != dataset["class_names"] else []
-        this = ", ".join([words(dataset), *differences])
-        raise UserError(f"{folder} was trained on {words(trained_on)}, but this is {this}: {remedy}")
+        current = ", ".join([words(dataset), *differences])
+        raise UserError(f"{folder} was trained on {words(trained_on)}, but this is {current}: {remedy}")
 
 
 def choose(names: Sequence[str], dataset: str, folder: str, data_dir: str, first: int = 0) -> str:

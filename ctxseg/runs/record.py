@@ -1,6 +1,7 @@
 """The files that an evaluation writes into a run's folder, for reports and comparisons.
 
-results.json has the scores and what they belong to; samples.npz a few images with their labels; images.npz the counts of every image.
+results.json has the scores, and the run, data and protocol that they belong to. samples.npz has a few images with their labels,
+images.npz the pixel counts of every image.
 """
 
 import io

@@ -31,22 +31,22 @@ REMOVED = {
 
 
 @contextlib.contextmanager
-def hold(workdir: str, make: bool):
-    """Locks the folder of a run while this process writes there. With `make`, a missing folder is created.
+def hold(workdir: str, create: bool):
+    """Locks the folder of a run while this process writes there. With `create`, a missing folder is created.
 
     If nothing is written, created folders and the lock file are removed. Cloud storage has no locks: a remote folder is not locked,
-    and the user has to avoid two processes at once.
+    and the user must not start two processes at once.
 
     Raises:
         UserError: another process has locked it, or it cannot be used.
     """
     folder = Path(os.path.abspath(workdir))
-    if is_remote(workdir) or not make and not folder.is_dir():
+    if is_remote(workdir) or not create and not folder.is_dir():
         yield  # nothing to lock; reading a missing folder fails later
         return
     created = [path for path in (folder, *folder.parents) if not path.exists()]
 
-    def tidy():
+    def remove_if_unused():
         if [path.name for path in folder.iterdir()] == [".lock"]:
             (folder / ".lock").unlink()
             for path in created:
@@ -62,20 +62,20 @@ def hold(workdir: str, make: bool):
             ) from None
         except OSError as e:
             raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
-        interrupts.cleanups.append(tidy)
+        interrupts.cleanups.append(remove_if_unused)
         try:
             yield
         finally:
-            interrupts.cleanups.remove(tidy)
+            interrupts.cleanups.remove(remove_if_unused)
             with contextlib.suppress(OSError):
-                tidy()
+                remove_if_unused()
 
 
 def check(workdir: str, config: ConfigDict) -> None:
     """Creates the folder `workdir` if needed, and checks that a run of `config` can use it.
 
     Raises:
-        UserError: it has a run whose config differs in a field that matters, or its config.json is damaged.
+        UserError: it has a run with another config (see `check_same`), or its config.json is damaged.
     """
     path = os.path.join(workdir, "config.json")
     try:
@@ -243,9 +243,9 @@ def _effective(config):
 
 
 def check_same(path: str, config: ConfigDict) -> None:
-    """Raises UserError if the config saved at `path` cannot be read, or differs from `config` where it matters.
+    """Raises UserError if the config saved at `path` cannot be read, or differs from `config` in a field that training reads.
 
-    A field that is newer than the run counts as its default. A field that is None counts as the module's default.
+    The fields in `fields.FREE` may differ. A field that is newer than the run has its default, and None is the module's default.
     """
     from ctxseg.settings import reading  # slow: it imports every network
 

@@ -131,7 +131,12 @@ def meanings(cls: type) -> dict[str, str]:
 
 
 def meaning(config, field: str) -> str:
-    """The meaning of a field, such as "model.context.stages", for the module that `config` chooses."""
+    """The meaning of a field, such as "model.context.stages", for the module that `config` chooses; with "none: off" if it can be off."""
+    text = _meaning(config, field)
+    return f"{text.removesuffix('.')}; none: off." if can_be_off(field) and "none:" not in text else text
+
+
+def _meaning(config, field):
     path, _, name = field.rpartition(".")
     if path in CHOSEN:
         chooser, _, modules = CHOSEN[path]
@@ -143,7 +148,7 @@ def meaning(config, field: str) -> str:
 
 
 def can_be_off(field: str) -> type | None:
-    """The type of a field that 0 or () turns off, such as "optimizer.clip_norm"; None for any other field."""
+    """The type of a field that can be turned off by 0 or (), and by `none` on the command line; None for any other field."""
     path, _, name = field.rpartition(".")
     annotation = _hints(cls).get(name) if (cls := FIXED.get(path) or declared.SECTIONS.get(path)) else None
     return kind(annotation) if OFF in typing.get_args(annotation) else None

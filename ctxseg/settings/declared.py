@@ -1,7 +1,7 @@
 """The fields of a config that belong to no module: their defaults, allowed values and, in the docstrings, meanings.
 
-`collect.py` builds the config from these and the modules' fields. A field that can be off is turned off by `none` on the command line,
-which stands for 0 of a number and () of a list.
+`collect.py` builds the config from these and the modules' fields. On the command line, `none` turns off a field that is marked `OFF`: it
+stands for 0 or ().
 """
 
 import typing
@@ -49,7 +49,7 @@ class LossFields:
     """The loss. Weights are relative to the main loss.
 
     Attributes:
-        name: the main loss, of the scores at pixels; or package.module:function.
+        name: the main loss: cross_entropy, or package.module:function.
         auxiliary: weight of auxiliary classifiers: ocr's soft regions, mcibi's class distributions (its α).
         heads: weight of the auxiliary heads of config.model.auxiliary.
         memory: mcibi: weight of representation consistent learning (its β).
@@ -74,7 +74,7 @@ class DataFields:
         superpixels: maximum number of SLIC super-pixels of an image, for msci: 1000 for photographs.
         base_size: size to which images are resized first: (shorter side,) or (height, width); none: not resized.
         crop: height and width of a training crop.
-        padding: what surrounds an image smaller than the crop: ignored pixels, or its mirror image.
+        padding: pixels around an image that is smaller than the crop: ignored pixels, or the image reflected at its edges.
         flip: mirror an image horizontally with probability 1/2; classes named left … and right … are swapped.
         scale_range: lowest and highest factor of random scaling, relative to the base size.
         rotate: largest angle of random rotation, in degrees, in either direction.
@@ -136,9 +136,9 @@ class OptimizerFields:
     Attributes:
         name: sgd, or package.module:function.
         learning_rate: highest learning rate of the run.
-        momentum: momentum of SGD; the default is Attention to Scale's, the other papers give none.
+        momentum: momentum of SGD; the default is from Attention to Scale, the other papers do not give it.
         nesterov: Nesterov momentum.
-        weight_decay: L2 penalty on kernels only; the default is that of Attention to Scale and MCIBI, the other papers give none.
+        weight_decay: L2 penalty on kernels only; the default is from Attention to Scale and MCIBI, the other papers do not give it.
         rates: factors of the learning rate for parameters by name prefix: "classifier/scores=10".
         clip_norm: global norm to which gradients are clipped.
         schedule: schedule of the learning rate.
@@ -174,10 +174,10 @@ class EvalFields:
         batch_size: images of the same size per step, over all devices.
         samples: number of images in the report.
         scales: factors of an image's height and width; probabilities are averaged over them.
-        superpixels: super-pixels at scales other than 1: image, those of the image, resized with it; scale, those of the resized image;
-            scale_by_area, likewise, s² times as many.
+        superpixels: super-pixels at scales other than 1. image: computed on the image, and resized with it; scale: computed on the
+            resized image; scale_by_area: computed on the resized image, s² times the number at scale s.
         flip: average over the image and its mirror image.
-        size: as data.base_size, for evaluation; default: data.base_size.
+        size: as data.base_size, for evaluation; if it is not set, data.base_size; none: not resized.
         score: if size is set: score at the original size of the labels, or at the resized size of the image.
         window: height and width of a sliding window; none: the whole image at once.
         stride: stride of the window, as a share of its size.
@@ -207,7 +207,7 @@ class CRFFields:
     """The fully connected CRF over the probabilities. The papers give no values; these are close to DeepLab's.
 
     Attributes:
-        iterations: mean-field iterations; 10 is usual.
+        iterations: number of mean-field iterations, usually 10.
         spatial_weight: weight of the spatial kernel.
         spatial_sigma: standard deviation of the spatial kernel, in pixels.
         bilateral_weight: weight of the bilateral kernel.

@@ -2,9 +2,8 @@
 
 A module declares the fields that it reads: those of its dataclass. Its class attribute `READ_WHEN` lists the fields that it reads only
 for some values of others: {field: (other, values)}, or (other, values, another, values) where all must hold, or a list of such tuples
-where one is enough. `values` is a tuple, or a `range` without end. Where a field's value may follow from another field, the module's
-`effective` returns it. `conditions` covers the fields that belong to no module. All other fields are always read, at least by the modes
-that they are for.
+where one is enough. `values` is a tuple, or an open-ended `range`. If a field's value may depend on another field, the module's `effective`
+returns it. `conditions` covers the fields that belong to no module. All other fields are always read.
 """
 
 import dataclasses

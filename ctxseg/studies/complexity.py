@@ -151,7 +151,7 @@ def equations(jaxpr, times: int = 1):
 
 
 def _called(equation):
-    """The jaxpr that an equation calls (jit, custom_vjp, checkpoint), or None. The jaxpr of, say, a reduction takes other arguments."""
+    """The jaxpr that an equation calls (jit, custom_vjp, checkpoint), or None. Other jaxprs, as of a reduction, have other arguments."""
     for value in equation.params.values():
         if hasattr(value, "eqns"):
             shapes = [v.aval.shape for v in getattr(value, "jaxpr", value).invars]
@@ -183,9 +183,9 @@ def count_multiply_adds(function, *args) -> int:
 def count_flops(function, *args) -> int:
     """Floating-point operations in `function(*args)`: the sum over its equations of XLA's cost analysis.
 
-    A multiply-add is two operations; taps on padding, exponentials and tanh are none. The compiled program is not analysed as a whole,
-    since XLA counts the body of a loop only once, and no library calls on GPUs (github.com/jax-ml/jax/issues/22249). `args` may be
-    `jax.ShapeDtypeStruct`s.
+    A multiply-add is two operations. Taps on padding, exponentials and tanh are not counted. The compiled program is not analysed as a
+    whole, since XLA counts the body of a loop only once, and does not count library calls on GPUs
+    (github.com/jax-ml/jax/issues/22249). `args` may be `jax.ShapeDtypeStruct`s.
 
     Raises:
         ValueError: see `equations`.

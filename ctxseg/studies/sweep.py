@@ -234,7 +234,7 @@ def check_classes(table: Table, runs: Mapping[tuple, Run]) -> None:
 
 
 def check_folders(runs: Sequence[Run]) -> None:
-    """UserError if a folder has a run of another config, whose results would enter the table."""
+    """UserError if a folder has a run with another config: its results would be taken into the table."""
     for run in unique(runs):
         saved = os.path.join(run.folder, "config.json")
         if os.path.exists(saved):

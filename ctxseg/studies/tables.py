@@ -26,7 +26,7 @@ class Column(NamedTuple):
         title: heading of the column.
         score: one of `SCORES`, or `IoU of CLASS` for a class of the data set.
         overrides: {field: value} of the config, if the column has its own runs; a row's overrides take precedence.
-        dataset: data set of the column; None: that of the row.
+        dataset: data set of the column; None: the row's data set.
         runs: whether the column has our results; False if a test server keeps the labels.
     """
 
@@ -46,9 +46,9 @@ class Row(NamedTuple):
             that its other rows do not use: then only the paper's results are shown, and the table's note names the nearest runs.
         overrides: {field: value} of the system's config.
         paper: the paper's result in each column: a number, a text, or None.
-        dataset: data set of the row; None: that of the table.
-        start: a row whose run the row starts from, such as one on another data set. A sweep trains it first; it is no row of the table.
-            None: the row starts from `config.model.pretrained`.
+        dataset: data set of the row; None: the table's data set.
+        start: a row whose run this row starts from, for example on another data set. A sweep trains it first; it is not a row of the
+            table. None: the row starts from `config.model.pretrained`.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table whose rows are compared with the first one.
+    """A table of results. Its rows are compared with the first row.
 
     Attributes:
         name: name of its folder.
@@ -157,8 +157,8 @@ class Orderings(NamedTuple):
     """How the pairs of rows that differ in the paper are ordered here, by their means.
 
     Attributes:
-        same: number of pairs in the paper's order, by more than the variation between seeds.
-        undecided: number of pairs that are closer than that.
+        same: number of pairs in the paper's order that differ by more than the variation between seeds.
+        undecided: number of pairs that differ by less.
         reversed: (better in the paper, worse) for pairs in the opposite order.
     """
 
@@ -197,7 +197,7 @@ def cells(results: dict) -> tuple[list[tuple[str, str]], list[list[str]]]:
         texts = ("ours", "vs. first row", "95 %", "paper", "paper: vs. first row")
         head += [(title, text) for text in texts] if several else [("", text) for text in (title, *texts[1:])]
     head += [("", "parameters"), ("", "minutes")]
-    # Differences of the paper's results have as many decimals as these.
+    # Differences between the paper's results have the same number of decimals as the results.
     papers = [[row["cells"][c]["paper"] for row in results["rows"]] for c in range(len(results["columns"]))]
     digits = [
         max((len(str(x).partition(".")[2]) for x in paper if type(x) in (int, float)), default=0) for paper in papers

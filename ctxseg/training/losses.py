@@ -1,4 +1,4 @@
-"""Losses. All are sums on a device over a count on all devices, so that a batch may be split over devices in any way."""
+"""Losses. Each is a sum on one device, divided by a count over all devices, so the result does not depend on how a batch is split."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from ctxseg.models.resizing import resize
 from ctxseg.models.segmenter import SegmenterOutput
 from ctxseg.models.shapes import Array
 
-IGNORE = 255  # label of pixels that count nowhere
+IGNORE = 255  # label of pixels without a class
 
 
 def cross_entropy(
@@ -18,26 +18,26 @@ def cross_entropy(
     labels: Integer[Array, "b H W"],
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Mean cross entropy over the pixels that are not ignored, of all devices.
+    """Mean cross entropy over all pixels with a class, on all devices.
 
     Args:
         logits: scores; resized bilinearly to the labels' resolution.
         labels: ids in [0, K), 255 = ignore.
-        axis_name: the `pmap` axis that shares the batch, or None.
+        axis_name: the `pmap` axis over which the batch is split, or None.
 
     Returns:
-        This device's share of the loss: the sum over devices (`psum`) is the mean over all pixels, 0 if none counts.
+        This device's share of the loss: the sum over devices (`psum`) is the mean over all pixels; 0 if all are ignored.
     """
     logits = resize(logits, labels.shape[1:3])
-    counts = labels != IGNORE
-    ce = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(counts, labels, 0).astype(jnp.int32))
-    total = counts.sum()
+    valid = labels != IGNORE
+    ce = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(valid, labels, 0).astype(jnp.int32))
+    count = valid.sum()
     if axis_name is not None:
-        total = jax.lax.psum(total, axis_name)
-    return jnp.where(counts, ce, 0.0).sum() / jnp.maximum(total, 1)
+        count = jax.lax.psum(count, axis_name)
+    return jnp.where(valid, ce, 0.0).sum() / jnp.maximum(count, 1)
 
 
-# Name → loss of the scores at pixels, called as `cross_entropy`.
+# {name: loss of the scores at pixels}, each with the arguments and the result of `cross_entropy`.
 LOSSES = {"cross_entropy": cross_entropy}
 
 
@@ -47,19 +47,21 @@ def total(
     config,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """The training loss: `config.loss.name`'s of the scores, and of the auxiliary ones, which say what weighs them and their targets.
+    """The training loss: the loss `config.loss.name` of the scores, plus the weighted losses of the auxiliary scores.
+
+    Each `AuxiliaryLogits` names the field of `config.loss` that weighs it, and its targets.
 
     Args:
-        output: of a segmenter.
+        output: output of a segmenter.
         labels: as in `cross_entropy`.
         config: `config.loss`.
         axis_name: as in `cross_entropy`.
 
     Returns:
-        This device's share, as of `cross_entropy`.
+        This device's share of the loss, as in `cross_entropy`.
 
     Raises:
-        UserError: no loss of that name.
+        UserError: there is no loss of that name.
     """
     pixel_loss = find("loss.name", config.name, LOSSES)
     loss = pixel_loss(output.logits, labels, axis_name)
@@ -79,6 +81,6 @@ def total(
 
 
 def class_consistency(logits: Float[Array, "k k"], counts: Bool[Array, " k"]) -> Float[Array, ""]:
-    """mean_k CE(logits[k], k) over the classes that count (MCIBI, eq. 17), 0 without any."""
+    """The mean of CE(logits[k], k) over the classes k with `counts[k]` (MCIBI, eq. 17); 0 if there are none."""
     ce = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(logits.shape[0]))
     return jnp.where(counts, ce, 0).sum() / jnp.maximum(counts.sum(), 1)

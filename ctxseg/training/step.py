@@ -1,4 +1,4 @@
-"""The training step, a pure function of state and batch, and what comes before the first one."""
+"""The training step, a pure function of state and batch, and the initialisation of the memory before the first step."""
 
 import dataclasses
 from functools import partial
@@ -29,14 +29,14 @@ def train_step(
 
     Args:
         state: the same on every device.
-        batch: this device's part: `image` uint8 `[B,H,W,3]`, `label` uint8 `[B,H,W]`, and `regions` int32 `[B,H,W]` if there are.
-        model: a segmenter made with the same `axis_name`.
+        batch: this device's part: `image` uint8 `[B,H,W,3]`, `label` uint8 `[B,H,W]`, and with super-pixels `regions` int32 `[B,H,W]`.
+        model: a segmenter created with the same `axis_name`.
         optimizer: an optax transformation.
-        config: of the run; `loss`, `train.steps` and `model.frozen` are read.
+        config: the run's config; only `loss`, `train.steps` and `model.frozen` are read.
 
     Returns:
-        The new state, and `loss` over all pixels, `gradient_norm`, and `state_norm` of what is new in the state,
-        which is finite if all of it is.
+        The new state and the metrics: `loss`, averaged over all pixels; `gradient_norm`; and `state_norm`, the norm of the new
+        parameters, batch statistics and memory, which is not finite if any of their values is not.
     """
     rng = jax.random.fold_in(state.rng, state.step)
 
@@ -58,42 +58,37 @@ def train_step(
     (loss, (updated, pixels)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     loss, gradients = jax.lax.psum((loss, gradients), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    bank = state.memory
+    memory = state.memory
     if model.memory:
-        given = _bank(bank), pixels, batch["label"], state.step, config.train.steps, axis_name
-        bank = {"memory": model.memory.updated(*given)}
+        arguments = memory["memory"], pixels, batch["label"], state.step, config.train.steps, axis_name
+        memory = {"memory": model.memory.updated(*arguments)}
     state = dataclasses.replace(
         state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=updated.get("batch_stats", {}),
-        memory=bank,
+        memory=memory,
         opt_state=opt_state,
     )
-    new = optax.global_norm((state.params, state.batch_stats, _floats(state.memory)))
-    return state, {"loss": loss, "gradient_norm": optax.global_norm(gradients), "state_norm": new}
+    state_norm = optax.global_norm((state.params, state.batch_stats, _floats(state.memory)))
+    return state, {"loss": loss, "gradient_norm": optax.global_norm(gradients), "state_norm": state_norm}
 
 
 def _floats(tree):
     return [x for x in jax.tree.leaves(tree) if x.dtype.kind == "f"]
 
 
-def _bank(collection):
-    """The bank and what it has seen, in the collection `memory` of a segmenter whose memory is the module `memory`."""
-    return collection["memory"]
-
-
 def create_train_step(model, optimizer, config):
-    """`train_step` compiled for every local device: (replicated state, sharded batch) → (state, metrics). The old state is donated."""
+    """`train_step`, compiled for all local devices: (replicated state, sharded batch) → (state, metrics). The old state is donated."""
     step = partial(train_step, model=model, optimizer=optimizer, config=config)
     return devices.parallel(step, donate=(0,))
 
 
 def fill_memory(model, state: TrainState, batches, count: int) -> TrainState:
-    """`state` with the memory that `model.memory` begins with, of the next `count` of `batches`.
+    """`state` with the initial memory, computed by `model.memory` from the next `count` of `batches`.
 
-    Representations are those that a training step would give: normalised by the statistics of their batch, for there are no running
-    ones before the first step. (By the initial ones, mean 0 and variance 1, they come out some seven times as long on `scenes`.)
+    The representations are those of a training step: they are normalised by the statistics of their batch, since running statistics
+    do not exist before the first step. (The initial ones, mean 0 and variance 1, would make them about seven times as long on `scenes`.)
     """
 
     def step(state, index, batch):
@@ -108,9 +103,9 @@ def fill_memory(model, state: TrainState, batches, count: int) -> TrainState:
         )
         return index + 1, model.memory.gather(output.pixels, batch["label"], rng, devices.AXIS)
 
-    step, replicas, index, found = devices.parallel(step), devices.replicate(state), devices.replicate(0), None
+    step, replicas, index, gathered = devices.parallel(step), devices.replicate(state), devices.replicate(0), None
     for _ in range(count):
         index, new = step(replicas, index, devices.shard(next(batches)))
         new = devices.unreplicate(new)
-        found = new if found is None else model.memory.join(found, new)
-    return dataclasses.replace(state, memory={"memory": model.memory.filled(found)})
+        gathered = new if gathered is None else model.memory.join(gathered, new)
+    return dataclasses.replace(state, memory={"memory": model.memory.filled(gathered)})

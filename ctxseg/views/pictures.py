@@ -57,7 +57,7 @@ class TrainedRun:
 
 
 def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, ...] = (0, 1, 2)) -> list[epath.Path]:
-    """Writes pictures of each run to `pictures/` in its folder, and pictures of several runs side by side to that of the first.
+    """Writes pictures of each run to `pictures/` in its folder, and pictures of several runs side by side to the first run's folder.
 
     The networks see whole images at their base size, `config.eval.size`, without windows or other scales.
 
@@ -252,7 +252,7 @@ def seen_rows(seen, scale: int = 0, scales: int = 1) -> dict[str, dict[str, np.n
 
 
 def _memory(runs):
-    """A figure of the similarities in each memory, and of each classifier's input at the same pixels."""
+    """A figure of the similarities in each run's memory, and of each run's input to the classifier at the same pixels."""
     names, palette = list(runs[0].metadata["class_names"]), runs[0].metadata["palette"]
     image, y, x, label = draw_pixels(runs[0].source, len(names))
     similarities, embeddings = {}, {}

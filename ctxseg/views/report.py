@@ -33,7 +33,7 @@ def write_report(folders, read_base: Callable[[epath.Path], dict | None] | None 
         folders: folders of the runs.
         read_base: folder → config of the run without overrides, a nested mapping, or None if unknown. With it, the page lists the
             overrides and the command of each run.
-        path: path of the page; default: report.html in the folder of the run, or for several runs comparison.html beside the first.
+        path: path of the page; default: report.html in the run's folder, or for several runs comparison.html beside the first run's folder.
 
     Returns:
         The path of the page.

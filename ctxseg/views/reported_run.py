@@ -16,7 +16,7 @@ from ctxseg.views import style
 
 @dataclasses.dataclass(frozen=True)
 class ReportedRun:
-    """The contents of a work directory; those of missing files are empty.
+    """The contents of a work directory; the contents of missing files are empty.
 
     Attributes:
         anchor: anchor on the page.
@@ -72,10 +72,10 @@ class ReportedRun:
 
 
 def read(folder: epath.Path, index: int, count: int, read_base: Callable | None) -> ReportedRun:
-    """Reads the `index`-th of `count` runs on a page; `read_base` is that of `report.write_report`.
+    """Reads the `index`-th of `count` runs on a page. For `read_base`, see `report.write_report`.
 
     Raises:
-        UserError: the folder is not that of a run, or one of its files is damaged.
+        UserError: the folder has no run, or one of its files is damaged.
     """
     if not folder.is_dir():
         raise UserError(f"--workdir={folder} is not a folder")

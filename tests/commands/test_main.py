@@ -154,7 +154,9 @@ def test_only_similar_names_are_suggested(given):
     for mode in ("train", "sweep") if not given.startswith("config.") else ("train",):
         with pytest.raises(UserError) as error:
             call(FCN, f"--mode={mode}", f"--{given}=1")
-        assert str(error.value) == f"there is no --{given}" + (f": did you mean --{near}?" if near else "")
+        message = str(error.value)
+        assert re.search(rf"--{re.escape(given)}\b", message)
+        assert f"did you mean --{near}?" in message if near else "did you mean" not in message
 
 
 def test_similar_runs_and_files_are_suggested(copied, tmp_path):
@@ -238,7 +240,7 @@ def process(*arguments, **environment):
 def test_exit_status_and_streams(tiny, tmp_path):
     done = process(FCN, "--config.train.stepz=3")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: there is no --config.train.stepz: did you mean --config.train.steps?\n"
+    assert re.fullmatch(r"error: .*--config\.train\.stepz.*--config\.train\.steps\b.*\n", done.stderr)
 
     done = process(FCN, "--config.train.stepz=3", "--debug")
     assert done.returncode != 0
@@ -250,10 +252,9 @@ def test_exit_status_and_streams(tiny, tmp_path):
     four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = process(f"{FCN}:camvid", *tiny, "--config.train.batch_size=6", f"--workdir={tmp_path}/run", **four)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == [
-        f"train: fcn on camvid, {tmp_path}/run: starting",
-        "error: config.train.batch_size is 6, which cannot be split evenly over 4 devices; try 8",
-    ]
+    start, error = done.stderr.splitlines()
+    assert start == f"train: fcn on camvid, {tmp_path}/run: starting"
+    assert re.fullmatch(r"error: config\.train\.batch_size is 6.* 4 devices.* 8", error)
     assert not (tmp_path / "run").exists()
 
 
@@ -520,7 +521,7 @@ def test_a_misspelt_choice_is_named_before_the_other_run(finished, tiny):
 
 def test_one_process_at_a_time(copied, tiny):
     command = [f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={copied}"]
-    with workdir.hold(str(copied), make=False):
+    with workdir.hold(str(copied), create=False):
         for mode in ("train", "evaluate"):
             with pytest.raises(UserError, match=f"^another process .*{copied}.*wait.*choose"):
                 call(*command, f"--mode={mode}")

@@ -124,7 +124,7 @@ def test_a_picture_without_pixels_raises_no_warning(classes, recwarn):
 
 def test_data_without_labelled_pixels(tmp_path):
     root = tree(tmp_path / "cv", [(4, 5)], lambda i, shape: np.full(shape, 11, np.uint8))
-    with pytest.raises(UserError, match="^camvid train .*no labelled pixel.*delete .*1.0.0 and prepare"):
+    with pytest.raises(UserError, match="^camvid train .*label.*delete .*1.0.0 .*prepare"):
         prepare.prepare(section(tmp_path / "dd", root))
 
 

@@ -136,7 +136,7 @@ def test_grey_values_mean_the_same_in_all_labels(tmp_path):
     assert read(tmp_path / "dark.png").tolist() == [[2, 2]]
     read = folder_labels.LabelReader(folder_labels.read_classes(tmp_path / "classes.txt"))
     read(tmp_path / "all.png"), read(tmp_path / "ids.png")
-    with pytest.raises(UserError, match="all.png: label id 100, .*; other labels have ids"):
+    with pytest.raises(UserError, match="all.png: label id 100.* other labels"):
         read.settle()
 
 
@@ -262,7 +262,7 @@ def test_unused_class_files_give_a_warning(tmp_path, capsys):
 def test_folder_names_of_other_tools(kind, name, tmp_path):
     root = write(tmp_path / "mine", count=2)
     (root / kind).rename(root / name)
-    with pytest.raises(UserError, match=f"mine/{name} should be .*/mine/{kind}: rename it"):
+    with pytest.raises(UserError, match=f"mine/{name} .*/mine/{kind}.*rename"):
         load(root, tmp_path)
 
 
@@ -273,7 +273,7 @@ def test_a_folder_above_is_suggested_only_if_it_is_complete(tmp_path):
     with pytest.raises(UserError, match=f"did you mean {tmp_path}/mine\\?"):
         load(tmp_path / "mine/deep/er", tmp_path)
     shutil.rmtree(tmp_path / "mine/labels")
-    with pytest.raises(UserError, match="er/images is missing; folder .*images/, labels/ and classes.txt"):
+    with pytest.raises(UserError, match="er/images is missing.*images/.*labels/.*classes.txt"):
         load(tmp_path / "mine/deep/er", tmp_path)
 
 
@@ -472,8 +472,8 @@ def test_images_in_no_split_are_left_out(tmp_path, capsys):
     photos(root, "test/z", "extra/x", "extra/y")
     assert names(load(root, tmp_path)) == {"train": ["train/0", "train/1", "train/2"], "val": ["val/0", "val/1"]}
     warnings = capsys.readouterr().err
-    assert "the split test has no labels: it is left out" in warnings
-    assert "/images/extra/x.png and 1 more are in no split (train, val): left out" in warnings
+    assert re.search("split test has no labels", warnings)
+    assert re.search(r"/images/extra/x\.png and 1 more .*\(train, val\)", warnings)
 
     (root / "labels/test").mkdir()
     Image.fromarray(LABEL).save(root / "labels/test/z.png")
@@ -489,8 +489,8 @@ def test_lists_that_overlap_and_leave_out_images(tmp_path, capsys):
     lists(root, train="\ufeff0\n1\n", val="\ufeff1\n2\n")
     assert names(load(root, tmp_path)) == {"train": ["0", "1"], "val": ["1", "2"]}
     warnings = capsys.readouterr().err
-    assert "mine: 1 is in both train.txt and val.txt: val should have only new images" in warnings
-    assert "/images/3.jpg and 1 more are in no split (train, val): left out" in warnings
+    assert re.search("mine: 1 .*train.txt .*val.txt", warnings)
+    assert re.search(r"/images/3\.jpg and 1 more .*\(train, val\)", warnings)
 
 
 def test_links_and_endings(tmp_path):
@@ -558,7 +558,7 @@ def test_damaged_exif(tmp_path):
     text = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\x006\0\0\0" + bytes(4)
     photos(root, "1", suffix=".jpg", exif=text)
     Image.fromarray(LABEL.T).save(root / "labels/1.png")
-    with pytest.raises(UserError, match="/labels/1.png: label is 2x4, but its image is 4x2$"):
+    with pytest.raises(UserError, match="/labels/1.png: .*2x4.* image .*4x2$"):
         load(root, tmp_path)
 
 
@@ -712,7 +712,7 @@ def test_a_damaged_build(what, tmp_path):
         os.unlink(builder.info.splits["val"].filepaths[0])
     else:
         (builder.data_path / "dataset_info.json").write_text("{\n")
-    with pytest.raises(UserError, match=f"{builder.data_dir} .*: delete it to prepare it again"):
+    with pytest.raises(UserError, match=f"{builder.data_dir} .*delete"):
         data.load("folder", tmp_path / "prepared")
     if what == "records":  # given its folder, it is prepared again
         assert len(names(load(root, tmp_path))["val"]) == 1

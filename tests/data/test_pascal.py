@@ -200,7 +200,7 @@ def test_pascal_context(voc2010, tmp_path):
     np.testing.assert_array_equal(splits["val"][0]["label"], expected)
 
     shutil.rmtree(voc2010 / "SegmentationClassContext")
-    with pytest.raises(UserError, match="VOC2010/trainval is missing; pascal_context .*the folder VOC2010 "):
+    with pytest.raises(UserError, match="VOC2010/trainval is missing.*pascal_context .* VOC2010 "):
         data.load("pascal_context", tmp_path / "cache", voc2010)
 
 

@@ -105,11 +105,11 @@ def test_damaged_files_are_named(street, tmp_path):
     pipeline.source(builder, "val", 9)  # of three images instead of six
     for damaged in (b"", content[:70000], next(path.parent.glob("val-*")).read_bytes()):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=f"^{path} is damaged: delete it"):
+        with pytest.raises(UserError, match=f"^{path} is damaged.*delete"):
             pipeline.source(builder, "train", 9)
     start = content.index(b"PNG")
     path.write_bytes(content[:start] + b"\x55" * 20 + content[start + 20 :])
-    with pytest.raises(UserError, match="^camvid train: super-pixels 0 .*delete .*1.0.0 to prepare it"):
+    with pytest.raises(UserError, match="^camvid train: super-pixels 0 .*delete .*1.0.0"):
         list(pipeline.source(builder, "train", 9))
 
 

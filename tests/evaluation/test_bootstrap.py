@@ -9,7 +9,7 @@ from ctxseg.runs import record
 
 
 def counts_of(rng, hit_rate, images=30, classes=3, pixels=200):
-    """[1,N,K,3] of random images whose pixels are correct at `hit_rate`."""
+    """Counts [1,N,K,3] of random images, in which a share `hit_rate` of the pixels is correct."""
     counts = np.zeros((1, images, classes, 3), np.int32)
     for n in range(images):
         truth = rng.integers(0, classes, pixels)
@@ -20,7 +20,7 @@ def counts_of(rng, hit_rate, images=30, classes=3, pixels=200):
 
 
 def mean_iou(counts):
-    """The mIoU of the images [N,K,3] of one run, class by class."""
+    """The mIoU for the counts [N,K,3] of one run, in a loop over classes."""
     iou = []
     for both, truth, predicted in counts.sum(0):
         if truth + predicted - both:
@@ -28,10 +28,10 @@ def mean_iou(counts):
     return np.mean(iou)
 
 
-def test_difference_equals_a_loop():
+def test_difference_and_its_interval_match_a_loop():
     rng = np.random.default_rng(0)
     first, second = (np.concatenate([counts_of(rng, rate) for _ in range(runs)]) for rate, runs in ((0.6, 2), (0.7, 3)))
-    first[:, 1:, 2] = second[:, 1:, 2] = 0  # a class in only one image is missing in many draws
+    first[:, 1:, 2] = second[:, 1:, 2] = 0  # class 2 is only in the first image, and so missing in many draws
     difference = bootstrap.difference(first, second, draws=300, seed=5)
     means = [np.mean([mean_iou(run) for run in runs]) for runs in (first, second)]
     assert difference.mean == pytest.approx(means[1] - means[0], abs=1e-12)
@@ -44,8 +44,8 @@ def test_difference_equals_a_loop():
     np.testing.assert_allclose((difference.low, difference.high), np.quantile(draws, [0.025, 0.975]), atol=1e-12)
 
 
-def test_pairing_and_coverage():
-    """A system does not differ from itself; for equally good systems, about 95 % of the intervals contain 0."""
+def test_intervals_contain_the_true_difference():
+    """A system does not differ from itself. For equally good systems, about 95 % of the intervals contain 0."""
     rng = np.random.default_rng(1)
     one = counts_of(rng, 0.5)
     assert bootstrap.difference(one, one) == (0, 0, 0)
@@ -56,13 +56,14 @@ def test_pairing_and_coverage():
     assert 0.88 < covered / 200 < 0.99
 
 
-def test_read(tmp_path):
+def test_counts_are_read_in_the_order_of_image_names(tmp_path):
+    """Evaluations may have different orders of images. The message for a damaged file names it, and the mode that writes it."""
     assert record.read_image_counts(tmp_path) is None
     np.savez(tmp_path / "images.npz", names=np.array(["a"]), counts=np.zeros((1, 4, 3), np.int32))
     names, counts = record.read_image_counts(tmp_path)
     assert names == ["a"] and counts.shape == (1, 4, 3)
     np.savez(tmp_path / "images.npz", names=np.array(["b", "a"]), counts=np.array([[[2, 2, 2]], [[1, 1, 1]]], np.int32))
-    names, counts = record.read_image_counts(tmp_path)  # another protocol may have another order of images
+    names, counts = record.read_image_counts(tmp_path)
     assert names == ["a", "b"] and counts[:, 0, 0].tolist() == [1, 2]
     np.savez(tmp_path / "images.npz", names=np.array(["a", "b"]), counts=np.zeros((1, 4, 3), np.int32))
     with pytest.raises(UserError, match=r"images\.npz is damaged.*names and counts.*evaluate"):

@@ -1,4 +1,4 @@
-"""The evaluator against a plain loop over single images, for every protocol and both settings of `eval.shapes`."""
+"""The evaluation against a plain loop over single images, for every part of the protocol and both values of `eval.shapes`."""
 
 import types
 
@@ -23,7 +23,7 @@ from tests.drawn import drawn_state
 from tests.references import testing_numpy
 
 NAMES = ["a", "b", "c"]
-# Two shapes, one bucket, an incomplete last batch.
+# Two sizes with the same padded shape, and an incomplete last batch.
 SIZES = [(40, 52)] * 3 + [(33, 64)] * 2
 
 
@@ -70,14 +70,14 @@ PROTOCOLS = {
     "one scale": {},
     "scales and mirror images": {"scales": (0.5, 1.0, 1.25), "flip": True},
     "windows of resized images": {"size": (48, 40), "window": (32, 24), "stride": 0.5, "flip": True},
-    # Images of one bucket have two shapes at this size.
+    # Images with the same padded shape have two shapes at this base size.
     "windows of a shorter side": {"size": (72,), "scales": (0.5,), "window": (24, 32)},
 }
 
 
 @pytest.fixture(scope="module", params=PROTOCOLS)
 def expected(request, source, trained):
-    """A protocol, the labels of each image by the plain loop, and the pixels that float32 rounding decides."""
+    """A protocol, the labels of each image by the plain loop, and the pixels whose label depends on the rounding of float32."""
     fields = PROTOCOLS[request.param]
     probabilities = {s["name"]: testing_numpy.probabilities(trained[2], s["image"], **fields) for s in source}
     gaps = {name: np.diff(np.sort(p, axis=-1)[..., -2:])[..., 0] for name, p in probabilities.items()}
@@ -87,7 +87,7 @@ def expected(request, source, trained):
 
 
 @pytest.mark.parametrize("shapes", ["buckets", "exact"])
-def test_protocol(shapes, expected, source, trained, monkeypatch):
+def test_evaluation_matches_a_loop_over_images(shapes, expected, source, trained, monkeypatch):
     fields, predictions, tied = expected
     builder = types.SimpleNamespace(
         name="stub",
@@ -104,9 +104,9 @@ def test_protocol(shapes, expected, source, trained, monkeypatch):
     result = evaluate.evaluate_split(config, builder, step, devices.replicate(variables), progress.append)
     scores, confusion, samples = result.scores, result.confusion, result.samples
 
-    counted = [s["label"] != 255 for s in source]
-    truth = np.concatenate([s["label"][c] for s, c in zip(source, counted, strict=True)])
-    predicted = np.concatenate([predictions[s["name"]][c] for s, c in zip(source, counted, strict=True)])
+    valid = [s["label"] != 255 for s in source]
+    truth = np.concatenate([s["label"][mask] for s, mask in zip(source, valid, strict=True)])
+    predicted = np.concatenate([predictions[s["name"]][mask] for s, mask in zip(source, valid, strict=True)])
     ties = sum(t.sum() for t in tied.values())  # each may move one pixel to another column
     assert np.abs(confusion - confusion_matrix(truth, predicted, labels=[0, 1, 2])).sum() <= 2 * ties
     assert scores == metrics.scores(confusion, NAMES, builder.info.metadata["groups"])
@@ -128,8 +128,8 @@ def test_protocol(shapes, expected, source, trained, monkeypatch):
         np.testing.assert_array_equal(prediction[~tied[name]], predictions[name][~tied[name]])
 
 
-def test_scores_at_the_resized_size(source, trained, monkeypatch):
-    """Labels are resized with the images by nearest neighbour, and every pixel of the new size is counted."""
+def test_resized_labels_are_scored_at_their_new_size(source, trained, monkeypatch):
+    """They are resized with the images, by nearest neighbour."""
     model, variables, scores = trained
     builder = types.SimpleNamespace(
         name="stub", info=types.SimpleNamespace(metadata={"class_names": NAMES, "groups": {}}, splits={"val": None})
@@ -143,8 +143,8 @@ def test_scores_at_the_resized_size(source, trained, monkeypatch):
     assert confusion.sum() == sum((label != 255).sum() for label in labels)
 
 
-def test_compilations_are_bounded():
-    """Every side up to 1024 falls into one of 16 lengths; from 128 on, padding adds less than a quarter."""
+def test_images_are_padded_to_few_shapes():
+    """Each side up to 1024 is padded to one of 16 lengths. From 128 on, padding adds less than a quarter."""
     lengths = {n: bucket(n) for n in range(1, 1025)}
     assert len(set(lengths.values())) == 16 and all(b % 32 == 0 for b in lengths.values())
     assert all(n <= b < 1.25 * n for n, b in lengths.items() if n >= 128)
@@ -152,8 +152,8 @@ def test_compilations_are_bounded():
     assert shape_of((375, 500), "exact") == (375, 500)
 
 
-def test_the_predictor_follows_the_protocol(source, trained):
-    """On one device, for a single image, it equals the plain loop."""
+def test_predictor_matches_the_loop(source, trained):
+    """On one device, for a single image."""
     model, variables, scores = trained
     config = defaults.get_config().eval
     image = source[0]["image"]
@@ -161,8 +161,8 @@ def test_the_predictor_follows_the_protocol(source, trained):
     np.testing.assert_allclose(actual[0], testing_numpy.probabilities(scores, image), atol=1e-4)
 
 
-def test_padding_to_a_common_shorter_side_changes_nothing(source, trained):
-    """Portrait and landscape images in one batch keep their aspect, and their probabilities equal the plain loop."""
+def test_images_of_different_aspect_in_one_batch_match_the_loop(source, trained):
+    """A portrait and a landscape image, with a shorter side as the base size, keep their aspect ratios."""
     model, variables, scores = trained
     landscape, wide = (next(s["image"] for s in source if s["label"].shape == size) for size in ((40, 52), (33, 64)))
     images = [landscape, np.rot90(wide)]
@@ -178,7 +178,7 @@ def test_padding_to_a_common_shorter_side_changes_nothing(source, trained):
 
 
 def test_mirroring_swaps_left_and_right_classes(source, trained):
-    """In the mirror image, the probabilities of the third class belong to the second."""
+    """In the mirror image, the probabilities of the second and the third class are swapped."""
     model, variables, scores = trained
     config = defaults.get_config().eval
     config.flip = True
@@ -190,8 +190,8 @@ def test_mirroring_swaps_left_and_right_classes(source, trained):
     assert np.abs(plain - mirrored[:, ::-1]).max() > 0.01 and np.abs(mirrored[..., 1] - mirrored[..., 2]).max() > 0.1
 
 
-def test_super_pixels_in_windows():
-    """Windows that are no multiple of the stride, on padded and resized images: pixels outside a window are in no region."""
+def test_windows_with_super_pixels_do_not_depend_on_padding():
+    """Pixels outside a window are in no region. The window's size is not a multiple of the stride."""
     config = defaults.get_config()
     config.model.backbone.width = 4
     config.model.context.update({"name": "msci", "levels": ("res4", "res5"), "channels": 4, "stages": 1, "regions": 30})
@@ -206,8 +206,8 @@ def test_super_pixels_in_windows():
     np.testing.assert_allclose(*results, atol=1e-5)
 
 
-def test_a_crf_ignores_padding(source, trained):
-    """Both settings of `eval.shapes` agree within the lattice's error: a larger array has space for more vertices."""
+def test_crf_ignores_padding(source, trained):
+    """Both values of `eval.shapes` agree within the error of the lattice: a larger array has room for more vertices."""
     model, variables, _ = trained
     image = source[0]["image"]
     refined = {}
@@ -237,7 +237,7 @@ def test_a_crf_ignores_padding(source, trained):
         ({"shapes": "any"}, "config.eval.shapes is 'any'.*buckets, exact"),
     ],
 )
-def test_bad_protocols(change, message):
+def test_message_names_the_invalid_field(change, message):
     config = defaults.get_config().eval
     with config.ignore_type():
         config.update(change)
@@ -245,10 +245,10 @@ def test_bad_protocols(change, message):
         create_protocol(config)
 
 
-def test_every_scale_gets_its_own_super_pixels():
-    """Mirrored in the mirror image. The network's classes are the regions."""
+def test_each_scale_reads_its_own_super_pixels():
+    """They are mirrored with the image. The network's classes are the regions."""
 
-    class Regions:
+    class RegionIds:
         num_classes = 6
 
         def apply(self, variables, x, regions, train):
@@ -260,7 +260,7 @@ def test_every_scale_gets_its_own_super_pixels():
     regions[..., 1] = np.kron(rng.integers(0, 6, (1, 2, 3)), np.ones((2, 2), np.int32))
     for flip in (False, True):
         protocol = Protocol(scales=(1.0, 0.5), flip=flip, shapes="exact")
-        actual = predict_probabilities(Regions(), {}, images, regions, None, protocol)
+        actual = predict_probabilities(RegionIds(), {}, images, regions, None, protocol)
         small = jax.nn.softmax(resize(30.0 * jax.nn.one_hot(regions[:, ::2, ::2, 1], 6), (4, 6)))
         expected = (jax.nn.softmax(30.0 * jax.nn.one_hot(regions[..., 0], 6)) + small) / 2
         np.testing.assert_allclose(actual, expected, atol=1e-6)

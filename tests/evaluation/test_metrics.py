@@ -9,14 +9,14 @@ NAMES = ["road", "car", "tree", "sky", "pole", "dog"]
 
 
 def random_pixels(seed=0):
-    """Labels without classes 3 and 5, some ignored; predictions without 4 and 5, so only class 5 is absent."""
+    """Labels without classes 3 and 5, partly ignored, and predictions without classes 4 and 5. Only class 5 is in neither."""
     rng = np.random.default_rng(seed)
     labels = rng.choice([0, 1, 2, 4, 255], (4, 9, 11), p=[0.4, 0.2, 0.1, 0.1, 0.2]).astype(np.uint8)
     predictions = np.where(rng.random(labels.shape) < 0.5, labels, rng.integers(0, 4, labels.shape))
     return labels, np.where(predictions > 3, 0, predictions).astype(np.int32)
 
 
-def test_agrees_with_scikit_learn():
+def test_scores_match_scikit_learn():
     labels, predictions = random_pixels()
     truth, predicted = labels[labels != 255], predictions[labels != 255]
     confusion = np.asarray(metrics.confusion_matrix(labels, predictions, K))
@@ -25,7 +25,7 @@ def test_agrees_with_scikit_learn():
     scores = metrics.scores(confusion, NAMES, {})
     iou = reference.jaccard_score(truth, predicted, labels=range(5), average=None)
     assert [scores["per_class_iou"][name] for name in NAMES[:5]] == pytest.approx(iou.tolist())
-    assert iou[3] == iou[4] == 0  # class 3 is only predicted, class 4 only in the truth: both are counted
+    assert iou[3] == iou[4] == 0  # class 3 is only predicted, class 4 is only in the truth: both count
     assert scores["per_class_iou"]["dog"] is None
     assert scores["mIoU"] == pytest.approx(iou.mean())
     assert scores["pixel_accuracy"] == pytest.approx(reference.accuracy_score(truth, predicted))
@@ -33,7 +33,7 @@ def test_agrees_with_scikit_learn():
     assert scores["mean_accuracy"] == pytest.approx(recall)
 
 
-def test_batches_add_up_and_other_ids_are_not_counted():
+def test_confusion_of_batches_adds_up_without_other_ids():
     labels, predictions = random_pixels(1)
     whole = np.asarray(metrics.confusion_matrix(labels, predictions, K))
     parts = [np.asarray(metrics.confusion_matrix(labels[i : i + 1], predictions[i : i + 1], K)) for i in range(4)]
@@ -43,7 +43,7 @@ def test_batches_add_up_and_other_ids_are_not_counted():
         np.testing.assert_array_equal(metrics.confusion_matrix(other, predictions, K), whole)
 
 
-def test_groups_skip_absent_classes():
+def test_group_scores_skip_absent_classes():
     labels, predictions = random_pixels(2)
     groups = {"near": ["road", "dog"], "far": ["sky", "tree", "car"], "none": ["dog"]}
     scores = metrics.scores(metrics.confusion_matrix(labels, predictions, K), NAMES, groups)
@@ -53,7 +53,7 @@ def test_groups_skip_absent_classes():
     assert scores["group_iou"]["none"] is None
 
 
-def test_extremes():
+def test_scores_of_perfect_missing_and_very_many_pixels():
     labels = np.arange(K, dtype=np.uint8).reshape(1, 2, 3)
     perfect = metrics.scores(metrics.confusion_matrix(labels, labels.astype(np.int32), K), NAMES, {"all": NAMES})
     assert [perfect[key] for key in ("mIoU", "pixel_accuracy", "mean_accuracy")] == [1, 1, 1]

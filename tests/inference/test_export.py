@@ -1,8 +1,9 @@
-"""The exported archive, in a process that has no `ctxseg`, against the model."""
+"""The exported archive, in a process without `ctxseg`, against the model."""
 
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -25,8 +26,8 @@ from ctxseg.runs import checkpoints, workdir
 from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 
-# What a stranger runs: the script of the archive, on arrays in batches of several sizes and on photographs.
-STRANGER = """
+# A program that cannot import ctxseg: it calls the script of the archive, with arrays in batches of several sizes and with photographs.
+WITHOUT_CTXSEG = """
 import contextlib
 import sys
 
@@ -46,18 +47,18 @@ for name in ("wide", "high"):
     run["main"]("segmenter.zip", name + ".png", name + "-labels.png")
 
 
-def seen(images, sizes):
+def by_brightness(images, sizes):
     return images[..., :1] // 86 == np.arange(3)
 
 
-run["main"].__globals__["load"] = lambda path: (seen, about | {"superpixels": []})
+run["main"].__globals__["load"] = lambda path: (by_brightness, about | {"superpixels": []})
 with contextlib.redirect_stdout(None):
     for name in ("int32", "float"):
         run["main"]("segmenter.zip", name + ".tif", name + ".png")
 assert not any(name.startswith("ctxseg.") for name in sys.modules)
 """
-# The same of several archives.
-STRANGERS = """
+# A similar program for several archives.
+SEVERAL_WITHOUT_CTXSEG = """
 import runpy
 import sys
 
@@ -67,11 +68,11 @@ for argument in sys.argv[1:]:
     archive, photo = argument.split("=")
     run["main"](archive + ".zip", photo + ".png", archive + ".png")
 """
-PHOTOS = {"wide": (75, 131), "high": (61, 40)}  # heights and widths that no stride divides
+PHOTOS = {"wide": (75, 131), "high": (61, 40)}  # heights and widths, which no stride divides
 
 
 def save(folder, config):
-    """A run whose only checkpoint has random numbers everywhere, as of step 7. Returns the variables and the model."""
+    """Writes a run with one checkpoint, of step 7, with random variables. Returns the model and the variables."""
     model = create_model(config.model, len(data.metadata(config.data)["class_names"]))
     optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, ())
     shapes = jax.eval_shape(lambda: create_state(model, optimizer, config.data.crop, config.seed))
@@ -87,7 +88,7 @@ def save(folder, config):
 
 
 def draw_photos(folder):
-    """Writes `PHOTOS`: patches of random colours, and noise."""
+    """Writes `PHOTOS`: patches of random colours with noise."""
     rng = np.random.default_rng(2)
     for name, (height, width) in PHOTOS.items():
         patches = np.kron(rng.integers(0, 256, (10, 17, 3)), np.ones((8, 8, 1)))[:height, :width]
@@ -96,7 +97,7 @@ def draw_photos(folder):
 
 
 def run_without_the_package(script, folder, *arguments):
-    """What a script prints in a process that cannot import ctxseg."""
+    """The output of a script in a process that cannot import ctxseg."""
     done = subprocess.run(
         [sys.executable, "-I", "-c", script, *arguments], cwd=folder, env=os.environ, capture_output=True, text=True
     )
@@ -105,24 +106,24 @@ def run_without_the_package(script, folder, *arguments):
 
 
 def check_labels(config, run, photo, labels):
-    """The image `labels` is what --mode=predict gives for `photo`, and has several classes."""
+    """Asserts that the image `labels` equals the result of --mode=predict for `photo`, and has several classes."""
     assert predict.predict(config, run, str(photo), str(labels.parent / "predicted"), overwrite=True) == 0
-    wanted, found = (np.asarray(Image.open(p)) for p in (labels.parent / "predicted" / photo.name, labels))
-    assert wanted.shape == found.shape and len(np.unique(wanted)) > 2
-    assert (wanted == found).mean() >= 0.999
+    expected, actual = (np.asarray(Image.open(p)) for p in (labels.parent / "predicted" / photo.name, labels))
+    assert expected.shape == actual.shape and len(np.unique(expected)) > 2
+    assert (expected == actual).mean() >= 0.999
 
 
 def test_the_archive_runs_without_the_package(tmp_path):
     config = defaults.get_config()
     config.system, config.data.superpixels, config.data.crop = "both", 12, (32, 32)
     config.model.backbone.width = 4
-    # Regions, a memory and batch statistics: everything that a system may need beside parameters.
+    # Regions, a memory and batch statistics: everything that a system may need besides parameters.
     config.model.context.name, config.model.context.levels = "msci", ("res4", "res5")
     config.model.context.channels, config.model.context.regions, config.model.context.region_pool = 4, 12, "mean"
     config.model.memory.name, config.model.memory.channels = "mcibi", 4
     config.eval.flip = True
     model, variables = save(tmp_path / "run", config)
-    path = export.export(config, tmp_path / "run", tmp_path / "stranger" / "segmenter.zip")
+    path = export.export(config, tmp_path / "run", tmp_path / "exported" / "segmenter.zip")
 
     size = (32, 64)
     rng = np.random.default_rng(1)
@@ -138,7 +139,7 @@ def test_the_archive_runs_without_the_package(tmp_path):
         about = json.loads(archive.read("classes.json"))
         weights = np.load(io.BytesIO(archive.read("weights.npz")))
         program = archive.read("model.jax")
-    printed = run_without_the_package(STRANGER, path.parent)
+    printed = run_without_the_package(WITHOUT_CTXSEG, path.parent)
 
     names, palette = (data.metadata(defaults.get_config().data)[key] for key in ("class_names", "palette"))
     assert about["class_names"] == list(names) and about["palette"] == [list(c) for c in palette]
@@ -174,8 +175,8 @@ def test_the_archive_runs_without_the_package(tmp_path):
     assert sum(shares) == pytest.approx(100 * len(PHOTOS), abs=0.1)
 
 
-def test_photographs_are_labelled_as_prediction_does(tmp_path):
-    """By every part of a protocol, on a network that sees the whole image."""
+def test_archive_and_prediction_give_the_same_labels(tmp_path):
+    """For all parts of a protocol, with a network that sees the whole image."""
     protocols = {
         "scales": {"scales": (0.7, 1.0), "window": (40, 52), "flip": True},
         "shorter": {"size": (50,), "crf.iterations": 1},
@@ -195,14 +196,15 @@ def test_photographs_are_labelled_as_prediction_does(tmp_path):
     with zipfile.ZipFile(path) as archive:
         archive.extract("run.py", tmp_path)
     draw_photos(tmp_path)
-    run_without_the_package(STRANGERS, tmp_path, *(f"{name}={photo}" for name, photo in photos.items()))
+    arguments = [f"{name}={photo}" for name, photo in photos.items()]
+    run_without_the_package(SEVERAL_WITHOUT_CTXSEG, tmp_path, *arguments)
     for name, config in protocols.items():
         check_labels(config, tmp_path / "run", tmp_path / f"{photos[name]}.png", tmp_path / f"{name}.png")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A config without a backbone, and the folder of a run of it."""
+    """A config without a backbone, and the folder of its run."""
     config = defaults.get_config()
     config.model.backbone.name = "none"
     folder = tmp_path_factory.mktemp("run")
@@ -210,11 +212,11 @@ def run(tmp_path_factory):
     return config, folder
 
 
-def test_an_archive_is_replaced_only_if_told(run, tmp_path):
+def test_an_archive_is_replaced_only_with_overwrite(run, tmp_path):
     config, folder = run
     path = tmp_path / "a.zip"
     path.write_text("kept")
-    with pytest.raises(UserError, match=r"--output=.*a.zip exists: choose another, or give --overwrite"):
+    with pytest.raises(UserError, match=r"--output=.*a\.zip exists.*--overwrite"):
         export.export(config, folder, path)
     assert path.read_text() == "kept"
     assert export.export(config, folder, path, overwrite=True) == path and zipfile.is_zipfile(path)
@@ -236,28 +238,28 @@ def test_an_archive_is_replaced_only_if_told(run, tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1 and not (tmp_path / "labels.png").exists()
-    assert done.stderr == f"error: {path} cannot be read as an exported segmenter: File is not a zip file\n"
+    assert re.fullmatch(rf"error: {re.escape(str(path))} .*zip.*\n", done.stderr)
 
 
-def test_what_cannot_be_exported_is_said(run, tmp_path):
+def test_message_names_the_missing_run_or_checkpoint_or_the_output(run, tmp_path):
     config, folder = run
-    with pytest.raises(UserError, match="config.json is missing: --workdir is not the folder of a run"):
+    with pytest.raises(UserError, match=r"config\.json is missing.*--workdir"):
         export.export(config, tmp_path / "nothing")
-    workdir.check(tmp_path / "begun", config)
-    workdir.claim(tmp_path / "begun", config)
-    with pytest.raises(UserError, match="checkpoints has no checkpoint: train first"):
-        export.export(config, tmp_path / "begun")
-    with pytest.raises(UserError, match="exists: choose another"):
+    workdir.check(tmp_path / "untrained", config)
+    workdir.claim(tmp_path / "untrained", config)
+    with pytest.raises(UserError, match="checkpoints has no checkpoint.*train"):
+        export.export(config, tmp_path / "untrained")
+    with pytest.raises(UserError, match="--output=.* exists"):
         export.export(config, folder, tmp_path, overwrite=True)
-    assert os.listdir(tmp_path) == ["begun"]
+    assert os.listdir(tmp_path) == ["untrained"]
 
 
-def test_a_network_that_computes_with_sizes_is_refused():
-    class Halves:
+def test_a_network_that_computes_with_sizes_cannot_be_exported():
+    class HalfHeight:
         num_classes = 2
 
         def apply(self, variables, images, regions, train):
             return images[:, : int(images.shape[1] * 0.5)]
 
-    with pytest.raises(UserError, match="network cannot be exported.* size of its maps: "):
-        export.lower(Halves(), {}, Protocol())
+    with pytest.raises(UserError, match="cannot be exported.* size of its maps"):
+        export.lower(HalfHeight(), {}, Protocol())

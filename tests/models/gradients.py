@@ -1,4 +1,4 @@
-"""Holds a module to a NumPy reference in float64: values, and derivatives by the reference's finite differences."""
+"""Compares a module with a NumPy reference in float64: its values, and its gradients with finite differences of the reference."""
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,16 @@ def random_like(tree, seed=0, scale=0.4):
 
 
 def check_against(function, reference, module, x, params=None, seed=0):
-    """Asserts function(params, x) = reference(params, x), and the same of their derivatives along random directions.
+    """Asserts that function(params, x) and reference(params, x) agree, and so do their derivatives along random directions.
 
-    The gradients with respect to every parameter and input, by reverse mode, are held to central differences of the reference.
+    The gradients of `function` with respect to every parameter and input are compared with central differences of `reference`.
 
     Args:
-        function: of JAX, (params, x) → array.
-        reference: of NumPy, likewise.
-        module: the flax module that `function` applies; gives the shapes of `params`, which are drawn at random.
+        function: in JAX, (params, x) → array.
+        reference: the same in NumPy.
+        module: the flax module that `function` applies. It determines the shapes of `params`.
         x: a pytree of arrays.
-        params: instead of random ones.
+        params: parameters; default: random ones.
     """
     with jax.enable_x64(True):
         if params is None:
@@ -32,26 +32,26 @@ def check_against(function, reference, module, x, params=None, seed=0):
         weights = np.random.default_rng(seed + 1).normal(size=expected.shape)
 
         @jax.jit
-        def both(inputs):
+        def value_and_gradients(inputs):
             def loss(inputs):
                 y = function(*inputs)
                 return (y * weights).sum(), y
 
             return jax.value_and_grad(loss, has_aux=True)(inputs)
 
-        (_, actual), gradients = both(jax.tree.map(jnp.asarray, inputs))
+        (_, actual), gradients = value_and_gradients(jax.tree.map(jnp.asarray, inputs))
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
         assert expected.std() > 1e-3
         leaves, treedef = jax.tree.flatten(inputs)
-        slopes = jax.tree.leaves(gradients)
+        gradients = jax.tree.leaves(gradients)
         rng, step = np.random.default_rng(seed + 2), 1e-5
         for i, leaf in enumerate(leaves):
             direction = rng.normal(size=leaf.shape)
 
-            def at(t, i=i, direction=direction):
+            def loss_at(t, i=i, direction=direction):
                 moved = [x + t * direction if j == i else x for j, x in enumerate(leaves)]
                 return (reference(*jax.tree.unflatten(treedef, moved)) * weights).sum()
 
-            numeric = (at(step) - at(-step)) / (2 * step)
-            analytic = (np.asarray(slopes[i]) * direction).sum()
+            numeric = (loss_at(step) - loss_at(-step)) / (2 * step)
+            analytic = (np.asarray(gradients[i]) * direction).sum()
             np.testing.assert_allclose(analytic, numeric, rtol=1e-5, atol=1e-6, err_msg=f"leaf {i}")

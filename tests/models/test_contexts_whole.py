@@ -1,7 +1,7 @@
-"""The compared networks from end to end, against NumPy in float64, with random parameters and running statistics.
+"""The networks that the papers compare with, end to end, against NumPy in float64, with random parameters and running statistics.
 
-`test_contexts.py` holds the formulas of their parts. The references here are loops over taps, bins and positions, and share no code
-with the package; of a module they read its parameters alone.
+`test_contexts.py` tests the formulas of their parts. The references here are loops over taps, bins and positions. They share no code with
+the package, and read only the parameters of its modules.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from ctxseg.models.layers import ConvNorm
 from tests.references import ann_numpy
 
 CHANNELS = 8
-# Odd sizes, other channels on every level; the last two of one size, as at output stride 8.
+# Odd sizes, and different channels at each level. The last two levels have the same size, as at output stride 8.
 SHAPES = {"res2": (2, 9, 7, 3), "res3": (2, 6, 5, 5), "res4": (2, 5, 4, 6), "res5": (2, 5, 4, 7)}
 
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("plain_convolutions")
 
 
 class Reference:
-    """A module's parameters and statistics, and the layers that networks are made of: `ref("name")(x)` convolves and normalises."""
+    """A module's parameters and statistics, and the layers of the networks: `ref["name"](x)` is a convolution with normalisation."""
 
     def __init__(self, params, stats):
         self.params, self.stats = params, stats
@@ -34,7 +34,7 @@ class Reference:
         return Reference(self.params[name], self.stats.get(name, {}))
 
     def conv(self, x, dilation=1):
-        """Σ over taps of a kernel `[m,n,I,O]`, zero outside, plus the bias if there is one."""
+        """Convolution with a kernel `[m,n,I,O]` and zero padding, plus the bias if there is one."""
         kernel = self.params["kernel"]
         (b, h, w, _), (m, n, _, o) = x.shape, kernel.shape
         y = np.zeros((b, h, w, o)) + self.params.get("bias", 0)
@@ -59,7 +59,7 @@ def softmax(x, axis=-1):
 
 
 def pool(x, k):
-    """Means over k×k bins, from ⌊i·n/k⌋ to ⌈(i+1)·n/k⌉."""
+    """Means over k×k bins; bin i is from ⌊i·n/k⌋ to ⌈(i+1)·n/k⌉."""
     _, h, w, _ = x.shape
     y = np.zeros((x.shape[0], k, k, x.shape[-1]))
     for i, j in np.ndindex(k, k):
@@ -68,7 +68,7 @@ def pool(x, k):
 
 
 def resize(x, size):
-    """Bilinear, pixel centres at +½, clamped to the edge."""
+    """Bilinear interpolation with half-pixel centres, clamped at the edges."""
     y = np.zeros((x.shape[0], *size, x.shape[-1]))
     for target in np.ndindex(*size):
         corners = []
@@ -87,7 +87,7 @@ def positions(x):
 
 
 def attend(query, key, value, scale=1.0):
-    """Σ_j softmax_j(scale q_i·k_j) v_j of flat maps, each `[B,·,·]`."""
+    """Σ_j softmax_j(scale q_i·k_j) v_j for maps with flattened positions, `[B,·,·]`."""
     y = np.zeros((*query.shape[:2], value.shape[-1]))
     for b, i in np.ndindex(*query.shape[:2]):
         y[b, i] = softmax(scale * key[b] @ query[b, i]) @ value[b]
@@ -95,7 +95,7 @@ def attend(query, key, value, scale=1.0):
 
 
 def ppm(ref, maps, bins=(1, 2, 3, 6)):
-    """Zhao et al. 2017, §3.2: bins larger than the map repeat its cells."""
+    """Zhao et al. 2017, §3.2. With more bins than positions, positions are repeated."""
     x = maps[-1]
     return ref["fuse"](np.concatenate([x, *(resize(ref[f"pool{k}"](pool(x, k)), x.shape[1:3]) for k in bins)], -1))
 
@@ -118,7 +118,7 @@ def encoder_decoder(ref, maps, dilations=()):
 
 
 def deeplabv3plus(ref, maps, dilations):
-    """Chen et al. 2018, Fig. 2: the finest map, projected, joins the context, upsampled."""
+    """Chen et al. 2018, Fig. 2: the upsampled context is concatenated with the projected finest map."""
     low = ref["low"](maps[0])
     x = resize(aspp(ref["aspp"], maps, dilations), low.shape[1:3])
     return ref["refine2"](ref["refine1"](np.concatenate([x, low], -1)))
@@ -137,7 +137,7 @@ def ocr(ref, maps):
 
 
 def gcn(ref, maps):
-    """Peng et al. 2017, Fig. 2 B: k×1 then 1×k, plus 1×k then k×1; nothing in between."""
+    """Peng et al. 2017, Fig. 2 B: k×1 then 1×k, plus 1×k then k×1, without nonlinearities in between."""
     x = maps[-1]
     assert [ref.params[f"{n}1"]["kernel"].shape[:2] for n in ("columns_first", "rows_first")] == [(5, 1), (1, 5)]
     parts = (ref[f"{name}2"].conv(ref[f"{name}1"].conv(x)) for name in ("columns_first", "rows_first"))
@@ -145,14 +145,14 @@ def gcn(ref, maps):
 
 
 def global_fc(ref, maps, kind):
-    """A fully-connected layer of all 3×3 subregions, and what it gives to the neurons of each."""
+    """A fully-connected layer over the means of all 3×3 subregions. Its result for a subregion is added to all of its positions."""
     x = ref["project"](maps[-1], relu=False)
     cells, kernel, bias = pool(x, 3), ref.params["connect"]["kernel"], ref.params["connect"]["bias"]
     y = np.einsum("bijc,ijcpqo->bpqo", cells, kernel) + bias
     y = np.maximum(y, 0)
     out = x.copy()
     for p, q in np.ndindex(x.shape[1:3]):
-        # The subregion in which the neuron's centre lies.
+        # The subregion that contains the centre of the position.
         h, w = x.shape[1:3]
         cell = (0, 0) if kind == "image" else (int((p + 0.5) * 3 / h), int((q + 0.5) * 3 / w))
         out[:, p, q] += y[:, *cell]
@@ -160,7 +160,7 @@ def global_fc(ref, maps, kind):
 
 
 def ccnet(ref, maps):
-    """Huang et al. 2019, eqs. 1 and 2: h + w − 1 positions, twice with the same weights."""
+    """Huang et al. 2019, eqs. 1 and 2: attention to h + w − 1 positions, applied twice with the same weights."""
     x = maps[-1]
     y = ref["reduce"](x)
     _, h, w, _ = x.shape
@@ -177,7 +177,7 @@ def ccnet(ref, maps):
 
 
 def danet(ref, maps):
-    """Fu et al. 2019, eqs. 1 to 4, with the published code's max − energy between channels."""
+    """Fu et al. 2019, eqs. 1 to 4. Between channels, the energy is subtracted from its maximum, as in the published code."""
     x = maps[-1]
     p = ref["position_reduce"](x)
     z = attend(*(positions(ref[name].conv(p)) for name in ("query", "key", "value"))).reshape(p.shape)
@@ -197,7 +197,7 @@ def ann(ref, maps):
 
 
 def dnl(ref, maps, temperature=0.05):
-    """Yin et al. 2020, eq. 12: attention of whitened queries and keys, and one that is the same for all queries."""
+    """Yin et al. 2020, eq. 12: attention with whitened queries and keys, plus attention that is the same for all queries."""
     x = maps[-1]
     y = ref["reduce"](x)
     q, k, v, m = (positions(ref[name].conv(y)) for name in ("query", "key", "value", "mask"))
@@ -211,29 +211,29 @@ def dnl(ref, maps, temperature=0.05):
 
 
 def apcnet(ref, maps, bins=(1, 2, 3, 6)):
-    """He et al. 2019, §3.2: affinities of a position to s² subregions, from its own and the global representation, not normalised."""
+    """He et al. 2019, §3.2: affinities of each position to s² subregions, from its local and the global representation, not normalised."""
     f = maps[-1]
     contexts = []
     for s in bins:
-        own = ref[f"context{s}"]
-        cells, x = own["pool"](pool(f, s)), own["reduce"](f)
-        local = x + own["global"](x.mean((1, 2), keepdims=True))
-        affinity = 1 / (1 + np.exp(-own["affinity"].conv(local)))
+        branch = ref[f"context{s}"]
+        cells, x = branch["pool"](pool(f, s)), branch["reduce"](f)
+        local = x + branch["global"](x.mean((1, 2), keepdims=True))
+        affinity = 1 / (1 + np.exp(-branch["affinity"].conv(local)))
         assert affinity.shape[-1] == s * s
         z = np.zeros_like(x)
         for i, j in np.ndindex(s, s):
             z += affinity[..., i * s + j, None] * cells[:, i, j][:, None, None]
-        contexts.append(own["fuse"](np.maximum(own["residual"](z) + x, 0)))
+        contexts.append(branch["fuse"](np.maximum(branch["residual"](z) + x, 0)))
     return ref["fuse"](np.concatenate([f, *contexts], -1))
 
 
-# The context, its fields, and what should come out of it.
+# The context, its fields, and its reference.
 CASES = {
     "fcn": ("fcn", {}, lambda ref, maps: ref["conv2"](ref["conv1"](maps[-1]))),
-    "fcn, one": ("fcn", {"convolutions": 1}, lambda ref, maps: ref["conv1"](maps[-1])),
+    "fcn, one convolution": ("fcn", {"convolutions": 1}, lambda ref, maps: ref["conv1"](maps[-1])),
     "ppm": ("ppm", {}, ppm),
     "aspp": ("aspp", {"dilations": (2, 3)}, partial(aspp, dilations=(2, 3))),
-    "aspp, taps outside": ("aspp", {"fuse_kernel": 1}, partial(aspp, dilations=(12, 24, 36))),
+    "aspp, taps outside the map": ("aspp", {"fuse_kernel": 1}, partial(aspp, dilations=(12, 24, 36))),
     "encoder-decoder": ("encoder_decoder", {}, encoder_decoder),
     "encoder-decoder + aspp": (
         "encoder_decoder",
@@ -242,21 +242,21 @@ CASES = {
     ),
     "deeplabv3plus": ("deeplabv3plus", {"low_channels": 2, "dilations": (1, 2)}, partial(deeplabv3plus, dilations=(1, 2))),
     "ocr": ("ocr", {"num_classes": 3, "key_channels": 4}, ocr),
-    "ocr, another size": ("ocr", {"num_classes": 3, "key_channels": 4, "levels": ("res3", "res5")}, ocr),
+    "ocr, levels of different sizes": ("ocr", {"num_classes": 3, "key_channels": 4, "levels": ("res3", "res5")}, ocr),
     "gcn": ("gcn", {"kernel": 5}, gcn),
     "global_fc, image": ("global_fc", {}, partial(global_fc, kind="image")),
     "global_fc, subregion": ("global_fc", {"kind": "subregion"}, partial(global_fc, kind="subregion")),
     "ccnet": ("ccnet", {}, ccnet),
     "danet": ("danet", {}, danet),
     "ann": ("ann", {}, ann),
-    "ann, another size": ("ann", {"levels": ("res3", "res5")}, ann),
+    "ann, levels of different sizes": ("ann", {"levels": ("res3", "res5")}, ann),
     "dnl": ("dnl", {}, dnl),
     "apcnet": ("apcnet", {}, apcnet),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_against_reference(case):
+def test_context_matches_its_reference(case):
     name, fields, reference = CASES[case]
     module = CONTEXTS[name](channels=CHANNELS, **fields)
     rng = np.random.default_rng(0)
@@ -267,7 +267,7 @@ def test_against_reference(case):
         kind = path[-1].key
         if kind in ("var", "scale"):
             return rng.uniform(0.5, 2, x.shape).astype(np.float32)
-        if "gamma" in kind:  # 0 at first, which hides the attention
+        if "gamma" in kind:  # its initial value 0 would hide the attention
             return np.float32(0.7)
         deviation = np.prod(x.shape[:-1]) ** -0.5 if kind == "kernel" else 0.3
         return rng.normal(0, deviation, x.shape).astype(np.float32)
@@ -292,8 +292,8 @@ NAMES = sorted({name for name, _, _ in CASES.values()})
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_size_in_bfloat16(name):
-    """One position, 4×4, odd sizes; the map is in bfloat16, parameters and auxiliary scores are not. Traced."""
+def test_context_accepts_any_size_in_bfloat16(name):
+    """A single position, 4×4 and odd sizes. The map is bfloat16; parameters and auxiliary scores are float32. Shapes are only traced."""
     cls = CONTEXTS[name]
     bound = {"conv": partial(ConvNorm, dtype=jnp.bfloat16), "dtype": jnp.bfloat16, "num_classes": 3}
     fields = {k: v for k, v in bound.items() if k in {f.name for f in dataclasses.fields(cls)}}

@@ -1,4 +1,4 @@
-"""Padded images get the scores that they have alone, whatever the network looks at."""
+"""A padded image gets the same scores as alone, in every network."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,14 @@ from ctxseg.models import CONTEXTS, create_model, extent
 from ctxseg.models.resizing import resize
 from tests.models.test_pairs import SMALL
 
-# Of a batch, whose second image is neither the first nor the last, and neither the largest nor the smallest in height or width.
+# Image sizes of a batch. The second image is tested: it is neither first nor last, and neither the largest nor the smallest.
 SIZES = [(40, 40), (33, 52), (28, 64)]
 SHAPE = (64, 96)
 pytestmark = pytest.mark.usefixtures("plain_convolutions")
 
 
 def images_and_regions():
-    """The second image of `SIZES`, alone, and all of them in one batch padded with what must not matter."""
+    """The second image of `SIZES` and its regions, and all images and regions in one batch with random padding."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (1, *size, 3)).astype(np.float32) for size in SIZES]
     regions = [np.kron(np.arange(9).reshape(3, 3), np.ones((14, 22), int))[None, :h, :w] for h, w in SIZES]
@@ -30,24 +30,24 @@ def images_and_regions():
 
 CASES = {f"{name}": {"context": {"name": name}} for name in CONTEXTS}
 CASES |= {
-    f"zigzag with {name}": {"context": {"name": "zigzag", "region_context": name}}
+    f"zigzag, region_context={name}": {"context": {"name": "zigzag", "region_context": name}}
     for name in ("gcn", "global_subregion")
 }
 CASES |= {
-    f"zigzag by {bring}": {
+    f"zigzag, bring={bring}": {
         "backbone": {"name": "resnet18", "output_stride": 32},
         "context": {"name": "zigzag", "bring": bring, "readout": "up", "stages": 1},
     }
     for bring in ("average", "strided")
 }
 CASES |= {
-    "msci in windows": {"context": {"name": "msci", "superpixels": False}},
+    "msci without super-pixels": {"context": {"name": "msci", "superpixels": False}},
     "msci on a grid": {"context": {"name": "msci", "region_shape": "grid", "regions": 9}},
     "connections": {"connections": {"name": "msci", "channels": 4, "stages": 1, "regions": 16}, "context": {"name": "ppm"}},
     "renet on patches": {"backbone": {"name": "none"}, "context": {"name": "renet", "patch": (4, 4), "entering": "l2"}},
     "renet on several maps": {"context": {"name": "renet", "levels": ("res3", "res5"), "entering": "l2"}},
     "msci on resnet": {"backbone": {"name": "resnet18", "output_stride": 32}, "context": {"name": "msci"}},
-    "vgg16, Caffe's sizes": {"backbone": {"name": "vgg16"}, "context": {"name": "msc"}},
+    "vgg16, Caffe's poolings": {"backbone": {"name": "vgg16"}, "context": {"name": "msc"}},
     "vgg16, 2×2 poolings": {"backbone": {"name": "vgg16", "layout": "hrenet"}, "context": {"name": "renet"}},
     "memory": {"context": {"name": "ppm"}, "memory": {"name": "mcibi"}},
     "attention over scales": {"scales": {"merge": "attention"}, "context": {"name": "msci"}},
@@ -56,7 +56,7 @@ CASES |= {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_padding_does_not_matter(case):
+def test_padding_does_not_change_the_scores(case):
     config = defaults.get_config()
     config.model.backbone.width = 4
     config.model.context.update(SMALL)
@@ -85,16 +85,16 @@ def test_padding_does_not_matter(case):
                 output.logits, images.shape[1:3], lengths=sizes is not None and (output.lengths, sizes.T) or None
             )
 
-    together = jax.jit(logits)(variables, batch, ids, jnp.asarray(SIZES))
+    padded = jax.jit(logits)(variables, batch, ids, jnp.asarray(SIZES))
     alone = jax.jit(logits)(variables, image, regions)[0]
     height, width = SIZES[1]
     scale = np.abs(alone).max()
-    np.testing.assert_allclose(together[1, :height, :width] / scale, alone / scale, atol=2e-5)
+    np.testing.assert_allclose(padded[1, :height, :width] / scale, alone / scale, atol=2e-5)
     assert alone.std() > 1e-3
 
 
-def test_nothing_changes_without_padding():
-    """The scope ends with its block, also when it is left by an error."""
+def test_padding_ends_with_its_block():
+    """Also when an exception leaves the block."""
     with pytest.raises(KeyError), extent.padded(jnp.ones((1, 2), int), (32, 32)):
         raise KeyError
     assert extent.lengths((4, 4)) is None

@@ -1,4 +1,4 @@
-"""Layers against plain XLA convolutions, NumPy loops and flax's batch normalisation, with their gradients."""
+"""Layers and their gradients against XLA's convolution, NumPy loops and flax's batch normalisation."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def assert_near(actual, expected, tolerance):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(), 1e-6))
 
 
-# The wide ones go by Winograd's algorithm; the last one's map is smaller than its dilated kernel.
+# Those with 64 channels or more use Winograd's algorithm. The last map is smaller than its dilated kernel.
 SHAPES = [
     # height, width, inputs, outputs, kernel, stride, dilation
     (7, 10, 4, 6, 1, 1, 1),
@@ -56,28 +56,30 @@ SHAPES = [
     "height, width, inputs, outputs, kernel, stride, dilation, dtype, tolerance",
     [(*shape, jnp.float32, 5e-6) for shape in SHAPES] + [(*shape, jnp.bfloat16, 2e-2) for shape in SHAPES[1::2]],
 )
-def test_convolution_and_its_gradients(height, width, inputs, outputs, kernel, stride, dilation, dtype, tolerance):
+def test_convolution_and_its_gradients_match_xla(
+    height, width, inputs, outputs, kernel, stride, dilation, dtype, tolerance
+):
     x = normal(2, height, width, inputs, dtype=dtype)
     w = normal(kernel, kernel, inputs, outputs, seed=1, dtype=dtype)
     y, gradients = jax.jit(lambda x, w: jax.vjp(lambda *a: convolve(*a, stride, dilation), x, w))(x, w)
-    wide = [a.astype(jnp.float32) for a in (x, w)]
-    expected, expected_gradients = jax.vjp(lambda *a: plain(*a, stride, dilation), *wide)
+    in_float32 = [a.astype(jnp.float32) for a in (x, w)]
+    expected, expected_gradients = jax.vjp(lambda *a: plain(*a, stride, dilation), *in_float32)
     dy = normal(*expected.shape, seed=2, dtype=dtype)
     assert y.dtype == dtype
     assert_near(y, expected, tolerance)
-    for actual, wanted in zip(gradients(dy), expected_gradients(dy.astype(jnp.float32)), strict=True):
+    for actual, gradient in zip(gradients(dy), expected_gradients(dy.astype(jnp.float32)), strict=True):
         assert actual.dtype == dtype
-        assert_near(actual, wanted, tolerance)
+        assert_near(actual, gradient, tolerance)
 
 
 def test_padding_is_symmetric():
-    """On an even map, stride 2, the first window starts one pixel outside; "SAME" would start it inside."""
+    """On an even map with stride 2, the first window starts one pixel outside the map. With "SAME", it would start inside."""
     y = convolve(jnp.arange(1.0, 17).reshape(1, 4, 4, 1), jnp.ones((3, 3, 1, 1)), 2)
     np.testing.assert_array_equal(y[0, :, :, 0], [[1 + 2 + 5 + 6, 30], [57, 99]])
 
 
 @pytest.mark.parametrize("features", [4, 64])
-def test_convolution_in_scan_checkpoint_and_vmap(features):
+def test_convolution_works_in_scan_checkpoint_and_vmap(features):
     x, kernels = normal(2, 6, 6, features), 0.1 * normal(3, 3, 3, features, features, seed=1)
 
     def loss(f, kernels):
@@ -86,8 +88,8 @@ def test_convolution_in_scan_checkpoint_and_vmap(features):
 
     actual = jax.jit(jax.grad(lambda w: loss(lambda x, w: convolve(x, w, 1, 2), w)))(kernels)
     assert_near(actual, jax.grad(lambda w: loss(lambda x, w: plain(x, w, 1, 2), w))(kernels), 1e-5)
-    together = jax.vmap(lambda w: convolve(x, w))(kernels)
-    assert_near(together, jnp.stack([plain(x, w, 1, 1) for w in kernels]), 5e-6)
+    batched = jax.vmap(lambda w: convolve(x, w))(kernels)
+    assert_near(batched, jnp.stack([plain(x, w, 1, 1) for w in kernels]), 5e-6)
 
 
 def test_convolution_is_deterministic():
@@ -96,19 +98,21 @@ def test_convolution_is_deterministic():
     np.testing.assert_array_equal(gradient(w), gradient(w))
 
 
-def test_other_platforms_get_one_plain_convolution():
+def test_other_platforms_use_one_plain_convolution():
     x, w = jnp.zeros((1, 8, 8, 64)), jnp.zeros((3, 3, 64, 64))
 
     def gradients(x, w):
         return jax.grad(lambda *a: convolve(*a).sum(), (0, 1))(x, w)
 
     text = jax.jit(gradients).trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("stablehlo.convolution") == 2  # the gradients of x and w; a sum needs no forward pass
+    assert (
+        text.count("stablehlo.convolution") == 2
+    )  # the gradients of x and w; the gradient of a sum needs no forward pass
     assert "dot_general" not in text and "inlineable" not in text
 
 
-def test_materialize_stops_the_repetition_of_a_chain():
-    """Each ReLU is computed by one instruction, and not again by those that read it."""
+def test_materialize_prevents_recomputation():
+    """Each ReLU is computed by one instruction, and not again by each of its readers."""
 
     def chain(x, w):
         for _ in range(3):
@@ -122,7 +126,7 @@ def test_materialize_stops_the_repetition_of_a_chain():
     np.testing.assert_array_equal(jax.grad(lambda x: (materialize(x) * x).sum())(x), 2 * x)
 
 
-def test_conv_layer():
+def test_conv_has_float32_parameters_and_computes_in_its_dtype():
     layer = layers.Conv(5, 3, dtype=jnp.bfloat16)
     variables = layer.init(jax.random.key(0), jnp.ones((1, 4, 4, 2)))
     assert jax.tree.map(lambda a: (a.shape, str(a.dtype)), variables["params"]) == {
@@ -134,7 +138,7 @@ def test_conv_layer():
 
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 3e-2)])
 @pytest.mark.parametrize("train", [True, False])
-def test_batch_normalisation_is_flax_s(dtype, tolerance, train):
+def test_batch_normalisation_matches_flax(dtype, tolerance, train):
     x, dy = (3 + 2 * normal(2, 5, 6, 8, dtype=dtype)), normal(2, 5, 6, 8, seed=1, dtype=dtype)
     ours = layers.Norm(dtype=dtype)
     flax = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype)
@@ -158,8 +162,8 @@ def test_batch_normalisation_is_flax_s(dtype, tolerance, train):
     jax.tree.map(lambda a, b: assert_near(a, b, tolerance), actual, expected)
 
 
-def test_batch_normalisation_of_a_mean_far_from_zero():
-    """Mean 300, deviation 1: the difference of E[x²] and mean² would have two digits left in float32."""
+def test_batch_normalisation_is_accurate_for_a_mean_far_from_zero():
+    """With mean 300 and standard deviation 1, E[x²] − mean² would have only two correct digits in float32."""
     x = 300 + normal(2, 32, 32, 8)
     exact = np.asarray(x, np.float64)
     mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
@@ -169,7 +173,7 @@ def test_batch_normalisation_of_a_mean_far_from_zero():
     y, actual_mean, actual_var = (np.asarray(a) for a in halves)
     np.testing.assert_allclose(actual_mean, np.stack([mean, mean]), rtol=1e-6)
     np.testing.assert_allclose(actual_var, np.stack([var, var]), rtol=1e-5)
-    # 300 itself is known to 1.5e-5 in float32.
+    # float32 represents 300 only to 1.5e-5.
     np.testing.assert_allclose(y[:, 0], (exact - mean) / np.sqrt(var + layers.EPSILON), atol=1e-4)
 
 
@@ -195,8 +199,8 @@ print("same")
 """
 
 
-def test_two_devices_normalise_as_one():
-    """`pmap` over two devices: the gradients, summed, and the statistics are those of one device with the whole batch."""
+def test_two_devices_normalise_like_one():
+    """With `pmap` over two devices, the summed gradients and the statistics are those of one device with the whole batch."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "same", done.stderr

@@ -21,7 +21,7 @@ CLASSES, CHANNELS = 5, 6
 
 
 def batch(seed=0):
-    """R `[4,3,4,C]` and labels `[4,7,9]`: class 3 is absent, class 4 is new, the last image is ignored wholly."""
+    """R `[4,3,4,C]` and labels `[4,7,9]`: class 3 is absent, class 4 is new, all pixels of the last image are ignored."""
     rng = np.random.default_rng(seed)
     labels = rng.choice([0, 1, 2, 4, 255], (4, 7, 9)).astype(np.uint8)
     labels[3] = 255
@@ -34,21 +34,20 @@ def bank(seed=1):
     return {"bank": m, "seen": np.array([True, True, True, True, False])}
 
 
-def shared(count, function):
-    """`function(pixels, labels)` with the batch split over `count` parts of the axis `devices`, of each part; the last of four parts
-    has nothing but ignored pixels."""
+def on_devices(count, function):
+    """Results of `function(pixels, labels)` on each of `count` devices that share the batch. The last of four has only ignored pixels."""
     split = [x.reshape(count, -1, *x.shape[1:]) for x in batch()]
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(function, axis_name="devices"))(*split))
 
 
-def drawn(pixels, labels, c, rng):
-    """Draws of the pixels of class c, and their representations, both in the order of `memory_numpy.candidates`."""
+def draws_of_class(pixels, labels, c, rng):
+    """The numbers that the pixels of class c draw, and the pixels' representations, in the order of `memory_numpy.candidates`."""
     draws = np.stack([jax.random.bits(jax.random.fold_in(rng, i), labels.shape[1:]) for i in range(len(labels))])
     return draws[labels == c], memory_numpy.candidates(np.asarray(pixels, np.float64), labels, c)
 
 
 @pytest.mark.parametrize("cosine", [True, False])
-def test_update(cosine):
+def test_update_matches_the_reference(cosine):
     pixels, labels = batch()
     expected, seen = memory_numpy.update(bank()["bank"], bank()["seen"], pixels, labels, 0.3, cosine)
     actual = memory.update(
@@ -56,7 +55,7 @@ def test_update(cosine):
     )
     np.testing.assert_allclose(actual["bank"], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(actual["seen"], seen)
-    np.testing.assert_array_equal(actual["bank"][3], bank()["bank"][3])  # absent: to the bit
+    np.testing.assert_array_equal(actual["bank"][3], bank()["bank"][3])  # absent: not changed at all
     assert seen[4] and np.abs(expected - bank()["bank"])[:3].max() > 0.05
 
 
@@ -70,38 +69,38 @@ def sample(pixels, labels, seed=7):
 
 
 @pytest.mark.parametrize("function", [update, sample])
-def test_split_over_devices(function):
-    """1, 2 and 4 parts: every part ends with the same."""
-    one, *others = (shared(n, function) for n in (1, 2, 4))
+def test_result_does_not_depend_on_the_number_of_devices(function):
+    """All of 1, 2 and 4 devices get the same result."""
+    one, *others = (on_devices(n, function) for n in (1, 2, 4))
     for other in others:
         for name in one:
             for replica in other[name]:
                 np.testing.assert_allclose(replica, one[name][0], rtol=1e-5, atol=1e-6)
 
 
-def test_sampled_pixel_drew_the_highest_number():
+def test_sampled_pixel_is_the_one_that_drew_the_highest_number():
     pixels, labels = batch()
     actual = jax.jit(partial(memory.sample, classes=CLASSES))(pixels, labels, rng=jax.random.PRNGKey(7))
     for c in range(CLASSES):
-        draws, representations = drawn(pixels, labels, c, jax.random.PRNGKey(7))
+        draws, representations = draws_of_class(pixels, labels, c, jax.random.PRNGKey(7))
         if c == 3:  # absent
             assert not len(draws) and actual["draw"][c] == 0 and not actual["pixel"][c].any()
         else:
             assert actual["draw"][c] == draws.max()
             np.testing.assert_allclose(actual["pixel"][c], representations[draws.argmax()], rtol=1e-5, atol=1e-6)
-    found = memory.sampled(actual)
-    np.testing.assert_array_equal(found["seen"], [True, True, True, False, True])
+    np.testing.assert_array_equal(memory.sampled(actual)["seen"], [True, True, True, False, True])
 
 
-def test_devices_that_draw_the_same_number(monkeypatch):
-    """One pixel is taken, the first device's; not the sum of all that tie."""
+def test_one_pixel_is_taken_if_devices_draw_the_same_number(monkeypatch):
+    """The first device's, not the sum over the devices."""
     monkeypatch.setattr(jax.random, "bits", lambda key, shape: jnp.full(shape, 5, jnp.uint32))
-    one, two = (shared(n, lambda *given: sample(*given))["pixel"][0, 4] for n in (1, 2))
+    # A new function, so that no program compiled without the patch is reused.
+    one, two = (on_devices(n, lambda *arguments: sample(*arguments))["pixel"][0, 4] for n in (1, 2))
     np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
-def test_pixels_along_their_entry():
-    """1 − S is 0 for all of them: R' is their mean."""
+def test_pixels_parallel_to_their_entry_are_averaged():
+    """Their weights 1 − S are all 0."""
     pixels = np.tile(bank()["bank"][0] * 2, (1, 2, 2, 1))
     actual = memory.update(
         jax.tree.map(jnp.asarray, bank()),
@@ -113,7 +112,7 @@ def test_pixels_along_their_entry():
     np.testing.assert_allclose(actual["bank"][0], 1.5 * bank()["bank"][0], rtol=1e-5)
 
 
-def test_momentum():
+def test_momentum_follows_its_schedule():
     for t in (0, 3, 10):
         np.testing.assert_allclose(memory.momentum(t, 10), memory_numpy.momentum(t, 10), rtol=1e-6)
     module = memory.FeatureMemory(CLASSES, momentum=0.8, power=2.0)
@@ -121,8 +120,8 @@ def test_momentum():
     assert module.clone(polynomial=False).rate(3, 10) == 0.8
 
 
-def test_cluster_centres():
-    """The direction of the sum of unit vectors, and the mean length; two halves of a batch add up."""
+def test_cluster_centres_have_the_mean_direction_and_length():
+    """Sums over two halves of a batch add up."""
     pixels, labels = batch()
     halves = [memory.cluster(jnp.asarray(pixels[s]), jnp.asarray(labels[s]), CLASSES) for s in (slice(2), slice(2, 4))]
     actual = memory.centres(jax.tree.map(jnp.add, *halves))
@@ -137,7 +136,7 @@ def test_cluster_centres():
 
 @pytest.mark.parametrize("first", ["random", "clustering"])
 def test_memory_is_filled_from_training_batches(first):
-    """`fill_memory` goes over as many batches as it is asked for; each is normalised by its own statistics, as in training."""
+    """`fill_memory` reads the requested number of batches. Each is normalised by its own statistics, as in training."""
     config = defaults.get_config()
     config.model.backbone.width = 4
     config.model.memory.update({"name": "mcibi", "channels": 4, "first": first})
@@ -146,7 +145,7 @@ def test_memory_is_filled_from_training_batches(first):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 2, 16, 16, 3), np.uint8)
     labels = rng.choice([0, 1, 2, 255], (4, 2, 16, 16)).astype(np.uint8)
-    labels[2] = np.where(labels[2] == 2, 4, labels[2])  # one class is in the third batch alone
+    labels[2] = np.where(labels[2] == 2, 4, labels[2])  # class 4 is only in the third batch
     batches = iter([{"image": x, "label": y} for x, y in zip(images, labels, strict=True)])
     filled = fill_memory(model, state, batches, 3)
     assert len(list(batches)) == 1
@@ -161,22 +160,22 @@ def test_memory_is_filled_from_training_batches(first):
     pixels = [apply(x[None])[0].pixels[0] for x in images[:3]]
     winners = []
     for c in (0, 1, 2, 4):
-        of_batches = [
-            drawn(x, y, c, jax.random.fold_in(state.rng, i))
+        per_batch = [
+            draws_of_class(x, y, c, jax.random.fold_in(state.rng, i))
             for i, (x, y) in enumerate(zip(pixels, labels, strict=False))
         ]
         if first == "random":
-            highest = [max(draws, default=0) for draws, _ in of_batches]
+            highest = [max(draws, default=0) for draws, _ in per_batch]
             winners.append(int(np.argmax(highest)))
-            draws, r = of_batches[winners[-1]]
+            draws, r = per_batch[winners[-1]]
             expected = r[draws.argmax()]
         else:
-            r = np.concatenate([r for _, r in of_batches])
+            r = np.concatenate([r for _, r in per_batch])
             length = np.linalg.norm(r, axis=1)
             direction = (r / np.maximum(length, 1e-12)[:, None]).sum(0)
             expected = direction / np.linalg.norm(direction) * length.mean()
         np.testing.assert_allclose(new["bank"][c], expected, rtol=1e-4, atol=1e-5)
-    assert first == "clustering" or len(set(winners)) > 1  # not of one batch alone
+    assert first == "clustering" or len(set(winners)) > 1  # not all from the same batch
 
 
 def layer(params, stats):
@@ -192,8 +191,8 @@ def attention_layers(params, stats):
 
 
 @pytest.mark.parametrize("fusion", ["concat", "add", "weighted_add"])
-def test_aggregation(fusion):
-    """R_aug from R, W and M, without and with context within the image, against the equations."""
+def test_aggregation_follows_the_equations(fusion):
+    """R_aug from R, W and M, without and with context within the image."""
     rng = np.random.default_rng(0)
     module = memory.FeatureMemory(CLASSES, CHANNELS, fusion, conv=partial(ConvNorm))
     x, within = rng.normal(size=(2, 3, 4, 3)).astype(np.float32), rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
@@ -208,9 +207,9 @@ def test_aggregation(fusion):
     params, stats = variables["params"], variables["batch_stats"]
     m = np.asarray(variables["memory"]["bank"])
     for c_wi in (None, within):
-        augmented, aux, r, used = jax.jit(lambda v, x, w: module.apply(v, x, w, False))(variables, x, c_wi)
-        np.testing.assert_array_equal(used["bank"], m)
-        np.testing.assert_array_equal(used["seen"], variables["memory"]["seen"])
+        augmented, aux, r, returned = jax.jit(lambda v, x, w: module.apply(v, x, w, False))(variables, x, c_wi)
+        np.testing.assert_array_equal(returned["bank"], m)
+        np.testing.assert_array_equal(returned["seen"], variables["memory"]["seen"])
         np.testing.assert_allclose(
             r,
             memory_numpy.conv3x3_bn_relu(x.astype(np.float64), layer(params["bottleneck"], stats["bottleneck"])),
@@ -233,21 +232,20 @@ def test_aggregation(fusion):
 
 
 @pytest.mark.parametrize("fusion", ["concat", "weighted_add"])
-def test_aggregation_and_its_gradients(fusion):
-    """With respect to every parameter, the map and the context within the image; H1 is a part of what is differentiated."""
+def test_gradients_of_the_aggregation_match_the_reference(fusion):
+    """With respect to every parameter, including those of H1, to the map and to the context within the image."""
     module = memory.FeatureMemory(CLASSES, 4, fusion, conv=partial(ConvNorm, dtype=jnp.float64), dtype=jnp.float64)
     rng = np.random.default_rng(0)
     maps = {"x": rng.normal(size=(1, 2, 3, 3)), "within": rng.normal(size=(1, 2, 3, 2))}
 
     with jax.enable_x64(True):
         shapes = jax.eval_shape(lambda r: module.init(r, *maps.values(), False), jax.random.PRNGKey(0))
-    assert (
-        set(shapes["memory"]) == {"bank", "seen"} and "bank" not in shapes["params"]
-    )  # no gradient reaches the memory
+    # The memory is no parameter: no gradient reaches it.
+    assert set(shapes["memory"]) == {"bank", "seen"} and "bank" not in shapes["params"]
     params = jax.tree.map(lambda x: 0.5 * rng.normal(size=x.shape), shapes["params"])
     stats = jax.tree.map(lambda x: rng.uniform(0.5, 2, x.shape), shapes["batch_stats"])
     m = rng.normal(size=(CLASSES, 4))
-    given = {"batch_stats": stats, "memory": {"bank": m, "seen": np.ones(CLASSES, bool)}}
+    state = {"batch_stats": stats, "memory": {"bank": m, "seen": np.ones(CLASSES, bool)}}
 
     def reference(params, maps):
         r = memory_numpy.conv3x3_bn_relu(maps["x"], layer(params["bottleneck"], stats["bottleneck"]))
@@ -264,14 +262,14 @@ def test_aggregation_and_its_gradients(fusion):
         return memory_numpy.with_within(r, memory_numpy.dca(r, m, logits, inner, fusion), maps["within"], outer)
 
     check_against(
-        lambda p, maps: module.apply({"params": p} | given, maps["x"], maps["within"], False)[0],
+        lambda p, maps: module.apply({"params": p} | state, maps["x"], maps["within"], False)[0],
         reference, module, maps, params,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("norm", ["running", "entries"])
-def test_classifier_of_entries(norm):
-    """By the running statistics or by the entries' own, never dropped out; the running ones change by those of pixels alone."""
+def test_entries_are_classified_without_dropout(norm):
+    """They are normalised by the running statistics or by their own. Only pixels change the running statistics."""
     config = defaults.get_config().model
     config.backbone.name = "none"
     config.memory.update({"name": "mcibi", "channels": 4, "consistency_norm": norm})
@@ -288,27 +286,29 @@ def test_classifier_of_entries(norm):
     @jax.jit
     @partial(jax.grad, has_aux=True)
     def apply(params):
-        given, rngs = variables | {"params": params}, {"dropout": np.zeros(2, np.uint32)}
-        output, new = model.apply(given, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        rngs = {"dropout": np.zeros(2, np.uint32)}
+        output, new = model.apply(
+            variables | {"params": params}, images, train=True, mutable=["batch_stats"], rngs=rngs
+        )
         return (output.aux["memory"].logits * weights).sum(), (output, new)
 
     gradients, (output, new) = apply(variables["params"])
     p, stats = variables["params"]["classifier"], variables["batch_stats"]["classifier"]["hidden"]["norm"]
     hidden = entries @ p["hidden"]["conv"]["kernel"][0, 0].astype(np.float64)
     mean, var = (hidden.mean(0), hidden.var(0)) if norm == "entries" else (stats["mean"], stats["var"])
-    normal = p["hidden"]["norm"]
-    hidden = np.maximum((hidden - mean) / np.sqrt(var + 1e-5) * normal["scale"] + normal["bias"], 0)
+    affine = p["hidden"]["norm"]
+    hidden = np.maximum((hidden - mean) / np.sqrt(var + 1e-5) * affine["scale"] + affine["bias"], 0)
     expected = hidden @ p["scores"]["kernel"][0, 0] + p["scores"]["bias"]
     np.testing.assert_allclose(output.aux["memory"].logits, expected, rtol=1e-4, atol=1e-5)
-    learned = gradients["classifier"]
-    np.testing.assert_allclose(learned["scores"]["kernel"][0, 0], hidden.T @ weights, rtol=1e-4, atol=1e-5)
-    assert np.abs(learned["hidden"]["conv"]["kernel"]).min() > 1e-4
+    gradients = gradients["classifier"]
+    np.testing.assert_allclose(gradients["scores"]["kernel"][0, 0], hidden.T @ weights, rtol=1e-4, atol=1e-5)
+    assert np.abs(gradients["hidden"]["conv"]["kernel"]).min() > 1e-4
     before = output.features["context"].reshape(-1, 4) @ p["hidden"]["conv"]["kernel"][0, 0]
-    changed = new["batch_stats"]["classifier"]["hidden"]["norm"]["mean"]
-    np.testing.assert_allclose(changed, 0.9 * stats["mean"] + 0.1 * before.mean(0), rtol=1e-4)
+    new_mean = new["batch_stats"]["classifier"]["hidden"]["norm"]["mean"]
+    np.testing.assert_allclose(new_mean, 0.9 * stats["mean"] + 0.1 * before.mean(0), rtol=1e-4)
 
 
-def test_losses():
+def test_losses_match_the_reference():
     rng = np.random.default_rng(0)
     h1, o, m = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4, 5), (2, 3, 4, 5), (5, 5)))
     labels = rng.choice([0, 1, 4, 255], (2, 6, 8)).astype(np.uint8)

@@ -15,21 +15,21 @@ from ctxseg.models.layers import ConvNorm
 from tests.models.gradients import check_against, random_like
 from tests.references import msci_numpy, zigzag_numpy
 
-COUNT = 6  # 4 has no pixel, and 5 lies where no cell's centre is
+COUNT = 6  # region 4 has no pixel, and region 5 contains no cell's centre
 
 
 def region_map():
-    """`[2,8,12]`: blocks, a region of one pixel between the cells' centres, pixels of no region, and one region apart from all others."""
+    """`[2,8,12]`: blocks, a region of one pixel between the cells' centres, pixels without a region, and regions without a neighbour."""
     r = np.zeros((8, 12), int)
     r[:, 4:8] = 1
     r[4:, 8:] = 2
     r[0:3, 8:] = 3
-    r[3, 8:] = -1  # 3 touches 1 alone
+    r[3, 8:] = -1  # so region 3 touches only region 1
     r[1, 1] = 5
-    other = np.full((8, 12), -1)
-    other[:3, :3] = 0
-    other[5:, 5:] = 1  # isolated from 0 by pixels of no region
-    return np.stack([r, other])
+    second = np.full((8, 12), -1)
+    second[:3, :3] = 0
+    second[5:, 5:] = 1  # pixels without a region separate it from region 0
+    return np.stack([r, second])
 
 
 def direction(params):
@@ -44,20 +44,20 @@ def pair(params):
 
 CASES = {
     "two levels, T = 2": {"sizes": [(8, 12), (4, 6)]},
-    "means": {"sizes": [(8, 12), (4, 6)], "region_pool": "mean"},
+    "region means": {"sizes": [(8, 12), (4, 6)], "region_pool": "mean"},
     "no cell states": {"sizes": [(8, 12), (4, 6)], "cell_states": False},
     "no super-pixels": {"sizes": [(8, 12), (4, 6)], "superpixels": False},
-    "three levels, of which two alike": {"sizes": [(4, 6), (2, 3), (2, 3)]},
+    "three levels, two of the same size": {"sizes": [(4, 6), (2, 3), (2, 3)]},
     "upwards": {"sizes": [(4, 6), (2, 3)], "directions": "up"},
     "downwards": {"sizes": [(4, 6), (2, 3)], "directions": "down"},
     "one phase": {"sizes": [(8, 12), (4, 6), (2, 3)], "phases": "one"},
-    "states of each phase": {"sizes": [(4, 6), (2, 3), (2, 3)], "reset_states": True},
+    "states reset in each phase": {"sizes": [(4, 6), (2, 3), (2, 3)], "reset_states": True},
     "grid": {"sizes": [(8, 12), (4, 6)], "region_shape": "grid"},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_against_reference(case):
+def test_msci_matches_the_reference(case):
     fields = dict(CASES[case])
     rng = np.random.default_rng(1)
     features = {f"l{i}": rng.normal(size=(2, h, w, 2)) for i, (h, w) in enumerate(fields.pop("sizes"))}
@@ -86,36 +86,36 @@ def test_against_reference(case):
     )
 
 
-def test_reference_by_hand():
+def test_reference_gives_results_worked_out_by_hand():
     msci_numpy.self_check()
 
 
-def test_centres_of_cells():
-    """Pixel i·stride, also where the last cells are fewer pixels."""
+def test_centre_of_a_cell_is_pixel_i_times_stride():
+    """Also where the last cell has fewer pixels."""
     rows = jnp.arange(65)[None, :, None] * jnp.ones((1, 1, 65), int)
     for stride in (4, 8, 16):
         n = -(-65 // stride)
         np.testing.assert_array_equal(cell_regions(rows, (n, n))[0, :, 0], np.arange(n) * stride)
 
 
-def test_regions_of_many_cells_in_bfloat16():
+def test_sums_over_many_cells_are_exact_in_bfloat16():
     f = jnp.ones((1, 40, 40, 1), jnp.bfloat16)
     assert region_sums(f, jnp.zeros((1, 40, 40), int), 1).item() == 1600
 
 
-def test_adjacency():
+def test_adjacency_matches_the_reference():
     touch = np.asarray(adjacency(jnp.asarray(region_map()), COUNT))
     np.testing.assert_array_equal(touch > 0, msci_numpy.adjacency(region_map(), COUNT) | np.eye(COUNT, dtype=bool))
     assert touch[1].sum() == COUNT  # nothing touches in the second image
 
 
-def test_needs_regions():
+def test_superpixels_are_required():
     with pytest.raises(UserError, match="config.data.superpixels"):
         MSCI().init(jax.random.PRNGKey(0), {"a": jnp.zeros((1, 4, 4, 2))})
 
 
-def test_maps_of_one_phase():
-    """What other contexts read on top of the connections: a map of each pair of levels, under the finer one's name."""
+def test_one_phase_gives_a_map_for_each_pair_of_levels():
+    """Named after the finer level. Another context on top of the connections reads these maps."""
     rng = np.random.default_rng(2)
     features = {f"res{i + 2}": jnp.asarray(rng.normal(size=(2, *s, 3))) for i, s in enumerate([(4, 6), (2, 3), (1, 2)])}
     module = MSCI(channels=2, stages=1, regions=COUNT, phases="one")
@@ -137,28 +137,28 @@ def test_connections_come_before_another_context():
     images, regions = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 32, 32), int)
     output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images, regions), jax.random.PRNGKey(0))
     assert output.logits.shape == (1, 8, 8, 3)
-    # The context reads the three maps that four levels leave, of the connections' channels.
+    # Four levels give three maps, which the context reads, with the channels of the connections.
     context = variables["params"]["context"]
     assert [context[f"project{i}"]["conv"]["kernel"].shape[2] for i in (1, 2, 3)] == [2, 2, 2]
     assert "project4" not in context and len(variables["params"]["connections"]) == 7
 
 
-# Of connections and a context on a backbone: their fields, the image's sides (None: 32, without regions), and what is wrong.
+# Fields of the connections, fields of a context, the image's sides (None: 32, without regions), and what the message names.
 FAULTS = [
-    ({"levels": ("res2", "res9")}, {}, 32, r"connections\.levels has 'res9'; expected some of pixels, res2, res3, res4, res5"),
-    ({"levels": ("res2", "res5")}, {}, 32, r"connections\.levels: msci upsamples by 2"),
-    ({}, {"levels": ("res4", "res5")}, 32, r"context\.levels has 'res5'; expected some of res2, res3, res4(?!,)"),
-    ({}, {}, None, r"connections\.superpixels needs super-pixels: set config\.data\.superpixels"),
-    ({}, {}, 8, r"connections\.norm to none(?!,)"),  # batch norm of one position
+    ({"levels": ("res2", "res9")}, {}, 32, r"connections\.levels .*'res9'.*pixels, res2, res3, res4, res5"),
+    ({"levels": ("res2", "res5")}, {}, 32, r"connections\.levels.*msci.*2"),
+    ({}, {"levels": ("res4", "res5")}, 32, r"context\.levels .*'res5'.*res2, res3, res4(?!,)"),
+    ({}, {}, None, r"connections\.superpixels .*config\.data\.superpixels"),
+    ({}, {}, 8, r"connections\.norm .*none(?!,)"),  # batch normalisation of a single position
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("connections, context, side, message", FAULTS)
-def test_what_is_wrong_with_the_connections_is_said_of_them(connections, context, side, message):
-    """And not of the context that reads their maps."""
+def test_message_names_the_faulty_stage(connections, context, side, message):
+    """The connections, or the context that reads their maps."""
     config = defaults.get_config().model
     config.backbone.update({"width": 4, "output_stride": 32})
-    config.frozen = ("backbone",)  # whose batch norm would refuse a single position before the connections'
+    config.frozen = ("backbone",)  # otherwise its batch normalisation would refuse a single position first
     config.connections.update({"name": "msci", "channels": 2, "stages": 1, "regions": COUNT} | connections)
     config.context.update({"name": "encoder_decoder", "channels": 3} | context)
     model = create_model(config, 3)
@@ -173,8 +173,8 @@ def test_what_is_wrong_with_the_connections_is_said_of_them(connections, context
         jax.eval_shape(step, jax.random.PRNGKey(0))
 
 
-def test_no_matrix_of_cells_by_regions():
-    """Nothing that the forward pass makes is as large as cells × regions."""
+def test_no_array_is_as_large_as_cells_times_regions():
+    """In the forward pass."""
     regions, size = 500, 64
     module = MSCI(channels=2, stages=1, regions=regions)
     features = {"a": jnp.zeros((1, size, size, 2)), "b": jnp.zeros((1, size // 2, size // 2, 2))}

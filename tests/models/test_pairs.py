@@ -1,9 +1,9 @@
-"""Any choice of one stage works with any choice of the others: every context with every merge over scales, with the memory, and on every
-small backbone, each backbone with another merge.
+"""Any choice for one stage works with any choice for the others: every context with every merge over scales, with the memory, and on every
+small backbone. Each backbone has a different merge.
 
-Compiling is what costs. Every context therefore runs a training step in one of these combinations, in turn, and in the others its loss is
-traced, which shows that shapes fit and that the loss depends on every parameter. `average` and `max`, which have no parameters, are given
-one scale.
+Compilation takes most of the time. Therefore each context runs a training step in one of the combinations only. In the others, its loss is
+only traced, which shows that shapes fit and that the loss depends on every parameter. `average` and `max`, which have no parameters, get a
+single scale.
 """
 
 import jax
@@ -29,7 +29,8 @@ COMBINATIONS = [
     ("resnet18", "max", (0.75,), "none"),
 ]
 RUN = [(context, *COMBINATIONS[i % len(COMBINATIONS)]) for i, context in enumerate(CONTEXTS)]
-TRACED = [chosen for context in CONTEXTS for of in COMBINATIONS if (chosen := (context, *of)) not in RUN]
+ALL = [(context, *combination) for context in CONTEXTS for combination in COMBINATIONS]
+TRACED = [combination for combination in ALL if combination not in RUN]
 AXIS = {"axis_name": "devices", "axis_size": 1}
 pytestmark = pytest.mark.usefixtures("plain_convolutions")
 
@@ -37,13 +38,13 @@ pytestmark = pytest.mark.usefixtures("plain_convolutions")
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (2, 24, 28, 3)).astype(np.uint8)  # no multiple of the stride
+    image = rng.integers(0, 256, (2, 24, 28, 3)).astype(np.uint8)  # not a multiple of the stride
     regions = np.kron(np.arange(9).reshape(3, 3), np.ones((8, 10), int))[:, :28]
     return {"image": image, "label": rng.integers(0, 3, (2, 24, 28), np.uint8), "regions": np.stack([regions] * 2)}
 
 
 def build(context, backbone, merge, scales, memory, batch):
-    """A config, its model, an optimiser whose state is the gradient, and the shapes of the initial state."""
+    """A config, its model, an optimiser that keeps the gradient as its state, and the shapes of the initial state."""
     config = defaults.get_config()
     config.model.backbone.update({"name": backbone, "width": 4, "norm": "batch", "dropout": 0.0})
     config.model.context.update({"name": context} | SMALL)
@@ -60,7 +61,7 @@ def build(context, backbone, merge, scales, memory, batch):
 
 
 @pytest.mark.parametrize("context, backbone, merge, scales, memory", RUN)
-def test_training_step(context, backbone, merge, scales, memory, batch):
+def test_training_step_gives_every_kernel_a_gradient(context, backbone, merge, scales, memory, batch):
     config, model, optimizer, shapes = build(context, backbone, merge, scales, memory, batch)
     fields = {"model": model, "optimizer": optimizer, "config": config, "axis_name": "devices"}
     step = jax.vmap(lambda s, b: train_step(s, b, **fields), **AXIS)
@@ -78,7 +79,7 @@ def test_training_step(context, backbone, merge, scales, memory, batch):
 
 
 @pytest.mark.parametrize("context, backbone, merge, scales, memory", TRACED)
-def test_the_loss_depends_on_every_parameter(context, backbone, merge, scales, memory, batch):
+def test_loss_depends_on_every_parameter(context, backbone, merge, scales, memory, batch):
     config, model, _, shapes = build(context, backbone, merge, scales, memory, batch)
 
     def loss(params, state, batch):
@@ -86,8 +87,8 @@ def test_the_loss_depends_on_every_parameter(context, backbone, merge, scales, m
         output, _ = model.apply(variables, batch["image"], batch["regions"], train=True, mutable=["batch_stats"])
         return losses.total(output, batch["label"], config.loss, "devices")
 
-    given = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (shapes.params, shapes, batch))
-    traced = jax.make_jaxpr(jax.vmap(loss, **AXIS))(*given)
+    arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (shapes.params, shapes, batch))
+    traced = jax.make_jaxpr(jax.vmap(loss, **AXIS))(*arguments)
     _, read = dce_jaxpr(traced.jaxpr, [True])
     paths = jax.tree_util.tree_flatten_with_path(shapes.params)[0]
     unread = [jax.tree_util.keystr(path) for (path, _), used in zip(paths, read, strict=False) if not used]

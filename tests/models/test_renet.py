@@ -13,14 +13,14 @@ UNITS = 3
 
 
 def directions(params):
-    """Parameters of a `ReNetLayer` as the reference has them: forward, backward."""
+    """The parameters of a `ReNetLayer` in the format of the reference: [forward, backward]."""
     names = {"input_kernel": "input", "recurrent_kernel": "recurrent", "bias": "bias"}
     return [{to: np.asarray(params[name][i]) for name, to in names.items()} for i in (0, 1)]
 
 
 @pytest.mark.parametrize("vertical", [True, False])
 @pytest.mark.parametrize("cell", renet.CELLS)
-def test_layer(cell, vertical):
+def test_layer_matches_the_reference(cell, vertical):
     x = np.random.default_rng(0).normal(size=(2, 5, 4, 3))
     layer = renet.ReNetLayer(UNITS, vertical, cell, jnp.float64)
 
@@ -32,8 +32,8 @@ def test_layer(cell, vertical):
     check_against(lambda params, x: layer.apply({"params": params}, x), reference, layer, x)
 
 
-def test_groups_patches_and_levels():
-    """Two maps of two sizes, L2-normalised and joined; patches that do not divide the map; two groups."""
+def test_groups_patches_and_levels_match_the_reference():
+    """Two L2-normalised and concatenated maps; patches that do not divide the map's size; two groups."""
     rng = np.random.default_rng(0)
     features = {"a": rng.normal(size=(1, 5, 7, 2)), "b": rng.normal(size=(1, 5, 7, 3))}
     module = renet.ReNet(("a", "b"), (3, 2), (2, 3), entering="l2", l2_scale=10.0, dtype=jnp.float64)
@@ -48,12 +48,13 @@ def test_groups_patches_and_levels():
     check_against(lambda params, x: module.apply({"params": params}, x)[0], reference, module, features)
 
 
-def test_irnn_starts_from_the_identity_and_weights_within_a_fifth():
+def test_initial_weights_are_those_of_the_paper():
+    """Uniform in [-0.2, 0.2]; the recurrent weights of an IRNN are the identity, and its biases 0."""
     variables = renet.ReNetLayer(4, True, "irnn").init(jax.random.PRNGKey(0), jnp.zeros((1, 2, 2, 3)))["params"]
     np.testing.assert_array_equal(variables["recurrent_kernel"], [np.eye(4)] * 2)
     assert not variables["bias"].any() and 0.15 < np.abs(variables["input_kernel"]).max() <= 0.2
     for parameter in (
         renet.ReNetLayer(8, True, "lstm").init(jax.random.PRNGKey(0), jnp.zeros((1, 2, 2, 3)))["params"].values()
     ):
-        # Uniform: the standard deviation is 0.2/√3.
+        # The standard deviation of this uniform distribution is 0.2/√3.
         assert 0.15 < np.abs(parameter).max() <= 0.2 and np.std(parameter) == pytest.approx(0.2 / 3**0.5, rel=0.2)

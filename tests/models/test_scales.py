@@ -1,4 +1,4 @@
-"""Attention to scale against `tests/references/scales_numpy.py`, around a segmenter whose own outputs are taken as given."""
+"""Attention to scale against `tests/references/scales_numpy.py`. The segmenter's outputs are inputs of the reference."""
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,7 @@ def images():
 
 
 class Linear(nn.Module):
-    """A segmenter whose features and scores are linear in every pixel, so that a reference of it is a line."""
+    """A segmenter with features and scores that are linear in each pixel, so that its reference takes one line."""
 
     def setup(self):
         self.feature = self.param("feature", nn.initializers.normal(), (3, 2))
@@ -41,8 +41,8 @@ class Linear(nn.Module):
 
 
 @pytest.mark.parametrize("merge, head_layers", [("attention", 2), ("attention", 1), ("average", 2), ("max", 2)])
-def test_merge_and_its_gradients(merge, head_layers):
-    """With respect to images, the segmenter's parameters and the attention head's, through three scales, the largest not first."""
+def test_gradients_of_the_merge_match_the_reference(merge, head_layers):
+    """With respect to the images and all parameters, over three scales, of which the largest is not the first."""
     module = MultiScale(Linear(), (0.5, 1.0, 0.75), merge, head_layers=head_layers, head_filters=5, dtype=jnp.float64)
     images = np.random.default_rng(0).normal(size=(2, 6, 8, 3))
 
@@ -61,14 +61,14 @@ def test_merge_and_its_gradients(merge, head_layers):
 
 
 @pytest.mark.parametrize("merge", ["attention", "average", "max"])
-def test_merge(images, merge):
+def test_merge_matches_the_reference(images, merge):
     single, multiple = models(merge=merge)
     shapes = jax.eval_shape(multiple.init, jax.random.PRNGKey(0), images)
     variables = {"params": jax.tree.map(np.float32, random_like(shapes["params"]))}
     variables["batch_stats"] = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes["batch_stats"])
     output = jax.jit(multiple.apply)(variables, images)
 
-    # What the segmenter says of each scale by itself; the head's parameters mean nothing to it.
+    # The segmenter's output at each scale alone; it ignores the parameters of the attention head.
     outputs = [
         single.apply(variables, scales_numpy.bilinear_resize(images, round(32 * s), round(48 * s)).astype(np.float32))
         for s in SCALES
@@ -81,8 +81,8 @@ def test_merge(images, merge):
         heads = np.asarray(heads)
     merged, weights = scales_numpy.merge([np.asarray(o.logits, np.float64) for o in outputs], heads, merge)
     np.testing.assert_allclose(output.logits, merged, rtol=1e-5, atol=1e-4)
-    for scale, own in zip(SCALES, outputs, strict=True):
-        np.testing.assert_allclose(output.aux[f"scale/{scale}"].logits, own.logits, rtol=1e-4, atol=1e-4)
+    for scale, single_scale in zip(SCALES, outputs, strict=True):
+        np.testing.assert_allclose(output.aux[f"scale/{scale}"].logits, single_scale.logits, rtol=1e-4, atol=1e-4)
     if merge == "max":
         assert output.scale_weights is None
     else:
@@ -92,7 +92,7 @@ def test_merge(images, merge):
 @pytest.mark.parametrize(
     "head", [{"head_input": "logits"}, {"head_input": "res4"}, {"head_layers": 1, "head_kernel": 1}]
 )
-def test_heads(images, head):
+def test_attention_head_reads_its_input_with_its_kernel(images, head):
     _, multiple = models(**head)
     output, variables = jax.eval_shape(lambda r: multiple.init_with_output(r, images), jax.random.PRNGKey(0))
     assert output.scale_weights.shape == (1, 4, 6, 3)
@@ -101,18 +101,18 @@ def test_heads(images, head):
     assert first.shape[:3] == ((1, 1, channels) if "head_layers" in head else (3, 3, channels))
 
 
-def test_extra_supervision_is_one_more_cross_entropy_a_scale():
+def test_extra_supervision_adds_a_cross_entropy_for_each_scale():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (1, 8, 8)).astype(np.uint8)
     logits, small = (jnp.asarray(rng.normal(size=(1, n, n, 3)), jnp.float32) for n in (4, 2))
-    own = {f"scale/{s}": AuxiliaryLogits(x, "scales", "resized_labels") for s, x in ((1.0, logits), (0.5, small))}
-    output = SegmenterOutput(logits, own)
+    aux = {f"scale/{s}": AuxiliaryLogits(x, "scales", "resized_labels") for s, x in ((1.0, logits), (0.5, small))}
+    output = SegmenterOutput(logits, aux)
     config = defaults.get_config().loss
     plain = losses.cross_entropy(logits, jnp.asarray(labels))
-    # Labels at the scores' resolution: the nearest pixel, of the lower right of a 2×2 or the third of four.
-    each = [
+    # Labels at the scores' resolution: the nearest pixel is at index n/2 of n pixels.
+    extra = [
         losses.cross_entropy(x, jnp.asarray(labels[:, n // 2 :: n, n // 2 :: n])) for x, n in ((logits, 2), (small, 4))
     ]
-    np.testing.assert_allclose(losses.total(output, jnp.asarray(labels), config), plain + sum(each), rtol=1e-6)
+    np.testing.assert_allclose(losses.total(output, jnp.asarray(labels), config), plain + sum(extra), rtol=1e-6)
     config.scales = 0.0
     np.testing.assert_allclose(losses.total(output, jnp.asarray(labels), config), plain, rtol=1e-6)

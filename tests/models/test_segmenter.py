@@ -1,4 +1,4 @@
-"""Backbones and their composition: sizes, strides, receptive field, and that every pair of stages works."""
+"""Backbones, classifiers and auxiliary heads: sizes, strides, receptive field, parameters and multiply-adds."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from ctxseg.models.auxiliary import AuxiliaryLogits
 from ctxseg.studies import complexity
 from ctxseg.training import losses
 
-# Parameters of the published ImageNet networks (torchvision's documentation), in millions, less their 1000-way classifiers.
+# Parameters of the published ImageNet networks (torchvision's documentation), in millions, without their 1000-way classifiers.
 PARAMETERS = {
     "resnet18": 11.689512 - 0.513,
     "resnet34": 21.797672 - 0.513,
@@ -42,7 +42,7 @@ def test_resnets_have_the_published_parameters(name):
     assert count / 1e6 == pytest.approx(PARAMETERS[name], abs=1e-6)
 
 
-# Channels of stems of three convolutions: of the (64, 64, 128) that older runs have, and of ResNet-V1c.
+# Channels of stems of three convolutions: those of older runs, and those of ResNet-V1c.
 STEMS = {"conv3": [64, 64, 128], "conv3_32": [32, 32, 64]}
 
 
@@ -50,7 +50,7 @@ STEMS = {"conv3": [64, 64, 128], "conv3_32": [32, 32, 64]}
 @pytest.mark.parametrize(
     "name, stem", [("tiny", None), ("resnet18", "conv7"), ("resnet50", "conv3"), ("resnet50", "conv3_32")]
 )
-def test_output_stride(name, stem, stride):
+def test_scores_have_the_output_stride(name, stem, stride):
     output, variables = shapes(model_config(name=name, stem=stem, output_stride=stride))
     assert output.logits.shape == (1, 64 // stride, 96 // stride, 5)
     assert output.logits.dtype == jnp.float32
@@ -60,8 +60,8 @@ def test_output_stride(name, stem, stride):
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet50"])
-def test_weights_of_stride_32_fit_the_dilated_networks(name, monkeypatch):
-    """Every fourth position at stride 8, and every second at stride 16, is that of stride 32, at the border too."""
+def test_dilated_networks_with_the_same_weights_agree_with_stride_32(name, monkeypatch):
+    """Every fourth position at stride 8, and every second at stride 16, equals a position at stride 32, also at the borders."""
     monkeypatch.setattr(layers, "convolve", convolution._plain)  # compiles several times faster
     config = {"width": 4} if name == "tiny" else {}
     networks = {stride: BACKBONES[name](output_stride=stride, **config) for stride in (32, 16, 8)}
@@ -77,12 +77,12 @@ def test_weights_of_stride_32_fit_the_dilated_networks(name, monkeypatch):
     )
     coarse, middle, fine = (jax.jit(networks[s].apply)(variables, images)["res5"] for s in (32, 16, 8))
     assert coarse.shape[1:3] == (2, 3) and middle.shape[1:3] == (3, 5) and fine.shape[1:3] == (5, 9)
-    for same in (middle[:, ::2, ::2], fine[:, ::4, ::4]):
-        np.testing.assert_allclose(same, coarse, rtol=0, atol=1e-5 * np.abs(coarse).max())
+    for subsampled in (middle[:, ::2, ::2], fine[:, ::4, ::4]):
+        np.testing.assert_allclose(subsampled, coarse, rtol=0, atol=1e-5 * np.abs(coarse).max())
 
 
 def receptive_field(stride):
-    """Height and width, in pixels, of the window of the image that the middle score depends on."""
+    """Height and width, in pixels, of the window that the score in the middle depends on."""
     model = create_model(model_config(output_stride=stride, width=4), 3)
     images = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (1, 192, 192, 3)), jnp.float32)
     variables = model.init(jax.random.PRNGKey(0), images)
@@ -91,12 +91,12 @@ def receptive_field(stride):
         logits = model.apply(variables, images).logits
         return (logits[0, logits.shape[1] // 2, logits.shape[2] // 2] ** 2).sum()
 
-    touched = np.abs(jax.jit(jax.grad(score))(images)).sum((0, 3)) > 0
-    return tuple(np.ptp(np.flatnonzero(touched.any(axis))) + 1 for axis in (1, 0))
+    seen = np.abs(jax.jit(jax.grad(score))(images)).sum((0, 3)) > 0
+    return tuple(np.ptp(np.flatnonzero(seen.any(axis))) + 1 for axis in (1, 0))
 
 
-def test_tiny_sees_63_pixels():
-    """What `scenes` counts on: a beacon is more than 48 pixels away, and scores are upsampled by at most 8 + 31 of reach."""
+def test_receptive_field_of_tiny_is_at_most_63_pixels():
+    """`scenes` relies on it: beacons are more than 48 pixels away, and upsampled scores depend on pixels at most 8 + 31 away."""
     height, width = receptive_field(8)
     assert 55 <= height <= 63 and 55 <= width <= 63
 
@@ -114,16 +114,16 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32():
     } and output.logits.dtype == jnp.float32
 
 
-def test_names_of_backbones():
+def test_every_backbone_is_tested():
     assert set(PARAMETERS) | {"none", "tiny", "vgg16"} == set(BACKBONES)
 
 
 def test_largefov_has_the_parameters_of_its_table():
-    """DeepLab-LargeFOV, by hand: k²·in·out + out of each convolution of SPEC §1, 20.5 M, and the classifier's 1024·K + K."""
+    """DeepLab-LargeFOV: k²·in·out + out for each convolution of SPEC §1, 20.5 M in total, and 1024·K + K for the classifier."""
     vgg = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256)]
     vgg += [(256, 512)] + 5 * [(512, 512)] + [(512, 1024)]
     by_hand = sum(9 * i * o + o for i, o in vgg)
-    # The layout, the kernel of conv7, and the sizes that 65 and 96 rows come to: 33, 17, 9 and 49, 25, 13; or 33, 17, 9 and 48, 24, 12.
+    # Fields, the kernel of conv7, and the size of the scores. 65 and 96 rows become 33, 17, 9 and 49, 25, 13, or 33, 17, 9 and 48, 24, 12.
     for fields, kernel, size in (
         ({"layout": "largefov"}, 1, (9, 13)),
         ({"layout": "hrenet"}, 3, (9, 12)),
@@ -137,8 +137,8 @@ def test_largefov_has_the_parameters_of_its_table():
 
 
 @pytest.mark.parametrize("layout", ["largefov", "hrenet"])
-def test_average_pooling_before_conv6(layout):
-    """LargeFOV's conv6 reads the mean of 3×3 windows of pool5, zero outside; that of the H-ReNet paper pool5 itself."""
+def test_only_largefov_has_average_pooling_before_conv6(layout):
+    """Its conv6 reads the mean of 3×3 windows of pool5, padded with zeros. In the layout of the H-ReNet paper, conv6 reads pool5."""
     backbone = BACKBONES["vgg16"](layout=layout, width=1)
     images = np.random.default_rng(0).normal(size=(1, 26, 40, 3)).astype(np.float32)
     (maps, variables) = jax.jit(backbone.init_with_output)(jax.random.PRNGKey(0), images)
@@ -147,14 +147,14 @@ def test_average_pooling_before_conv6(layout):
     if layout == "largefov":
         around = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         x = sum(around[:, i : i + x.shape[1], j : j + x.shape[2]] for i, j in np.ndindex(3, 3)) / 9
-    # All taps of dilation 12 but the middle one lie outside of a map this small.
+    # With dilation 12, all taps except the middle one are outside such a small map.
     assert x.shape[1] <= 12 and x.shape[2] <= 12
     np.testing.assert_allclose(maps["conv6"], np.maximum(x @ conv6["kernel"][1, 1], 0), rtol=1e-4, atol=1e-6)
     assert maps["conv6"].max() > 0.01
 
 
 def test_resnet_fcn_has_the_parameters_of_its_parts():
-    """ResNet-18, by hand: the stem, eight blocks, three shortcuts; a batch norm has two parameters a channel."""
+    """ResNet-18: the stem, eight blocks and three shortcuts. A batch normalisation has two parameters per channel."""
     stages = [(64, 64), (64, 128), (128, 256), (256, 512)]
     conv = lambda k, i, o: k * k * i * o + 2 * o  # noqa: E731
     by_hand = conv(7, 3, 64) + sum(conv(3, i, o) + 3 * conv(3, o, o) for i, o in stages)
@@ -165,7 +165,7 @@ def test_resnet_fcn_has_the_parameters_of_its_parts():
 
 @pytest.mark.parametrize("name, giga", [("resnet18", 1.814), ("resnet50", 4.089), ("resnet101", 7.801)])
 def test_resnets_have_the_published_multiply_adds(name, giga):
-    """torchvision's figures at 224×224, less the classifier's; a bottleneck with its stride in the 1×1 has 6 to 7 % less."""
+    """torchvision's numbers at 224×224, without the classifier. Bottlenecks with the stride in the 1×1 would have 6 to 7 % fewer."""
     model = create_model(model_config(name=name, output_stride=32), 5)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
     variables = jax.eval_shape(lambda r: model.init(r, jnp.zeros(images.shape, images.dtype)), jax.random.PRNGKey(0))
@@ -174,8 +174,8 @@ def test_resnets_have_the_published_multiply_adds(name, giga):
     assert (count - classifier) / 1e9 == pytest.approx(giga, rel=0.002)
 
 
-def test_auxiliary_heads():
-    """A 3×3 and a 1×1 convolution on each named map, by hand; the loss has each with its weight; no parameter without them."""
+def test_auxiliary_heads_add_weighted_losses():
+    """A head is a 3×3 and a 1×1 convolution on a named map. Without heads there are no parameters."""
     config, weights = model_config(name="none"), defaults.get_config().loss
     assert "auxiliary" not in shapes(config, (4, 6))[1]["params"]
     config.auxiliary.update({"levels": ("pixels",), "channels": 4})
@@ -193,20 +193,20 @@ def test_auxiliary_heads():
     scores = x @ p["pixels"]["scores"]["kernel"][0, 0] + p["pixels"]["scores"]["bias"]
     np.testing.assert_allclose(output.aux["head/pixels"].logits, scores, rtol=1e-4, atol=1e-4)
 
-    def entropy(logits):
+    def cross_entropy(logits):
         logits = np.asarray(logits, np.float64)
-        likely = np.take_along_axis(logits, labels[..., None], 3)[..., 0]
-        return (np.log(np.exp(logits).sum(3)) - likely).mean()
+        correct = np.take_along_axis(logits, labels[..., None], 3)[..., 0]
+        return (np.log(np.exp(logits).sum(3)) - correct).mean()
 
-    for weight in (0.4, 0.7, 0.0):  # by default
-        assert weight != 0.4 or weights.heads == 0.4
+    assert weights.heads == 0.4  # the default
+    for weight in (0.4, 0.7, 0.0):
         weights.heads = weight
-        expected = entropy(output.logits) + weight * entropy(scores)
+        expected = cross_entropy(output.logits) + weight * cross_entropy(scores)
         np.testing.assert_allclose(losses.total(output, jnp.asarray(labels), weights), expected, rtol=1e-4)
 
 
 class Scoring(nn.Module):
-    """A context that gives plain scores of pixels, and others that name their weight; both are linear in the image."""
+    """A context with plain auxiliary scores, and with scores that name their weight. Both are linear in the image."""
 
     levels: tuple[str, ...] = ()
 
@@ -216,8 +216,8 @@ class Scoring(nn.Module):
         return x, {"plain": 2 * x, "weighed": AuxiliaryLogits(3 * x[:, ::2, ::2], "heads", "resized_labels")}
 
 
-def test_scores_of_a_context_are_weighed_as_it_says():
-    """Plain ones by `auxiliary`."""
+def test_auxiliary_scores_have_the_weight_that_they_name():
+    """Plain scores have the weight `auxiliary`."""
     model = Segmenter(BACKBONES["none"](), Scoring(), num_classes=3)
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (1, 4, 6, 3), np.uint8), rng.integers(0, 3, (1, 4, 6))
@@ -226,17 +226,19 @@ def test_scores_of_a_context_are_weighed_as_it_says():
         "plain": ("auxiliary", "labels"), "weighed": ("heads", "resized_labels"),
     }  # fmt: skip
     x, labels = output.features["pixels"], jnp.asarray(labels)
-    own, plain = losses.cross_entropy(output.logits, labels), losses.cross_entropy(2 * x, labels)
-    weighed = losses.cross_entropy(3 * x[:, ::2, ::2], labels[:, 1::2, 1::2])  # the nearest pixel, of the lower right
+    main, plain = losses.cross_entropy(output.logits, labels), losses.cross_entropy(2 * x, labels)
+    weighed = losses.cross_entropy(
+        3 * x[:, ::2, ::2], labels[:, 1::2, 1::2]
+    )  # the nearest pixel is the lower right one
     weights = defaults.get_config().loss
     for auxiliary, heads in ((0.3, 0.7), (0.0, 0.7), (0.3, 0.0)):
         weights.update({"auxiliary": auxiliary, "heads": heads})
-        expected = own + auxiliary * plain + heads * weighed
+        expected = main + auxiliary * plain + heads * weighed
         np.testing.assert_allclose(losses.total(output, labels, weights), expected, rtol=1e-6)
 
 
-def test_auxiliary_heads_on_several_maps():
-    """Each at its own size; at the largest of several scales; and a name that no map has."""
+def test_auxiliary_heads_have_the_sizes_of_their_maps():
+    """At the largest of several scales. The message for an unknown map names it."""
     config = model_config(width=4)
     config.auxiliary.levels = ("res3", "res4")
     config.scales.update({"merge": "average", "scales": (1.0, 0.5)})
@@ -246,12 +248,12 @@ def test_auxiliary_heads_on_several_maps():
         "head/res4": (1, 8, 12, 5),
     }
     config.auxiliary.levels = ("res4", "pool4")
-    with pytest.raises(UserError, match="config.model.auxiliary.levels has 'pool4'.*res4"):
+    with pytest.raises(UserError, match="config.model.auxiliary.levels .*'pool4'.*res4"):
         shapes(config)
 
 
 def test_images_are_normalised():
-    """ImageNet's mean is 0, and one standard deviation more is 1."""
+    """ImageNet's mean becomes 0, and one standard deviation above it becomes 1."""
     rgb = np.array([(123.675, 116.28, 103.53), (123.675 + 58.395, 116.28 + 57.12, 103.53 + 57.375)], np.float32)
     model = create_model(model_config(width=4), 3)
     images = np.broadcast_to(rgb[:, None, None], (2, 8, 8, 3))

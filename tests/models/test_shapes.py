@@ -1,4 +1,4 @@
-"""An array of another shape than its annotation says is an error in tests: the hook of `tests/conftest.py` is in place."""
+"""In tests, an array with another shape than its annotation is an error: the import hook of `tests/conftest.py` works."""
 
 from functools import partial
 
@@ -23,15 +23,15 @@ def ids(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-# A function, shapes that it takes, and others that it does not.
+# A function, shapes that it accepts, and shapes that it refuses.
 CASES = {
-    "cells of another map": (
+    "regions of another size": (
         partial(region_sums, count=3), (floats(2, 4, 6, 5), ids(2, 4, 6)), (floats(2, 4, 6, 5), ids(2, 6, 4))
     ),
-    "one image without its axis": (
+    "one image without the batch axis": (
         partial(region_sums, count=3), (floats(2, 4, 6, 5), ids(2, 4, 6)), (floats(4, 6, 5), ids(4, 6))
     ),
-    "scores where ids should be": (
+    "floats instead of ids": (
         partial(region_sums, count=3), (floats(2, 4, 6, 5), ids(2, 4, 6)), (floats(2, 4, 6, 5), floats(2, 4, 6))
     ),
     "labels with channels": (
@@ -54,12 +54,10 @@ def test_wrong_shape_is_refused(case):
         jax.eval_shape(function, *wrong)
 
 
-@pytest.mark.parametrize(
-    "given, message", [(4, None), (5, "return value of ctxseg.models.context.fcn.FCNHead.__call__")]
-)
-def test_module_that_gives_another_shape_is_refused(given, message):
-    """Of a flax module the results are held to its fields."""
-    module = FCNHead(channels=4, convolutions=1, conv=lambda _, *args, **fields: ConvNorm(given, *args, **fields))
+@pytest.mark.parametrize("channels, message", [(4, None), (5, "FCNHead.__call__")])
+def test_module_with_a_wrong_result_is_refused(channels, message):
+    """The annotation of a flax module's result may name the module's fields."""
+    module = FCNHead(channels=4, convolutions=1, conv=lambda _, *args, **fields: ConvNorm(channels, *args, **fields))
     trace = partial(jax.eval_shape, module.init, jax.random.PRNGKey(0), {"res5": floats(1, 4, 6, 3)})
     if message is None:
         trace()

@@ -1,4 +1,4 @@
-"""ZigZagNet against the NumPy reference that was written from SPEC §5 alone, and what its switches change."""
+"""ZigZagNet against the NumPy reference, which was written from SPEC §5 alone, and the effects of its switches."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ PLAIN = {"norm": "none", "context_norm": "none"}  # the equations as printed
 
 
 def random_like(tree, seed=0, scale=0.5):
-    """Random values for the shapes of a parameter tree, gains kept near one."""
+    """Random values for the shapes of a parameter tree, scaled so that layers have a gain near 1."""
     rng = np.random.default_rng(seed)
 
     def draw(x):
@@ -24,7 +24,7 @@ def random_like(tree, seed=0, scale=0.5):
 
 
 def rce_parameters(params, subdivisions):
-    """Parameters of a `RegionContextEncoding` as the reference names them."""
+    """The parameters of a `RegionContextEncoding` in the format of the reference."""
     kernels = np.split(np.asarray(params["branches"]["conv"]["kernel"]), len(subdivisions), axis=-1)
     biases = np.split(np.asarray(params["branches"]["conv"]["bias"]), len(subdivisions))
     result = {}
@@ -52,7 +52,7 @@ def overwrite_stage(reference, params, subdivisions):
 
 
 def zigzag_parameters(params, stages, levels, subdivisions, sizes=None):
-    """The module's parameters as the reference names them; what the module leaves out, because level 1 never reads it, is random."""
+    """The module's parameters in the format of the reference. Parameters that the module lacks, as level 1 never reads them, are random."""
     result = zigzag_numpy.random_params(
         np.random.default_rng(2), levels, CHANNELS, stages, subdivisions, gain=0.3, sizes=sizes
     )
@@ -71,15 +71,15 @@ def inputs(sizes, seed=1):
 
 
 @pytest.mark.parametrize("pool", ["sum", "mean"])
-@pytest.mark.parametrize("size", [(9, 8), (5, 13)])  # no multiple of a subdivision; 5 < 7 leaves cells empty
-def test_region_context_encoding(pool, size):
+@pytest.mark.parametrize("size", [(9, 8), (5, 13)])  # not divisible by the subdivisions; with 5 < 7, cells are empty
+def test_region_context_encoding_matches_the_reference(pool, size):
     f = np.random.default_rng(0).normal(size=(2, *size, CHANNELS)).astype(np.float32)
     module = RegionContextEncoding(region_pool=pool, norm="none")
     params = random_like(jax.eval_shape(module.init, jax.random.PRNGKey(0), {"f": f}))["params"]
     expected = zigzag_numpy.rce(f.astype(np.float64), rce_parameters(params, (3, 5, 7)), (3, 5, 7), pool)
     actual, _ = module.apply({"params": params}, {"f": f})
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-    assert np.abs(expected - f).max() > 0.1  # the regions did say something
+    assert np.abs(expected - f).max() > 0.1  # the regions change the map
 
 
 CASES = {
@@ -93,15 +93,15 @@ CASES = {
     "encoder-decoder": dict(
         stages=3, levels=("res2", "res3", "res4"), exchange=False, fusion=False, dense=False, region_context="none"
     ),
-    "averages": dict(stages=2, levels=("res2", "res3", "res4"), bring="average", readout="up"),
+    "average": dict(stages=2, levels=("res2", "res3", "res4"), bring="average", readout="up"),
     "strided": dict(stages=3, levels=("res2", "res3", "res4"), bring="strided", readout="up"),
     "strided, not dense": dict(stages=2, levels=("res2", "res3", "res4"), bring="strided", dense=False, readout="up"),
-    "read after another pass down": dict(stages=2, levels=("res2", "res3"), readout="up"),
+    "readout after another top-down pass": dict(stages=2, levels=("res2", "res3"), readout="up"),
 }
 
 
 def projections(params, features):
-    """B of the reference: what the module's 1×1 convolutions make of the features."""
+    """B of the reference: the results of the module's 1×1 convolutions."""
     layers = (params[f"project{i}"]["conv"] for i in range(1, len(features) + 1))
     return [
         zigzag_numpy.conv2d(
@@ -112,7 +112,7 @@ def projections(params, features):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_against_reference(case):
+def test_zigzag_matches_the_reference(case):
     fields = dict(dict(region_pool="mean", combine="product"), **CASES[case])
     levels, subdivisions = fields["levels"], (2, 3)
     module = ZigZag(channels=CHANNELS, subdivisions=subdivisions, **fields, **PLAIN)
@@ -133,16 +133,16 @@ def test_against_reference(case):
     assert expected.std() > 1e-3
 
 
-def test_every_stage_shows_what_it_sends():
-    """R = F here, which the reference has of every stage and level."""
+def test_every_stage_shows_the_context_that_it_sends():
+    """R = F here, which the reference computes for every stage and level."""
     module = ZigZag(channels=CHANNELS, stages=3, region_context="none", **PLAIN)
     features = inputs([(6, 4), (3, 2), (2, 1)])
     params = random_like(jax.eval_shape(module.init, jax.random.PRNGKey(0), features))["params"]
     reference = zigzag_parameters(params, 3, 3, ())
     trace = zigzag_numpy.zigzag_trace(projections(params, features), reference, 3, region_context="none")
-    _, found = jax.jit(lambda p: module.apply({"params": p}, features, mutable=["seen"]))(params)
-    shown = {(stage, title): x[0] for stage, titles in found["seen"].items() for title, x in titles.items()}
-    # Of the last bottom-up pass, level 1 alone is read, and it sends nothing.
+    _, collections = jax.jit(lambda p: module.apply({"params": p}, features, mutable=["seen"]))(params)
+    shown = {(stage, title): x[0] for stage, titles in collections["seen"].items() for title, x in titles.items()}
+    # Of the last bottom-up pass, only level 1 is read, and it sends nothing.
     senders = {(f"stage{t}", "top down"): trace["F_d"][t][1:] for t in (1, 2, 3)}
     senders |= {(f"stage{t}", "bottom up"): trace["F_u"][t][:-1] for t in (1, 2)}
     assert shown.keys() == senders.keys()
@@ -154,8 +154,8 @@ def test_every_stage_shows_what_it_sends():
 
 
 @pytest.mark.parametrize("context_norm", ["gate", "batch"])
-def test_context_norm_and_norm(context_norm, monkeypatch):
-    """What R passes before it is multiplied, and batch normalisation after each convolution, in inference with random statistics."""
+def test_normalisation_uses_the_running_statistics(context_norm):
+    """Normalisation of R before it is multiplied, and batch normalisation after each convolution, with random running statistics."""
     module = ZigZag(channels=CHANNELS, subdivisions=(2,), stages=1, norm="batch", context_norm=context_norm)
     features = inputs([(6, 4), (3, 2)])
     shapes = jax.eval_shape(module.init, jax.random.PRNGKey(0), features)
@@ -180,7 +180,7 @@ def test_context_norm_and_norm(context_norm, monkeypatch):
         for i, name in ((1, "res2"), (2, "res3"))
     )
     p, s = params["stage1"], stats["stage1"]
-    # RCE by the reference, with the branch's normalisation folded into its kernel and bias.
+    # RCE of the reference, with the branch's normalisation folded into its kernel and bias.
     rce, branch = p["context_down2"], s["context_down2"]["branches"]["norm"]
     gain = rce["branches"]["norm"]["scale"] / np.sqrt(branch["var"] + 1e-5)
     folded = rce | {"branches": {"conv": {
@@ -194,17 +194,16 @@ def test_context_norm_and_norm(context_norm, monkeypatch):
     if context_norm == "gate":
         r = 2 / (1 + np.exp(-r))
     down = f1 + zigzag_numpy.bilinear_resize(r, 6, 4)
-    expected = convolved(
-        2 * down, params["fuse_out"], stats["fuse_out"], True
-    )  # F^d + F^u, which is F^d at level 1 of one stage
+    # F^d + F^u; with one stage, F^u equals F^d at level 1.
+    expected = convolved(2 * down, params["fuse_out"], stats["fuse_out"], True)
     actual, _ = jax.jit(module.apply)(variables, features)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 0.05
 
 
 @pytest.mark.parametrize("order", ["conv_norm_relu", "norm_conv_relu", "norm_relu_conv"])
-def test_places_of_normalisation_in_the_fusion(order):
-    """On two maps alike, F^d + F^u = 2·F^d, by the batch's own statistics."""
+def test_fusion_normalises_in_the_given_order(order):
+    """With F^d = F^u, by the batch's statistics."""
     module = ZigZag(
         channels=CHANNELS, stages=1, region_context="none", context_norm="none", levels=("res2",), fuse_order=order
     )
@@ -221,10 +220,10 @@ def test_places_of_normalisation_in_the_fusion(order):
     expected = zigzag_numpy.fused(projected, projected, weights, order)
     (actual, _), _ = module.apply(variables, features, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-    assert (expected.min() < -0.01) == (order == "norm_relu_conv")  # which has no ReLU after W
+    assert (expected.min() < -0.01) == (order == "norm_relu_conv")  # the only order without a ReLU after W
 
 
-def test_reference_by_hand():
+def test_reference_gives_results_worked_out_by_hand():
     zigzag_numpy.self_check()
 
 
@@ -235,13 +234,13 @@ def parameter_names(**fields):
     return {"/".join(k.key for k in path): leaf.shape for path, leaf in leaves}
 
 
-def test_switches_change_what_they_name():
+def test_switches_remove_the_parameters_of_what_they_turn_off():
     full = parameter_names(stages=3)
     assert {f"stage{t}" for t in (1, 2, 3)} < {name.split("/")[0] for name in full} and "fuse_out/conv/kernel" in full
-    # Neither the way contexts combine nor which levels send them has parameters of its own.
+    # How contexts are combined, and which levels send them, does not change the parameters.
     assert parameter_names(stages=3, combine="sum") == full
     assert parameter_names(stages=3, dense=False) == full
-    # One pass: the weights of the first stage that level 1 still reads, and the fusion.
+    # One pass: the weights of the first stage that level 1 reads, and those of the fusion.
     no_exchange = parameter_names(stages=3, exchange=False)
     assert no_exchange == parameter_names(stages=1)
     assert {name.split("/")[0] for name in no_exchange} == {
@@ -257,8 +256,8 @@ def test_switches_change_what_they_name():
     assert not any("fuse" in name for name in no_fusion)
 
 
-def test_strided_convolutions_end_beside_a_size_that_halving_misses():
-    """34 rows become 18 by Caffe's poolings, and 17 by a convolution."""
+def test_strided_convolutions_reach_a_size_other_than_half():
+    """34 columns become 18 by Caffe's pooling, and 17 by a strided convolution."""
     module = ZigZag(channels=CHANNELS, stages=1, bring="strided", readout="up", region_context="none")
     features = inputs([(6, 34), (4, 18)])
     (y, _), variables = jax.eval_shape(module.init_with_output, jax.random.PRNGKey(0), features)

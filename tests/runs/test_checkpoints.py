@@ -172,9 +172,9 @@ def test_another_zigzag_is_named_where_stages_were_scanned(tmp_path):
 
 def test_without_a_checkpoint(folder, tmp_path):
     with Checkpoints(tmp_path / "none") as saved:
-        with pytest.raises(UserError, match=r"none has no checkpoint: train first \(--mode=train\)"):
+        with pytest.raises(UserError, match="none .*no checkpoint.*--mode=train"):
             saved.restore(random_state())
-    with Checkpoints(folder) as saved, pytest.raises(UserError, match="checkpoints has no checkpoint of step 3: train"):
+    with Checkpoints(folder) as saved, pytest.raises(UserError, match="checkpoints .*step 3.*train"):
         saved.restore(random_state(), 3)
 
 
@@ -183,7 +183,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(tmp_path):
         for step in (1, 2):
             saved.save(step, random_state(step), {"next_index": step})
     (tmp_path / "2" / "state" / "_METADATA").unlink()
-    with Checkpoints(tmp_path) as saved, pytest.raises(UserError, match=r"/2 cannot be read; if it is damaged, delete"):
+    with Checkpoints(tmp_path) as saved, pytest.raises(UserError, match="/2 cannot be read.*delete"):
         saved.restore(random_state())
     os.rename(tmp_path / "2", tmp_path.parent / "damaged")
     with Checkpoints(tmp_path) as saved:

@@ -114,7 +114,7 @@ def test_other_data_are_refused_and_moved_ones_are_not(place, run, tmp_path):
     label = np.asarray(Image.open(moved / "labels/0.png")).copy()
     label[0, 0] ^= 1
     Image.fromarray(label).save(moved / "labels/0.png")
-    with pytest.raises(UserError, match=rf"this is folder in {moved} \(\w+\), which has changed since: "):
+    with pytest.raises(UserError, match=rf"folder in {moved} \(\w+\).*changed"):
         call("--mode=evaluate", f"--workdir={run}", f"--config.data.manual_dir={moved}")
 
 
@@ -141,7 +141,7 @@ def test_a_sweep_s_runs_are_of_the_present_data(place, tmp_path):
     command = [FCN, "--mode=sweep", *settings, f"--config.data.manual_dir={mine}", f"--workdir={tmp_path}/sweep"]
     call(*command)
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(mine / "labels/0.png")
-    with pytest.raises(UserError, match=r"sweep/\S+ was trained on folder in \S+ \(\w+\), .* changed since"):
+    with pytest.raises(UserError, match=r"sweep/\S+ .*folder in \S+ \(\w+\).*changed"):
         call(*command)
 
 
@@ -189,11 +189,11 @@ def test_best_is_what_an_evaluation_alone_found(run):
     where = [f"--input={run}/x.png", "--mode=predict", f"--workdir={run}"]
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(run / "x.png")
     call(*where, "--checkpoint=best")
-    with pytest.raises(UserError, match="checkpoints has no checkpoint of step 77"):  # though the labels are there
+    with pytest.raises(UserError, match="checkpoints .*step 77"):  # though the labels are there
         call(*where, "--checkpoint=77")
     shutil.rmtree(run / "checkpoints")
     for mode in ("predict", "export"):
-        with pytest.raises(UserError, match="has no checkpoint: train first"):
+        with pytest.raises(UserError, match="no checkpoint.*train"):
             call(f"--mode={mode}", f"--workdir={run}", f"--output={run}/new", *where[: mode == "predict"])
     assert not (run / "checkpoints").exists()
 

@@ -190,38 +190,38 @@ def test_folders_that_cannot_be_used(tmp_path):
             workdir.claim(folder, config)
     with pytest.raises(UserError, match="file/config.json cannot be read: Not a directory"):
         workdir.check_same(file / "config.json", config)
-    with pytest.raises(UserError, match="nowhere/config.json is missing: --workdir is not the folder of a run"):
+    with pytest.raises(UserError, match="nowhere/config.json is missing.*--workdir"):
         workdir.check_same(tmp_path / "nowhere" / "config.json", config)
 
 
 def test_a_folder_is_held_by_one_process(tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "a"
-    with workdir.hold(str(folder), make=True):
+    with workdir.hold(str(folder), create=True):
         with pytest.raises(UserError, match=f"another process .* {folder}: wait .*--workdir"):
-            with workdir.hold(str(folder), make=True):
+            with workdir.hold(str(folder), create=True):
                 pass
     assert not (tmp_path / "runs").exists(), "nothing was written"
-    with workdir.hold(str(folder), make=False):
+    with workdir.hold(str(folder), create=False):
         assert not folder.exists()
 
-    with workdir.hold(str(folder), make=True):
+    with workdir.hold(str(folder), create=True):
         (folder / "config.json").touch()
     assert (folder / "config.json").exists()
     with open(folder / ".lock", "w") as lock:  # as a sweep, which says so to the process of its run
         fcntl.flock(lock, fcntl.LOCK_EX)
         monkeypatch.setenv(workdir.LOCK, str(folder))
-        with workdir.hold(str(folder), make=True):
+        with workdir.hold(str(folder), create=True):
             pass
         for other in (None, str(tmp_path)):
             monkeypatch.setenv(workdir.LOCK, other) if other else monkeypatch.delenv(workdir.LOCK)
-            with pytest.raises(UserError, match="^another process"), workdir.hold(str(folder), make=True):
+            with pytest.raises(UserError, match="^another process"), workdir.hold(str(folder), create=True):
                 pass
-    with workdir.hold(str(folder), make=True):
+    with workdir.hold(str(folder), create=True):
         pass
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="^--workdir=.*/file/run cannot be used: Not a directory$"):
-        with workdir.hold(f"{tmp_path}/file/run", make=True):
+        with workdir.hold(f"{tmp_path}/file/run", create=True):
             pass

@@ -1,6 +1,7 @@
 """The config is collected from the modules' fields and `declared.py`."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,27 @@ def test_none_turns_fields_off():
     assert [values[name] for name in names] == [(), (), 0, 0, ()]
     with pytest.raises(UserError, match="--config.optimizer.learning_rate=none: .*a number"):
         override("--config.optimizer.learning_rate=none")
+
+
+def test_none_is_documented_for_the_fields_that_it_turns_off_and_no_others():
+    def is_turned_off(name):
+        try:
+            argv = ["main.py", f"--config={ROOT}/configs/mcibi.py", f"--config.{name}=none"]
+            return flatten(command_line.check_flags(argv).config)[name] in (0, ())
+        except UserError:
+            return False
+
+    config = collect.get_config()
+    off = {name for name in flatten(config) if is_turned_off(name)}
+    assert {"data.rotate", "data.base_size", "eval.size", "model.auxiliary.levels"} < off
+    listed, section = set(), ""
+    for line in page.page().splitlines():
+        if heading := re.match(r"## config\.?(.*)", line):
+            section = heading[1]
+        elif (row := re.match(r"\| `(\w+)` \| .* \| (.*) \| .* \|$", line)) and row[2].endswith("or none"):
+            listed.add(f"{section}.{row[1]}")
+    assert listed == off
+    assert {name for name in flatten(config) if re.search(r"(?<!`)\bnone: ", collect.meaning(config, name))} == off
 
 
 def test_the_size_of_evaluation_defaults_to_that_of_training():

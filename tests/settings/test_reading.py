@@ -119,7 +119,7 @@ def test_fields_of_a_mode():
             parse("fcn", override)
     with pytest.raises(UserError, match="dilations is not used.*needs aspp"):  # the rows of config.complexity.contexts
         parse("fcn", context, "complexity.contexts=('ppm',)", mode="complexity")
-    with pytest.raises(UserError, match="needs a mode other than complexity.*config.complexity.contexts"):
+    with pytest.raises(UserError, match="config.model.context.channels .*mode.*complexity.*config.complexity.contexts"):
         parse("fcn", "model.context.channels=8", mode="complexity")
     parse("fcn", "eval.crf.spatial_sigma=2.0", mode="crf")
     searched = {f"eval.crf.{name}" for name in evaluate.CRF_GRID}

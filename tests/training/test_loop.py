@@ -1,4 +1,4 @@
-"""Training: any number of devices gives the same state, and a killed run ends where an uninterrupted one does."""
+"""Training: any number of devices gives the same state, and a killed run ends with the state of an uninterrupted one."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def python(*args):
 
 
 def test_step_does_not_depend_on_the_number_of_devices(tmp_path):
-    """Of three, one has nothing to count, one a part of its pixels, and each has several images."""
+    """Of three devices, one has only ignored pixels and one has some. Each has several images."""
     counts = (1, 3)
     runs = [python("-m", "tests.step_on_devices", n, tmp_path / f"{n}.npz") for n in counts]
     for run in runs:
@@ -40,12 +40,12 @@ def test_step_does_not_depend_on_the_number_of_devices(tmp_path):
     assert float(one["['metrics']['gradient_norm']"]) > 0.01
     assert set(three) == set(one)
     for name in one:
-        # Sums in another order round otherwise, by parts in a million of the largest that they add.
+        # The order of a sum changes its rounding, relative to its largest terms.
         scale = max(np.abs(one[name].astype(np.float64)).max(initial=0), 0.1)
         np.testing.assert_allclose(three[name], one[name], rtol=1e-4, atol=1e-5 * scale, err_msg=name)
-    truth, found = one["['label']"], one["['evaluation']['labels']"]
-    counts = truth != 255
-    expected = confusion_matrix(truth[counts], found[counts], labels=[0, 1, 2])
+    truth, predicted = one["['label']"], one["['evaluation']['labels']"]
+    valid = truth != 255
+    expected = confusion_matrix(truth[valid], predicted[valid], labels=[0, 1, 2])
     np.testing.assert_array_equal(one["['evaluation']['confusion']"], expected)
 
 
@@ -78,8 +78,8 @@ def command(camvid, workdir):
 
 
 @pytest.mark.parametrize("first, batches", [("random", 3), ("mean", None)])
-def test_memory_is_filled_before_the_first_step_and_never_again(camvid, tmp_path, monkeypatch, first, batches):
-    """Of at most one epoch: five images in batches of two; `mean` has no such pass."""
+def test_memory_is_filled_only_before_the_first_step(camvid, tmp_path, monkeypatch, first, batches):
+    """From at most one epoch: five images in batches of two. With `mean`, it is not filled."""
     config = fcn.get_config("camvid")
     config.data.update({"manual_dir": str(camvid), "data_dir": str(camvid.parent / "prepared"), "crop": (16, 24)})
     config.train.batch_size = config.eval.batch_size = 2
@@ -91,14 +91,14 @@ def test_memory_is_filled_before_the_first_step_and_never_again(camvid, tmp_path
         calls.append(count)
         return state.replace(memory={"memory": {k: x + 1 for k, x in state.memory["memory"].items()}})
 
-    def play(config, folder, step, evaluation, state, start, batches, saved, log):
+    def stop_after_one_step(config, folder, step, evaluation, state, start, batches, saved, log):
         calls.append((start, float(state.memory["memory"]["bank"].max())))
         if not start:
             saved.save(1, state.replace(step=state.step + 1), batches.get_state(), None)
         return state
 
     monkeypatch.setattr(loop, "fill_memory", fill)
-    monkeypatch.setattr(loop, "_loop", play)
+    monkeypatch.setattr(loop, "_loop", stop_after_one_step)
     monkeypatch.setattr(evaluate, "finish", lambda *_: {})
     for _ in range(2):
         loop.train(config, str(tmp_path))
@@ -106,8 +106,8 @@ def test_memory_is_filled_before_the_first_step_and_never_again(camvid, tmp_path
     assert calls == [batches] * bool(batches) + [(0, bank), (1, bank)]
 
 
-def network(module, batch_size, **context):
-    """What is wrong with a small network of a system for such a batch."""
+def network_error(module, batch_size, **context):
+    """The message if a small network of a system cannot train with such a batch, or None."""
     config = module.get_config()
     config.data.crop, config.train.batch_size = (32, 32), batch_size
     config.model.backbone.width = 2
@@ -118,20 +118,15 @@ def network(module, batch_size, **context):
         return str(error)
 
 
-def test_a_mean_of_one_image_is_not_normalised_by_its_batch():
-    found = network(pspnet, 1)
-    assert re.match(
-        "config.train.batch_size is 1, but context/pool1/norm .*: set it to 2 or more, or .*context.norm to none$",
-        found,
-    )
-    assert "context/mean/norm normalises" in network(deeplabv3, 1)
-    assert (
-        network(pspnet, 2)
-        is network(pspnet, 1, norm="none")
-        is network(pspnet, 1, bins=(2,))
-        is network(fcn, 1)
-        is None
-    )
+def test_batch_normalisation_of_a_single_value_is_an_error():
+    """As of the mean of the image, in a batch of one image."""
+    message = network_error(pspnet, 1)
+    assert re.match(r"config\.train\.batch_size is 1.*context/pool1/norm.*\b2\b.*context\.norm .*none$", message)
+    assert "context/mean/norm" in network_error(deeplabv3, 1)
+    assert network_error(pspnet, 2) is None
+    assert network_error(pspnet, 1, norm="none") is None
+    assert network_error(pspnet, 1, bins=(2,)) is None
+    assert network_error(fcn, 1) is None
 
 
 def final_state(workdir):
@@ -142,7 +137,7 @@ def final_state(workdir):
     return restored["state"], restored["data"]
 
 
-def test_killed_and_restarted_is_bit_identical(camvid, tmp_path, capsys):
+def test_a_killed_and_restarted_run_has_identical_results(camvid, tmp_path, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     commands.main(command(camvid, whole))
     assert capsys.readouterr().out.splitlines()[-1].startswith("mIoU 0.")
@@ -154,7 +149,7 @@ def test_killed_and_restarted_is_bit_identical(camvid, tmp_path, capsys):
         time.sleep(0.002)
     os.kill(run.pid, signal.SIGKILL)
     run.communicate()
-    assert not (killed / "results.json").exists()  # it had not finished
+    assert not (killed / "results.json").exists()  # killed before the end
 
     commands.main(command(camvid, killed))
     assert "continuing from step" in capsys.readouterr().out

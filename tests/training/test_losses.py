@@ -18,18 +18,18 @@ def sample(seed=0, scale=3.0, ignored=0.3):
 
 
 def reference(logits, labels):
-    """Mean of −log softmax over the pixels that count, in float64, and its gradient."""
+    """Mean of −log softmax over the pixels that are not ignored, in float64, and its gradient."""
     z = logits.astype(np.float64)
     z = z - z.max(-1, keepdims=True)
     log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
-    counts = labels != 255
-    one_hot = np.eye(K)[np.where(counts, labels, 0)] * counts[..., None]
-    n = max(counts.sum(), 1)
-    return -(one_hot * log_p).sum() / n, (np.exp(log_p) * counts[..., None] - one_hot) / n
+    valid = labels != 255
+    one_hot = np.eye(K)[np.where(valid, labels, 0)] * valid[..., None]
+    n = max(valid.sum(), 1)
+    return -(one_hot * log_p).sum() / n, (np.exp(log_p) * valid[..., None] - one_hot) / n
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_agrees_with_float64(scale):
+def test_loss_and_gradient_match_float64(scale):
     logits, labels = sample(scale=scale)
     loss, gradient = jax.value_and_grad(cross_entropy)(logits, labels)
     expected, expected_gradient = reference(logits, labels)
@@ -45,7 +45,7 @@ def test_logits_are_resized_to_the_labels():
     np.testing.assert_allclose(cross_entropy(small, labels), reference(resized, labels)[0], rtol=1e-5)
 
 
-def test_nothing_to_count_is_zero():
+def test_loss_is_zero_if_all_pixels_are_ignored():
     logits, labels = sample(scale=1e4)
     loss, gradient = jax.value_and_grad(cross_entropy)(logits, np.full_like(labels, 255))
     assert loss == 0
@@ -53,7 +53,7 @@ def test_nothing_to_count_is_zero():
 
 
 def test_shares_of_devices_add_up():
-    """Of devices with unlike numbers of ignored pixels, one of them with nothing else."""
+    """Also with different numbers of ignored pixels, and if all pixels of a device are ignored."""
     logits, labels = sample(seed=1)
     labels[0] = 255
     labels[1, :2] = 255

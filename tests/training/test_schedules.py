@@ -19,13 +19,13 @@ def rates(steps, **changes):
     return [float(schedule(step)) for step in range(steps)]
 
 
-def test_poly():
+def test_poly_schedule_follows_its_formula():
     expected = [0.2 * (1 - t / 8) ** 0.9 for t in range(8)]
     assert rates(8, schedule="poly", poly_power=0.9) == pytest.approx(expected)
     assert float(schedules.learning_rate(settings(schedule="poly"), 8)(8)) == 0
 
 
-def test_step():
+def test_step_schedule_multiplies_the_rate_at_each_boundary():
     expected = [0.2] * 3 + [0.1] * 2 + [0.05] * 3
     assert rates(8, schedule="step", step_boundaries=(3, 5), step_factor=0.5) == pytest.approx(expected)
     assert rates(4, schedule="step", step_boundaries=()) == pytest.approx([0.2] * 4)
@@ -68,13 +68,14 @@ def flat(tree):
     ],
     ids=["rates", "nesterov", "clip", "plain"],
 )
-def test_three_updates_against_numpy(changes):
+def test_three_updates_match_numpy(changes):
     config, steps, rng = settings(**changes), 3, np.random.default_rng(0)
     params, gradients = random_tree(rng), [random_tree(rng) for _ in range(steps)]
     w = flat(params)
     velocity = {name: np.zeros_like(value) for name, value in w.items()}
     rate = rates(steps, **changes)
-    factors = {  # by the longest name, whatever their order
+    # {beginning of a parameter's name: factor of its rate}; the longest matching beginning decides, in any order of the field.
+    factors = {
         ("backbone=2", "backbone/norm=0.5", "classifier=10"): {
             "backbone/conv": 2,
             "backbone/norm": 0.5,
@@ -121,22 +122,22 @@ def test_three_updates_against_numpy(changes):
         ({"step_boundaries": ("a",)}, r"optimizer.step_boundaries is \('a',\).*steps"),
     ],
 )
-def test_bad_values_are_named(changes, message):
+def test_message_names_the_invalid_value(changes, message):
     with pytest.raises(UserError, match=f"^config.{message}"):
         optimizers.create_optimizer(settings(**changes), 10)
 
 
-def test_a_rate_of_no_parameter_is_named():
+def test_message_names_a_rate_that_matches_no_parameter():
     params = random_tree(np.random.default_rng(0))
     optimizer = optimizers.create_optimizer(settings(rates=("classifier=2", "backbone/covn=3")), 10)
-    with pytest.raises(UserError, match="^config.optimizer.rates has 'backbone/covn'.*backbone/conv, "):
+    with pytest.raises(UserError, match="^config.optimizer.rates .*'backbone/covn'.*backbone/conv, "):
         optimizer.init(params)
 
 
-def test_checkpoints_of_older_runs_have_the_same_state():
-    """Orbax restores into a tree of the same names: the rates' stage keeps those of the scaling that was in its place."""
+def test_optimizer_state_has_the_structure_of_older_checkpoints():
+    """Orbax restores into a tree with the same names: the stage of `rates` has the structure of the scaling that it replaced."""
     params = random_tree(np.random.default_rng(0))
-    before = optax.masked(optax.scale(1.0), jax.tree.map(lambda _: False, params)).init(params)
+    older = optax.masked(optax.scale(1.0), jax.tree.map(lambda _: False, params)).init(params)
     for rates in ((), ("classifier=10",)):
         state = optimizers.create_optimizer(settings(rates=rates), 10).init(params)
-        assert len(state) == 4 and state[2] == before
+        assert len(state) == 4 and state[2] == older

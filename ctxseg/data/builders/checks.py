@@ -57,7 +57,7 @@ def find_faults(
 
 
 def _fault(pair, read_label, read_image):
-    """What is wrong with a pair's image, label or both, each starting with the file's name; None if nothing is."""
+    """The faults of a pair's image, label or both, each starting with the file's name; None if there are none."""
     sizes, faults = [], []
     for source, size_of in (
         (pair.image, _array_size(read_image) if read_image else _image_size),

@@ -112,7 +112,7 @@ def paint(image: ImageAnnotations, ids: Mapping[int, int]) -> np.ndarray:
         ids: {category id: class id}; objects of other categories are left out.
 
     Raises:
-        ValueError: what is wrong with an object.
+        ValueError: an object is invalid.
     """
     label = np.zeros((image.height, image.width), np.uint8, order="F")  # the order of masks, which is faster
     regions = [
@@ -125,7 +125,7 @@ def paint(image: ImageAnnotations, ids: Mapping[int, int]) -> np.ndarray:
 
 
 def area(image: ImageAnnotations, categories: Container[int]) -> int:
-    """The number of pixels that objects of these categories cover in an image. ValueError: what is wrong with an object."""
+    """The number of pixels that objects of these categories cover in an image. ValueError: an object is invalid."""
     regions = [_run_lengths(image, segmentation) for _, _, segmentation in _objects(image, categories)]
     return int(mask.area(mask.merge(regions))) if regions else 0
 

@@ -41,7 +41,7 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
         folders = [f"{kind}/{split}2017" for kind in ("images", "annotations")]
         require(COCOStuff, manual_dir, *folders)
         images, labels = (manual_dir / folder for folder in folders)
-        # The names are numbers. Other PNGs beside the labels are those of other tools.
+        # The names are numbers. PNGs with other names are from other tools.
         names = {path.stem for folder in (images, labels) for path in folder.iterdir() if path.stem.isdigit()}
         splits[split] = by_name(images, labels, names=sorted(names))
     return splits

@@ -23,7 +23,7 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
 
 
 def read_label(part: Part):
-    """uint8 [H, W]: 0 is background, then COCO's 80 classes in its order. ValueError: what is wrong with an object."""
+    """uint8 [H, W]: 0 is background, then COCO's 80 classes in its order. ValueError: an object is invalid."""
     return coco.paint(part.key, IDS)
 
 

@@ -27,7 +27,7 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
 
 
 def read_label(part: Part):
-    """uint8 [H, W]: VOC's class ids, 0 is background. ValueError: what is wrong with an object."""
+    """uint8 [H, W]: VOC's class ids, 0 is background. ValueError: an object is invalid."""
     return coco.paint(part.key, IDS)
 
 

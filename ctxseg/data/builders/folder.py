@@ -41,16 +41,10 @@ OTHER_NAMES = {  # other tools' names of the two folders
     "images": ("JPEGImages", "image", "imgs", "img"),
     "labels": ("SegmentationClass", "masks", "mask", "annotations", "label"),
 }
-LABEL_ENDINGS = (
-    "_mask",
-    "_masks",
-    "_label",
-    "_labels",
-    "_gt",
-    "_seg",
-    "_L",
-)  # what other tools add to the image's name
-SPLIT_NAMES = {  # of folders and lists, in upper or lower case
+# Endings that other tools add to the name of an image for its label.
+LABEL_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_L")
+# Names of the folders and lists of splits, in upper or lower case.
+SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
@@ -74,8 +68,8 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         require(cls, manual_dir, "images", "labels", _classes_file(manual_dir).name)
         classes = read_classes(_classes_file(manual_dir))
         splits, _ = list_pairs(manual_dir)
-        of_files = fingerprint_pairs(manual_dir, splits, digests=digests)
-        return hashlib.sha256(f"{of_files} {classes}".encode()).hexdigest()[:12]
+        files_fingerprint = fingerprint_pairs(manual_dir, splits, digests=digests)
+        return hashlib.sha256(f"{files_fingerprint} {classes}".encode()).hexdigest()[:12]
 
     def _info(self):
         # The classes are set when the data is prepared; TFDS stores them with it.
@@ -276,7 +270,7 @@ def _by_lists(lists, manual_dir, stems):
 
 
 def _read_list(path, existing_stems, faults):
-    """The stems in a list; adds what is wrong with its lines to `faults`."""
+    """The stems in a list. Appends the faults of its lines to `faults`."""
     first_lines = {}  # {stem: number of its first line}
     lines = read_lines(path)
     if not lines:

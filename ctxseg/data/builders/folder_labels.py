@@ -42,7 +42,7 @@ class Classes(NamedTuple):
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(number from 1, text) of the lines that are not blank in a UTF-8 file, with or without byte order mark. UserError if it is none."""
+    """(number from 1, text) of the lines that are not blank in a UTF-8 file, with or without byte order mark. UserError: not UTF-8."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -272,27 +272,27 @@ class LabelReader:
     def _mask_warnings(self):
         """A warning if some labels have only 0 and 255, and others ids. UserError if 255 is hardly void in them.
 
-        With many classes, such a label is an image of only background and void. With one or two, it is more often a mask whose
-        object is white, and would be ignored. That is certain if no label has 255 beside the object, where void occurs (rims, crops,
-        the camera's frame), but these labels have much of it. A line `ignore` after the last class says that 255 is void; then a
-        warning is enough.
+        With many classes, the image of such a label has only background and void. With one or two classes, the label is more often a
+        mask with a white object, which would be ignored. That is certain if these labels have much 255, but no other label has 255
+        beside an object, where void occurs (rims, crops, the camera's frame). A line `ignore` after the last class says that 255 is
+        void; then a warning is enough.
         """
         names, ids = self._classes.names, self._classes.ids
         if not self._masks or len(names) > 2:
             return []
         files = sorted(map(str, self._masks))
         examples = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-        are = "label is a 0/255 mask" if len(files) == 1 else "labels are 0/255 masks"
+        masks = "label is a 0/255 mask" if len(files) == 1 else "labels are 0/255 masks"
         last = max(i for i, target in ids.items() if target != IGNORE)
         void_declared = len(ids) - 1 > last + 1  # by a line 'ignore' after the last class
-        fault = f"{examples}: {len(files)} {are}, but others have ids, and 255 is ignored"
+        fault = f"{examples}: {len(files)} {masks}, but others have ids, and 255 is ignored"
         remedy = f"save the object as {last} there"
         if not void_declared and self._void is None and np.mean(list(self._masks.values())) >= VOID_SHARE:
             raise UserError(f"{fault}: {remedy}; if 255 is void, add 'ignore' as the last line of classes.txt")
         return [f"{fault}: {remedy}, unless it is void"]
 
     def shifted(self) -> str | None:
-        """What is wrong with all labels, if their grey values are ids from 1, while those of classes.txt start at 0; else None."""
+        """A message if the grey values of all labels are ids from 1, while the ids of classes.txt start at 0; else None."""
         ids, count = self._seen.keys() - {IGNORE}, len(self._classes.ids) - 1
         if not ids or min(ids) != 1 or max(ids) not in (count, count + 1):
             return None
@@ -304,7 +304,7 @@ class LabelReader:
 
 
 def _unknown_ids(unknown: Iterable[int], classes):
-    """What is wrong with ids in a label file that are on no line of classes.txt."""
+    """The message for ids in a label file that have no line in classes.txt."""
     unknown, count, hint = sorted(unknown), len(classes.ids) - 1, ""
     if unknown == [count]:
         hint = f": if 0 is background, add 'background' (or 'ignore') as the first line; if {count} is void, 'ignore' as the last"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ctxseg.data import contents
 from ctxseg.errors import UserError, printable
 
-FAULTS_NAMED = 5  # at most, in an error message; if there are more, it names one, and stderr lists all
+FAULTS_NAMED = 5  # maximum number of faults in an error message; with more, it names one, and stderr lists all
 
 
 class Part(NamedTuple):
@@ -41,7 +41,7 @@ def by_name(
     Args:
         images: the folder of images.
         labels: the folder of labels.
-        suffixes: what follows the name in the file of an image, and in that of a label.
+        suffixes: the end of the file name of an image, and of a label, after the name.
         names: None for all names in either folder, so that an image without a label, or a label without an image, is found.
 
     Raises:
@@ -133,7 +133,7 @@ def raise_faults(subject: str, faults: Sequence[str], total: int, remedy: str = 
 
     Args:
         subject: how the error begins, if there are several faults.
-        faults: a line each; on stderr, those of the form "file: what is wrong" that differ only in the file are listed together.
+        faults: a line each, in the form "file: fault". On stderr, files with the same fault are listed together.
         total: the number of things that were checked.
         remedy: how the error ends.
     """

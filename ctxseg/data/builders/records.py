@@ -1,22 +1,22 @@
-"""What builders write: the features of a record, and a builder for data sets of pairs of files.
+"""The features of a record, and a builder for data sets of pairs of files.
 
-A builder is a `tfds.core.GeneratorBasedBuilder` whose samples have the features
+A builder is a `tfds.core.GeneratorBasedBuilder`. Its samples have the features
 
     image  an encoded PNG or JPEG, decoding to uint8 [H, W, 3]
     label  an encoded PNG, uint8 [H, W, 1]: class ids, 255 = ignore
     name   text: the file's stem
 
-and whose `info.metadata` has `class_names`, `palette`, `groups` and `fingerprint`. It yields encoded bytes
-(`io.BytesIO`) or paths: TFDS then needs no TensorFlow. In addition to TFDS's members it has
+Its `info.metadata` has `class_names`, `palette`, `groups` and `fingerprint`. It yields encoded bytes (`io.BytesIO`) or paths, for
+which TFDS does not need TensorFlow. In addition to TFDS's members it has
 
     MANUAL_DOWNLOAD_INSTRUCTIONS   what `manual_dir` must contain, to follow "NAME expects"; None if the data set is generated
     fingerprint(manual_dir, digests)   classmethod: a short string that changes whenever the prepared data would, and is the same for
-                                       a copy of the folder; `digests` gives those of files' contents, see `contents.digests`
+                                       a copy of the folder; `digests` computes digests of files, see `contents.digests`
 
 For data sets of files, a builder is a `PairsBuilder`: it lists `Pair`s by split and has a function that reads a label:
 `read_label(pair.label)` → uint8 [H, W], class ids and 255. `labels.label_image` makes one for 8-bit images of ids; other
-builders define their own. It raises ValueError, or what its decoder raises, with what is wrong, and `checks` adds the file's
-name in front; or a UserError, which names the file itself.
+builders define their own. It raises ValueError or the exceptions of its decoder, and `checks` puts the file's name before the message;
+or it raises a UserError that names the file.
 """
 
 import inspect
@@ -121,7 +121,7 @@ def _encoded(path):
 
 
 class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS has no types
-    """Builder of a data set whose files are listed as `Pair`s; subclasses set the attributes.
+    """Builder of a data set of `Pair`s of files. Subclasses set the attributes.
 
     Attributes:
         name: the data set's name in `config.data.name`.

@@ -9,7 +9,7 @@ from ctxseg.data.builders.records import dataset_info, encode_png
 from ctxseg.progress import progress
 
 SEED = 0
-# Names these scenes in builds and runs. Change it when they look different; tests/data/test_scenes.py checks that.
+# Identifies these scenes in builds and runs. Change it whenever the scenes change; tests/data/test_scenes.py checks that.
 FINGERPRINT = "bdd4a2ecf9a1"
 
 
