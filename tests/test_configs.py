@@ -14,6 +14,7 @@ from ctxseg.configs.tables import mcibi_frameworks, mcibi_fusion, mcibi_generali
 from ctxseg.data import transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
+from ctxseg.settings import reading
 from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 from ctxseg.training.step import train_step
@@ -189,11 +190,13 @@ def test_normal_kernels_after_the_backbone():
 
 
 def test_hrenet_is_row_d_of_its_table_4():
-    """The whole network, which rows of tables reduce; nothing is frozen, as nothing is pretrained."""
+    """The whole network, which rows of tables reduce. conv1 and conv2 are frozen if there are pretrained weights."""
     config = config_of("hrenet", "voc2012")
     context = config.model.context
     assert (context.levels, context.entering, context.units) == (("pool4", "pool5", "conv7"), "batch", (120,))
-    assert (config.model.frozen, config.model.kernel_std, config.train.steps) == ((), 0.0, 40_000)
+    assert (config.model.kernel_std, config.train.steps) == (0.0, 40_000)
+    assert config.model.frozen == ("backbone/conv1", "backbone/conv2")
+    assert reading.unread(config)["model.frozen"] == "config.model.pretrained"
     assert (config.optimizer.learning_rate, config.optimizer.step_boundaries) == (1e-3, (20_000,))
 
 

@@ -211,9 +211,6 @@ def _workdir(values):
 
 def _check_mode(values):
     """UserError for a flag that the mode does not read."""
-    if values.mode == "convert" and (values["workdir"].present or values["config"].present):
-        flag = "workdir" if values["workdir"].present else "config"
-        raise UserError(f"--{flag} is not used by --mode=convert: give --input=RUN for the weights of a run")
     if values.mode in ("prepare", "show") and values["workdir"].present and values["config"].present:
         raise UserError(
             f"--workdir is not used by --mode={values.mode} with --config: give --config, or --workdir for the config of that run"
@@ -222,6 +219,9 @@ def _check_mode(values):
         if values[name].present and values.mode not in modes:
             readers = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
             raise UserError(f"--{name} is not used by --mode={values.mode}, only by {readers}")
+    if values.mode == "convert" and (values["workdir"].present or values["config"].present):
+        flag = "workdir" if values["workdir"].present else "config"
+        raise UserError(f"--{flag} is not used by --mode=convert: give --input=RUN for the weights of a run")
 
 
 def default_workdir(title: str, name: str, folder: str | None, data_dir: str, find_folder: bool = True) -> str:

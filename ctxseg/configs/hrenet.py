@@ -1,7 +1,8 @@
 """H-ReNet (Yan et al., 2016): one group of ReNet layers on top of a fully convolutional VGG-16.
 
 On the papers' data sets this is row (d) of Table 4: batch normalisation and several levels, no CRF.
-The paper draws initial kernels with --config.model.kernel_std=0.1, and freezes conv1 and conv2, which are pretrained.
+The paper starts from VGG-16, --config.model.pretrained=vgg16.pth, freezes its conv1 and conv2, and draws the other kernels with
+--config.model.kernel_std=0.1.
 
 python main.py --config=configs/hrenet.py          the embedded data set, minutes on two cores
 python main.py --config=configs/hrenet.py:voc2012
@@ -24,4 +25,5 @@ def get_config(dataset: str = "scenes"):
         config.model.context.levels = ("pool4", "pool5", "conv7")
         config.model.context.entering = "batch"
         config.model.context.units = (120,)
+        config.model.frozen = ("backbone/conv1", "backbone/conv2")  # once pretrained weights fill them
     return config

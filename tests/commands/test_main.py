@@ -81,7 +81,8 @@ def test_words_of_a_tuple_need_no_quotes():
             "classifier/scores=10",
             "backbone=0.1",
         )
-    assert parse(FCN, "--config.model.frozen=backbone/stem,").config.model.frozen == ("backbone/stem",)
+    levels = "--config.model.auxiliary.levels=res4,"
+    assert parse(FCN, levels).config.model.auxiliary.levels == ("res4",)
     assert parse(FCN, "--config.optimizer.rates=backbone=0").config.optimizer.rates == ("backbone=0",)
     assert parse(FCN, "--config.data.crop=(64,96)", "--config.data.manual_dir=a,b").config.data.manual_dir == "a,b"
 
@@ -131,7 +132,7 @@ SUGGESTIONS = {
     "config.backbone.name": "config.model.backbone.name",
     "ckpt": "checkpoint",
     "config.loss.class_weights": None,
-    "config.model.pretrained": None,
+    "config.model.pretrain": "config.model.pretrained",
     "config.optimizer.kind": None,
     "config.data.path": None,
     "gpu": None,
@@ -178,6 +179,7 @@ def test_a_flag_is_only_for_the_modes_that_read_it():
     given = {
         "images": "1", "input": "x", "output": "x", "probabilities": "true", "checkpoint": "best",
         "overwrite": "true", "seeds": "2", "rows": "0", "row": "0", "sweep": "seed=1", "jobs": "1", "dry_run": "true",
+        "names": "torchvision",
     }  # fmt: skip
     common = {"mode", "workdir", "debug", "help", "config"}
     assert (
@@ -186,7 +188,7 @@ def test_a_flag_is_only_for_the_modes_that_read_it():
     read = {
         "pictures": {"images"}, "predict": {"input", "output", "probabilities", "checkpoint", "overwrite"},
         "export": {"output", "checkpoint", "overwrite"}, "evaluate": {"checkpoint"}, "crf": {"checkpoint"},
-        "sweep": {"seeds", "rows", "row", "sweep", "jobs", "dry_run"},
+        "sweep": {"seeds", "rows", "row", "sweep", "jobs", "dry_run"}, "convert": {"input", "output", "names", "overwrite"},
     }  # fmt: skip
     for mode in command_line.MODES:
         for name in given.keys() - read.get(mode, set()):
@@ -197,10 +199,11 @@ def test_a_flag_is_only_for_the_modes_that_read_it():
                     ["main.py", FCN, f"--mode={mode}", f"--{name}={given[name]}"]
                 )
         if mode != "sweep":
-            extra = {"predict": {"input"}}.get(mode, set())
+            extra = {"predict": {"input"}, "convert": {"input"}}.get(mode, set())
+            config = [] if mode == "convert" else [FCN]
             for name in read.get(mode, set()):
                 flags = [f"--{n}={given[n]}" for n in {name} | extra]
-                assert command_line.read_flags(["main.py", FCN, f"--mode={mode}", *flags]).mode == mode
+                assert command_line.read_flags(["main.py", *config, f"--mode={mode}", *flags]).mode == mode
 
 
 @pytest.mark.parametrize("fault", BAD_COMMAND_LINES)
@@ -292,7 +295,7 @@ BAD_VALUES = {
     "optimizer.schedule=foo": "config.optimizer.schedule is 'foo'.*poly, step, constant",
     "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5.*less than 1",
     "model.dtype=float16": "config.model.dtype is 'float16'.*float32, bfloat16",
-    "model.backbone.name=resnet19": "config.model.backbone.name is 'resnet19'.*none, tiny, vgg16, resnet18, ",
+    "model.backbone.name=resnet19": "config.model.backbone.name is 'resnet19'.*none, tiny, efficientnet_lite0, vgg16, ",
     "model.backbone.output_stride=7": "config.model.backbone.output_stride is 7.*32, 16, 8",
     "model.backbone.width=0": "config.model.backbone.width is 0.*at least 1",
     "model.context.name=zigzug": "config.model.context.name is 'zigzug'.*none, fcn, renet, ",
@@ -305,7 +308,7 @@ BAD_VALUES = {
     "model.context.subdivisions=(3, 0)": r"config.model.context.subdivisions is \(3, 0\).*at least 1",
     "model.context.subdivisions=a": r"config.model.context.subdivisions is \('a',\).*one or more .*whole numbers",
     "model.context.stages=0": "config.model.context.stages is 0.*at least 1",
-    "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam'.*backbone/stem",
+    "model.frozen=backbone/stem": "config.model.frozen .*config.model.pretrained",
     "optimizer.rates=classifier/scores=10,backbone/stam=2": "config.optimizer.rates has 'backbone/stam'.*backbone/stem",
     "optimizer.rates=ten": "config.optimizer.rates has 'ten'.*NAME=FACTOR.*0",
     "model.scales.merge=maximum": "config.model.scales.merge is 'maximum'.*none, attention, average, max",
@@ -330,16 +333,16 @@ def test_bad_values_are_found_before_the_training(change, tiny, tmp_path, monkey
     assert not (tmp_path / "run").exists(), "the folder must stay free for the corrected command"
 
 
-def test_frozen_layers_without_weights_are_reported(tiny, tmp_path, monkeypatch, capsys):
-    def stop(*_):
-        raise UserError("here")
-
-    monkeypatch.setattr(loop, "_loop", stop)
-    frozen = "--config.model.frozen=backbone/stem,backbone/res2"
-    with pytest.raises(UserError, match="here"):
-        commands.main(["main.py", f"{FCN}:camvid", *tiny, frozen, f"--workdir={tmp_path}/run"])
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert re.match(f"{tmp_path}/run: config.model.frozen: backbone/stem, backbone/res2: .*random.*weights", line)
+def test_layers_can_be_frozen_only_if_weights_fill_them(tiny, tmp_path):
+    with pytest.raises(UserError, match="config.model.frozen .*config.model.pretrained"):
+        parse(FCN, "--config.model.frozen=backbone/stem,backbone/res2")
+    flags = [flag for flag in tiny if "width" not in flag] + [f"--workdir={tmp_path}/run"]
+    flags += ["--config.model.pretrained=efficientnet_lite0", "--config.model.backbone.name=efficientnet_lite0"]
+    faults = {"backbone/stam,": "'backbone/stam'.*backbone/stem", "backbone,classifier": "classifier/.*efficientnet_lite0"}
+    for frozen, fault in faults.items():
+        with pytest.raises(UserError, match=f"config.model.frozen .*{fault}"):
+            call(f"{FCN}:camvid", *flags, f"--config.model.frozen={frozen}")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_bad_data_folders(tiny, tmp_path):
@@ -388,7 +391,7 @@ REFUSED = {
     "eval.window=(32,)": r"config.eval.window is \(32,\).*a height and a width",
     "eval.shapes=padded": "config.eval.shapes is 'padded'.*buckets, exact",
     "eval.crf.iterations=-1": "config.eval.crf.iterations is -1.*at least 0",
-    "model.frozen=backbone/stam": "config.model.frozen has 'backbone/stam'.*backbone/stem",
+    "model.frozen=backbone/stem": "config.model.frozen .*config.model.pretrained",
     "optimizer.rates=backbone/stam=2": "config.optimizer.rates has 'backbone/stam'.*backbone/stem",
     "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5.*less than 1",
     "train.batch_size=1": "config.train.batch_size is 1.*context/pool1/norm",

@@ -61,7 +61,7 @@ def test_none_is_documented_for_the_fields_that_it_turns_off_and_no_others():
     def is_turned_off(name):
         try:
             argv = ["main.py", f"--config={ROOT}/configs/mcibi.py", f"--config.{name}=none"]
-            return flatten(command_line.check_flags(argv).config)[name] in (0, ())
+            return flatten(command_line.check_flags(argv).config)[name] in (0, (), None)
         except UserError:
             return False
 
