@@ -10,7 +10,7 @@ computes all three.
 from ctxseg.errors import UserError
 
 # Trained on two cores, with a small backbone; all others use their papers' settings.
-SMALL = ("scenes", "camvid", "folder")
+SMALL = ("scenes", "scenes_half", "camvid", "folder")
 
 # Overrides that start from ImageNet's weights, on a small data set. The first blocks, which see edges and textures, stay as they are.
 EFFICIENTNET_LITE0 = {
@@ -229,6 +229,7 @@ SPLITS = {
 
 PROTOCOLS = {
     "scenes": scenes,
+    "scenes_half": scenes,
     "camvid": camvid,
     "folder": folder,
     "voc2012": voc2012,

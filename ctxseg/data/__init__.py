@@ -15,13 +15,14 @@ from ctxseg.data.builders.lip import LIP
 from ctxseg.data.builders.nyudv2 import NYUDv2
 from ctxseg.data.builders.pascal_context import PascalContext
 from ctxseg.data.builders.pascal_person_part import PascalPersonPart
-from ctxseg.data.builders.scenes import Scenes
+from ctxseg.data.builders.scenes import Scenes, ScenesHalf
 from ctxseg.data.builders.stanford_background import StanfordBackground
 from ctxseg.data.builders.sunrgbd import SUNRGBD
 from ctxseg.data.builders.voc2012 import VOC2012
 
 DATASETS = {
     "scenes": Scenes,
+    "scenes_half": ScenesHalf,
     "folder": Folder,
     "camvid": CamVid,
     "voc2012": VOC2012,

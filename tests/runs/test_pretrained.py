@@ -1,0 +1,142 @@
+"""Runs that start from pretrained weights: of a file, and of another run."""
+
+import json
+import shutil
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+import ctxseg
+from ctxseg import commands
+from ctxseg.configs import fcn
+from ctxseg.errors import UserError
+from ctxseg.inference.trained import load
+from ctxseg.models import create_model
+from ctxseg.models.weights import files
+from ctxseg.runs import checkpoints, pretrained, workdir
+from ctxseg.training import loop
+
+PIXELS = {"mean": (127.0, 127.0, 127.0), "std": (128.0, 128.0, 128.0), "order": "bgr"}
+
+
+def train(flags, folder, *more):
+    commands.main(["main.py", "--config=configs/fcn.py:camvid", *flags, *more, f"--workdir={folder}"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A function that writes the file of a backbone with random weights, whose arrays it returns."""
+
+    def write(path):
+        config = fcn.get_config("camvid")
+        config.model.backbone.width = 4
+        model = create_model(config.model, 3)
+        variables = jax.jit(model.init)(jax.random.PRNGKey(5), jnp.zeros((1, 32, 32, 3), jnp.uint8))
+        arrays = flax.traverse_util.flatten_dict(variables, sep="/")
+        arrays = {name: np.asarray(x) for name, x in arrays.items() if "/backbone/" in name}
+        files.write(epath.Path(path), arrays, {"pixels": PIXELS})
+        return arrays
+
+    return write
+
+
+def parameters(folder, step=None):
+    return checkpoints.restore_run(workdir.read_config(str(folder)), str(folder), step)[1].params
+
+
+@pytest.fixture(scope="module")
+def started(tiny, weights, tmp_path_factory):
+    """A run that started from a file, which was then deleted; its flags; and the arrays of the file."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    arrays = weights(folder / "tiny.safetensors")
+    flags = [
+        *tiny, f"--config.model.pretrained={folder}/tiny.safetensors", "--config.model.frozen=backbone/stem,backbone/*/conv1/norm",
+        "--config.train.steps=2", "--config.optimizer.learning_rate=0.1",
+    ]  # fmt: skip
+    train(flags, folder / "run")
+    (folder / "tiny.safetensors").unlink()
+    return folder / "run", flags, arrays
+
+
+def test_a_run_records_the_pixels_and_the_arrays_of_its_weights(started):
+    folder, _, arrays = started
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model"]["pixels"] == {key: list(v) if key != "order" else v for key, v in PIXELS.items()}
+    report = json.loads((folder / "weights.json").read_text())
+    assert set(report["taken"]) == set(arrays)
+    assert report["new"] == ["params/classifier/scores/bias", "params/classifier/scores/kernel"]
+
+
+def test_frozen_layers_keep_the_weights_and_others_change(started):
+    folder, _, arrays = started
+    after = flax.traverse_util.flatten_dict({"params": parameters(folder)}, sep="/")
+    changed = {name for name in after if name in arrays and not np.array_equal(after[name], arrays[name])}
+    frozen = {name for name in arrays if name.startswith("params/backbone/stem") or "/conv1/norm/" in name}
+    assert not changed & frozen
+    assert "params/backbone/res3_1/conv1/conv/kernel" in changed
+
+
+def test_a_run_needs_its_weights_only_at_its_start(started, tmp_path, capsys):
+    """It continues, evaluates and predicts after the file is gone, with the pixels of the weights; also if they are not given."""
+    folder, flags, _ = started
+    shutil.copytree(folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
+    train(flags, tmp_path / "run")
+    assert "continuing from step 1" in capsys.readouterr().out
+    run = load(tmp_path / "run")
+    assert run.model.pixels.order == "bgr"
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    with pytest.raises(UserError, match="tiny.safetensors.*no such file"):
+        train(flags, tmp_path / "other")
+    # The export has the pixels too, and is a source of weights.
+    commands.main(["main.py", "--mode=export", f"--workdir={tmp_path}/run"])
+    exported = load(tmp_path / "run" / "export.zip")
+    np.testing.assert_array_equal(exported.predict(image), run.predict(image))
+    source = pretrained.open_weights(str(tmp_path / "run" / "export.zip"))
+    assert source.class_names == tuple(run.class_names) and source.pixels["order"] == "bgr"
+    variables, report = ctxseg.load_weights(run.model, run.variables, tmp_path / "run" / "export.zip", run.class_names)
+    assert not report.new and not report.left
+
+
+def test_classes_are_taken_by_name(started):
+    folder, _, _ = started
+    run = load(folder)
+    model = run.model.clone(num_classes=3)
+    variables = model.init(jax.random.PRNGKey(1), np.zeros((1, 32, 32, 3), np.uint8))
+    names = ["unknown", run.class_names[4], run.class_names[0]]
+    new, report = ctxseg.load_weights(model, variables, folder, names)
+    kernel, old = (
+        new["params"]["classifier"]["scores"]["kernel"],
+        run.variables["params"]["classifier"]["scores"]["kernel"],
+    )
+    np.testing.assert_array_equal(kernel[..., 1:], old[..., [4, 0]])
+    np.testing.assert_array_equal(kernel[..., 0], variables["params"]["classifier"]["scores"]["kernel"][..., 0])
+    assert report.classes == (run.class_names[4], run.class_names[0])
+    assert report.by_class == ("params/classifier/scores/bias", "params/classifier/scores/kernel")
+    assert "2 of them for 2 classes by name" in str(report)
+
+
+def test_the_head_is_trained_alone_in_the_first_steps(tiny, weights, tmp_path):
+    weights(tmp_path / "tiny.safetensors")
+    start = f"--config.model.pretrained={tmp_path}/tiny.safetensors", "--config.optimizer.head_steps=2"
+    flags = [*tiny, *start, "--config.train.keep=9", "--config.optimizer.learning_rate=0.1", "--config.train.steps=3"]
+    run = train(flags, tmp_path / "run")
+    steps = [parameters(run, step) for step in (1, 2, 3)]
+    stems = [step["backbone"]["stem"]["conv"]["kernel"] for step in steps]
+    np.testing.assert_array_equal(stems[0], stems[1])
+    assert not np.array_equal(stems[1], stems[2])
+    heads = [step["classifier"]["scores"]["kernel"] for step in steps]
+    assert not np.array_equal(heads[0], heads[1])
+
+
+def test_weights_of_another_backbone_are_one_line(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_loop", None)  # must not be reached
+    flags = [*tiny, "--config.model.pretrained=efficientnet_lite0"]
+    with pytest.raises(UserError, match="^efficientnet_lite0 .*another backbone: .*config.model.backbone$"):
+        train(flags, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
