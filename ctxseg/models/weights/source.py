@@ -64,7 +64,7 @@ def open_source(name: str) -> Source:
     """
     path = epath.Path(name).expanduser()
     if not path.exists() and name in INSTALLED:
-        path = _installed(name)
+        path = installed(name)
     try:
         contents = files.read(path)
     except FileNotFoundError:
@@ -88,7 +88,8 @@ def open_source(name: str) -> Source:
     return Source(name, publisher.title, translated, left, (), pixels, publisher.lacks)
 
 
-def _installed(name):
+def installed(name: str) -> epath.Path:
+    """The file of an installed set, a key of `INSTALLED`. UserError: its package is not installed."""
     package, file = INSTALLED[name]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

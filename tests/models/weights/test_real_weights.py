@@ -1,0 +1,47 @@
+"""ImageNet's weights of EfficientNet-Lite0, as they are installed: their classifier names what is in photographs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+import ctxseg
+from ctxseg.configs import fcn
+from ctxseg.models import create_model
+from ctxseg.models.weights import source
+from ctxseg.models.weights.files import read
+
+SIDE = 224
+
+
+@pytest.fixture(scope="module")
+def classify():
+    """A function of an image → the scores of ImageNet's 1000 classes. The classifier, which no network here has, is in NumPy."""
+    config = fcn.get_config()
+    config.model.backbone.name = "efficientnet_lite0"
+    config.model.backbone.output_stride = 32
+    config.model.pixels.update(source.open_source("efficientnet_lite0").pixels)
+    model = create_model(config.model, 2)
+    variables = jax.jit(model.init)(jax.random.PRNGKey(0), jnp.zeros((1, 64, 64, 3), jnp.uint8))
+    variables, report = ctxseg.load_weights(model, variables, "efficientnet_lite0")
+    assert {name.split("/")[1] for name in report.new} == {"classifier"}
+    tensors = read(source.installed("efficientnet_lite0")).tensors
+    head = {name: tensors[name].read() for name in report.left}
+    apply = jax.jit(lambda images: model.apply(variables, images).features["res5"])
+
+    def scores(image):
+        image = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+        x = np.asarray(apply(image[None]))[0] @ head["_conv_head.weight"][:, :, 0, 0].T
+        x = (x - head["_bn1.running_mean"]) / np.sqrt(head["_bn1.running_var"] + 1e-3)
+        x = np.clip(x * head["_bn1.weight"] + head["_bn1.bias"], 0, 6).mean((0, 1))
+        return x @ head["_fc.weight"].T + head["_fc.bias"]
+
+    return scores
+
+
+def test_photographs_are_recognised(classify):
+    cats = np.argsort(-classify(data.chelsea()))[:3]
+    assert list(cats) == [285, 282, 281]  # Egyptian cat, tiger cat, tabby
+    assert np.argmax(classify(data.coffee())) == 967  # espresso
