@@ -171,8 +171,8 @@ def _check_backbone(source, flat, tensors, lacks):
     ):
         if names:
             raise UserError(
-                f"{source} has the weights of another backbone: {has} has {_short(min(names))} and {lack} does not; see the fields of "
-                "config.model.backbone"
+                f"{source} has the weights of another backbone: {has} has {_short(min(names))} and {lack} does not; set "
+                "config.model.backbone, or config.model.pretrained=none"
             )
 
 
