@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ctxseg import data
 from ctxseg.models import create_model
+from ctxseg.runs import pretrained
 from ctxseg.settings import collect, reading
 from ctxseg.training import checks, optimizers
 
@@ -21,6 +22,7 @@ def show(config) -> None:
     Raises:
         UserError: any error that training would raise at its start, except errors in the data.
     """
+    config = pretrained.resolve(config)
     class_names = data.metadata(config.data)["class_names"]
     checks.check_fields(config, class_names)
     if config.train.batch_size == 1:

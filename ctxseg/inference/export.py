@@ -91,7 +91,7 @@ def export(config, folder, path=None, overwrite: bool = False, checkpoint=None) 
         "palette": [list(c) for c in metadata["palette"]],
         "labels": "a label is an index into class_names and palette (RGB), from 0",
         "base_size": list(protocol.size),
-        "pixels": model.pixels.filled(),
+        "pixels": model.pixels.effective(dataclasses.asdict(model.pixels)),
         "max_pixels": config.eval.max_pixels,
         "longest": extent.LONGEST,
         "superpixels": [list(view) for view in views],

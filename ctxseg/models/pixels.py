@@ -28,13 +28,16 @@ class PixelFormat:
     std: tuple[Factor, Factor, Factor] | None = None
     order: Literal["rgb", "bgr"] | None = None
 
-    def filled(self) -> dict:
-        """{"mean", "std", "order"}, with the defaults."""
-        return {"mean": self.mean or IMAGENET_MEAN, "std": self.std or IMAGENET_STD, "order": self.order or "rgb"}
+    @staticmethod
+    def effective(fields: dict) -> dict:
+        """{"mean", "std", "order"} as they take effect, given the fields."""
+        defaults = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "order": "rgb"}
+        return {name: fields[name] or default for name, default in defaults.items()}
 
     def __call__(self, images: Real[Array, "b H W 3"]) -> Float32[Array, "b H W 3"]:
         """RGB images in 0 to 255 → what the backbone reads."""
         x = images.astype(jnp.float32)
         if self.order == "bgr":
             x = x[..., ::-1]
-        return (x - jnp.array(self.mean or IMAGENET_MEAN)) / jnp.array(self.std or IMAGENET_STD)
+        used = self.effective(dataclasses.asdict(self))
+        return (x - jnp.array(used["mean"])) / jnp.array(used["std"])

@@ -60,15 +60,15 @@ def open_weights(name: str) -> Source:
     return Source(name, "a run", tensors, (), names, workdir.pixels_of(config))
 
 
-def resolve(config, folder: str):
-    """The config with the values that `config.model.pixels` has in the run in `folder`.
+def resolve(config, folder: str | None = None):
+    """The config with values in `config.model.pixels`. Values that are given stay.
 
-    Fields that are given stay. The others are those of the run, if it exists, or else those of its pretrained weights.
+    The others are those of the run in `folder`, if there is one, or else those of `config.model.pretrained`, if it is given.
 
     Raises:
-        UserError: the run's config.json or the weights cannot be read.
+        UserError: the config.json of the run, or the weights, cannot be read.
     """
-    if workdir.exists(folder):
+    if folder is not None and workdir.exists(folder):
         return workdir.with_pixels(config, workdir.pixels_of(workdir.read_config(folder)))
     if config.model.pretrained:
         return workdir.with_pixels(config, open_weights(config.model.pretrained).pixels)

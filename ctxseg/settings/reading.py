@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 
 from ctxseg.errors import UserError
 from ctxseg.models import CONTEXTS, create_model, find_module
-from ctxseg.settings.collect import CHOSEN, class_of, config_fields, defaults_of
+from ctxseg.settings.collect import CHOSEN, FIXED, class_of, config_fields, defaults_of
 from ctxseg.settings.fields import flatten_as_json
 
 
@@ -144,12 +144,13 @@ def effective(config) -> dict:
         for name, default in defaults_of(module).items():
             if values.get(f"{path}.{name}", ...) is None and default is not dataclasses.MISSING:
                 values[f"{path}.{name}"] = list(default) if isinstance(default, tuple) else default
-    for path, module in modules.items():
+    for path, module in (modules | FIXED).items():
         if hasattr(class_of(module), "effective"):
             section = {
                 name.removeprefix(f"{path}."): value for name, value in values.items() if name.startswith(f"{path}.")
             }
-            values |= {f"{path}.{name}": value for name, value in class_of(module).effective(section).items()}
+            for name, value in class_of(module).effective(section).items():
+                values[f"{path}.{name}"] = list(value) if isinstance(value, tuple) else value
     return {name: value for name, value in values.items() if name not in dropped}
 
 

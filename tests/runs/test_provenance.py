@@ -37,7 +37,8 @@ def place(tmp_path_factory):
     write(place / "other", 1)
     settings = [
         f"--config.data.data_dir={place}/prepared", "--config.data.crop=32,32", "--config.data.threads=0",
-        "--config.model.backbone.name=tiny", "--config.model.backbone.width=4", "--config.model.pretrained=none", "--config.train.steps=1", "--config.train.batch_size=1", "--config.eval.batch_size=2",
+        "--config.model.backbone.name=tiny", "--config.model.backbone.width=4", "--config.model.pretrained=none",
+        "--config.train.steps=1", "--config.train.batch_size=1", "--config.eval.batch_size=2",
     ]  # fmt: skip
     call(FCN, *settings, f"--config.data.manual_dir={place}/mine", f"--workdir={place}/run")
     return place, settings
