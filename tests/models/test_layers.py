@@ -12,18 +12,20 @@ import pytest
 from jax import lax
 
 from ctxseg.models import layers
-from ctxseg.models.convolution import convolve, materialize
+from ctxseg.models.convolution import convolve, convolve_depthwise, materialize, tensorflow_padding
 
 
-def plain(x, kernel, stride, dilation):
-    pad = dilation * (kernel.shape[0] // 2)
+def plain(x, kernel, stride, dilation, before=None, groups=1):
+    total = dilation * (kernel.shape[0] - 1)
+    before = total // 2 if before is None else before
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        ((pad, pad), (pad, pad)),
+        ((before, total - before),) * 2,
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -70,6 +72,34 @@ def test_convolution_and_its_gradients_match_xla(
     for actual, gradient in zip(gradients(dy), expected_gradients(dy.astype(jnp.float32)), strict=True):
         assert actual.dtype == dtype
         assert_near(actual, gradient, tolerance)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize(
+    "height, width, kernel, stride, dilation, before",
+    [(8, 7, 3, 2, 1, 0), (7, 10, 5, 2, 1, 1), (6, 9, 5, 1, 2, 2), (9, 8, 3, 1, 1, None), (3, 5, 5, 1, 4, None)],
+)
+def test_other_paddings_and_depthwise_convolutions_match_xla(
+    height, width, kernel, stride, dilation, before, depthwise
+):
+    x, w = normal(2, height, width, 6), normal(kernel, kernel, 1 if depthwise else 6, 6, seed=1)
+    function = convolve_depthwise if depthwise else convolve
+    y, gradients = jax.jit(lambda x, w: jax.vjp(lambda *a: function(*a, stride, dilation, before), x, w))(x, w)
+    groups = 6 if depthwise else 1
+    expected, expected_gradients = jax.vjp(lambda *a: plain(*a, stride, dilation, before, groups), x, w)
+    dy = normal(*expected.shape, seed=2)
+    assert_near(y, expected, 5e-6)
+    for actual, gradient in zip(gradients(dy), expected_gradients(dy), strict=True):
+        assert_near(actual, gradient, 5e-6)
+
+
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2), (1, 1)])
+def test_tensorflow_s_padding_of_maps_that_the_stride_divides(kernel, stride):
+    """XLA's "SAME" is TensorFlow's."""
+    x, w = normal(1, 8, 6, 2), normal(kernel, kernel, 2, 3, seed=1)
+    y = convolve(x, w, stride, 1, tensorflow_padding(kernel, stride))
+    same = lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    assert_near(y, same, 5e-6)
 
 
 def test_padding_is_symmetric():
