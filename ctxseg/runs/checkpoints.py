@@ -169,7 +169,8 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     Raises:
         UserError: the checkpoint does not exist, or belongs to another model.
     """
-    config = workdir.with_pixels(config, workdir.pixels_of(workdir.read_config(folder)))
+    if workdir.exists(folder):
+        config = workdir.with_pixels(config, workdir.pixels_of(workdir.read_config(folder)))
     model = create_model(config.model, len(provenance.metadata(config, folder)["class_names"]))
     optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
     if not epath.Path(folder, "checkpoints").is_dir():  # Orbax would create it
