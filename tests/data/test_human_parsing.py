@@ -117,7 +117,7 @@ BAD_CIHP = {
 
 
 @pytest.mark.parametrize("fault", BAD_LIP | BAD_CIHP)
-def test_bad_folders_are_named(fault, request, tmp_path):
+def test_bad_folders_are_reported(fault, request, tmp_path):
     name = "lip" if fault in BAD_LIP else "cihp"
     tree = request.getfixturevalue(name)
     spoil, message = (BAD_LIP | BAD_CIHP)[fault]

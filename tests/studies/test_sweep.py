@@ -562,7 +562,7 @@ def test_orderings():
 
 
 def test_small_numbers_keep_their_digits():
-    """As the seconds in hrenet_time."""
+    """Such as the seconds in hrenet_time."""
     cell = {"ours": {0: 0}, "std": None, "interval": None, "classes": []}
     rows = [
         {"name": "a|b", "failed": None, "parameters": 1e6, "minutes": 2.0, "cells": [cell | {
