@@ -218,7 +218,7 @@ def test_unusual_files_decode_correctly(tree, tmp_path):
     palette.save(tree / "trainannot/b.png")  # ids with a palette
     Image.fromarray(picture("a")[..., 0]).save(tree / "train/a.png")  # a grey photograph
     exif = Image.Exif()
-    exif[0x0112] = 6  # a camera on its side; the label is of the pixels as stored
+    exif[0x0112] = 6  # a rotated camera; the label fits the pixels as stored
     Image.fromarray(np.full((3, 4, 3), (250, 10, 10), np.uint8)).save(tree / "train/c.png", format="JPEG", exif=exif)
 
     source = pipeline.source(data.load("camvid", tmp_path / "cache", tree), "train")

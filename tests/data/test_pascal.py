@@ -133,7 +133,7 @@ BAD_VOC = {
         lambda t: truncate(t / "benchmark_RELEASE/dataset/cls/2008_y.mat"),
         r"^\S*/cls/2008_y.mat: .*read as a MATLAB file: .",
     ),
-    "not MATLAB's": (
+    "not a MATLAB file": (
         lambda t: (t / "benchmark_RELEASE/dataset/cls/2008_y.mat").write_text("hello, " * 40),
         r"^\S*/cls/2008_y.mat: .*read as a MATLAB file: .",
     ),

@@ -123,7 +123,7 @@ def killed(*args):
     while len(calls) >= 5:  # the last calls wait for the first file
         if os.path.exists(sys.argv[3]):
             os.kill(os.getpid(), signal.SIG)
-            time.sleep(1)  # until the main thread gets it, which then waits for this thread to end
+            time.sleep(1)  # until the main thread gets the signal; it then waits for this thread to end
             break
         time.sleep(0.01)
     return slic(*args)

@@ -200,7 +200,7 @@ def test_the_table_and_the_file(capsys, tmp_path):
     assert all(len(line.split()) == 6 and len(line) == len(lines[1]) for line in lines[2:4])
     assert any(line.startswith("rce ") and line.endswith("input is [1,16,16,16]") for line in lines)
 
-    assert os.listdir(tmp_path / "new") == ["complexity.json"]  # the folder does not become that of a run
+    assert os.listdir(tmp_path / "new") == ["complexity.json"]  # the folder does not become a run's
     assert lines[-1] == f"{tmp_path}/new/complexity.json"
     assert (result["input"], result["channels"], result["repeats"]) == ([1, 16, 16, 32], 16, 2)
     assert (result["dtype"], result["jax"]) == ("float32", jax.__version__) and result["device"]

@@ -248,7 +248,7 @@ COMMAND = r"--config=\S+(?: --config\.\S+)*"
 
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_that_cannot_be_run_have_only_the_papers_result(name):
-    """Rows and columns from COCO or of a test server, on any data. The table's note names the nearest runs, which are valid."""
+    """They need training on COCO, or a test server. The table's note names the most similar runs, which are valid."""
     get_table = importlib.import_module(f"ctxseg.configs.tables.{name}").get_table
     only_paper = ONLY_PAPER.get(name, set())
     table = get_table()
@@ -361,7 +361,7 @@ def test_runs_that_differ_only_in_evaluation_are_trained_once(tmp_path, stand_in
 
 
 def test_results_of_other_configs_are_not_used(tmp_path, stand_in):
-    """A run of another config stops the sweep, even in a row that is not selected; another protocol is evaluated again."""
+    """A run of another config stops the sweep, even in a row that is not selected. With another protocol, a run is evaluated again."""
     folder = str(tmp_path / "sweep")
     runs = plan(THREE, folder)
     execute(list(runs.values()), stand_in, str(tmp_path / "compiled"))
