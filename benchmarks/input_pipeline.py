@@ -71,7 +71,7 @@ def write_folder(folder: Path, case, count: int) -> None:
                 photo = photos[rng.integers(len(photos))]
                 y, x = (rng.integers(n - 256) for n in photo.shape[:2])
                 enlarged = cv2.resize(photo[y : y + 256, x : x + 256], (512, 512), interpolation=cv2.INTER_CUBIC)
-                noisy = enlarged + rng.normal(0, 1.5, enlarged.shape)  # as of a sensor
+                noisy = enlarged + rng.normal(0, 1.5, enlarged.shape)  # like a sensor's noise
                 tile[...] = noisy.round().clip(0, 255)[: tile.shape[0], : tile.shape[1]]
         regions = segmentation.slic(image[::4, ::4], n_segments=60, start_label=0)
         ids = rng.integers(0, 20, regions.max() + 1).astype(np.uint8)
@@ -162,7 +162,7 @@ class Samples(torch.utils.data.Dataset):
 
 
 def jitter(image, rng, a):
-    """Jitters brightness and contrast by one scaling, saturation and hue in HSV."""
+    """Jitters brightness and contrast by one factor, and saturation and hue in HSV."""
     image = cv2.convertScaleAbs(
         image,
         alpha=rng.uniform(1 - a.contrast, 1 + a.contrast) * rng.uniform(1 - a.brightness, 1 + a.brightness),
@@ -195,7 +195,7 @@ def wait_until_idle() -> None:
         if (now := cpu_seconds()) - before < 0.02:
             return
         before = now
-    raise RuntimeError("a loader does not become idle")
+    raise RuntimeError("the input pipelines do not become idle")
 
 
 def measure(batches, ready: int, count: int) -> tuple[float, float]:

@@ -120,7 +120,7 @@ def unreadable(folder: Path) -> list[str]:
     return messages
 
 
-def living(folder: Path) -> dict[int, str]:
+def running_processes(folder: Path) -> dict[int, str]:
     """The processes of main.py that work below `folder`: {id: command}."""
     listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,stat=,args="], capture_output=True, text=True, check=True)
     processes = {}
@@ -160,11 +160,11 @@ def measure(mode: str, folder: Path, times: list[float]) -> dict[str, str]:
             shutil.rmtree(target(mode, folder), ignore_errors=True)
         name, number, group = WAYS[index % len(WAYS)]
         status, seconds = stop(command(mode, folder), log, after, number, group)
-        left, finished = living(folder), status == 0
-        for pid in left:
+        leftover, finished = running_processes(folder), status == 0
+        for pid in leftover:
             os.kill(pid, signal.SIGKILL)
         stderr = log.read_text(errors="replace")
-        wrong = [fault(status, stderr), *(f"still running: {args}" for args in left.values())]
+        wrong = [fault(status, stderr), *(f"still running: {args}" for args in leftover.values())]
         wrong = [*filter(None, wrong), *unreadable(target(mode, folder))]
         kind = "other" if wrong else "finished" if finished else "status 2"
         counts[kind] += 1

@@ -72,7 +72,7 @@ def check(field: str, value: Any, annotation: Any) -> None:
         UserError: the value violates the annotation. The message names the field and the expected values.
     """
     origin, entries = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):  # of a type and None
+    if origin in (typing.Union, types.UnionType):  # `X | None`
         if value is not None:
             check(field, value, entries[0])
     elif origin is typing.Literal:

@@ -1,4 +1,4 @@
-"""Looks up a name in a config: an entry of the package, or `package.module:Class` from anywhere."""
+"""Looks up a name in a config: a built-in entry, or `package.module:Class` of any module that can be imported."""
 
 import importlib
 import os

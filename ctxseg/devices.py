@@ -22,8 +22,8 @@ def check_batch_size(field: str, batch_size: int) -> None:
 def parallel(function, donate: tuple[int, ...] = (), static: tuple[int, ...] = ()):
     """`function(state, batch)`, compiled to run on every local device, over the axis `AXIS`.
 
-    Every argument has a leading device axis, except those whose indices are in `static`: each new value of these compiles the function
-    again. Arguments with indices in `donate` give their memory to the result.
+    `static` and `donate` are indices of arguments. A static argument is the same on all devices, and each new value of it compiles the
+    function again. Every other argument has a leading device axis. The memory of a donated argument is reused for the result.
     """
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate, static_broadcasted_argnums=static)
 
@@ -31,7 +31,7 @@ def parallel(function, donate: tuple[int, ...] = (), static: tuple[int, ...] = (
 def replicate(tree):
     """A copy on every local device: leaves `[…]` → `[devices, …]`."""
     n = jax.local_device_count()
-    # With another sharding than that of the results of `parallel`, the second step would be compiled again.
+    # By `pmap`, so that the sharding is that of the results of `parallel`: with another one, the second step would be compiled again.
     return jax.pmap(lambda _, t: t, axis_name=AXIS, in_axes=(0, None))(jnp.arange(n), tree)
 
 

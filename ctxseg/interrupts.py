@@ -28,7 +28,7 @@ def install() -> None:
     """Makes a signal end the process at once: nothing needs cleaning up while modules are imported."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_at_once)
-    # Python calls handlers only between its own instructions, and so not while XLA compiles. The wakeup byte reaches a thread at once.
+    # Python calls signal handlers only between bytecode instructions, so not while XLA compiles. The wakeup byte reaches a thread at once.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -53,12 +53,12 @@ INTERRUPTED = interrupts.LINE
         (0, f"{INTERRUPTED}\n", "status 0, but error: interrupted"),
     ],
 )
-def test_allowed_ends_of_a_stopped_process(status, stderr, message):
+def test_faults_in_the_end_of_a_stopped_process(status, stderr, message):
     fault = runpy.run_path(str(ROOT / "benchmarks" / "stops.py"))["fault"](status, stderr)
     assert fault is None if message is None else message in fault
 
 
-def test_leftovers_of_a_stopped_process_are_found(tmp_path):
+def test_damaged_files_and_running_processes_are_found(tmp_path):
     stops = runpy.run_path(str(ROOT / "benchmarks" / "stops.py"))
     (tmp_path / "results.json").write_text("{}")
     (tmp_path / ".results.json.1.2.tmp").write_text("{")  # a temporary file
@@ -71,6 +71,7 @@ def test_leftovers_of_a_stopped_process_are_found(tmp_path):
 
     child = [sys.executable, "-c", "input()", "main.py", f"--workdir={tmp_path}/a"]
     with subprocess.Popen(child, stdin=subprocess.PIPE) as process:
-        assert list(stops["living"](tmp_path)) == [process.pid] and not stops["living"](tmp_path / "b")
+        running = stops["running_processes"]
+        assert list(running(tmp_path)) == [process.pid] and not running(tmp_path / "b")
         process.kill()
-    assert not stops["living"](tmp_path)
+    assert not running(tmp_path)

@@ -1,4 +1,4 @@
-"""Damaged, unusual and hostile inputs of every kind, as users have them; and how many there are."""
+"""Every damaged, unusual or hostile input in `tests/damaged` is read correctly or reported in one line."""
 
 import os
 
@@ -40,7 +40,7 @@ def test_an_input_is_read_or_reported_in_one_line(item, common, tmp_path, capsys
 
 
 def test_numbers_of_inputs():
-    """The table of `python -m tests.damaged`."""
+    """They are those in the table that `python -m tests.damaged` prints."""
     is_error = {kind: [isinstance(item.expected, bench.ErrorLine) for item in items] for kind, items in KINDS.items()}
     assert {kind: (errors.count(False), errors.count(True)) for kind, errors in is_error.items()} == COUNTS
     assert len({(item.kind, item.name) for item in INPUTS}) == len(INPUTS) == sum(map(sum, COUNTS.values())) >= 100

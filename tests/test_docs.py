@@ -1,4 +1,4 @@
-"""What pages, docstrings and comments point to exists: sections of the spec, links, files, modules and fields of the config."""
+"""References in pages, docstrings and comments are valid: sections of the spec, links, files, modules and fields of the config."""
 
 import ast
 import functools
@@ -17,7 +17,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MODULES = sorted([ROOT / "main.py", *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 FILE_NAMES = {path.name for path in [*PAGES, *MODULES]}
 
-# Files that are no part of the repository: a reader's own, those that a command writes, and another project's.
+# Files outside the repository: a reader's own, those that a command writes, and another project's.
 ELSEWHERE = {"ctxseg/models/context/mine.py", "mine.py", "run.py", "table.md", "helpers/labels.py"}
 PLACEHOLDER = re.compile("SYSTEM|NAME")
 
@@ -33,7 +33,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 @functools.cache
 def prose(path: Path) -> list[tuple[int, str]]:
-    """(line, text) of a page as a whole, or of each docstring and comment of a module."""
+    """(line, text): the whole text of a page, or each docstring and comment of a module."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return [(1, text)]
@@ -53,7 +53,7 @@ def prose(path: Path) -> list[tuple[int, str]]:
 
 
 def faults(paths, check) -> list[str]:
-    """`FILE:LINE: what` of all that `check` (text, path) finds: pairs of a position in the text and what is wrong there."""
+    """`FILE:LINE: fault` for each (position in the text, fault) that `check(text, path)` yields."""
     return [
         f"{path.relative_to(ROOT)}:{line + text.count(chr(10), 0, position)}: {what}"
         for path in paths
@@ -66,7 +66,7 @@ SECTIONS = re.findall(r"^## (\w+)\. ", (ROOT / "docs/spec.md").read_text(encodin
 
 
 def wrong_citations(text, _path=None):
-    """Of "SPEC §4", "SPEC §1 and §6": sections that docs/spec.md does not have, and citations that name no section."""
+    """Citations such as "SPEC §1 and §6": sections that docs/spec.md does not have, and citations that name no section."""
     for match in CITATION.finditer(text):
         cited = re.findall(r"§(\w+)", match[1])
         yield from ((match.start(), f"there is no SPEC §{section}") for section in cited if section not in SECTIONS)
@@ -83,14 +83,14 @@ def wrong_paths(text, path):
             if name.startswith(tuple(f"{folder}/" for folder in FOLDERS))
             else [ROOT, ROOT / "ctxseg", ROOT / "tests", path.parent]
         )
-        there = any(any(place.glob(name)) if "*" in name else (place / name).exists() for place in places)
-        known = name in ELSEWHERE or PLACEHOLDER.search(name) or "/" not in name and name in FILE_NAMES
-        if not there and not known:
+        exists = any(any(place.glob(name)) if "*" in name else (place / name).exists() for place in places)
+        exempt = name in ELSEWHERE or PLACEHOLDER.search(name) or "/" not in name and name in FILE_NAMES
+        if not exists and not exempt:
             yield match.start(), f"there is no {name}"
 
 
 def wrong_modules(text, _path=None):
-    """Modules of the package that do not exist, by their dotted names, and names that do not occur in theirs."""
+    """Dotted names of modules of the package that do not exist, and names that do not occur in the module before them."""
     for match in MODULE.finditer(text):
         place, (*names,) = ROOT / "ctxseg", match[1][1:].split(".")
         while names and (place / names[0]).is_dir():
@@ -114,7 +114,7 @@ NAMES = set(_names(defaults.get_config()))
 
 
 def wrong_fields(text, _path=None):
-    """Of `config.a.b`, `config.train.*` and `--sweep=a.b=…`: fields and sections that the config does not have."""
+    """Fields and sections in `config.a.b`, `config.train.*` and `--sweep=a.b=…` that the config does not have."""
     for match in [*FIELD.finditer(text), *SWEPT.finditer(text)]:
         name = match[1]
         # A run's config.json, and the placeholder of all help texts.
@@ -125,12 +125,12 @@ def wrong_fields(text, _path=None):
 
 
 def without_code(text: str) -> str:
-    """A page without its code, fenced or within a line; positions stay."""
+    """A page with spaces in place of its code, fenced or within a line, so that positions do not change."""
     return re.sub(r"^```.*?^```|`[^`\n]+`", lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """What links to headings may end in, as GitHub makes it: lower case, no punctuation, hyphens for spaces, numbers for repetitions."""
+    """The anchors of headings, as GitHub forms them: lower case, no punctuation, hyphens for spaces, numbers for repetitions."""
     found: set[str] = set()
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for heading in re.findall(r"^#{1,6} +(.*?) *$", text, re.MULTILINE):
@@ -154,11 +154,11 @@ def wrong_links(text, page):
 
 
 @pytest.mark.parametrize("check", [wrong_citations, wrong_paths, wrong_modules, wrong_fields])
-def test_what_is_named_exists(check):
+def test_references_exist(check):
     assert faults([*PAGES, *MODULES], check) == []
 
 
-def test_links_lead_somewhere():
+def test_links_have_targets():
     assert faults(PAGES, wrong_links) == []
 
 
@@ -185,11 +185,11 @@ def test_links_lead_somewhere():
         (wrong_links, "[a](#gone)", ["link to #gone, which README.md does not have"]),
     ],
 )
-def test_checks_find_what_is_planted(check, text, found):
+def test_checks_find_planted_faults(check, text, found):
     assert [what for _, what in check(text, ROOT / "README.md")] == found
 
 
-def test_prose_is_pages_docstrings_and_comments(tmp_path):
+def test_prose_consists_of_pages_docstrings_and_comments(tmp_path):
     page, module = tmp_path / "page.md", tmp_path / "module.py"
     page.write_text("a\n")
     module.write_text('"""b"""\n\n\ndef f():\n    """c"""\n    return "no # prose"  # d\n')

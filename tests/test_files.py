@@ -6,7 +6,7 @@ import pytest
 from ctxseg import files
 
 
-def test_write_json_is_whole_or_not_at_all(tmp_path):
+def test_write_json_is_atomic(tmp_path):
     path = tmp_path / "results.json"
     files.write_json(path, {"mIoU": np.float64("nan"), "palette": np.array([[1, 2, 3]]), "crop": (2, 3)})
     assert json.loads(path.read_text()) == {"mIoU": None, "palette": [[1, 2, 3]], "crop": [2, 3]}

@@ -20,7 +20,7 @@ interrupts.install()
 interrupts.cleanups.append(lambda: print("cleaned up", file=sys.stderr))
 def ready():
     print("ready", file=sys.stderr, flush=True)
-def block():  # as a compilation: the second lock waits forever, and no signal makes it return
+def block():  # like a compilation: the second lock waits forever, and no signal makes it return
     mutex = ctypes.create_string_buffer(128)
     for _ in range(2):
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
@@ -35,7 +35,7 @@ try:
 except KeyboardInterrupt:  # raised just before block()
     block()
 """,
-    "swallowed": """
+    "swallowed exception": """
 interrupts.unwind()
 while True:
     try:
@@ -78,7 +78,7 @@ def test_one_line_and_status_2(moment):
 
 
 def test_unfinished_files_are_removed_first():
-    """And the first signal does not interrupt a training that is saving, however long that takes."""
+    """A process that is saving is not ended by the first signal, however long it takes."""
     code = """
 interrupts.unwind()
 try:

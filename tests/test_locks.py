@@ -19,7 +19,7 @@ with locks.hold(sys.argv[1]) as descriptors:
 """
 
 
-def test_a_killed_process_lets_go(tmp_path):
+def test_a_killed_process_releases_its_lock(tmp_path):
     path, waited = tmp_path / "a" / ".lock", []
     with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().strip().isdigit()
@@ -35,8 +35,8 @@ def test_a_killed_process_lets_go(tmp_path):
     assert path.exists()
 
 
-def test_a_child_that_inherits_it_goes_on_holding(tmp_path):
-    """As the run of a sweep that is killed."""
+def test_a_child_process_that_inherits_a_lock_keeps_it(tmp_path):
+    """For example, the run that a sweep has started, after the sweep is killed."""
     path = tmp_path / ".lock"
     start = f"""
 import subprocess, sys
@@ -59,7 +59,7 @@ with locks.hold({str(path)!r}) as descriptors:
             pass
 
 
-def test_waiting_ends_when_asked(tmp_path):
+def test_waiting_ends_on_request(tmp_path):
     stopping = threading.Event()
     with open(tmp_path / ".lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -68,7 +68,7 @@ def test_waiting_ends_when_asked(tmp_path):
     assert stopping.is_set()
 
 
-def test_a_folder_that_its_holder_removes_is_made_again(tmp_path):
+def test_a_folder_that_is_removed_while_waiting_is_created_again(tmp_path):
     path = tmp_path / "a" / ".lock"
     path.parent.mkdir()
     other = open(path, "w")

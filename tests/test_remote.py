@@ -25,12 +25,12 @@ DATASET |= {"class_names": RESULTS["class_names"], "palette": RESULTS["palette"]
 
 
 class Storage(MemoryFileSystem):
-    """As Google's: one bucket, no folders, and what is opened to append is overwritten."""
+    """Like Google's storage: one bucket, no folders, and a file that is opened to append is overwritten."""
 
     protocol = ("gcs", "gs")
     store = {}
     pseudo_dirs = [""]
-    fault = None  # what it raises
+    fault = None  # an exception that opening a file raises
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -74,7 +74,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_record_of_a_run(run):
+def test_the_files_of_a_run_are_read_back(run):
     assert names(run) == ["config.json", "images.npz", "metrics.jsonl", "results.json", "samples.npz"]
     assert workdir.read_config(RUN) == fcn.get_config()
     assert workdir.read_dataset(RUN) == DATASET and provenance.metadata(fcn.get_config(), RUN) == DATASET
@@ -101,7 +101,7 @@ def test_a_folder_without_a_run(bucket):
         ctxseg.load("gs://bucket/export.zip")
 
 
-def test_another_config_and_damaged_files(run):
+def test_another_config_and_damaged_files_are_reported(run):
     config = fcn.get_config()
     config.seed = 3
     with pytest.raises(UserError, match=rf"^{RUN} .*config\.seed is 3 .* 0 .*--workdir"):
@@ -114,7 +114,7 @@ def test_another_config_and_damaged_files(run):
         record.read_samples(RUN)
 
 
-def test_a_log_that_goes_on(run):
+def test_a_log_is_truncated_and_continued(run):
     (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text() + '{"step": 30, "ki')
     log = metrics_log.MetricsLog(RUN)
     log.truncate(10)
@@ -125,7 +125,7 @@ def test_a_log_that_goes_on(run):
 @pytest.mark.parametrize(
     "scheme, why", [("gs", "this needs google-cloud-storage"), ("az", "tensorboardX cannot write")]
 )
-def test_events_that_cannot_be_written_are_left_out(scheme, why, monkeypatch, capsys):
+def test_tensorboard_events_that_cannot_be_written_are_skipped(scheme, why, monkeypatch, capsys):
     monkeypatch.setattr("ctxseg.runs.loggers.REMOTE", {"gs": ("google-cloud-storage", False)})
     log = LOGGERS["tensorboard"](epath.Path(f"{scheme}://bucket/run"))
     log.restart(3)
@@ -149,7 +149,7 @@ def test_nothing_is_locked(bucket):
     assert not bucket.exists()
 
 
-def test_files_are_replaced_whole(run, tmp_path):
+def test_writing_appending_and_moving_files(run, tmp_path):
     files.write_text(run / "a", "one")
     files.write_text(run / "a", "two")
     files.append_text(run / "a", " three")
@@ -161,7 +161,7 @@ def test_files_are_replaced_whole(run, tmp_path):
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("no\nanswer"), PermissionError("not yours")])
-def test_faults_of_the_storage_are_one_line(run, fault, monkeypatch):
+def test_storage_errors_are_reported_in_one_line(run, fault, monkeypatch):
     monkeypatch.setattr(Storage, "fault", fault)
     for done, use in (
         ("read", lambda: record.read(RUN)),
@@ -174,7 +174,7 @@ def test_faults_of_the_storage_are_one_line(run, fault, monkeypatch):
             use()
 
 
-def test_a_bucket_that_there_is_not():
+def test_a_missing_bucket_is_reported():
     with pytest.raises(UserError, match=r"^gs://buckt/run/config\.json cannot be written: .*bucket"):
         workdir.claim("gs://buckt/run", fcn.get_config())
 
@@ -196,31 +196,31 @@ def test_storage_that_cannot_be_reached(folder, message):
             call(*arguments)
 
 
-def test_a_sweep_needs_a_folder_of_this_machine():
+def test_a_sweep_needs_a_local_folder():
     with pytest.raises(UserError, match="^--workdir=gs://bucket/t: .*local folder.*"):
         sweep.sweep(THREE, "gs://bucket/t", [], resolve, [])
 
 
-def test_prepared_data_are_read(bucket, street, tmp_path):
+def test_prepared_data_are_read_from_a_bucket(bucket, street, tmp_path):
     built = data.load("camvid", tmp_path, street)
-    there = bucket / "prepared"
+    remote = bucket / "prepared"
     with pytest.raises(UserError, match="^config.data.data_dir=gs://bucket/prepared .*camvid.* copy"):
-        data.load("camvid", there)
+        data.load("camvid", remote)
     with pytest.raises(UserError, match="^config.data.data_dir=gs://bucket/prepared .*camvid"):
-        data.load("camvid", there, street)
+        data.load("camvid", remote, street)
     assert not bucket.exists(), "nothing is written"
     for path in tmp_path.glob("**/1.0.0/*"):
-        (there / path.relative_to(tmp_path)).write_bytes(path.read_bytes())
+        (remote / path.relative_to(tmp_path)).write_bytes(path.read_bytes())
     for folder in (None, street):
-        builder = data.load("camvid", str(there), folder)
-        assert builder.data_dir == str(there / epath.Path(built.data_dir).relative_to(tmp_path))
+        builder = data.load("camvid", str(remote), folder)
+        assert builder.data_dir == str(remote / epath.Path(built.data_dir).relative_to(tmp_path))
         assert provenance.describe(builder) == provenance.describe(built)
         assert builder.info.splits["train"].num_examples == 6
     with pytest.raises(UserError, match="superpixels-9-slic-.* val.* copy"):
         superpixels.source(builder, "val", [None] * 3, superpixels.View(9))
     next(path for path in epath.Path(builder.data_dir).iterdir() if "train" in path.name).unlink()
     with pytest.raises(UserError, match="config.data.data_dir: gs://bucket/prepared/.* delete"):
-        data.load("camvid", there)
+        data.load("camvid", remote)
 
 
 def test_data_that_cannot_be_read(street):

@@ -1,4 +1,4 @@
-"""What the pages tell a reader to type: Python blocks run, and commands name files, flags, fields and versions that exist."""
+"""The code on the pages works: Python blocks run, and commands name files, flags, fields and versions that exist."""
 
 import contextlib
 import functools
@@ -29,7 +29,7 @@ from tests.inference.test_predict import picture, run  # noqa: F401  # a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-# What stands for a reader's own, in commands that are otherwise complete.
+# {placeholder in a command: what is tried in its place}.
 PLACEHOLDERS = {"RUN": "runs/zigzag-scenes", "SYSTEM": "zigzag", "DATASET": "scenes", "STEP": "3"}
 PROGRAMS = ("python", "ctxseg", "pip", "unzip")
 
@@ -37,7 +37,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LOOP = re.compile(r"^for (\w+) in ([^;\n]+);\s*do\s(.*?)\bdone$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 MODULE = re.compile(r"# (\w+)\.py\n")
-# `labels = …  # uint8 [H,W]`: what a comment says of an array.
+# `labels = …  # uint8 [H,W]`: a comment with the dtype and shape of an array.
 SHAPE = re.compile(r"^(\w+) = [^#\n]*#[^#\n]*?(?:\b(uint8|float32) )?\[(\w+(?:,\w+)*)\]", re.MULTILINE)
 
 
@@ -50,7 +50,7 @@ def blocks(text: str, language: str) -> list[tuple[int, str]]:
 
 
 def shell_code(text: str) -> Iterator[tuple[int, str]]:
-    """(line, code) of what a page has for a shell: paragraphs that are indented by four, and blocks fenced as bash."""
+    """(line, code) of the shell code on a page: paragraphs that are indented by four spaces, and blocks fenced as bash."""
     yield from blocks(text, "bash")
     unfenced = BLOCK.sub(lambda m: "\n" * m[0].count("\n"), text)
     for match in re.finditer(r"(?:^    .*\n?)+", unfenced, re.MULTILINE):
@@ -58,22 +58,22 @@ def shell_code(text: str) -> Iterator[tuple[int, str]]:
 
 
 def inline_code(text: str) -> Iterator[tuple[int, str]]:
-    """(line, code) of what is within lines."""
+    """(line, code) of the code spans within lines."""
     unfenced = BLOCK.sub(lambda m: "\n" * m[0].count("\n"), text)
     for match in INLINE.finditer(unfenced):
         yield unfenced.count("\n", 0, match.start()) + 1, match[1]
 
 
 def expanded(loop: re.Match) -> str:
-    """A loop's commands for each of its values, on as many lines as before."""
+    """The commands of a `for` loop, repeated for each of its values, on as many lines as the loop."""
     variable, values, body = loop.groups()
     body = re.sub(r"\s*;\s*$", "", body.strip())
-    said = [re.sub(rf"\$\{{?{variable}\}}?", lambda _, value=value: value, body) for value in values.split()]
-    return "; ".join(";".join(part.split("\n")) for part in said) + "\n" * loop[0].count("\n")
+    parts = [re.sub(rf"\$\{{?{variable}\}}?", lambda _, value=value: value, body) for value in values.split()]
+    return "; ".join(";".join(part.split("\n")) for part in parts) + "\n" * loop[0].count("\n")
 
 
 def split(line: str) -> list[list[str]]:
-    """The simple commands of a line, without comments, redirections, and the folder of an environment's program."""
+    """The simple commands of a line, without comments, redirections and the folder of a program, such as .venv/bin."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     found: list[list[str]] = [[]]
@@ -91,7 +91,7 @@ def split(line: str) -> list[list[str]]:
 
 
 def commands_of(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, words) of every command on a page, in a block or, with arguments, within a line."""
+    """(line, words) of every command on a page: those in shell code, and code spans that have arguments."""
     code = [(line, LOOP.sub(expanded, block)) for line, block in shell_code(text)]
     code += [(line, span) for line, span in inline_code(text) if span.count(" ") > 1 and span.split()[0] in PROGRAMS]
     for start, block in sorted(code):
@@ -103,7 +103,7 @@ def commands_of(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def faults(text: str) -> list[str]:
-    """`LINE: what` of all commands of a page that would not do what they say, and of flags that do not exist."""
+    """`LINE: fault` for each command on a page that would fail, and for each flag that does not exist."""
     found, unpacked = [], set()
     for line, words in commands_of(text):
         unpacked |= set(words[2:]) if words[0] == "unzip" else set()
@@ -120,7 +120,7 @@ NAMES = {*flatten(collect.get_config()), "a.b"}
 
 @functools.cache
 def known_flags() -> set[str]:
-    """Of the command line, and of the benchmarks."""
+    """The flags of the command line and of the benchmarks."""
     sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/*.py")]
     return {*command_line.define_flags([])} | {flag for source in sources for flag in _arguments(source)}
 
@@ -131,7 +131,7 @@ def _arguments(source):
 
 
 def wrong(words: list[str], unpacked=()) -> Iterator[str]:
-    """What is wrong with a command. `unpacked` are files of an archive, which earlier commands have taken out of it."""
+    """The faults of a command. `unpacked`: files that earlier commands have unpacked from an archive."""
     program, *arguments = words
     if program == "pip":
         yield from wrong_pip(arguments)
@@ -156,7 +156,7 @@ def wrong(words: list[str], unpacked=()) -> Iterator[str]:
 
 
 def wrong_pip(arguments):
-    """Requirement files that do not exist, and versions that are not those that the repository pins."""
+    """Requirement files that do not exist, and versions that differ from those that the repository pins."""
     pins = {line for path in ROOT.glob("requirements*.txt") for line in re.split(r"[;\n]", path.read_text())}
     for previous, argument in zip(["", *arguments], arguments, strict=False):
         if previous == "-r" and not (ROOT / argument).is_file():
@@ -166,7 +166,7 @@ def wrong_pip(arguments):
 
 
 def wrong_pytest(arguments):
-    """Files that do not exist, and tests that are not in them."""
+    """Files that do not exist, and tests that their file does not have."""
     valued = [previous in ("-n", "-k", "-m") for previous in ["", *arguments]]
     for argument in (a for a, v in zip(arguments, valued, strict=False) if not v and not a.startswith("-")):
         path, *names = argument.split("::")
@@ -177,7 +177,7 @@ def wrong_pytest(arguments):
 
 
 def wrong_script(source, script, arguments):
-    """Flags that a script does not define, and words that it does not have; what comes after -- is for main.py."""
+    """Flags that a script does not define, and positional arguments that do not occur in it. Arguments after -- are for main.py."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own, overrides = arguments[:end], arguments[end + 1 :]
     systems = [path.stem for path in config_file.CONFIGS.glob("[!_]*.py")]
@@ -197,13 +197,13 @@ def wrong_script(source, script, arguments):
 
 
 def filled(argument: str) -> str:
-    """An argument with something in place of what is a reader's own, and of shell variables."""
+    """An argument with values in place of placeholders and shell variables."""
     argument = re.sub(r"\b(RUN|SYSTEM|DATASET|STEP)\b", lambda m: PLACEHOLDERS[m[1]], argument)
     return re.sub(r"\$\{?\w+\}?", "0", argument)
 
 
 def wrong_main(arguments):
-    """What the command line refuses, in a folder where the runs that are named exist."""
+    """The error of the command line, if any. The runs that a command reads are created first."""
     argv = ["main.py", *map(filled, arguments)]
     try:
         if command_line.value_of(argv, "mode") == "sweep":
@@ -226,7 +226,7 @@ def wrong_main(arguments):
 
 
 def claim(folder: str) -> None:
-    """Makes the folder of a run, by its name: runs/SYSTEM-DATASET…, or of own data."""
+    """Creates the folder of a run, with the config in its name: runs/SYSTEM-DATASET…. Any other data set is the user's own data."""
     system, _, data = Path(folder).name.partition("-")
     if not Path(folder, "config.json").exists() and data:
         known = [name for name in datasets.PROTOCOLS if data.split("-")[0] == name]
@@ -236,7 +236,7 @@ def claim(folder: str) -> None:
 
 
 def show(argv: list[str]) -> None:
-    """Makes the network of a command in the abstract, which calls the modules that it names."""
+    """Traces the network of a command, without computing it. This calls the modules that the command names."""
     kept = [argument for argument in argv if not re.match("--(workdir|mode)=", argument)]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         commands.main([*kept, "--mode=show"])
@@ -247,7 +247,7 @@ def show(argv: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def place(plain_convolutions, run, tmp_path_factory):  # noqa: F811
-    """A folder with what the blocks of Python read: a run, its export, and a photograph."""
+    """A folder with the files that the Python blocks read: a run, its export, and a photograph."""
     folder = tmp_path_factory.mktemp("place")
     copied = folder / "runs" / "zigzag-scenes"
     shutil.copytree(run[0], copied)
@@ -258,8 +258,8 @@ def place(plain_convolutions, run, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory of the test's own, from which modules are imported and forgotten."""
+def workspace(tmp_path, monkeypatch):
+    """A working directory for one test. Modules that are imported from it are removed from `sys.modules` afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     before = set(sys.modules)
@@ -281,7 +281,7 @@ def write_modules(text: str, folder: Path) -> list[str]:
 
 
 def execute(text: str, page: str) -> None:
-    """Runs the blocks of a page one after the other, as one program. AssertionError: an array is not what the comment beside it says."""
+    """Runs the blocks of a page one after the other, as one program. AssertionError: an array differs from the comment beside it."""
     names: dict[str, Any] = {}
     for line, code in blocks(text, "python"):
         if MODULE.match(code):
@@ -309,10 +309,10 @@ def test_python(page, place, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands(page, here, monkeypatch):
+def test_commands(page, workspace, monkeypatch):
     text = page.read_text(encoding="utf-8")
-    if "mine" in write_modules(text, here):
-        # As the page says: a file in the package, and a line.
+    if "mine" in write_modules(text, workspace):
+        # The page adds a file to the package, and a line for it.
         monkeypatch.setitem(CONTEXTS, "mine", vars(__import__("mine"))["Mine"])
     assert faults(text) == []
 
@@ -350,17 +350,17 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("text", PLANTED)
-def test_faults_of_commands_are_found(text, here):
+def test_faults_of_commands_are_found(text, workspace):
     found = faults(text)
     assert len(found) == len(PLANTED[text])
     for fault, beginning in zip(found, PLANTED[text], strict=True):
         assert fault.startswith(beginning)
 
 
-def test_faults_of_modules_are_found(here):
+def test_faults_of_modules_are_found(workspace):
     text = "```python\n# broken.py\nimport flax.linen as nn\n\n\nclass Broken(nn.Module):\n    levels: tuple = ()\n```\n\n{}"
     line = "    python main.py --config=fcn --config.model.context.name=broken:{}"
-    write_modules(text, here)
+    write_modules(text, workspace)
     (fault,) = faults(text.format(line.format("Brokn")))
     assert "has no attribute 'Brokn'" in fault
     with pytest.raises((TypeError, AttributeError)):  # it cannot be called

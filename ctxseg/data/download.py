@@ -70,7 +70,7 @@ def fetch(source: Download, folder: Path) -> Path:
     if not files.is_dir():
         try:
             paths = [_download(archive, folder) for archive in source.archives]
-            shutil.rmtree(incomplete, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(incomplete, ignore_errors=True)  # left by a process that was killed
             for archive, path in zip(source.archives, paths, strict=True):
                 _unpack(archive.url, path, incomplete / archive.into)
             incomplete.rename(files)
@@ -114,7 +114,7 @@ def _download(archive, folder):
 def _transfer(url, part):
     """Downloads the rest of `part`. Returns a message if the host stopped early. Raises urllib's errors."""
     size = part.stat().st_size if part.exists() else 0
-    # No compression, with which sizes and ranges would differ from the file's.
+    # Without compression: it would change the sizes and the ranges.
     headers = {"User-Agent": "ctxseg", "Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)

@@ -2,10 +2,12 @@
 
     in the file                    as uint8 RGB
     8 bits, grey or colour         unchanged; grey in all three channels
-    1 bit, palette                 the colours that it shows
+    1 bit, palette                 the colours that are shown
     16 bits                        the upper 8 bits
-    32-bit integers                0 to 255 unchanged; 0 to 65535: the upper 8 of 16 bits; else minimum to maximum as 0 to 255
-    floating point                 0 to 1 as 0 to 255; 0 to 255 rounded; else minimum to maximum as 0 to 255; not finite: the minimum
+    32-bit integers                if within 0…255, unchanged; if within 0…65535, the upper 8 of 16 bits;
+                                   else minimum…maximum scaled to 0…255
+    floating point                 if within 0…1, multiplied by 255; if within 0…255, rounded; else minimum…maximum scaled to 0…255;
+                                   values that are not finite become the minimum
     CMYK, YCbCr, LAB               Pillow's conversion; for LAB, LittleCMS's to sRGB
     alpha, transparent colours     laid over white, as viewers show them: the colours of transparent pixels are arbitrary
     EXIF orientation               applied; if damaged, or not 1 to 8, it is 1
@@ -22,7 +24,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 MAX_PIXELS = 250_000_000  # larger images are refused
 ORIENTATION = 0x0112  # the EXIF tag
-# Files with these suffixes are taken for images, when a folder is searched.
+# Suffixes of the files that are read as images when a folder is searched.
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
     *(".tga", ".tif", ".tiff", ".webp"),
@@ -43,7 +45,7 @@ def open_image(file) -> ImageFile.ImageFile:
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     if image.format == "TIFF":
-        # Given a file name, Pillow maps the pixels of an uncompressed TIFF with the size after turning, which scrambles them.
+        # Given a file name, Pillow memory-maps the pixels of an uncompressed TIFF with the rotated size, which scrambles them.
         image.filename = ""
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -101,7 +103,7 @@ def reason(error: Exception) -> str:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation of the stored pixels, 1 to 8. Of a TIFF, ask before loading it, which turns it."""
+    """The EXIF orientation of the stored pixels, 1 to 8. Call this before a TIFF is loaded: loading it applies the orientation."""
     try:
         if image.format == "PNG":
             image.load()  # its EXIF may come after the pixels

@@ -9,9 +9,9 @@ from ctxseg.progress import progress
 
 
 def each(function: Callable, items: Sequence, label: str) -> Iterator:
-    """`function` of every item, in order, with progress on stderr under `label`; threads on all cores compute a few ahead.
+    """Yields `function(item)` for every item, in order. Threads on all cores compute a few items ahead. stderr shows progress as `label`.
 
-    For functions that release Python's global lock, as decoders do.
+    Use it for functions that release the GIL, such as decoders.
     """
     threads = min(os.cpu_count() or 1, 16)
     results = grain.MapDataset.source(items).map(function)

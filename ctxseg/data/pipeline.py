@@ -163,7 +163,7 @@ def train_iterator(
         source: samples by index, such as a `Source`.
         transform: (sample, rng) → sample, all of one size; an `Augmentation`.
         batch_size: images per batch, over all processes.
-        seed: of order and augmentation, 0 or more.
+        seed: random seed of the order and of the augmentation, 0 or more.
         process_index: the index of this process.
         process_count: the number of processes that share the batch.
         threads: the number of threads that read and transform; 0: the calling thread does.
@@ -239,9 +239,8 @@ def eval_batches(
     def load(planned):
         shape, canvas, indices = planned
         local = indices[first : first + local_size]
-        samples = [
-            source[index] for index in local or indices[:1]
-        ]  # a process without images still needs one for the shapes
+        # A process without images still reads one, for the shapes.
+        samples = [source[index] for index in local or indices[:1]]
         batch = {"count": len(local), "name": [sample["name"] for sample in samples[: len(local)]], "canvas": canvas}
         for key, array in _arrays(samples[0]).items():
             batch[key] = np.empty((local_size, *shape, *array.shape[2:]), array.dtype)

@@ -90,7 +90,7 @@ def gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def layout(rng: np.random.Generator) -> Layout:
-    """Places all objects by rejection sampling, without the answers, so that positions tell nothing about them."""
+    """Places all objects by rejection sampling. The answers are not used, so positions do not reveal them."""
     while (result := _try_layout(rng)) is None:
         pass
     return result

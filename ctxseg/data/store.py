@@ -40,8 +40,8 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".r
 def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
     """A builder with prepared data: found in `data_dir`, or built there.
 
-    If several processes need the same build, one of them builds it and the others wait. A build gets its name when it is complete. An
-    interrupted build is removed and started again.
+    If several processes need the same build, one of them builds it and the others wait. A build gets its final name when it is complete.
+    An interrupted build is removed and started again.
 
     Args:
         builder_cls: a builder class, as `builders.records` describes it.
@@ -89,7 +89,7 @@ def prepare(builder_cls, data_dir, manual_dir=None, download: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with lock(folder):
-                if not _prepared(builder):  # by another process in the meantime
+                if not _prepared(builder):  # another process may have built it in the meantime
                     _build(builder_cls, folder, Path(builder.data_dir), manual_dir)
         finally:
             _remove_empty(folder)
@@ -292,7 +292,7 @@ def _remember_again(builder, manual_dir):
     """Marks a build that is used again as the last one of its folder, for example after a change was undone."""
     build = epath.Path(builder.data_dir)
     source = _source(build)
-    # A moved folder takes over the builds of its old place; a copy does not.
+    # A folder that was moved takes over the builds of its old path; a copy does not.
     if (
         manual_dir
         and not is_remote(build)
@@ -311,7 +311,7 @@ def _remember_again(builder, manual_dir):
 
 
 def _download(builder_cls, data_dir, allowed):
-    """The `manual_dir` of a data set that is downloaded, if it can be. Gigabytes are only downloaded if `allowed`."""
+    """Downloads a data set and returns its `manual_dir`. UserError: it cannot be downloaded, or `allowed` is false."""
     missing = f"config.data.manual_dir is not given, and no {builder_cls.name} is prepared in {data_dir}"
     expected = f"{builder_cls.name} expects {builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS}"
     source = getattr(builder_cls, "downloads", None)
@@ -349,7 +349,7 @@ def _check_manual_dir(builder_cls, manual_dir):
 
 
 def lock(folder):
-    """Holds `folder` against other processes, and waits for one that does; see `locks.hold`."""
+    """Locks `folder`. If another process has the lock, says so and waits; see `locks.hold`."""
 
     def waiting():
         print(f"waiting for another process that prepares {folder}", file=sys.stderr, flush=True)
@@ -359,7 +359,7 @@ def lock(folder):
 
 @contextlib.contextmanager
 def _quiet():
-    """Keeps TFDS from printing to stdout, drawing progress bars and warning of unlisted configs."""
+    """Keeps TFDS from printing to stdout, drawing progress bars and warning about unlisted configs."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()

@@ -24,7 +24,7 @@ from ctxseg.data.store import check_written, lock, reason, writing
 from ctxseg.errors import UserError
 from ctxseg.files import is_remote
 
-MAX_SEGMENTS = 65535  # what 16-bit PNGs can hold
+MAX_SEGMENTS = 65535  # limit of 16-bit PNGs
 SHARD = 100  # images per file: at most this many are computed again after an interruption
 MAX_FILES = 250  # files per split; larger splits have more images per file. Readers keep all files open, and systems allow 1,024
 

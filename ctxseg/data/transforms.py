@@ -58,7 +58,7 @@ def flip(sample: dict, classes: Sequence[int] = ()) -> dict:
 
     Args:
         sample: of any size.
-        classes: the class of each class in the mirror image, see `mirrored_classes`; (): the same.
+        classes: for each class, its class in the mirror image, see `mirrored_classes`; (): the same class.
     """
     flipped = {key: cv2.flip(sample[key], 1) for key in _maps(sample)}
     if tuple(classes) != tuple(range(len(classes))):

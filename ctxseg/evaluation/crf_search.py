@@ -21,7 +21,7 @@ def search(samples, candidates: list[dict]) -> list[dict]:
     Args:
         samples: iterable of (probabilities float32 `[H,W,K]`, image `[H,W,3]`, labels integer `[H,W]`), consumed once. Each new shape,
             `spatial_sigma` or `iterations` is compiled.
-        candidates: arguments of `mean_field`; missing ones have their default. `{"iterations": 0}` is without a CRF. See `grid`.
+        candidates: arguments of `mean_field`; missing ones have their default. `{"iterations": 0}`: no CRF. See `grid`.
 
     Returns:
         The candidates, each with its `mIoU` in [0, 1] over all images, best first.

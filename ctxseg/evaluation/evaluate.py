@@ -229,7 +229,7 @@ def load_tested(config, class_names: Sequence[str] | None = None):
 
 
 def _load_of_run(config, folder):
-    """`load_tested` for the run in `folder`. UserError if it is other data than the run's, unless `config.eval.data` names it."""
+    """`load_tested` for the run in `folder`. UserError: the data differ from the run's, and `config.eval.data` does not name them."""
     builder = load_tested(config, provenance.metadata(config, folder)["class_names"] if config.eval.data else None)
     if not config.eval.data:
         remedy = f"--config.eval.data={builder.name} evaluates on it, if the classes are the same"

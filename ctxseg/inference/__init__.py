@@ -1,1 +1,1 @@
-"""From images to class probabilities, as the papers test; and what a trained run is good for."""
+"""Class probabilities of images by the papers' test protocols; prediction, export and `ctxseg.load`."""

@@ -165,7 +165,7 @@ def _without_folders():
 
 
 def _signature(exported, names):
-    """The entries of classes.json that describe the exported function; `names` are its arguments'."""
+    """The entries of classes.json that describe the exported function; `names` are the names of its arguments."""
     values, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     arguments = [
         {"name": name, "meaning": MEANINGS[name]} | ({} if name == "weights" else _array(value))

@@ -98,7 +98,7 @@ class TrainedSegmenter:
 
 
 class ExportedSegmenter:
-    """The segmenter of an archive by `--mode=export`. Arguments and errors are those of `TrainedSegmenter`.
+    """The segmenter of an archive that `--mode=export` has written. Arguments and errors are those of `TrainedSegmenter`.
 
     It has no `features`, because an export is a function from images to probabilities.
     """

@@ -47,7 +47,7 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
 
     Args:
         config: a ConfigDict (or any mapping) with `pixels`, `backbone`, `connections`, `context`, `memory`, `auxiliary`, `classifier`,
-            `scales`, `frozen` and `dtype`. None in a field stands for the module's default. Fields that the chosen module does not have
+            `scales`, `frozen` and `dtype`. A field that is None has the module's default. Fields that the chosen module does not have
             are ignored. A `name` may be `package.module:Class`, a flax module with the same call signature as the built-in ones.
         num_classes: K, the number of classes of the data set.
         axis_name: name of the `pmap` axis over which batch statistics are averaged, or None for one device.
@@ -94,7 +94,7 @@ def find_module(field: str, name: str, choices: Mapping[str, Any]) -> Any:
     """The module with this name: a flax class, a `partial` of one, or None if the name leaves the stage out.
 
     Raises:
-        UserError: the name is unknown, see `choices.find`, or it is not that of a flax module.
+        UserError: the name is unknown (see `choices.find`), or the object is not a flax module.
     """
     module = find(field, name, choices)
     if module is not None and not dataclasses.is_dataclass(module.func if isinstance(module, partial) else module):

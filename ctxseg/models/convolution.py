@@ -44,7 +44,7 @@ def convolve(
     Differentiable in reverse mode only.
 
     Args:
-        before: rows and columns of padding above and to the left; None: half of all.
+        before: rows and columns of padding above and to the left; None: half of the padding.
     """
     return _forward(x, kernel, stride, dilation, before)[0]
 
@@ -100,7 +100,7 @@ def _depthwise_backward(stride, dilation, before, residuals, dy):
         return jax.vjp(convolution, x, kernel)[1](dy)
 
     def cpu(x, kernel, dy):
-        # The transpose of the shifted sum: a sum of the shifted gradient, with zeros between its values where the stride was.
+        # The transpose of the shifted sum: a shifted sum of the gradient, with stride − 1 zeros between its values.
         spread = _spread(dy, x.shape, stride)
         after = [after for _, after in _padding(kernel, dilation, before)]
         dx = _shifted_sum(spread, kernel[::-1, ::-1], 1, dilation, after[0])
@@ -113,7 +113,7 @@ convolve_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _depthwise_kernel_gradient(x, kernel, dy, stride, dilation, before):
-    """Row by row of `dy`: the products of a row stay in the cache, where those of the whole map would be written to memory."""
+    """One row of `dy` at a time: the products of a row fit in the cache, but those of the whole map would be written to memory."""
     x = materialize(jnp.pad(x, ((0, 0), *_padding(kernel, dilation, before), (0, 0))))
     width = (dy.shape[2] - 1) * stride + 1
     down, across = (range(0, k * dilation, dilation) for k in kernel.shape[:2])
@@ -130,8 +130,8 @@ def _depthwise_kernel_gradient(x, kernel, dy, stride, dilation, before):
 def tensorflow_padding(kernel_size: int, stride: int) -> int:
     """Rows and columns above and to the left in TensorFlow's "SAME" padding of a map that `stride` divides.
 
-    There are kernel_size − stride in all; an odd one is below and to the right. It is used for maps of any size, so that a padded image
-    has the same features as the image alone.
+    There are kernel_size − stride in total; an odd one is below or to the right. Maps of any size get this padding, so that a padded
+    image has the same features as the image alone.
     """
     return max(kernel_size - stride, 0) // 2
 
@@ -180,7 +180,7 @@ def _plain(x, kernel, stride, dilation, before, groups=1):
 
 
 def _shifted(x, kernel, shape, stride, dilation, before):
-    """What each tap of `kernel` reads of `x` for a result of `shape`: a list of lists of maps."""
+    """The values of `x` that each tap of `kernel` reads for a result of `shape`: a list of lists of maps."""
     x = materialize(jnp.pad(x, ((0, 0), *_padding(kernel, dilation, before), (0, 0))))
     height, width = ((n - 1) * stride + 1 for n in shape[1:3])
     down, across = (range(0, k * dilation, dilation) for k in kernel.shape[:2])

@@ -5,8 +5,8 @@
 
 gives each image the same scores as without padding: nothing that is computed from the padding reaches the image. Inside the block, the
 layers that read more than one position (convolution, pooling, resizing, attention, recurrences) ask this module where the image ends.
-Outside the block no map has padding, and nothing more is computed. The block applies to what JAX traces in it, like the name of an axis
-in `jax.vmap`. With padding, shapes may be symbolic (`jax.export`), in multiples of `STRIDE`.
+Outside the block no map has padding, and the layers compute nothing extra. The block applies to what JAX traces in it, like the name of
+an axis in `jax.vmap`. With padding, shapes may be symbolic (`jax.export`), in multiples of `STRIDE`.
 
 An image of height v is padded to H, a multiple of `STRIDE`. In a map of H/s rows, the image has ⌈v/s⌉ rows, whichever strides multiply to
 s. Caffe's poolings (`resizing.max_pool`) make ⌊n/2⌋ + 1 rows of n. Then the map has H/s + 1 rows, and the image ⌈(v − 1)/s⌉ + 1 of them.
@@ -49,7 +49,7 @@ def padded(sizes: Int[Array, "b 2"] | None, shape: Size):
 
 
 def scaled(shape: Size, factor: float) -> tuple[Size, Int[Array, "b 2"] | None, tuple[Lengths, Lengths] | None]:
-    """The sizes of the images, which are padded to `shape`, after they are scaled by `factor`.
+    """The shape and the sizes that images padded to `shape` have after scaling by `factor`.
 
     Returns:
         The new shape, a multiple of `STRIDE` if there is padding; the new sizes (height, width) of the images, or None; and the

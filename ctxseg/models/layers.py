@@ -134,7 +134,7 @@ def batch_norm(
         x̂ = (x − mean) / √(var + ε)        y = scale·x̂ + bias
         ∂x = scale/√(var + ε) · (∂y − mean(∂y) − x̂·mean(∂y·x̂))
 
-    The backward pass needs only `x` of all maps, so no centred or normalised copy is stored.
+    The only map that the backward pass needs is `x`, so no centred or normalised copy is stored.
 
     Returns:
         y, mean, biased variance; no gradient flows through the latter two.

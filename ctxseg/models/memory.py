@@ -247,7 +247,7 @@ def update(
     mean = sums["sum"] / jnp.maximum(sums["count"], 1)[:, None]
     target = mean
     if cosine:
-        # If all pixels of a class have the direction of its entry, their weights are 0, but for rounding.
+        # If all pixels of a class have the direction of its entry, their weights are 0 up to rounding.
         enough = sums["weight"] > 1e-6 * sums["count"]
         target = jnp.where(enough[:, None], sums["weighted"] / jnp.where(enough, sums["weight"], 1)[:, None], mean)
     present = (sums["count"] > 0)[:, None]

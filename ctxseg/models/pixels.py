@@ -1,4 +1,4 @@
-"""How a network wants its pixels: the mean, deviation and channel order that its weights were trained with."""
+"""The pixel format of a network: the mean, standard deviation and channel order that its weights were trained with."""
 
 import dataclasses
 from typing import Literal
@@ -9,7 +9,7 @@ from jaxtyping import Float32, Real
 from ctxseg.bounds import Amount, Factor
 from ctxseg.models.shapes import Array
 
-# ImageNet's RGB values in 0 to 255: what most published weights expect.
+# Of ImageNet's RGB values in 0 to 255. Most published weights expect them.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 

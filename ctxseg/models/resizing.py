@@ -14,7 +14,7 @@ from ctxseg.models.shapes import Array
 
 
 def interpolation(length: int, size: int) -> Float32[np.ndarray, "{size} {length}"]:
-    """The matrix of linear interpolation from `length` samples to `size` positions, with centres at +½.
+    """The matrix of linear interpolation from `length` samples to `size` positions, with half-pixel centres.
 
     Output i reads position (i + ½)·length/size − ½, clamped to the first and the last sample, without antialiasing.
     """
@@ -29,7 +29,7 @@ def resize(
     grid: bool = False,
     lengths: tuple[Any, Any] | None = None,
 ) -> Shaped[Array, "b _ _ c"]:
-    """`x` resized to `size`, of the same dtype, with pixel centres at +½ and without antialiasing.
+    """`x` resized to `size`, of the same dtype, with half-pixel centres and without antialiasing.
 
     `bilinear` is two small matrix products. Their gradients are matrix products too; the gradient of a gather would be a scatter.
     `nearest` reads pixel ⌊(i + ½)·h/size⌋ and accepts any dtype.
@@ -41,7 +41,7 @@ def resize(
         size: height and width of the result.
         method: `bilinear` or `nearest`.
         grid: whether `x` is a grid of cells over the whole image, which has no padding.
-        lengths: the image's (rows, columns) in `x` and in the result, each int32 `[B]`; None for those that `extent` gives.
+        lengths: the image's (rows, columns) in `x` and in the result, each int32 `[B]`; None: those of the current `extent.padded`.
     """
     if lengths is None and extent.lengths(size) is not None:
         before = x.shape[1:3] if grid else extent.lengths(x.shape[1:3])
@@ -117,7 +117,7 @@ def area_resize(x: Float[Array, "b h w c"], size: extent.Size) -> Float[Array, "
 
 
 def bins(length: int, count: int) -> Float32[np.ndarray, "{count} {length}"]:
-    """The matrix that averages `length` samples in `count` bins; bin i is from ⌊i·length/count⌋ to ⌈(i+1)·length/count⌉.
+    """The matrix that averages `length` samples in `count` bins; bin i reaches from ⌊i·length/count⌋ to ⌈(i+1)·length/count⌉.
 
     No bin is empty. Neighbouring bins overlap if `count` does not divide `length` (adaptive pooling, as in PSPNet).
     """

@@ -1,1 +1,1 @@
-"""The step, a pure function of state and batch, the loop around it, and what they are made of."""
+"""The training step, which is a pure function of state and batch; its parts; and the training loop."""

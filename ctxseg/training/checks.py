@@ -35,12 +35,12 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
         if segments < 1:
             name = config.model[section].name
             raise UserError(
-                f"config.data.superpixels is {segments}, but {name} needs super-pixels: 1000 for photographs"
+                f"config.data.superpixels is {segments}, but {name} needs super-pixels: set it to 1000 for photographs"
             )
         if segments > maximum:
             raise UserError(
                 f"config.data.superpixels is {segments}; expected at most {maximum}, "
-                f"which config.model.{section} allows: --mode=show has its fields"
+                f"the limit of config.model.{section}, whose fields --mode=show lists"
             )
     find("loss.name", config.loss.name, LOSSES)
     for name in config.train.loggers:

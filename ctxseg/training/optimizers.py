@@ -48,7 +48,7 @@ def create_optimizer(
     if config.clip_norm:
         stages.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.head_steps:
-        # Also before the other stages, so that the momentum of the other parameters starts at 0.
+        # Applied before the other stages too, so that the momentum of the other parameters starts at 0.
         stages = [_only_new(config.head_steps, new), *stages, _only_new(config.head_steps, new)]
     if frozen:
         stages.append(optax.masked(optax.set_to_zero(), partial(frozen_mask, frozen=frozen)))

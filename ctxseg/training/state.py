@@ -51,7 +51,7 @@ def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std:
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         memory=variables.get("memory", {}),
-        opt_state=jax.jit(optimizer.init)(variables["params"]),  # at once, and not a program for every shape
+        opt_state=jax.jit(optimizer.init)(variables["params"]),  # jitted: one program, not one for every shape
         rng=rng,
     )
 

@@ -207,21 +207,21 @@ def test_a_flag_is_only_for_the_modes_that_read_it():
 
 
 @pytest.mark.parametrize("fault", BAD_COMMAND_LINES)
-def test_bad_command_lines_are_named_in_one_line(fault):
+def test_bad_command_lines_are_reported_in_one_line(fault):
     arguments, message = BAD_COMMAND_LINES[fault]
     with pytest.raises(UserError) as error:
         parse(*arguments)
     assert re.search(message, str(error.value)) and "\n" not in str(error.value)
 
 
-def test_folders_of_several_runs_differ():
+def test_folders_of_several_runs_must_differ():
     assert command_line.folders_of(parse(FCN, "--mode=report", "--workdir=a,b")) == ["a", "b"]
     for folders in ("a,a", "a,", "a,./a"):
         with pytest.raises(UserError, match=f"^--workdir={folders}: .*different"):
             command_line.folders_of(parse(FCN, "--mode=report", f"--workdir={folders}"))
 
 
-def test_a_faulty_config_file_is_named(tmp_path):
+def test_a_faulty_config_file_is_reported(tmp_path):
     path = tmp_path / "mine.py"
     for text, message in {
         "def get_config(): return nothing": "NameError: name 'nothing' is not defined",
@@ -319,7 +319,7 @@ BAD_VALUES = {
 
 
 def replace(arguments, *others):
-    """`arguments`, with `others` replacing those of the same name: a tuple given twice would be joined."""
+    """`arguments`, with `others` in place of those with the same names: a tuple that is given twice is an error."""
     names = [other.partition("=")[0] for other in others]
     return [a for a in arguments if a.partition("=")[0] not in names] + list(others)
 
@@ -333,7 +333,7 @@ def test_bad_values_are_found_before_the_training(change, tiny, tmp_path, monkey
     assert not (tmp_path / "run").exists(), "the folder must stay free for the corrected command"
 
 
-def test_layers_can_be_frozen_only_if_weights_fill_them(tiny, tmp_path):
+def test_only_layers_with_pretrained_weights_can_be_frozen(tiny, tmp_path):
     with pytest.raises(UserError, match="config.model.frozen .*config.model.pretrained"):
         parse(FCN, "--config.model.frozen=backbone/stem,backbone/res2")
     flags = [flag for flag in tiny if "width" not in flag] + [f"--workdir={tmp_path}/run"]
@@ -365,7 +365,7 @@ def test_bad_data_folders(tiny, tmp_path):
         call(f"{FCN}:camvid", f"--config.data.data_dir={tmp_path}/other", f"--workdir={tmp_path}/run")
 
 
-def test_show_trains_nothing(tmp_path, monkeypatch):
+def test_show_prints_the_config_and_writes_nothing(tmp_path, monkeypatch):
     with monkeypatch.context() as elsewhere:
         elsewhere.chdir(tmp_path)
         out = call(f"--config={ROOT}/configs/fcn.py", "--mode=show", "--config.model.backbone.width=4")
@@ -518,14 +518,14 @@ def test_a_folder_of_another_run_is_refused(finished, tiny):
     assert files == {path: path.read_bytes() for path in folder.glob("*.json*")}
 
 
-def test_a_misspelt_choice_is_named_before_the_other_run(finished, tiny):
+def test_a_misspelt_choice_is_reported_before_other_differences_from_the_run(finished, tiny):
     for mode in ("train", "evaluate"):
         changes = replace(tiny, "--config.model.context.name=zigzug", "--config.seed=1")
         with pytest.raises(UserError, match="^config.model.context.name is 'zigzug'.*zigzag"):
             call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={finished[0]}")
 
 
-def test_one_process_at_a_time(copied, tiny):
+def test_one_process_at_a_time_writes_to_a_run(copied, tiny):
     command = [f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={copied}"]
     with workdir.hold(str(copied), create=False):
         for mode in ("train", "evaluate"):
@@ -534,7 +534,7 @@ def test_one_process_at_a_time(copied, tiny):
         assert call(*command, "--mode=report") == f"{copied}/report.html\n"
 
 
-def test_a_full_disk_is_one_line():
+def test_a_full_disk_is_reported_on_one_line():
     full = OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl")
     assert commands.error_line(full) == (
         "error: run/metrics.jsonl: No space left on device: free some space and run the same command to continue"
@@ -544,7 +544,7 @@ def test_a_full_disk_is_one_line():
 
 
 def test_a_checkpoint_of_another_model_is_refused(copied, tiny):
-    """As after a change of config.json, or of the code."""
+    """For example after a change of config.json or of the code."""
     config = json.loads((copied / "config.json").read_text())
     config["model"]["backbone"]["width"] = 6
     (copied / "config.json").write_text(json.dumps(config))
@@ -613,7 +613,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tiny, tmp_path):
         (1.0, np.nan, 2, "the gradient .*nan at step 4.*checkpoint of step 2 in w"),
     ],
 )
-def test_the_first_step_that_is_not_finite_is_named(loss, norm, good, message):
+def test_the_first_step_that_is_not_finite_is_reported(loss, norm, good, message):
     def metrics(loss, norm):
         values = {"loss": loss, "gradient_norm": norm, "state_norm": 1.0}
         return devices.replicate({name: np.float32(value) for name, value in values.items()})

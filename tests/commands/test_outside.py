@@ -91,8 +91,8 @@ NAMES = {
 }  # fmt: skip
 
 
-def test_parts_from_outside(tmp_path, monkeypatch):
-    """Training by a sweep, in a subprocess, then resuming, evaluation and prediction, which find the parts by their names in the run."""
+def test_parts_from_outside_the_package(tmp_path, monkeypatch):
+    """A sweep trains in a subprocess. Resuming, evaluation and prediction then find the parts by their names in the run's config."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
@@ -132,7 +132,7 @@ def test_parts_from_outside(tmp_path, monkeypatch):
         ("json:Class", "config.f is 'json:Class': AttributeError: module 'json' has no attribute 'Class'"),
     ],
 )
-def test_a_missing_name_is_named(name, message):
+def test_a_missing_name_is_reported(name, message):
     with pytest.raises(UserError, match=message):
         find("f", name, {"ppm": 1})
 

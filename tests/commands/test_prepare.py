@@ -86,7 +86,7 @@ def test_one_warning_for_a_class_that_is_in_no_split():
     assert re.match("folder train .*no pixel of b", first) and re.match("folder .*no pixel of c in any split", second)
 
 
-def test_the_second_time_reads_the_summary(street, tmp_path, monkeypatch, capsys):
+def test_an_existing_summary_is_read(street, tmp_path, monkeypatch, capsys):
     folder = prepare.prepare(section(tmp_path, street))
     first = capsys.readouterr().out
     with monkeypatch.context() as patch:
@@ -101,7 +101,7 @@ def test_the_second_time_reads_the_summary(street, tmp_path, monkeypatch, capsys
         assert path.read_bytes() == complete
 
 
-def test_many_classes_are_shortened():
+def test_a_long_list_of_classes_is_shortened():
     counts = summary.Counts(np.ones((3, 2), int), np.arange(256)[::-1], np.ones(256, int))
     names = [f"c{i}" for i in range(100)]
     shortened = {"data": "d", "splits": {"train": summary._of_split(counts, names)}}
@@ -138,7 +138,7 @@ def test_folds_are_checked_for_labels(street, tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def full(size):
-    """Limits files to `size` bytes: a real error of the system, as from a full disk, though with another number."""
+    """Limits files to `size` bytes. A larger file is an error of the system, as on a full disk, but with another number."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -148,7 +148,7 @@ def full(size):
 
 
 @pytest.mark.parametrize("what", ["records", "summary", "superpixels"])
-def test_a_full_disk(what, street, tmp_path):
+def test_a_full_disk_is_reported(what, street, tmp_path):
     if what != "records":
         builder = data.load("camvid", tmp_path, street)
     if what == "superpixels":
@@ -206,14 +206,14 @@ def test_all_faults_are_listed(tmp_path, capsys):
     assert not list((tmp_path / "dd").glob("**/dataset_info.json"))
 
 
-def test_archives_that_are_still_packed(tmp_path):
+def test_archives_must_be_unpacked(tmp_path):
     (tmp_path / "CamVid.tar.gz").touch()
     with pytest.raises(UserError, match="CamVid.tar.gz.*unpack.*camvid .*SegNet's"):
         prepare.prepare(section(tmp_path / "dd", tmp_path))
 
 
 @pytest.mark.parametrize("place", ["manual_dir", "data_dir"])
-def test_without_permission(place, street, tmp_path, monkeypatch):
+def test_folders_without_permission_are_reported(place, street, tmp_path, monkeypatch):
     def denied(*args, **kwargs):  # root, who may run the tests, has all permissions
         raise PermissionError(errno.EACCES, "Permission denied", "/somewhere")
 

@@ -1,4 +1,4 @@
-"""Runs all inputs, reports those that fail, and counts."""
+"""Tries all inputs, reports those that fail, and prints the numbers of each kind."""
 
 import contextlib
 import io

@@ -51,7 +51,7 @@ class Input(NamedTuple):
     """An input to try.
 
     Attributes:
-        kind: of the file or the setting.
+        kind: the kind of file or setting.
         name: what is unusual about it.
         read: (bench, an empty folder) → the result of a command for the input, which it creates in that folder.
         expected: the result, or an `ErrorLine`.
@@ -121,7 +121,7 @@ def with_value(value, path: str, new) -> dict:
 
 
 class Bench:
-    """A run to try inputs on, of a network that is not trained, with an evaluation; created in a folder when it is first used."""
+    """A run of an untrained network, with an evaluation, to try inputs on. It is created in `folder` when it is first used."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -172,7 +172,7 @@ def by_kind(items: Iterable[Input]) -> dict[str, list[Input]]:
 
 
 def table(kinds: dict[str, list[Input]], verdicts: dict[tuple[str, str], int]) -> str:
-    """A row per kind, and their sum: the number of inputs, and of each verdict."""
+    """A Markdown table with a row for each kind and a row of sums: the number of inputs, and of each verdict."""
     rows = [
         [kind, len(items), *(verdicts.get((kind, column), 0) for column in VERDICTS)] for kind, items in kinds.items()
     ]

@@ -1,4 +1,4 @@
-"""Checkpoints: the folder `checkpoints` of a run, and what --checkpoint says."""
+"""Checkpoints: the folder `checkpoints` of a run, and values of --checkpoint."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from tests.damaged.bench import ErrorLine, Input
 
 
 def evaluated(change, *flags):
-    """The step that `--mode=evaluate` finds in a run whose checkpoints `change` has changed."""
+    """The step that `--mode=evaluate` restores, after `change` of the folder of checkpoints."""
 
     def read(bench, folder):
         run = bench.copy(folder)
@@ -24,7 +24,7 @@ def evaluated(change, *flags):
 
 
 def newest(change):
-    """The step that `--mode=train` would continue from, after `change`."""
+    """The step that `--mode=train` would continue from, after `change` of the folder of checkpoints."""
 
     def read(bench, folder):
         run = bench.copy(folder)
@@ -64,17 +64,17 @@ def cut(name):
     return change
 
 
-def emptied(name):
+def replace_by_empty_folder(name):
     return lambda folder: [remove(name)(folder), (folder / name).mkdir()]
 
 
-def everything_empty(folder):
+def empty_all_files(folder):
     for path in (folder / "2").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
 
 
-def swapped(folder):
+def overwrite_arrays(folder):
     """Overwrites all arrays of a checkpoint with other bytes, but keeps its description."""
     for path in (folder / "2/state").rglob("*"):
         if path.is_file() and path.name not in ("_METADATA",):
@@ -85,16 +85,16 @@ NONE = "run/checkpoints .*no checkpoint.*train"
 READ = "run/checkpoints/2 .*delete"
 CASES = {
     "no folder": (remove("."), ErrorLine(NONE)),
-    "an empty folder": (emptied("."), ErrorLine(NONE)),
+    "an empty folder": (replace_by_empty_folder("."), ErrorLine(NONE)),
     "a file in place of the folder": (write(".", b"x"), ErrorLine(NONE)),
-    "an empty step": (emptied("2"), ErrorLine(READ)),
+    "an empty step": (replace_by_empty_folder("2"), ErrorLine(READ)),
     "a step without its state": (remove("2/state"), ErrorLine(READ)),
     "a step without its description": (remove("2/state/_METADATA"), ErrorLine(READ)),
     "a description cut off": (cut("2/state/_METADATA"), ErrorLine(READ)),
     "arrays cut off": (cut("2/state/d"), ErrorLine(READ)),
-    "arrays gone": (remove("2/state/d"), ErrorLine(READ)),
-    "arrays of other bytes": (swapped, ErrorLine(READ)),
-    "all files empty": (everything_empty, ErrorLine(READ)),
+    "no arrays": (remove("2/state/d"), ErrorLine(READ)),
+    "arrays of other bytes": (overwrite_arrays, ErrorLine(READ)),
+    "all files empty": (empty_all_files, ErrorLine(READ)),
     "no manifest": (remove("2/state/manifest.ocdbt"), ErrorLine(READ)),
     "the position of the data cut off": (cut("2/data/metadata"), ErrorLine(READ)),
     "a score cut off": (cut("2/metrics/metrics"), ErrorLine(READ)),
@@ -131,7 +131,7 @@ FLAGS = {
 
 
 def best(change):
-    """The step of `--checkpoint=best` of a run whose metrics.jsonl `change` has changed."""
+    """The step of `--checkpoint=best`, after `change` of the run's metrics.jsonl."""
     return evaluated(lambda folder: change(folder.parent / "metrics.jsonl"), "--checkpoint=best")
 
 

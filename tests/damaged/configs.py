@@ -131,7 +131,7 @@ TEXT = {
 CHANGES = {
     "system is a number": ("system", 5, "config.json .*system .*5"),
     "seed is a word": ("seed", "x", 'config.json .*seed .*"x"'),
-    "seed is half": ("seed", 0.5, "config.json .*seed .*0.5"),
+    "seed is not whole": ("seed", 0.5, "config.json .*seed .*0.5"),
     "a section is a number": ("model", 3, "config.json .*model .*3"),
     "a section is a list": ("optimizer", [1], r"config.json .*optimizer .*\[1\]"),
     "a section is a word": ("eval", "all", 'config.json .*eval .*"all"'),

@@ -53,8 +53,8 @@ def png(bits, kind, values):
     return content(lambda _: b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
-def named(form, **options):
-    """Saves label 0 in another format than its suffix, .png."""
+def misnamed(form, **options):
+    """Saves label 0 in another format than its suffix, .png, says."""
     return lambda root: Image.fromarray(IDS).save(root / "labels/0.png", form, **options)
 
 
@@ -93,7 +93,7 @@ CASES = {
     "three equal channels": (saved(np.stack([IDS] * 3, -1)), IDS),
     "equal channels and alpha": (saved(np.stack([IDS] * 3 + [IDS * 0 + 255], -1)), IDS),
     "a palette of 2 bits": (palette(IDS, COLOURS, 2), IDS),
-    "TIFF called .png": (named("TIFF"), IDS),
+    "TIFF called .png": (misnamed("TIFF"), IDS),
     "255": (saved(np.where(IDS == 2, 255, IDS)), np.where(IDS == 2, 255, IDS)),
     "16 bits, scaled": (saved(IDS.astype(np.uint16) * 257), ErrorLine(L + "label id 257, 514.*classes.txt")),
     "16 bits, three channels": (by_opencv(np.stack([IDS.astype(np.uint16)] * 3, -1)), ErrorLine(L + "label has 16 bits in each")),
@@ -118,10 +118,10 @@ CASES = {
     "zeros": (content(lambda png: bytes(len(png))), ErrorLine(L + "not an image")),
     "a gigapixel": (content(bomb), ErrorLine(L + "megapixels")),
     "a wrong checksum": (content(lambda png: png[:45] + bytes([png[45] ^ 255]) + png[46:]), ErrorLine(L + "broken data stream")),
-    "JPEG called .png": (named("JPEG", quality=100), ErrorLine(L + "JPEG.*save it as PNG")),
+    "JPEG called .png": (misnamed("JPEG", quality=100), ErrorLine(L + "JPEG.*save it as PNG")),
     "JPEG within TIFF": (saved(RGB, ".tif", compression="jpeg"), ErrorLine("/labels/0.tif: .*JPEG.*save it as PNG"), BY_COLOUR),
     "2 bits of grey": (png(2, 0, TWO_BITS), ErrorLine(L + "label id 85, 170")),
-    "WebP called .png": (named("WEBP", quality=50), ErrorLine(L + "WEBP.*save it as PNG")),
+    "WebP called .png": (misnamed("WEBP", quality=50), ErrorLine(L + "WEBP.*save it as PNG")),
     "GIF": (
         lambda root: Image.fromarray(IDS).save((root / "labels/0.png").rename(root / "labels/0.gif")),
         ErrorLine("/labels/0.gif: .*cannot be .gif.*PNG"),

@@ -13,7 +13,7 @@ from ctxseg import commands
 from tests.damaged.bench import ErrorLine, Input, label, prepared, samples, user_folder
 
 
-def called(name, label_name=None):
+def renamed(name, label_name=None):
     """Renames image 0, and its label to the same or another name; both are bytes, without suffix."""
 
     def make(root):
@@ -28,7 +28,9 @@ def unlabelled(name):
     return lambda root: Image.new("RGB", (12, 8)).save(os.fsdecode(os.fsencode(root / "images") + b"/" + name), "PNG")
 
 
-def twice(*names):
+def additional(*names):
+    """Adds images with these names, without labels."""
+
     def make(root):
         for name in names:
             Image.new("RGB", (12, 8)).save(root / "images" / name)
@@ -39,33 +41,33 @@ def twice(*names):
 NFC, NFD = (unicodedata.normalize(form, "café").encode() for form in ("NFC", "NFD"))
 LONG = b"x" * 251
 CASES = {
-    "composed": (called(NFC), "café"),
-    "decomposed": (called(NFD), unicodedata.normalize("NFC", "café")),
-    "image composed, label decomposed": (called(NFC, NFD), unicodedata.normalize("NFC", "café")),
-    "both": (twice(f"{NFC.decode()}.png", f"{NFD.decode()}.png"), ErrorLine("caf.*and .*caf.*same name")),
-    "not UTF-8": (called(b"stra\xdfe"), r"stra\xdfe"),
+    "composed": (renamed(NFC), "café"),
+    "decomposed": (renamed(NFD), unicodedata.normalize("NFC", "café")),
+    "image composed, label decomposed": (renamed(NFC, NFD), unicodedata.normalize("NFC", "café")),
+    "both": (additional(f"{NFC.decode()}.png", f"{NFD.decode()}.png"), ErrorLine("caf.*and .*caf.*same name")),
+    "not UTF-8": (renamed(b"stra\xdfe"), r"stra\xdfe"),
     "not UTF-8, without a label": (unlabelled(b"stra\xdfe.png"), ErrorLine(r"images/stra\\udcdfe.png has no label")),
-    "spaces": (called(b"  my  image "), "  my  image "),
-    "a dash first": (called(b"--config=x"), "--config=x"),
-    "dots": (called(b"a.b.c"), "a.b.c"),
-    "glob's characters": (called(b"[1]*?{a}"), "[1]*?{a}"),
-    "percent and braces": (called(b"%s {0} $HOME"), "%s {0} $HOME"),
-    "quotes": (called(b"'\"`"), "'\"`"),
-    "markup": (called(b"<img src=x>&amp;"), "<img src=x>&amp;"),
-    "the maximum length": (called(LONG), LONG.decode()),
-    "right to left": (called("תמונה".encode()), "תמונה"),
-    "an emoji": (called("🛣".encode()), "🛣"),
-    "a line break": (called(b"a\nb"), "a\nb"),
+    "spaces": (renamed(b"  my  image "), "  my  image "),
+    "a dash first": (renamed(b"--config=x"), "--config=x"),
+    "dots": (renamed(b"a.b.c"), "a.b.c"),
+    "glob's characters": (renamed(b"[1]*?{a}"), "[1]*?{a}"),
+    "percent and braces": (renamed(b"%s {0} $HOME"), "%s {0} $HOME"),
+    "quotes": (renamed(b"'\"`"), "'\"`"),
+    "markup": (renamed(b"<img src=x>&amp;"), "<img src=x>&amp;"),
+    "the maximum length": (renamed(LONG), LONG.decode()),
+    "right to left": (renamed("תמונה".encode()), "תמונה"),
+    "an emoji": (renamed("🛣".encode()), "🛣"),
+    "a line break": (renamed(b"a\nb"), "a\nb"),
     "a line break, without a label": (unlabelled(b"a\nb.png"), ErrorLine(r"images/a\\nb.png has no label")),
     "escape sequences, without a label": (unlabelled(b"\x1b[2Jb.png"), ErrorLine(r"images/\\x1b\[2Jb.png has no label")),
-    "a number sign": (called(b"#1"), "#1"),
-    "a comma": (called(b"a,b"), "a,b"),
-    "another case": (called(b"Img", b"img"), ErrorLine("Img.png has no label")),
-    "two suffixes": (called(b"0", b"0.jpg"), ErrorLine("images/0.png has no label")),
-    "the same twice": (twice("0.jpg", "0.bmp"), ErrorLine("0.* and .*0.* same name.*remove one")),
-    "hidden": (called(b".0"), None),
-    "only a suffix": (called(b""), None),
-    "train": (called(b"train"), "train"),
+    "a number sign": (renamed(b"#1"), "#1"),
+    "a comma": (renamed(b"a,b"), "a,b"),
+    "another case": (renamed(b"Img", b"img"), ErrorLine("Img.png has no label")),
+    "two suffixes": (renamed(b"0", b"0.jpg"), ErrorLine("images/0.png has no label")),
+    "the same name twice": (additional("0.jpg", "0.bmp"), ErrorLine("0.* and .*0.* same name.*remove one")),
+    "hidden": (renamed(b".0"), None),
+    "only a suffix": (renamed(b""), None),
+    "train": (renamed(b"train"), "train"),
     "a file of macOS archives": (unlabelled(b"._0.png"), "0"),
     "not an image": (lambda root: (root / "images/Thumbs.db").write_bytes(b"x"), "0"),
 }  # fmt: skip
@@ -84,8 +86,8 @@ def reader(make):
     return read
 
 
-def run_called(name):
-    """The output on a strict UTF-8 terminal of the report of a run whose folder has this name."""
+def run_in(name):
+    """What --mode=report prints, on a strict UTF-8 terminal, for a run whose folder has this name."""
 
     def read(bench, folder):
         run = os.fsdecode(os.fsencode(folder) + b"/" + name)
@@ -103,6 +105,4 @@ def run_called(name):
 
 RUNS = {"not UTF-8": (b"stra\xdfe", r"stra\udcdfe"), "markup": (b"<b>&amp;", "<b>&amp;")}
 INPUTS = [Input("names", what, reader(make), expected) for what, (make, expected) in CASES.items()]
-INPUTS += [
-    Input("names", f"a run's folder, {what}", run_called(name), expected) for what, (name, expected) in RUNS.items()
-]
+INPUTS += [Input("names", f"a run's folder, {what}", run_in(name), expected) for what, (name, expected) in RUNS.items()]

@@ -10,7 +10,7 @@ from tests.damaged.bench import ErrorLine, Input, call, with_value
 
 
 def report(change):
-    """The notes in a report of a run whose files `change` has changed."""
+    """The notes in the report of a run, after `change` of its files."""
 
     def read(bench, folder):
         run = bench.copy(folder)
@@ -29,7 +29,7 @@ def notes(page):
 
 
 def comparison(change):
-    """The notes in a comparison of the run with a copy that `change` has changed."""
+    """The notes in a comparison of the run with a copy of it, after `change` of the copy."""
 
     def read(bench, folder):
         run = bench.copy(folder)
@@ -42,7 +42,7 @@ def comparison(change):
 
 
 def pictures(change):
-    """The number of pictures that are drawn, after `change`."""
+    """The number of pictures that --mode=pictures draws, after `change` of the run's files."""
 
     def read(bench, folder):
         run = bench.copy(folder)
@@ -92,14 +92,14 @@ def folder_instead(name):
     return lambda run: [(run / name).unlink(), (run / name).mkdir()]
 
 
-def half(name):
+def cut_in_half(name):
     return lambda run: (run / name).write_bytes((run / name).read_bytes()[: (run / name).stat().st_size // 2])
 
 
 RESULTS, METRICS, IMAGES, SAMPLES = "results.json", "metrics.jsonl", "images.npz", "samples.npz"
 TEXT = {  # for every file
     "empty": lambda name: text(name, b""),
-    "cut in half": half,
+    "cut in half": cut_in_half,
     "a folder": folder_instead,
     "not UTF-8": lambda name: text(name, b'{"step": "\xff"}\n{"step": 1}\n'),
     "zeros": lambda name: text(name, bytes(100)),
@@ -108,53 +108,53 @@ WRONG = {
     "brackets without end": text(RESULTS, "[" * 100_000),
     "a list": text(RESULTS, "[]"),
     "null": text(RESULTS, "null"),
-    "mIoU a word": entry("mIoU", "high"),
-    "mIoU NaN": entry("mIoU", float("nan")),
-    "mIoU infinite": entry("mIoU", float("inf")),
+    "mIoU is a word": entry("mIoU", "high"),
+    "mIoU is NaN": entry("mIoU", float("nan")),
+    "mIoU is infinite": entry("mIoU", float("inf")),
     "mIoU of 10³⁰": entry("mIoU", 1e30),
-    "mIoU negative": entry("mIoU", -0.5),
-    "mIoU true": entry("mIoU", True),
-    "step half": entry("step", 1.5),
-    "step negative": entry("step", -1),
-    "seconds NaN": entry("seconds", float("nan")),
-    "seconds infinite": entry("seconds", float("inf")),
-    "parameters a word": entry("parameters", "many"),
-    "per_class_iou a list": entry("per_class_iou", [0.5]),
-    "per_class_iou null": entry("per_class_iou", None),
+    "mIoU is negative": entry("mIoU", -0.5),
+    "mIoU is true": entry("mIoU", True),
+    "step is not whole": entry("step", 1.5),
+    "step is negative": entry("step", -1),
+    "seconds is NaN": entry("seconds", float("nan")),
+    "seconds is infinite": entry("seconds", float("inf")),
+    "parameters is a word": entry("parameters", "many"),
+    "per_class_iou is a list": entry("per_class_iou", [0.5]),
+    "per_class_iou is null": entry("per_class_iou", None),
     "per_class_iou of words": entry("per_class_iou.road", "x"),
-    "group_iou a list": entry("group_iou", [1]),
-    "groups a list": entry("groups", [1]),
+    "group_iou is a list": entry("group_iou", [1]),
+    "groups is a list": entry("groups", [1]),
     "groups of numbers": entry("groups", {"a": 5}),
     "groups of lists": entry("groups", {"a": [["road"]]}),
     "groups of words": entry("groups", {"a": "road"}),
-    "class_names numbers": entry("class_names", [1, 2, 3]),
-    "class_names twice": entry("class_names", ["road", "road", "sky"]),
+    "class_names are numbers": entry("class_names", [1, 2, 3]),
+    "class_names has a duplicate": entry("class_names", ["road", "road", "sky"]),
     "palette of words": entry("palette", ["red", "green", "blue"]),
-    "palette too short": entry("palette", [[1, 2, 3]]),
-    "palette out of range": entry("palette", [[1, 2, 300]] * 3),
-    "confusion too small": entry("confusion", [[1, 2], [3, 4]]),
-    "confusion ragged": entry("confusion", [[1], [1, 2], [1, 2, 3]]),
+    "palette is too short": entry("palette", [[1, 2, 3]]),
+    "palette is out of range": entry("palette", [[1, 2, 300]] * 3),
+    "confusion is too small": entry("confusion", [[1, 2], [3, 4]]),
+    "confusion is ragged": entry("confusion", [[1], [1, 2], [1, 2, 3]]),
     "confusion of words": entry("confusion", [["a"] * 3] * 3),
-    "confusion negative": entry("confusion", [[-1] * 3] * 3),
+    "confusion is negative": entry("confusion", [[-1] * 3] * 3),
     "confusion of 10⁴⁰⁰": entry("confusion", [[10**400] * 3] * 3),
-    "confusion null": entry("confusion", None),
-    "split a number": entry("split", 5),
-    "protocol a list": entry("protocol", [1]),
+    "confusion is null": entry("confusion", None),
+    "split is a number": entry("split", 5),
+    "protocol is a list": entry("protocol", [1]),
 }
 LINES = {
     "a list": text(METRICS, "[]\n[]\n"),
     "brackets without end": text(METRICS, "[" * 100_000 + "\n{}\n"),
     "a step that is a word": line(step="x"),
-    "a step that is half": line(step=1.5),
+    "a step that is not whole": line(step=1.5),
     "a step of 10⁴⁰⁰": line(step=10**400),
     "a negative step": line(step=-1),
     "a kind that is a number": line(kind=5),
     "a loss that is a word": line(loss="x"),
     "a loss that is a list": line(loss=[1]),
     "a rate that is an object": line(learning_rate={"a": 1}),
-    "mIoU a word": line(kind="eval", mIoU="x"),
-    "group_iou a list": line(kind="eval", group_iou=[1]),
-    "a group a word": line(kind="eval", group_iou={"a": "x"}),
+    "mIoU is a word": line(kind="eval", mIoU="x"),
+    "group_iou is a list": line(kind="eval", group_iou=[1]),
+    "a group is a word": line(kind="eval", group_iou={"a": "x"}),
 }
 COUNTS = {
     "only names": arrays(IMAGES, counts=None),
@@ -166,11 +166,11 @@ COUNTS = {
     "names one too many": arrays(IMAGES, names=np.array(["x", "y", "z"])),
     "objects": arrays(IMAGES, names=np.array([{"a": 1}], object)),
 }
-OF_OTHERS = {
-    "of no image": arrays(IMAGES, names=np.array([], str), counts=np.zeros((0, 3, 3), np.int32)),
-    "of more classes": arrays(IMAGES, counts=np.ones((1, 7, 3), np.int32)),
+OTHER_IMAGES = {
+    "counts of no image": arrays(IMAGES, names=np.array([], str), counts=np.zeros((0, 3, 3), np.int32)),
+    "counts of more classes": arrays(IMAGES, counts=np.ones((1, 7, 3), np.int32)),
 }
-SHOWN = {
+SAMPLE_FAULTS = {
     "objects": arrays(SAMPLES, names=np.array([{"a": 1}], object)),
     "names of one": arrays(SAMPLES, names=np.array("x")),
     "a name too many": arrays(SAMPLES, names=np.array(["1", "2", "3", "4"])),
@@ -191,7 +191,7 @@ SHOWN = {
 def expected_of_text(file, name):
     if file == METRICS and name in ("empty", "zeros"):
         return ["Nothing logged yet: fcn."]
-    # The last line of metrics.jsonl may be cut: the run was killed.
+    # The last line of metrics.jsonl may be incomplete, if the run was killed.
     return [] if (file, name) == (METRICS, "cut in half") else ErrorLine(f"run/{file}")
 
 
@@ -208,8 +208,10 @@ OTHERS = ["In brackets: difference to run, in points.", "other was evaluated on 
 INPUTS += [
     Input(IMAGES, name, comparison(change), ErrorLine("images.npz .*damaged")) for name, change in COUNTS.items()
 ]
-INPUTS += [Input(IMAGES, name, comparison(change), OTHERS) for name, change in OF_OTHERS.items()]
-INPUTS += [Input(SAMPLES, name, report(change), ErrorLine("samples.npz .*damaged")) for name, change in SHOWN.items()]
+INPUTS += [Input(IMAGES, name, comparison(change), OTHERS) for name, change in OTHER_IMAGES.items()]
+INPUTS += [
+    Input(SAMPLES, name, report(change), ErrorLine("samples.npz .*damaged")) for name, change in SAMPLE_FAULTS.items()
+]
 INPUTS.append(
     Input(
         SAMPLES,
@@ -223,11 +225,11 @@ PICTURES = {
     for k in (
         "brackets without end",
         "a list",
-        "confusion too small",
+        "confusion is too small",
         "confusion of words",
-        "confusion ragged",
-        "confusion null",
-        "confusion negative",
+        "confusion is ragged",
+        "confusion is null",
+        "confusion is negative",
         "confusion of 10⁴⁰⁰",
     )
 }
@@ -236,7 +238,7 @@ INPUTS += [Input(RESULTS, f"pictures, {name}", pictures(change), DAMAGED) for na
 
 
 def sweep(change):
-    """mIoU in percent in the table of a sweep that finds the run finished, after `change`."""
+    """mIoU in % in the table of a sweep that finds its run finished, after `change` of the run's files."""
 
     def read(bench, folder):
         (folder / "sweep").mkdir()
@@ -252,8 +254,8 @@ def sweep(change):
 SWEEP = {
     "unchanged": (lambda run: entry("mIoU", 0.25)(run), 25.0),
     "without images.npz": (lambda run: [entry("mIoU", 0.25)(run), (run / IMAGES).unlink()], 25.0),
-    "cut in half": (half(RESULTS), ErrorLine("results.json .*damaged")),
-    "mIoU a word": (WRONG["mIoU a word"], ErrorLine("results.json .*damaged.*mIoU")),
+    "cut in half": (cut_in_half(RESULTS), ErrorLine("results.json .*damaged")),
+    "mIoU is a word": (WRONG["mIoU is a word"], ErrorLine("results.json .*damaged.*mIoU")),
     "per_class_iou of words": (WRONG["per_class_iou of words"], ErrorLine("results.json .*damaged.*per_class_iou")),
     "no protocol": (entry("eval", None), ErrorLine("results.json .*damaged.*eval")),
     "a protocol that is a list": (entry("eval", [1]), ErrorLine("results.json .*damaged.*eval")),

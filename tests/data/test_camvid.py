@@ -145,7 +145,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_bad_folders_are_named(fault, tree, tmp_path):
+def test_bad_folders_are_reported(fault, tree, tmp_path):
     spoil, message = BAD[fault]
     spoil(tree)
     with pytest.raises(UserError) as raised:
@@ -205,7 +205,7 @@ def test_a_second_process_waits_for_the_first(tree, tmp_path):
     assert (folder / "1.0.0/dataset_info.json").exists()
 
 
-def test_an_unwritable_cache_is_named(tree, tmp_path):
+def test_an_unwritable_cache_is_reported(tree, tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(UserError, match="camvid .*config.data.data_dir=.*cache: "):
         data.load("camvid", tmp_path / "cache", tree)
@@ -218,7 +218,7 @@ def test_unusual_files_decode_correctly(tree, tmp_path):
     palette.save(tree / "trainannot/b.png")  # ids with a palette
     Image.fromarray(picture("a")[..., 0]).save(tree / "train/a.png")  # a grey photograph
     exif = Image.Exif()
-    exif[0x0112] = 6  # a camera on its side; the label is of the pixels as stored
+    exif[0x0112] = 6  # a rotated camera; the label fits the pixels as stored
     Image.fromarray(np.full((3, 4, 3), (250, 10, 10), np.uint8)).save(tree / "train/c.png", format="JPEG", exif=exif)
 
     source = pipeline.source(data.load("camvid", tmp_path / "cache", tree), "train")
@@ -240,7 +240,7 @@ def test_ids_of_any_number_type():
             map_ids("x", np.asarray(values), ids)
 
 
-def test_a_damaged_record_is_named(tree, tmp_path):
+def test_a_damaged_record_is_reported(tree, tmp_path):
     builder = data.load("camvid", tmp_path / "cache", tree)
     (path,) = (tmp_path / "cache").glob("**/*train*array_record*")
     content = bytearray(path.read_bytes())

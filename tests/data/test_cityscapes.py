@@ -84,7 +84,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_bad_folders_are_named(fault, tree, tmp_path):
+def test_bad_folders_are_reported(fault, tree, tmp_path):
     spoil, message = BAD[fault]
     spoil(tree)
     with pytest.raises(UserError) as raised:

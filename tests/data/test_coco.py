@@ -84,7 +84,7 @@ def test_objects_are_painted(tree, tmp_path, capsys):
     ]
 
 
-def test_images_may_be_in_a_folder_images(tree, tmp_path):
+def test_images_may_be_in_the_folder_images(tree, tmp_path):
     other = tmp_path / "other"
     write(other, "train2014", {9: (HEIGHT, WIDTH, OBJECTS)}, folder="images")
     write(other, "val2014", {7: (HEIGHT, WIDTH, [])}, folder="images")
@@ -96,7 +96,7 @@ def test_images_may_be_in_a_folder_images(tree, tmp_path):
     assert coco_subset.COCOSubset.fingerprint(other) != digest != coco_subset.COCOSubset.fingerprint(tree)
 
 
-def test_the_draw_depends_on_names_and_seed():
+def test_the_drawn_images_depend_on_names_and_seed():
     pairs = [Pair(f"image{i}", None, None) for i in range(40)]
     drawn = coco.draw(pairs, 10, 0)
     assert len(drawn) == 10 and drawn == [p for p in pairs if p in drawn] and drawn != pairs[:10]
@@ -105,7 +105,7 @@ def test_the_draw_depends_on_names_and_seed():
     assert coco.draw(pairs[:3], 1, 0)[0].name == "image2"  # its digest is the smallest of the three; it never changes
 
 
-def test_images_with_more_than_900_pixels_count(tmp_path, capsys, monkeypatch):
+def test_only_images_with_more_than_900_pixels_are_used(tmp_path, capsys, monkeypatch):
     small = {"category_id": SHEEP, "segmentation": runs(0, 900, 300)}
     large = {"category_id": SHEEP, "segmentation": runs(0, 901, 299)}
     objects_by_image = {
@@ -211,7 +211,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_bad_folders_are_named(fault, tree, tmp_path):
+def test_bad_folders_are_reported(fault, tree, tmp_path):
     spoil, message = BAD[fault]
     spoil(tree)
     with pytest.raises(UserError) as raised:
@@ -220,7 +220,7 @@ def test_bad_folders_are_named(fault, tree, tmp_path):
     assert not list(tmp_path.glob("cache/**/1.0.0*"))
 
 
-def test_bad_objects_are_named_when_images_are_selected(tree, tmp_path):
+def test_bad_objects_are_reported_when_images_are_selected(tree, tmp_path):
     damage({"segmentation": []})(tree)
     with pytest.raises(UserError, match=NAME + ".*polygons.*run lengths"):
         data.load("coco_voc", tmp_path / "cache", tree)

@@ -128,7 +128,7 @@ BAD_10K = {
 
 
 @pytest.mark.parametrize("fault", BAD | BAD_10K)
-def test_bad_folders_are_named(fault, request, tmp_path):
+def test_bad_folders_are_reported(fault, request, tmp_path):
     name, fixture = ("coco_stuff", "whole") if fault in BAD else ("coco_stuff10k", "small")
     tree = request.getfixturevalue(fixture)
     spoil, message = (BAD | BAD_10K)[fault]

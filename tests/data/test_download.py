@@ -135,7 +135,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_named_and_leave_nothing(fault, host, tmp_path):
+def test_faults_are_reported_and_leave_no_files(fault, host, tmp_path):
     host.files, checksum, message = FAULTS[fault]
     with pytest.raises(UserError, match=message) as raised:
         download.fetch(Download("x", [Archive(f"{host.url}/x.zip", checksum)]), tmp_path)
@@ -143,7 +143,7 @@ def test_faults_are_named_and_leave_nothing(fault, host, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_no_network_is_named(monkeypatch, tmp_path):
+def test_no_network_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(download, "PAUSE", 0)
     with pytest.raises(UserError, match=r"/x.zip: \[Errno \d+\] Connection refused; run .* again"):
         download.fetch(Download("x", [Archive(f"http://127.0.0.1:{free_port()}/x.zip")]), tmp_path)

@@ -53,7 +53,7 @@ def test_indexed_labels(tmp_path):
     )
 
 
-def test_colours_and_an_ignored_one(tmp_path):
+def test_colours_and_an_ignored_colour(tmp_path):
     colours = np.array([[10, 0, 0], [0, 20, 0], [0, 0, 30], [9, 9, 9]], np.uint8)
     label = np.array([[0, 1, 2, 3], [3, 3, 1, 0]])
     root = tmp_path / "mine"
@@ -106,8 +106,8 @@ READ = {  # classes.txt, label, expected class ids
     "grey colours": (BY_GREY, Image.fromarray(np.array([[0, 100, 200, 255]], np.uint8)), [[0, 1, 2, 255]]),
     "grey colours, but ids": ("a 1 1 1\nb 0 0 0\n", Image.fromarray(TWO), TWO),
     "RGBA": (BY_COLOUR, Image.fromarray(COLOURS[TWO]).convert("RGBA"), TWO),
-    "a palette that agrees": (BY_COLOUR, indexed([[0, 1, 2, 255]], COLOURS), [[0, 1, 2, 255]]),
-    "a palette that does not": (BY_COLOUR, indexed([[0, 1, 2, 255]], COLOURS[[2, 0, 1]]), [[2, 0, 1, 255]]),
+    "a palette in the order of the ids": (BY_COLOUR, indexed([[0, 1, 2, 255]], COLOURS), [[0, 1, 2, 255]]),
+    "a palette in another order": (BY_COLOUR, indexed([[0, 1, 2, 255]], COLOURS[[2, 0, 1]]), [[2, 0, 1, 255]]),
     "a palette of other colours": (BY_COLOUR, indexed([[0, 1, 2]], COLOURS // 2), [[0, 1, 2]]),
     "a palette, no colours": ("a\nb\nc\n", indexed([[0, 1, 2]], COLOURS[[2, 0, 1]]), [[0, 1, 2]]),
 }
@@ -153,7 +153,7 @@ WHITE = [[0, 255, 0, 255], [0, 0, 0, 255]]
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_some_labels_whose_object_is_white(count, tmp_path):
+def test_masks_with_a_white_object_among_labels_with_ids(count, tmp_path):
     root = masks(tmp_path / "mine", *[WHITE] * count)
     are = "1 label is a 0/255 mask" if count == 1 else "/labels/2.png and 5 more: 8 labels are 0/255 masks"
     with pytest.raises(
@@ -192,7 +192,7 @@ def test_no_void_warning_with_many_classes(tmp_path, capsys):
     assert "0/255" not in capsys.readouterr().err
 
 
-def test_nothing_to_learn(tmp_path):
+def test_training_labels_without_any_class_are_an_error(tmp_path):
     root = write(tmp_path / "mine", count=3, classes="ignore\nroad\ntree\n")
     for i in range(3):
         Image.fromarray(np.full((2, 4), i == 2, np.uint8)).save(root / f"labels/{i}.png")
@@ -277,7 +277,7 @@ def test_a_folder_above_is_suggested_only_if_it_is_complete(tmp_path):
         load(tmp_path / "mine/deep/er", tmp_path)
 
 
-def test_a_refused_folder_leaves_nothing(tmp_path):
+def test_an_invalid_folder_leaves_no_build(tmp_path):
     with pytest.raises(UserError, match="label id 6, 7, 8, 9"):
         load(write(tmp_path / "mine", LABEL + 7), tmp_path)
     assert not [path for path in (tmp_path / "prepared/folder").iterdir() if path.is_dir()]
@@ -300,7 +300,7 @@ def lists(root, **names):
         (root / f"{split}.txt").write_text(text, encoding="utf-8")
 
 
-WRONG = {  # {message: what spoils the folder}
+WRONG = {  # {message: function that makes the folder invalid}
     "mine/images is missing; folder .* images/, labels/ and classes.txt": lambda r: (r / "images").rename(r / "x"),
     "/labels/0.png: label id 3, .*classes.txt has 3 lines, .* 0 to 2: .*if 3 is void, .*'ignore'": lambda r: write(
         r, np.where(LABEL == 255, 0, LABEL + 1)
@@ -378,7 +378,7 @@ def test_errors_are_explained(message, tmp_path):
     assert not list((tmp_path / "prepared").rglob("dataset_info.json"))
 
 
-def test_every_fault_is_named_at_once(tmp_path):
+def test_every_fault_is_reported_at_once(tmp_path):
     root = write(tmp_path / "mine")
     for i in (1, 4):
         (root / f"labels/{i}.png").write_text("x")
@@ -406,7 +406,7 @@ def test_ids_from_one(void, tmp_path, capsys):
     assert load(root, tmp_path).info.metadata["class_names"] == ["a", "b", "c"]
 
 
-def test_splits_do_not_move_when_images_are_added():
+def test_images_keep_their_split_when_others_are_added():
     stems = [f"img{i}" for i in range(200)]
     few, many = (folder._by_name(folder.Path("/nowhere"), stems[:n]) for n in (100, 200))
     assert set(few["val"]) == set(many["val"]) & set(stems[:100])
@@ -508,7 +508,7 @@ def test_links_and_endings(tmp_path):
     assert names(load(root, tmp_path)) == {"train": ["train/0", "train/1"], "val": ["val/0", "val/1"]}
 
 
-def test_images_that_exif_turns(tmp_path, capsys):
+def test_images_that_exif_rotates_give_a_warning(tmp_path, capsys):
     root = write(tmp_path / "mine", count=2)
     photos(root, "square", "other", shape=(3, 3, 3), suffix=".jpg", exif=exif(6))
     photos(root, "wide", suffix=".jpg", exif=exif(6))
@@ -520,8 +520,8 @@ def test_images_that_exif_turns(tmp_path, capsys):
     assert re.search("^warning: .* and 1 more have an EXIF orientation: .* image as stored", line)
 
 
-def test_images_that_exif_turns_are_stored_upright(tmp_path):
-    """So are their labels, which are of the pixels as stored in the file."""
+def test_images_that_exif_rotates_are_stored_upright(tmp_path):
+    """So are their labels, which fit the pixels as stored in the file."""
     root, image = write(tmp_path / "mine", count=2), np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     for i in range(2):
         Image.fromarray(image).save(root / f"images/{i}.png", exif=exif(6))
@@ -603,7 +603,7 @@ def test_circular_links(tmp_path):
     assert sorted(sum(names(load(root, tmp_path)).values(), [])) == ["0", "1"]
 
 
-def test_corrected_labels_are_noticed_and_copies_are_not(tmp_path):
+def test_the_fingerprint_changes_with_a_label_but_not_in_a_copy(tmp_path):
     root = write(tmp_path / "mine", count=2, suffix=".bmp")
     before = folder.Folder.fingerprint(root)
     assert folder.Folder.fingerprint(shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copy)) == before

@@ -105,7 +105,7 @@ BAD_LIP = {
 }
 BAD_CIHP = {
     "no ids": (
-        lambda t: (t / "Training/Category_ids").rename(t / "Training/Categories"),  # which are the colours
+        lambda t: (t / "Training/Category_ids").rename(t / "Training/Categories"),  # CIHP's name for coloured labels
         r"Training/Category_ids is missing; cihp .*instance-level_human_parsing: Training/ and Validation/, each",
     ),
     "a label": (lambda t: (t / "Validation/Category_ids/0000007.png").unlink(), r"^\S*/0000007.png is missing$"),
@@ -117,7 +117,7 @@ BAD_CIHP = {
 
 
 @pytest.mark.parametrize("fault", BAD_LIP | BAD_CIHP)
-def test_bad_folders_are_named(fault, request, tmp_path):
+def test_bad_folders_are_reported(fault, request, tmp_path):
     name = "lip" if fault in BAD_LIP else "cihp"
     tree = request.getfixturevalue(name)
     spoil, message = (BAD_LIP | BAD_CIHP)[fault]

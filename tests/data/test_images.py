@@ -33,7 +33,7 @@ def saved(image, form, **options):
 
 
 def exif(value, kind=3):
-    """An EXIF block with an orientation of type 3, a number, or 2, a text."""
+    """An EXIF block with an orientation as a number (type 3) or as text (type 2)."""
     value = struct.pack("<HH", value, 0) if kind == 3 else value.ljust(4, b"\0")
     return (
         b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", 0x0112, kind, 1 if kind == 3 else 2) + value + bytes(4)
@@ -173,8 +173,8 @@ def source_of(name, image):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged EXIF
 @pytest.mark.parametrize("name", CASES)
-def test_every_file_is_read_alike(name, tmp_path):
-    """As expected in a prediction; the same in records made of it, and (except its orientation) in records with the file's own bytes."""
+def test_every_reader_gives_the_same_pixels(name, tmp_path):
+    """Predictions, records made from the file, and records with the file's own bytes (which are not rotated) have the expected pixels."""
     content, expected = CASES[name]
     lossy = any(form in name for form in ("JPEG", "MPO", "AVIF"))
     path = tmp_path / "file"
@@ -194,8 +194,8 @@ def test_every_file_is_read_alike(name, tmp_path):
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG", "WEBP"])
 @pytest.mark.parametrize("number", range(1, 9))
-def test_a_label_is_turned_with_its_image(form, number, tmp_path):
-    """Labels are of the pixels as stored, even labels that are TIFFs with an orientation of their own."""
+def test_a_label_is_rotated_with_its_image(form, number, tmp_path):
+    """Labels fit the pixels as stored, even if a label is a TIFF with its own orientation."""
     tag = Image.Exif()
     tag[0x0112] = number
     stored = turned(IMAGE, number)
@@ -226,7 +226,7 @@ DAMAGED = damaged()
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_files_are_named(name, tmp_path, recwarn):
+def test_damaged_files_are_reported(name, tmp_path, recwarn):
     path = tmp_path / "file"
     path.write_bytes(DAMAGED[name])
     with pytest.raises((OSError, ValueError, SyntaxError)):
@@ -235,7 +235,7 @@ def test_damaged_files_are_named(name, tmp_path, recwarn):
     assert fault.startswith(f"{path}: ") and "\n" not in fault
 
 
-def test_pillows_limit_is_not_used(tmp_path, monkeypatch):
+def test_the_limit_of_pillow_is_not_used(tmp_path, monkeypatch):
     COLOUR.save(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     np.testing.assert_array_equal(images.read(tmp_path / "x.png")[0], IMAGE)

@@ -106,7 +106,7 @@ BAD_NYU = {
 
 
 @pytest.mark.parametrize("fault", BAD_NYU)
-def test_bad_nyudv2_is_named(fault, nyu, tmp_path):
+def test_bad_nyudv2_is_reported(fault, nyu, tmp_path):
     spoil, message = BAD_NYU[fault]
     spoil(nyu)
     with pytest.raises(UserError) as raised:
@@ -195,7 +195,7 @@ BAD_SUN = {
 
 
 @pytest.mark.parametrize("fault", BAD_SUN)
-def test_bad_sunrgbd_is_named(fault, sun, tmp_path):
+def test_bad_sunrgbd_is_reported(fault, sun, tmp_path):
     spoil, message = BAD_SUN[fault]
     spoil(sun)
     with pytest.raises(UserError) as raised:

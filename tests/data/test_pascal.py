@@ -133,7 +133,7 @@ BAD_VOC = {
         lambda t: truncate(t / "benchmark_RELEASE/dataset/cls/2008_y.mat"),
         r"^\S*/cls/2008_y.mat: .*read as a MATLAB file: .",
     ),
-    "not MATLAB's": (
+    "not a MATLAB file": (
         lambda t: (t / "benchmark_RELEASE/dataset/cls/2008_y.mat").write_text("hello, " * 40),
         r"^\S*/cls/2008_y.mat: .*read as a MATLAB file: .",
     ),
@@ -152,7 +152,7 @@ BAD_VOC = {
 
 
 @pytest.mark.parametrize("fault", BAD_VOC)
-def test_bad_folders_are_named(fault, voc, tmp_path):
+def test_bad_folders_are_reported(fault, voc, tmp_path):
     spoil, message = BAD_VOC[fault]
     spoil(voc)
     with pytest.raises(UserError) as raised:
@@ -278,7 +278,7 @@ def test_pascal_person_part_has_the_24_parts_of_persons():
         ([{"class": "person", "mask": mask()}], "2008_c.mat .*field parts$"),
     ],
 )
-def test_bad_parts_are_named(things, message, person_part, tmp_path):
+def test_bad_parts_are_reported(things, message, person_part, tmp_path):
     mat(person_part / "Annotations_Part/2008_c.mat", anno={"objects": structs(things)})
     with pytest.raises(UserError, match=message):
         data.load("pascal_person_part", tmp_path / "cache", person_part)

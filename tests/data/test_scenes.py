@@ -29,7 +29,7 @@ def mask(label, *names):
 # The contents of a scene
 
 
-def test_the_same_arguments_give_the_same_bytes_and_others_another_scene():
+def test_the_same_arguments_give_the_same_bytes_and_other_arguments_another_scene():
     first, again = scene(3, "train", 5), scene(3, "train", 5)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True))
     arguments = ((3, "train", 5), (4, "train", 5), (3, "val", 5), (3, "train", 13))
@@ -45,7 +45,7 @@ KNOWN = {
 }
 
 
-def test_the_fingerprint_is_of_these_scenes():
+def test_the_fingerprint_matches_the_scenes():
     assert (builder.FINGERPRINT, builder.SEED, scenes.SPLITS) == ("bdd4a2ecf9a1", 0, {"train": 2000, "val": 400})
     for (split, index), (mean, pixels) in KNOWN.items():
         image, label = scene(builder.SEED, split, index)
@@ -138,7 +138,7 @@ def test_walls_have_two_extents(drawn):
 
 
 @pytest.mark.parametrize("index", range(20))
-def test_answers_do_not_change_their_objects_pixels(index):
+def test_answers_do_not_change_the_pixels_of_their_objects(index):
     answers = Answers(0, 0, 0)
     image, label = scene(1, "val", index, answers)
 
@@ -214,7 +214,7 @@ def leaky(drawn, name):
 
 
 @pytest.mark.parametrize("group", ["distant_cue", "scale", "neighbours"])
-def test_small_windows_say_nothing_within_a_pair(drawn, group):
+def test_small_windows_do_not_distinguish_the_classes_of_a_pair(drawn, group):
     actual, n = accuracy(drawn, GROUPS[group])
     assert actual < chance(n)
     with_leak, n = accuracy(leaky(drawn, GROUPS[group][1]), GROUPS[group])
@@ -222,12 +222,12 @@ def test_small_windows_say_nothing_within_a_pair(drawn, group):
 
 
 @pytest.mark.parametrize("pair", [("grass", "gravel"), BEACONS, ("background", "grass")])
-def test_small_windows_tell_appearance_apart(drawn, pair):
+def test_small_windows_distinguish_appearance_classes(drawn, pair):
     assert accuracy(drawn[:100], pair)[0] > 0.95
 
 
 @pytest.mark.parametrize("group", ["distant_cue", "scale", "neighbours"])
-def test_position_says_nothing_within_a_pair(drawn, group):
+def test_position_does_not_distinguish_the_classes_of_a_pair(drawn, group):
     actual, n = accuracy(drawn, GROUPS[group], place)
     assert actual < chance(n)
 

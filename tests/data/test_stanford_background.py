@@ -48,13 +48,13 @@ def test_folds(tree, tmp_path):
         ("0 1\n0 1\n", r"3.regions.txt: label is 2x2, but its image is 3x2$"),
     ],
 )
-def test_bad_labels_are_named(text, message, tree, tmp_path):
+def test_bad_labels_are_reported(text, message, tree, tmp_path):
     (tree / "labels/0000003.regions.txt").write_text(text)
     with pytest.raises(UserError, match=message):
         data.load("stanford_background", tmp_path / "cache", tree)
 
 
-def test_bad_folders_are_named(tree, tmp_path):
+def test_bad_folders_are_reported(tree, tmp_path):
     with pytest.raises(UserError, match=rf"images is missing; did you mean {tree}\?$"):
         data.load("stanford_background", tmp_path / "cache", tree.parent)
     (tree / "labels/0000003.regions.txt").unlink()

@@ -21,7 +21,7 @@ from ctxseg.models.resizing import resize
 
 
 @pytest.mark.parametrize("segments", [1, 7, 60])
-def test_ids_and_their_number(segments):
+def test_ids_of_super_pixels_and_their_number(segments):
     image = photographs.chelsea()[50:130, 100:220]
     regions = superpixels.slic(image, segments)
     assert regions.dtype == np.uint16 and regions.shape == (80, 120)
@@ -37,7 +37,7 @@ def test_noise_has_no_more_regions_than_requested():
     assert superpixels.slic(noise, 30).max() < 30
 
 
-def test_they_are_stored_with_the_data_set(street, tmp_path):
+def test_super_pixels_are_stored_with_the_data_set(street, tmp_path):
     builder = data.load("camvid", tmp_path, street)
     plain, source = pipeline.source(builder, "val"), pipeline.source(builder, "val", 9)
     assert "regions" not in plain[0] and len(source) == 3
@@ -82,7 +82,7 @@ def test_super_pixels_of_an_image_at_a_scale(street, tmp_path):
     assert batch["regions"].shape == (4, 32, 32, 2) and (batch["regions"][3] == -1).all()
 
 
-def test_they_are_augmented_with_the_labels():
+def test_super_pixels_are_augmented_with_the_labels():
     rng = np.random.default_rng(0)
     label = np.kron(rng.integers(0, 9, (4, 4)), np.ones((16, 16), int))
     sample = {
@@ -97,7 +97,7 @@ def test_they_are_augmented_with_the_labels():
         np.testing.assert_array_equal(out["regions"], expected)
 
 
-def test_damaged_files_are_named(street, tmp_path):
+def test_damaged_files_are_reported(street, tmp_path):
     builder = data.load("camvid", tmp_path, street)
     pipeline.source(builder, "train", 9)
     (path,) = tmp_path.glob("**/superpixels-9-*/train-*.array_record")
@@ -123,7 +123,7 @@ def killed(*args):
     while len(calls) >= 5:  # the last calls wait for the first file
         if os.path.exists(sys.argv[3]):
             os.kill(os.getpid(), signal.SIG)
-            time.sleep(1)  # until the main thread gets it, which then waits for this thread to end
+            time.sleep(1)  # until the main thread gets the signal; it then waits for this thread to end
             break
         time.sleep(0.01)
     return slic(*args)

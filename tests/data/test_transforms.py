@@ -263,6 +263,6 @@ def test_the_share_of_rotated_images():
         ("brightness", 1.5),
     ],
 )
-def test_invalid_settings_are_named(field, value):
+def test_invalid_settings_are_reported(field, value):
     with pytest.raises(UserError, match=f"config.data.{field} is "):
         transforms.Augmentation(**({"crop": (8, 8)} | {field: value}))

@@ -28,7 +28,7 @@ def test_labels_are_those_of_prediction_for_an_image_in_any_form(run, loaded, tm
         np.testing.assert_array_equal(actual, labels)
     turned = Image.fromarray(np.rot90(image))
     exif = turned.getexif()
-    exif[0x0112] = 6  # to be turned clockwise
+    exif[0x0112] = 6  # viewers rotate it clockwise
     turned.save(path, exif=exif)
     for form in (path, Image.open(path)):
         np.testing.assert_array_equal(loaded.predict(form), labels)

@@ -59,7 +59,7 @@ def softmax(x, axis=-1):
 
 
 def pool(x, k):
-    """Means over k×k bins; bin i is from ⌊i·n/k⌋ to ⌈(i+1)·n/k⌉."""
+    """Means over k×k bins; bin i reaches from ⌊i·n/k⌋ to ⌈(i+1)·n/k⌉."""
     _, h, w, _ = x.shape
     y = np.zeros((x.shape[0], k, k, x.shape[-1]))
     for i, j in np.ndindex(k, k):

@@ -41,7 +41,7 @@ def test_nearest_resize():
 
 
 def caffe_rows(n, size, stride, padding):
-    """Of a pooled map, by the lines of Caffe's PoolingLayer::Reshape: rounded up, without a last window that lies in the padding."""
+    """The rows of a pooled map, as in Caffe's PoolingLayer::Reshape: rounded up, without a last window that lies in the padding."""
     rows = math.ceil((n + 2 * padding - size) / stride) + 1
     return rows - 1 if (rows - 1) * stride >= n + padding else rows
 
@@ -70,7 +70,7 @@ def test_max_pool(height, width, size, stride, padding, caffe):
 
 
 @pytest.mark.parametrize("height, width", [(6, 7), (1, 2)])
-def test_window_mean_is_caffe_s(height, width):
+def test_window_mean_matches_caffe(height, width):
     """PoolingLayer's AVE: the sum over the window's pixels, divided by the window's area before it is clipped to the image."""
     x = normal(2, height, width, 3)
     y = resizing.window_mean(x, 3)

@@ -44,7 +44,7 @@ def assert_equal(state, expected):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run of five checkpoints, of which the second was the best."""
+    """The checkpoints of a run that has saved five. The second has the best score."""
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     with Checkpoints(folder, keep=2) as saved:
         assert saved.latest_step() is None
@@ -67,7 +67,7 @@ def test_the_last_and_the_best_are_kept(folder):
     assert sorted(os.listdir(folder)) == ["2", "4", "5"]
 
 
-def test_a_score_that_is_undefined_is_the_worst(tmp_path):
+def test_an_undefined_score_is_the_worst(tmp_path):
     with Checkpoints(tmp_path, keep=1) as saved:
         for step, mean_iou in enumerate((0.1, None, 0.0), 1):
             saved.save(step, random_state(step), {}, {"mIoU": mean_iou})
@@ -91,7 +91,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("difference", DIFFERENT)
-def test_another_model_or_optimizer_is_named(folder, difference):
+def test_the_message_names_the_difference_from_another_model_or_optimizer(folder, difference):
     state, message = DIFFERENT[difference]
     with Checkpoints(folder) as saved, pytest.raises(UserError) as error:
         saved.restore(state)
@@ -100,7 +100,7 @@ def test_another_model_or_optimizer_is_named(folder, difference):
 
 
 def zigzag_state(stages, adam=False, seed=0):
-    """A state of ZigZagNet on two levels, all its arrays random."""
+    """A state of ZigZagNet on two levels, with random arrays."""
     module = ZigZag(channels=2, stages=stages, subdivisions=(2,), readout="up")
     features = {"res2": jnp.zeros((1, 4, 4, 3)), "res3": jnp.zeros((1, 2, 2, 3))}
     optimizer = optax.adam(0.1) if adam else optimizers.create_optimizer(defaults.get_config().optimizer, 10)
@@ -115,20 +115,20 @@ def zigzag_state(stages, adam=False, seed=0):
 
 
 def scanned(state, stages):
-    """The state as it was when stages 2 … T−1 were one `nn.scan`: their arrays stacked, as `stages`."""
+    """The state in the format of older versions, where stages 2 … T−1 were one `nn.scan`: `stages` has their stacked arrays."""
 
     def stack(tree):
         if not isinstance(tree, dict) or not tree:
             return tree
         context = dict(tree["context"])
-        alike = [context.pop(f"stage{t}") for t in range(2, stages)]
-        return {"context": context | {"stages": jax.tree.map(lambda *x: np.stack(x), *alike)}}
+        middle = [context.pop(f"stage{t}") for t in range(2, stages)]
+        return {"context": context | {"stages": jax.tree.map(lambda *x: np.stack(x), *middle)}}
 
     return jax.tree.map(stack, state, is_leaf=lambda x: isinstance(x, dict))
 
 
 @pytest.mark.parametrize("stages, adam", [(3, False), (4, True)])
-def test_stages_of_zigzag_that_were_scanned(tmp_path, stages, adam):
+def test_older_checkpoints_of_zigzag_with_scanned_stages_are_restored(tmp_path, stages, adam):
     state = zigzag_state(stages, adam)
     old = scanned(state, stages)
     assert old.params["context"]["stages"]["fuse_up2"]["conv"]["kernel"].shape == (stages - 2, 3, 3, 2, 2)
@@ -140,7 +140,7 @@ def test_stages_of_zigzag_that_were_scanned(tmp_path, stages, adam):
             restored, position = saved.restore(zigzag_state(stages, adam, seed=1), step)
             assert_equal(restored, state)
             assert position == {"next_index": step}
-        assert_equal(saved.restore(old, 7)[0], old)  # as of somebody's own context, which has such a name
+        assert_equal(saved.restore(old, 7)[0], old)  # a context from outside the package may have such names
 
 
 def without(tree, name):
@@ -149,19 +149,19 @@ def without(tree, name):
     return {k: without(v, rest) if k == first else v for k, v in tree.items() if rest or k != first}
 
 
-def test_another_zigzag_is_named_where_stages_were_scanned(tmp_path):
+def test_the_message_names_the_difference_from_scanned_stages(tmp_path):
     three = zigzag_state(3)
     with Checkpoints(tmp_path) as saved:
         saved.save(1, scanned(three, 3), {})
     momentum = three.opt_state[1].trace
-    less = without(momentum, "context/stage2/fuse_up1/conv")
+    reduced = without(momentum, "context/stage2/fuse_up1/conv")
     others = {
         "model: params/context/stage4/context_up1/.* has shape none .* and ": zigzag_state(4),
         r"model: params/context/stage2/fuse_up1/conv/kernel has shape \(3, 3, 2, 2\) .* and none in ": three.replace(
             params=without(three.params, "context/stage2/fuse_up1/conv")
         ),
         r"optimizer: opt_state/1/trace/context/stage2/fuse_up1/conv/kernel has shape \(3, 3, 2, 2\) .* and none ": three.replace(
-            opt_state=(three.opt_state[0], three.opt_state[1]._replace(trace=less), *three.opt_state[2:])
+            opt_state=(three.opt_state[0], three.opt_state[1]._replace(trace=reduced), *three.opt_state[2:])
         ),
     }
     for message, state in others.items():
@@ -178,7 +178,7 @@ def test_without_a_checkpoint(folder, tmp_path):
         saved.restore(random_state(), 3)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_can_be_restored(tmp_path):
     with Checkpoints(tmp_path, keep=2) as saved:
         for step in (1, 2):
             saved.save(step, random_state(step), {"next_index": step})
@@ -191,7 +191,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(tmp_path):
 
 
 def test_the_last_checkpoint_can_be_the_best(tmp_path):
-    """It is saved before it is evaluated, so its score is in metrics.jsonl alone."""
+    """It is saved before it is evaluated, so only metrics.jsonl has its score."""
     log = metrics_log.MetricsLog(tmp_path)
     with Checkpoints(str(tmp_path / "checkpoints")) as saved:
         assert checkpoints._best(tmp_path, saved) is None
@@ -201,7 +201,7 @@ def test_the_last_checkpoint_can_be_the_best(tmp_path):
         log.write(2, "train", {"loss": 1.0})
         assert checkpoints._best(tmp_path, saved) == 1
         log.write(2, "eval", {"mIoU": 0.75})
-        log.write(3, "eval", {"mIoU": 0.9})  # of which there is no checkpoint
+        log.write(3, "eval", {"mIoU": 0.9})  # has no checkpoint
         assert checkpoints._best(tmp_path, saved) == 2
 
 

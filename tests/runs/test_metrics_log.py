@@ -13,7 +13,7 @@ from ctxseg.runs.loggers import LOGGERS
 
 
 def read_events(workdir):
-    """Events of all of a run's event files, oldest first: records of length, its checksum, the event, its checksum."""
+    """The events in all event files of a run, oldest first. A record has the length, its checksum, the event and its checksum."""
     events = []
     for path in sorted(glob.glob(f"{workdir}/tensorboard/*tfevents*")):
         with open(path, "rb") as f:
@@ -44,7 +44,7 @@ def test_nan_and_infinity_become_null(tmp_path):
     assert [v.tag for e in read_events(tmp_path) for v in e.summary.value] == ["eval/iou/Sky"]
 
 
-def test_truncate_forgets_what_came_after(tmp_path):
+def test_truncate_removes_later_entries(tmp_path):
     log = metrics_log.MetricsLog(tmp_path, LOGGERS)
     for step in (10, 20, 30):
         log.write(step, "train", {"loss": 1.0})
@@ -60,7 +60,7 @@ def test_truncate_forgets_what_came_after(tmp_path):
 
 
 @pytest.mark.parametrize("rest", [b'{"step": 20, "ki', b"\0\0\0", b'{"step": 20, "kind": "train"}'])
-def test_a_last_line_cut_short_does_not_spoil_the_next(tmp_path, rest):
+def test_an_incomplete_last_line_does_not_affect_the_next_one(tmp_path, rest):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 10, "kind": "train"}\n' + rest)
     steps = [entry["step"] for entry in metrics_log.read_metrics(tmp_path)]
@@ -69,7 +69,7 @@ def test_a_last_line_cut_short_does_not_spoil_the_next(tmp_path, rest):
     assert [entry["step"] for entry in metrics_log.read_metrics(tmp_path)] == [*steps, 30]
 
 
-def test_a_damaged_line_elsewhere_is_named(tmp_path):
+def test_another_damaged_line_is_reported(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "kind": "train"}\n{"st\n{"step": 3, "kind": "train"}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl line 2"):
         metrics_log.read_metrics(tmp_path)

@@ -1,4 +1,4 @@
-"""A run's data are part of the run: others are refused, the same elsewhere are not, and the run says what it needs to know of them."""
+"""A run records its data set. Other data are refused; the same data in another folder are accepted."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def write(root, seed):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with own data in `mine` and `other`, and a run on `mine` in `run`; and settings."""
+    """A folder with own data in `mine` and `other` and a run on `mine` in `run`, and the settings of the run."""
     place = tmp_path_factory.mktemp("place")
     write(place / "mine", 0)
     write(place / "other", 1)
@@ -46,20 +46,20 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def run(place, tmp_path):
-    """A copy of the run, to be changed."""
+    """A copy of the run that a test may change."""
     return shutil.copytree(place[0] / "run", tmp_path / "run")
 
 
-def test_two_data_sets_are_two_runs(place):
+def test_the_default_folder_of_a_run_depends_on_the_data_folder(place):
     folders = [
         parse(FCN, *place[1], f"--config.data.manual_dir={place[0]}/{name}").workdir for name in ("mine", "other/")
     ]
     assert folders == ["runs/fcn-mine", "runs/fcn-other"]
-    assert parse(FCN, *place[1]).workdir == "runs/fcn-mine"  # what is prepared
+    assert parse(FCN, *place[1]).workdir == "runs/fcn-mine"  # the only prepared data
 
 
-def test_folders_of_one_name_are_two_runs(place, tmp_path, monkeypatch):
-    """By the README's command, and each is continued by its own; also where the first was moved."""
+def test_data_folders_with_the_same_name_have_separate_runs(place, tmp_path, monkeypatch):
+    """The README's command finds the run of each folder again, also after the first folder was moved."""
     (place, settings), config = place, f"--config={os.path.abspath('configs/fcn.py')}:folder"
     monkeypatch.chdir(tmp_path)
     for name, data in (("a", "mine"), ("b", "other")):
@@ -81,13 +81,13 @@ def test_folders_of_one_name_are_two_runs(place, tmp_path, monkeypatch):
     assert workdirs == {"b": "runs/fcn-b-data", "c": "runs/fcn-data", "d": "runs/fcn-d-data"}
     shutil.rmtree("runs/fcn-data")
     assert parse(*command("b")).workdir == "runs/fcn-b-data"
-    os.makedirs("runs/table-data/0-first-0")  # a sweep's
+    os.makedirs("runs/table-data/0-first-0")  # a run of a sweep
     shutil.copy("runs/fcn-b-data/config.json", "runs/table-data/0-first-0")
     of_table = [command_line.default_workdir("table", "folder", f"{name}/data", f"{place}/prepared") for name in "bc"]
     assert of_table == ["runs/table-data", "runs/table-c-data"]
 
 
-def test_a_run_says_what_its_data_are(place):
+def test_a_run_records_its_data_set(place):
     config, results = (json.loads((place[0] / "run" / name).read_text()) for name in ("config.json", "results.json"))
     dataset = config["dataset"]
     assert (dataset["name"], dataset["folder"]) == ("folder", f"{place[0]}/mine") and len(dataset["fingerprint"]) == 12
@@ -95,7 +95,7 @@ def test_a_run_says_what_its_data_are(place):
     assert results["dataset"] == {key: dataset[key] for key in ("name", "folder", "fingerprint")}
 
 
-def test_other_data_are_refused_and_moved_ones_are_not(place, run, tmp_path):
+def test_other_data_are_refused_and_moved_data_are_accepted(place, run, tmp_path):
     (place, settings), scores = place, call("--mode=evaluate", f"--workdir={run}").splitlines()[-1]
     moved = shutil.copytree(place / "mine", tmp_path / "moved")
     for mode in ("train", "evaluate"):
@@ -104,12 +104,12 @@ def test_other_data_are_refused_and_moved_ones_are_not(place, run, tmp_path):
         with pytest.raises(UserError) as error:
             call(*command, f"--config.data.manual_dir={place}/other")
         remedy = "choose another --workdir" if mode == "train" else "--config.eval.data=folder evaluates on it, if .*"
-        told = rf"{run} was trained on folder in \S*/mine \(\w+\), .* folder in {place}/other \(\w+\): {remedy}"
-        assert re.fullmatch(told, str(error.value).replace(str(moved), "/mine"))
+        message = rf"{run} was trained on folder in \S*/mine \(\w+\), .* folder in {place}/other \(\w+\): {remedy}"
+        assert re.fullmatch(message, str(error.value).replace(str(moved), "/mine"))
     evaluation = [f"--workdir={run}", "--mode=evaluate", f"--config.data.manual_dir={place}/other"]
-    said = call(*evaluation, "--config.eval.data=folder").splitlines()
+    printed = call(*evaluation, "--config.eval.data=folder").splitlines()
     assert re.fullmatch(
-        rf"{run}: trained on folder in .* \(\w+\), evaluated on folder in {place}/other \(\w+\)", said[0]
+        rf"{run}: trained on folder in .* \(\w+\), evaluated on folder in {place}/other \(\w+\)", printed[0]
     )
     assert json.loads((run / "results.json").read_text())["dataset"]["folder"] == f"{place}/other"
     label = np.asarray(Image.open(moved / "labels/0.png")).copy()
@@ -119,8 +119,8 @@ def test_other_data_are_refused_and_moved_ones_are_not(place, run, tmp_path):
         call("--mode=evaluate", f"--workdir={run}", f"--config.data.manual_dir={moved}")
 
 
-def test_a_folder_called_as_a_data_set(place, tmp_path, monkeypatch):
-    """Its run does not take the folder of the data set's run, nor the other way round."""
+def test_a_data_folder_with_the_name_of_a_built_in_data_set(place, tmp_path, monkeypatch):
+    """The runs on the two have different default folders."""
     (place, settings), config = place, f"--config={os.path.abspath('configs/fcn.py')}"
     monkeypatch.chdir(tmp_path)
     shutil.copytree(place / "mine", "photos/scenes")
@@ -128,7 +128,7 @@ def test_a_folder_called_as_a_data_set(place, tmp_path, monkeypatch):
     assert parse(*mine).workdir == "runs/fcn-photos-scenes" and parse(config).workdir == "runs/fcn-scenes"
     shutil.copytree(place / "run", "runs/fcn-photos-scenes")
     assert parse(*mine).workdir.endswith("photos-scenes") and parse(config).workdir == "runs/fcn-scenes"
-    shutil.move("runs/fcn-photos-scenes", "runs/fcn-scenes")  # as it was called before
+    shutil.move("runs/fcn-photos-scenes", "runs/fcn-scenes")  # the name that earlier versions gave it
     saved = json.loads((tmp_path / "runs/fcn-scenes/config.json").read_text())
     saved["dataset"]["folder"] = str(tmp_path / "photos/scenes")
     (tmp_path / "runs/fcn-scenes/config.json").write_text(json.dumps(saved))
@@ -137,7 +137,7 @@ def test_a_folder_called_as_a_data_set(place, tmp_path, monkeypatch):
         call(config)
 
 
-def test_a_sweep_s_runs_are_of_the_present_data(place, tmp_path):
+def test_a_sweep_refuses_its_runs_on_earlier_contents_of_the_folder(place, tmp_path):
     (place, settings), mine = place, shutil.copytree(place[0] / "mine", tmp_path / "mine")
     command = [FCN, "--mode=sweep", *settings, f"--config.data.manual_dir={mine}", f"--workdir={tmp_path}/sweep"]
     call(*command)
@@ -146,8 +146,8 @@ def test_a_sweep_s_runs_are_of_the_present_data(place, tmp_path):
         call(*command)
 
 
-def test_reports_and_pictures_are_of_one_data_set(place, run, tmp_path):
-    """By what the data hold; a run that was scored on others says so."""
+def test_reports_and_pictures_compare_only_runs_on_the_same_data(place, run, tmp_path):
+    """The contents decide. The report of a run that was evaluated on other data says so."""
     (place, settings), other = place, f"{tmp_path}/other"
     data = f"--config.data.manual_dir={place}/other"
     call(FCN, *settings, data, f"--workdir={other}")
@@ -155,7 +155,7 @@ def test_reports_and_pictures_are_of_one_data_set(place, run, tmp_path):
         call("--mode=report", f"--workdir={run},{other}")
     call(f"--workdir={run}", "--mode=evaluate", data, "--config.eval.data=folder")
     assert f"folder in {place}/other" in (run / "report.html").read_text()
-    call("--mode=report", f"--workdir={run},{other}")  # scored on the same
+    call("--mode=report", f"--workdir={run},{other}")  # both are now evaluated on the same data
     for folder in (run, other):
         saved = json.loads(open(f"{folder}/config.json").read())
         saved["data"] |= {"data_dir": f"{tmp_path}/nowhere", "manual_dir": "/nowhere"}
@@ -165,8 +165,8 @@ def test_reports_and_pictures_are_of_one_data_set(place, run, tmp_path):
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_a_run_is_enough(older, place, run, tmp_path):
-    """To predict, export, report and draw, also one that says what its classes are in results.json alone; nothing is prepared."""
+def test_a_run_can_be_used_without_its_data(older, place, run, tmp_path):
+    """It predicts, exports, reports and draws. So does an older run, which has its classes only in results.json. Nothing is prepared."""
     config = json.loads((run / "config.json").read_text())
     config["data"] |= {"data_dir": f"{tmp_path}/nowhere", "manual_dir": "/nowhere"}
     if older:
@@ -183,14 +183,14 @@ def test_a_run_is_enough(older, place, run, tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_best_is_what_an_evaluation_alone_found(run):
-    """Of a run that was stopped before its own evaluation."""
+def test_the_best_checkpoint_may_be_known_only_from_results(run):
+    """A run was stopped before its own evaluation, and --mode=evaluate has evaluated it."""
     lines = [line for line in (run / "metrics.jsonl").read_text().splitlines(True) if '"eval"' not in line]
     (run / "metrics.jsonl").write_text("".join(lines))
     where = [f"--input={run}/x.png", "--mode=predict", f"--workdir={run}"]
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(run / "x.png")
     call(*where, "--checkpoint=best")
-    with pytest.raises(UserError, match="checkpoints .*step 77"):  # though the labels are there
+    with pytest.raises(UserError, match="checkpoints .*step 77"):  # although all images have results
         call(*where, "--checkpoint=77")
     shutil.rmtree(run / "checkpoints")
     for mode in ("predict", "export"):
@@ -199,7 +199,7 @@ def test_best_is_what_an_evaluation_alone_found(run):
     assert not (run / "checkpoints").exists()
 
 
-def test_a_run_of_before_continues_with_a_line(place, run, capsys):
+def test_a_run_without_a_recorded_data_set_continues_with_a_note(place, run, capsys):
     config = json.loads((run / "config.json").read_text())
     dataset = config.pop("dataset")
     (run / "config.json").write_text(json.dumps(config))

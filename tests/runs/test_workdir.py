@@ -24,7 +24,7 @@ def changed(**changes):
     return config
 
 
-def test_the_config_is_kept_resolved(run):
+def test_the_config_is_saved_resolved(run):
     config = fcn.get_config()
     saved = json.loads((run / "config.json").read_text())
     assert fields.flatten_as_json(saved) == fields.flatten_as_json(config)
@@ -33,7 +33,7 @@ def test_the_config_is_kept_resolved(run):
     assert [path.name for path in run.iterdir()] == ["config.json"]
 
 
-def test_what_changes_nothing_learned_may_change(run):
+def test_fields_that_do_not_affect_training_may_change(run):
     free = changed(
         train__log_every=1, train__checkpoint_every=7, train__keep=9, eval__batch_size=3, eval__split="test",
         data__data_dir="elsewhere", data__threads=0, data__manual_dir="there",
@@ -43,7 +43,7 @@ def test_what_changes_nothing_learned_may_change(run):
     assert json.loads((run / "config.json").read_text())["train"]["keep"] == 9
 
 
-def test_another_config_is_refused_by_its_fields(run):
+def test_the_message_about_another_config_names_the_fields_that_differ(run):
     before = (run / "config.json").read_text()
     with pytest.raises(UserError) as one:
         workdir.check(run, changed(seed=3))
@@ -61,7 +61,7 @@ def test_another_config_is_refused_by_its_fields(run):
     assert (run / "config.json").read_text() == before
 
 
-def test_a_field_that_went_is_named_and_one_that_came_is_not(run):
+def test_removed_fields_are_reported_and_new_fields_are_not(run):
     saved = json.loads((run / "config.json").read_text())
     del saved["seed"]
     saved["model"]["depth"] = 3
@@ -70,7 +70,7 @@ def test_a_field_that_went_is_named_and_one_that_came_is_not(run):
         workdir.check(run, fcn.get_config())
 
 
-def test_a_field_that_is_left_open_counts_as_its_module_s_default(run):
+def test_an_unset_field_counts_as_the_default_of_its_module(run):
     workdir.check(run, changed(model__backbone__width=24))
     workdir.claim(run, changed(model__backbone__width=24))
     workdir.check(run, fcn.get_config())
@@ -78,7 +78,7 @@ def test_a_field_that_is_left_open_counts_as_its_module_s_default(run):
         workdir.check(run, changed(model__backbone__width=25))
 
 
-def test_a_field_younger_than_the_run_counts_as_its_default(run):
+def test_a_field_added_after_the_run_counts_as_its_default(run):
     saved = json.loads((run / "config.json").read_text())
     for section, field in (("data", "padding"), ("model", "auxiliary"), ("train", "split"), ("eval", "flip")):
         del saved[section][field]
@@ -87,9 +87,9 @@ def test_a_field_younger_than_the_run_counts_as_its_default(run):
     del saved["model"]["context"]["bring"]
     (run / "config.json").write_text(json.dumps(saved))
     same = {
-        "model__backbone__width": 24,  # what None is there
-        "eval__flip": True,  # free
-        "model__context__bring": "average",  # read by nothing here
+        "model__backbone__width": 24,  # the module's default
+        "eval__flip": True,  # may change
+        "model__context__bring": "average",  # not read by this system
         "model__backbone__layout": "hrenet",
     }
     workdir.check(run, fcn.get_config())
@@ -104,20 +104,20 @@ def test_a_field_younger_than_the_run_counts_as_its_default(run):
         with pytest.raises(UserError) as error:
             workdir.check(run, changed(**changes))
         assert re.fullmatch(rf"{run} .*: {re.escape(message)}; [^;]*--workdir", str(error.value))
-    saved["model"]["context"]["name"] = "gone"  # a context that there was
+    saved["model"]["context"]["name"] = "gone"  # a context that was removed
     (run / "config.json").write_text(json.dumps(saved))
     with pytest.raises(UserError, match="config.model.context.name is none .* gone .*--workdir"):
         workdir.check(run, fcn.get_config())
 
 
-def test_a_run_from_before_rates_by_name_goes_on_if_it_had_one_rate(run):
-    """Its `new_layer_factor` was the rate of everything but the backbone."""
+def test_an_older_run_with_new_layer_factor_continues_only_if_it_is_1(run):
+    """The field, which `rates` replaced, was the learning-rate factor of everything but the backbone."""
     saved = json.loads((run / "config.json").read_text())
     del saved["optimizer"]["rates"]
     for factor in (1.0, 10.0):
         saved["optimizer"]["new_layer_factor"] = factor
         (run / "config.json").write_text(json.dumps(saved))
-        assert workdir.read_config(run) == fcn.get_config()  # which is enough to evaluate it
+        assert workdir.read_config(run) == fcn.get_config()  # evaluation needs no more
         if factor == 1:
             workdir.check(run, fcn.get_config())
             continue
@@ -128,12 +128,12 @@ def test_a_run_from_before_rates_by_name_goes_on_if_it_had_one_rate(run):
     del saved["optimizer"]
     (run / "config.json").write_text(json.dumps(saved))
     with pytest.raises(UserError, match="config.optimizer.learning_rate is 0.2 .* 0.01 "):
-        workdir.check(run, fcn.get_config())  # what it does not say is the default
+        workdir.check(run, fcn.get_config())  # a missing field has its default
 
 
 @pytest.mark.parametrize("stride, refused", [(32, False), (8, True)])
-def test_a_dilated_resnet18_from_before_is_refused(run, stride, refused):
-    """Its weights fit, but the second convolutions of dilated stages had another dilation."""
+def test_an_older_dilated_resnet18_is_refused(run, stride, refused):
+    """The shapes of its weights are the same, but the second convolutions of dilated stages had another dilation."""
     saved = json.loads((run / "config.json").read_text())
     saved["model"]["backbone"] |= {"name": "resnet18", "output_stride": stride}
     for auxiliary in (saved["model"]["auxiliary"], None):
@@ -148,8 +148,8 @@ def test_a_dilated_resnet18_from_before_is_refused(run, stride, refused):
 
 
 @pytest.mark.parametrize("kernel", [None, 1, 3])
-def test_a_vgg16_from_before_its_layouts_is_what_it_was(run, kernel):
-    """Poolings of 2×2, and a 1×1 conv7 unless the run says 3."""
+def test_an_older_vgg16_has_the_layout_hrenet(run, kernel):
+    """Its poolings were 2×2. Its conv7 was 1×1, unless the config has 3."""
     saved = json.loads((run / "config.json").read_text())
     saved["model"]["backbone"] |= {"name": "vgg16", "conv7_kernel": kernel}
     del saved["model"]["backbone"]["layout"]
@@ -162,7 +162,7 @@ def test_a_vgg16_from_before_its_layouts_is_what_it_was(run, kernel):
 
 
 @pytest.mark.parametrize("size", [[], [512, 512]])
-def test_a_run_older_than_base_sizes_is_tested_as_before(run, size):
+def test_an_older_run_without_base_size_keeps_its_eval_size(run, size):
     saved = json.loads((run / "config.json").read_text())
     del saved["data"]["base_size"], saved["data"]["rotate_share"]
     saved["eval"]["size"] = size
@@ -173,7 +173,7 @@ def test_a_run_older_than_base_sizes_is_tested_as_before(run, size):
 
 
 @pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "null", "\x00\xff"])
-def test_a_damaged_config_is_named(run, text):
+def test_a_damaged_config_is_reported(run, text):
     (run / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError) as error:
         workdir.check(run, fcn.get_config())
@@ -194,7 +194,7 @@ def test_folders_that_cannot_be_used(tmp_path):
         workdir.check_same(tmp_path / "nowhere" / "config.json", config)
 
 
-def test_a_folder_is_held_by_one_process(tmp_path, monkeypatch):
+def test_only_one_process_locks_a_folder(tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "a"
     with workdir.hold(str(folder), create=True):
         with pytest.raises(UserError, match=f"another process .* {folder}: wait .*--workdir"):
@@ -207,7 +207,7 @@ def test_a_folder_is_held_by_one_process(tmp_path, monkeypatch):
     with workdir.hold(str(folder), create=True):
         (folder / "config.json").touch()
     assert (folder / "config.json").exists()
-    with open(folder / ".lock", "w") as lock:  # as a sweep, which says so to the process of its run
+    with open(folder / ".lock", "w") as lock:  # like a sweep, which tells the process of its run by a variable
         fcntl.flock(lock, fcntl.LOCK_EX)
         monkeypatch.setenv(workdir.LOCK, str(folder))
         with workdir.hold(str(folder), create=True):
@@ -220,7 +220,7 @@ def test_a_folder_is_held_by_one_process(tmp_path, monkeypatch):
         pass
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="^--workdir=.*/file/run cannot be used: Not a directory$"):
         with workdir.hold(f"{tmp_path}/file/run", create=True):

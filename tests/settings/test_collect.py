@@ -57,7 +57,7 @@ def test_none_turns_fields_off():
         override("--config.optimizer.learning_rate=none")
 
 
-def test_none_is_documented_for_the_fields_that_it_turns_off_and_no_others():
+def test_none_is_documented_exactly_for_the_fields_that_it_turns_off():
     def is_turned_off(name):
         try:
             argv = ["main.py", f"--config={ROOT}/configs/mcibi.py", f"--config.{name}=none"]
@@ -78,6 +78,6 @@ def test_none_is_documented_for_the_fields_that_it_turns_off_and_no_others():
     assert {name for name in flatten(config) if re.search(r"(?<!`)\bnone: ", collect.meaning(config, name))} == off
 
 
-def test_the_size_of_evaluation_defaults_to_that_of_training():
+def test_the_evaluation_size_defaults_to_the_training_size():
     assert override("--config.data.base_size=(64,)").eval.size == (64,)
     assert override("--config.data.base_size=(64,)", "--config.eval.size=(32,)").eval.size == (32,)

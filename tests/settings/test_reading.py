@@ -1,4 +1,4 @@
-"""Overrides of unread fields are errors, wherever they are given; the modules' declarations of what they read are true."""
+"""An override of a field that is not read is an error, in commands and in sweeps. Modules declare correctly which fields they read."""
 
 import dataclasses
 import itertools
@@ -36,52 +36,52 @@ def parse(system, *fields, **flags):
     return command_line.parse(["main.py", f"--config=configs/{system}.py", *arguments]).config
 
 
-# System, a condition, a field that is read only under the condition, and what the message says it needs.
+# {case: (system, a condition, a field that is read only under the condition, what the field needs according to the message)}.
 CASES = {
-    "a context's": ("zigzag", "model.context.name=ppm", "model.context.bins=(1,)", "ppm, ann or apcnet"),
-    "that of another value": (
+    "context": ("zigzag", "model.context.name=ppm", "model.context.bins=(1,)", "ppm, ann or apcnet"),
+    "one field of a context": (
         "zigzag", "model.context.region_context=rce", "model.context.subdivisions=(2,)",
         "rce, or zigzag with region_context=rce",
     ),
-    "that of two values": (
+    "two fields of a context": (
         "zigzag", "model.context.exchange=True", "model.context.stages=3", "msci, or zigzag with exchange=True, fusion=True",
     ),
-    "that of one or another": (
+    "alternative fields of a context": (
         "zigzag", "model.context.exchange=True", "model.context.bring=average",
         "zigzag with readout=up, fusion=True, or with stages=2 or more, exchange=True, fusion=True",
     ),
-    "that of one pass": ("zigzag", "model.context.fusion=True", "model.context.exchange=True", "zigzag with fusion=True"),
-    "a switch's": ("encoder_decoder", "model.context.aspp=True", "model.context.dilations=(2,)",
+    "fusion of zigzag": ("zigzag", "model.context.fusion=True", "model.context.exchange=True", "zigzag with fusion=True"),
+    "switch of a context": ("encoder_decoder", "model.context.aspp=True", "model.context.dilations=(2,)",
                    "aspp or deeplabv3plus, or zigzag with region_context=aspp, or encoder_decoder with aspp=True"),
-    "a backbone's": ("fcn", "model.backbone.name=resnet34", "model.backbone.stem=conv3",
+    "backbone": ("fcn", "model.backbone.name=resnet34", "model.backbone.stem=conv3",
                      "resnet18, resnet34, resnet50, resnet101 or resnet152"),
-    "a memory's": ("fcn", "model.memory.name=mcibi", "model.memory.fusion=add", "mcibi"),
-    "a memory's initialisation's": ("mcibi", "model.memory.first=clustering", "model.memory.clustering_batches=3",
+    "memory": ("fcn", "model.memory.name=mcibi", "model.memory.fusion=add", "mcibi"),
+    "initialisation of the memory": ("mcibi", "model.memory.first=clustering", "model.memory.clustering_batches=3",
                                "mcibi with first=random or clustering"),
-    "the memory's entries'": ("mcibi", "loss.memory=1.0", "model.memory.consistency_norm=entries", "config.loss.memory and"),
-    "a rotation's": ("fcn", "data.rotate=10.0", "data.rotate_share=0.5", "config.data.rotate above 0"),
-    "phases'": ("fcn", "model.context.name=msci", "model.context.reset_states=True", "msci with cell_states=True, phases=all"),
-    "the connections'": ("fcn", "model.connections.name=msci", "model.connections.stages=1", "msci"),
-    "an auxiliary head's": ("fcn", "model.auxiliary.levels=('res4',)", "loss.heads=0.2", "config.model.auxiliary.levels"),
-    "super-pixels at scales": ("msci", "eval.scales=(0.5, 1.0)", "eval.superpixels=scale", "super-pixels and config.eval.scales"),
+    "weight of the memory's loss": ("mcibi", "loss.memory=1.0", "model.memory.consistency_norm=entries", "config.loss.memory and"),
+    "rotation": ("fcn", "data.rotate=10.0", "data.rotate_share=0.5", "config.data.rotate above 0"),
+    "phases of msci": ("fcn", "model.context.name=msci", "model.context.reset_states=True", "msci with cell_states=True, phases=all"),
+    "connections": ("fcn", "model.connections.name=msci", "model.connections.stages=1", "msci"),
+    "auxiliary heads": ("fcn", "model.auxiliary.levels=('res4',)", "loss.heads=0.2", "config.model.auxiliary.levels"),
+    "super-pixels and several scales": ("msci", "eval.scales=(0.5, 1.0)", "eval.superpixels=scale", "super-pixels and config.eval.scales"),
     "scales": ("fcn", "model.scales.merge=max", "model.scales.scales=(1.0,)", "attention, average or max"),
-    "a head's": ("fcn", "model.scales.merge=attention", "model.scales.head_kernel=1", "attention"),
-    "a head's layer's": ("attention", "model.scales.head_layers=2", "model.scales.head_filters=8",
+    "attention over scales": ("fcn", "model.scales.merge=attention", "model.scales.head_kernel=1", "attention"),
+    "layers of the attention head": ("attention", "model.scales.head_layers=2", "model.scales.head_filters=8",
                          "attention with head_layers=2"),
-    "a schedule's": ("fcn", "optimizer.schedule=poly", "optimizer.poly_power=1.0", "config.optimizer.schedule=poly"),
-    "another schedule's": ("fcn", "optimizer.schedule=step", "optimizer.step_boundaries=(3,)",
+    "poly schedule": ("fcn", "optimizer.schedule=poly", "optimizer.poly_power=1.0", "config.optimizer.schedule=poly"),
+    "step schedule": ("fcn", "optimizer.schedule=step", "optimizer.step_boundaries=(3,)",
                            "config.optimizer.schedule=step"),
-    "momentum's": ("fcn", "optimizer.momentum=0.9", "optimizer.nesterov=True", "config.optimizer.momentum above 0"),
-    "a loss of scores": ("fcn", "model.context.name=ocr", "loss.auxiliary=0.4", "auxiliary scores: config.model.context.name=ocr"),
-    "a loss of the memory": ("fcn", "model.memory.name=mcibi", "loss.memory=0.0", "a memory: config.model.memory.name"),
-    "a loss of scales": ("fcn", "model.scales.merge=average", "loss.scales=0.0", "several scales: config.model.scales.merge"),
+    "momentum": ("fcn", "optimizer.momentum=0.9", "optimizer.nesterov=True", "config.optimizer.momentum above 0"),
+    "auxiliary scores": ("fcn", "model.context.name=ocr", "loss.auxiliary=0.4", "auxiliary scores: config.model.context.name=ocr"),
+    "loss of the memory": ("fcn", "model.memory.name=mcibi", "loss.memory=0.0", "a memory: config.model.memory.name"),
+    "loss of several scales": ("fcn", "model.scales.merge=average", "loss.scales=0.0", "several scales: config.model.scales.merge"),
     "super-pixels": ("fcn", "model.context.name=msci", "data.superpixels=9", "config.model.context.name=msci, or connections"),
-    "a window's": ("fcn", "eval.window=(32, 32)", "eval.stride=0.5", "config.eval.window"),
-    "a size's": ("fcn", "eval.size=(32, 32)", "eval.score=resized", "config.eval.size"),
-    "a CRF's": ("fcn", "eval.crf.iterations=2", "eval.crf.colour_sigma=3.0", "config.eval.crf.iterations"),
+    "window": ("fcn", "eval.window=(32, 32)", "eval.stride=0.5", "config.eval.window"),
+    "evaluation size": ("fcn", "eval.size=(32, 32)", "eval.score=resized", "config.eval.size"),
+    "CRF": ("fcn", "eval.crf.iterations=2", "eval.crf.colour_sigma=3.0", "config.eval.crf.iterations"),
 }  # fmt: skip
-# {condition that the system fulfils: override that removes it}.
-AGAINST = {
+# {condition that the system already meets: override that breaks it}.
+BREAKING = {
     "model.context.region_context=rce": "model.context.region_context=gcn",
     "model.context.exchange=True": "model.context.exchange=False",
     "model.context.fusion=True": "model.context.fusion=False",
@@ -98,7 +98,7 @@ def test_an_override_of_an_unread_field_is_an_error(kind):
     system, condition, override, needs = CASES[kind]
     field = override.partition("=")[0]
     assert field not in reading.unread(parse(system, condition, override))
-    others = [AGAINST[condition]] if condition in AGAINST else []
+    others = [BREAKING[condition]] if condition in BREAKING else []
     with pytest.raises(UserError) as error:
         parse(system, *others, override)
     assert re.match(rf"config\.{re.escape(field)} is not used.* needs {re.escape(needs)}", str(error.value))
@@ -111,7 +111,7 @@ def test_an_override_with_the_default_value_is_an_error_too():
             parse("fcn", override)
 
 
-def test_fields_of_a_mode():
+def test_each_mode_accepts_the_fields_that_it_reads():
     context, costs = "model.context.dilations=(2,)", "complexity.channels=8"
     for mode, override in (("complexity", costs), ("complexity", context), ("prepare", "data.superpixels=9")):
         parse("fcn", override, mode=mode)
@@ -127,7 +127,7 @@ def test_fields_of_a_mode():
 
 
 def test_unread_values_of_a_config_file_are_dropped(tmp_path):
-    """Except those that --mode=crf, evaluate or complexity may read."""
+    """Values that --mode=crf, evaluate or complexity may read are kept."""
     config = parse("msci", "model.context.name=aspp", "model.context.dilations=(2,)")
     context = config.model.context
     assert (context.stages, context.region_pool, context.regions, config.data.superpixels) == (None, None, None, 0)
@@ -136,7 +136,7 @@ def test_unread_values_of_a_config_file_are_dropped(tmp_path):
     assert (config.model.context.stages, config.model.context.regions, config.data.superpixels) == (2, 128, 128)
     assert parse("msci", "data.superpixels=64").model.context.regions == 64
 
-    # Older runs have these values in their config.json, and are the same runs.
+    # Older runs have these values in their config.json. They count as the same runs.
     config = zigzag.get_config()
     config.model.context.name = "aspp"
     workdir.claim(str(tmp_path), config)
@@ -153,7 +153,7 @@ def plan(rows, common=(), **parts):
     return sweep.plan(table, 1, "x", common, lambda arguments: command_line.read_flags(["main.py", *arguments]).config)
 
 
-def test_an_override_of_all_rows_must_be_read_by_one():
+def test_a_common_override_must_be_read_by_at_least_one_row():
     rows = [Row("a", "fcn"), Row("b", "deeplabv3")]
     first, second = plan(rows, common=["--config.model.context.dilations=(3,)"]).values()
     assert (first.config.model.context.dilations, second.config.model.context.dilations) == (None, (3,))
@@ -176,7 +176,7 @@ def test_an_override_of_a_row_must_be_read_by_the_row():
         plan(rows)
 
 
-def test_an_override_of_a_column_must_be_read_by_one_of_its_runs():
+def test_an_override_of_a_column_must_be_read_by_at_least_one_run():
     columns = [Column("without", overrides={"loss.scales": 0.0}), Column("with", overrides={"loss.scales": 1.0})]
     rows = [Row("a", "fcn"), Row("b", "attention")]
     runs = plan(rows, columns=columns)
@@ -191,12 +191,12 @@ def test_an_override_of_a_column_must_be_read_by_one_of_its_runs():
 
 
 class Regional(NoContext):
-    """A context from outside the package that says that it reads super-pixels, and has none of msci's fields."""
+    """A context from outside the package that declares that it reads super-pixels. It has none of msci's fields."""
 
     most_superpixels = 9
 
 
-def test_a_context_from_outside_says_that_it_reads_superpixels():
+def test_an_external_context_can_declare_that_it_reads_superpixels():
     name = f"model.context.name={__name__}:Regional"
     assert parse("fcn", name, "data.superpixels=9").data.superpixels == 9
     with pytest.raises(UserError, match="config.data.superpixels is 10; expected at most 9, .*config.model.context"):
@@ -247,8 +247,8 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_conditions_are_those_of_the_code(name):
-    """A module's operations depend on a field exactly where its `READ_WHEN` says so, for all combinations of conditions met and failed."""
+def test_conditions_match_the_code(name):
+    """A module's operations depend on a field exactly if its conditions in `READ_WHEN` are met. All combinations are tried."""
     small, others = SMALL[name]
     module = CONTEXTS.get(name, MultiScale)
     assert others.keys() == module.READ_WHEN.keys()

@@ -200,7 +200,7 @@ def test_the_table_and_the_file(capsys, tmp_path):
     assert all(len(line.split()) == 6 and len(line) == len(lines[1]) for line in lines[2:4])
     assert any(line.startswith("rce ") and line.endswith("input is [1,16,16,16]") for line in lines)
 
-    assert os.listdir(tmp_path / "new") == ["complexity.json"]  # the folder does not become that of a run
+    assert os.listdir(tmp_path / "new") == ["complexity.json"]  # the folder does not become a run's
     assert lines[-1] == f"{tmp_path}/new/complexity.json"
     assert (result["input"], result["channels"], result["repeats"]) == ([1, 16, 16, 32], 16, 2)
     assert (result["dtype"], result["jax"]) == ("float32", jax.__version__) and result["device"]
@@ -245,7 +245,7 @@ def test_a_run_continues_with_other_fields_of_complexity(tmp_path):
 
 
 def test_a_context_from_outside(capsys, tmp_path):
-    """It costs what the same context of the package does."""
+    """It has the costs of the same context in the package."""
     names = "ppm,ctxseg.models.context.ppm:PPM"
     call(
         capsys, *TINY, f"--config.complexity.contexts={names}", "--config.complexity.repeats=0", f"--workdir={tmp_path}"
@@ -265,13 +265,13 @@ BAD_VALUES = {
 
 
 @pytest.mark.parametrize("change", BAD_VALUES)
-def test_bad_values_are_named_in_one_line(change, capsys, tmp_path):
+def test_bad_values_are_reported_in_one_line(change, capsys, tmp_path):
     with pytest.raises(UserError, match=f"^{BAD_VALUES[change]}") as error:
         call(capsys, f"--config.complexity.{change}", f"--workdir={tmp_path}/new")
     assert "\n" not in str(error.value) and not (tmp_path / "new").exists()
 
 
-def test_an_unusable_folder_is_named(capsys, tmp_path):
+def test_an_unusable_folder_is_reported(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="^--workdir=.*file "):
         call(capsys, *TINY, f"--workdir={tmp_path}/file")

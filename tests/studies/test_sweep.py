@@ -291,7 +291,7 @@ COMMAND = r"--config=\S+(?: --config\.\S+)*"
 
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_that_cannot_be_run_have_only_the_papers_result(name):
-    """Rows and columns of a test server, on any data. The table's note names the nearest runs, which are valid."""
+    """They need the labels of a test server. The table's note names the most similar runs, which are valid."""
     get_table = importlib.import_module(f"ctxseg.configs.tables.{name}").get_table
     only_paper = ONLY_PAPER.get(name, set())
     table = get_table()
@@ -404,7 +404,7 @@ def test_runs_that_differ_only_in_evaluation_are_trained_once(tmp_path, stand_in
 
 
 def test_results_of_other_configs_are_not_used(tmp_path, stand_in):
-    """A run of another config stops the sweep, even in a row that is not selected; another protocol is evaluated again."""
+    """A run of another config stops the sweep, even in a row that is not selected. With another protocol, a run is evaluated again."""
     folder = str(tmp_path / "sweep")
     runs = plan(THREE, folder)
     execute(list(runs.values()), stand_in, str(tmp_path / "compiled"))
@@ -605,7 +605,7 @@ def test_orderings():
 
 
 def test_small_numbers_keep_their_digits():
-    """As the seconds in hrenet_time."""
+    """Such as the seconds in hrenet_time."""
     cell = {"ours": {0: 0}, "std": None, "interval": None, "classes": []}
     rows = [
         {"name": "a|b", "failed": None, "parameters": 1e6, "minutes": 2.0, "cells": [cell | {

@@ -119,7 +119,7 @@ def network_error(module, batch_size, **context):
 
 
 def test_batch_normalisation_of_a_single_value_is_an_error():
-    """As of the mean of the image, in a batch of one image."""
+    """Pooling the whole image gives such a value for a batch of one image."""
     message = network_error(pspnet, 1)
     assert re.match(r"config\.train\.batch_size is 1.*context/pool1/norm.*\b2\b.*context\.norm .*none$", message)
     assert "context/mean/norm" in network_error(deeplabv3, 1)

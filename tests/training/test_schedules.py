@@ -74,7 +74,7 @@ def test_three_updates_match_numpy(changes):
     w = flat(params)
     velocity = {name: np.zeros_like(value) for name, value in w.items()}
     rate = rates(steps, **changes)
-    # {beginning of a parameter's name: factor of its rate}; the longest matching beginning decides, in any order of the field.
+    # {prefix of a parameter's name: factor of its rate}. The longest matching prefix decides, in whatever order the field has them.
     factors = {
         ("backbone=2", "backbone/norm=0.5", "classifier=10"): {
             "backbone/conv": 2,

@@ -1,4 +1,4 @@
-"""Drawings, by the numbers and colours that they show, and the pictures of a run, by what is in its network."""
+"""Figures show the right numbers and colours, and a run gets the pictures that fit its network."""
 
 import io
 
@@ -199,8 +199,8 @@ def intermediates(context, scales=None, merge="average"):
     return jax.tree.map(lambda x: np.random.default_rng(0).normal(size=x.shape), seen)
 
 
-def test_pictures_see_the_base_size():
-    """As in an evaluation: a shorter side of 64 pixels, and labels at the size of the image."""
+def test_pictures_use_the_base_size():
+    """The shorter side is resized to 64 pixels, and labels have the size of the image, as in an evaluation."""
     config = defaults.get_config()
     config.model.backbone.width = 4
     model = create_model(config.model, 3)

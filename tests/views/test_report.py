@@ -193,7 +193,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("key", DAMAGE)
-def test_a_damaged_entry_is_named(workdir, key):
+def test_a_damaged_entry_is_reported(workdir, key):
     files.write_json(workdir / "results.json", RESULTS | {key: DAMAGE[key]})
     with pytest.raises(UserError, match=f"results.json is damaged: {key}.*evaluate"):
         report.write_report([workdir])
@@ -285,21 +285,21 @@ def test_report_of_a_folder_without_a_run(tmp_path):
     [("results.json", "[1]"), ("results.json", '{"mIoU": "x"}'), ("config.json", "null"), ("config.json", "{}"),
      ("metrics.jsonl", '[1, 2]\n{"step": 1, "kind": "train"}\n'), ("metrics.jsonl", '{"a": 1}\n')],
 )  # fmt: skip
-def test_json_of_another_kind_is_named(workdir, name, text):
+def test_json_of_another_kind_is_reported(workdir, name, text):
     (workdir / name).write_text(text)
     with pytest.raises(UserError, match=f"{name}.* (is damaged|is missing)"):
         report.write_report([workdir])
 
 
 @pytest.mark.parametrize("name", ["results.json", "config.json", "samples.npz"])
-def test_a_damaged_file_is_named(workdir, name):
+def test_a_damaged_file_is_reported(workdir, name):
     path = workdir / name
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UserError, match=name):
         report.write_report([workdir])
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         report.write_report([tmp_path / "nowhere"])
 
@@ -329,7 +329,7 @@ def test_prediction_grid_with_a_legend():
     assert all(legend.count(colour) > 100 for colour in PALETTE)
 
 
-def test_curves_leave_out_what_is_not_there():
+def test_curves_leave_out_missing_values():
     assert curves.training_curves([[]]) == {}
     entry = {"step": 1, "kind": "train", "loss": None, "learning_rate": 0.1}
     assert list(curves.training_curves([[entry]])) == ["learning rate"]

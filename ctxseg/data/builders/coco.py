@@ -167,8 +167,11 @@ def _check_counts(counts, size):
 
 
 def _unpacked(text):
-    """Run lengths from COCO's compressed form: 5 bits per character from '0' on, lowest first, and a sixth bit if more follow; from the
-    fourth number on, the difference to the number before the last. ValueError for other characters, or if it ends within a number."""
+    """Decodes COCO's compressed run lengths.
+
+    A character's code minus 48 ('0') has 5 bits of a number, lowest first. A sixth bit says that more follow. From the fourth number on,
+    the difference from the number before the previous one is stored. ValueError: another character, or the text ends within a number.
+    """
     counts, value, shift = [], 0, 0
     for character in text:
         bits = ord(character) - 48

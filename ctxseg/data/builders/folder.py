@@ -1,11 +1,11 @@
 """Your own images and labels, in folders.
 
     images/…      photographs, with any image suffix
-    labels/…      a label for each image, with the same path except for the suffix; all may have an ending such as `_mask` before it
+    labels/…      a label for each image, with the same path except for the suffix; all names may have an ending such as `_mask`
     classes.txt   one class per line, by id from 0: a name, and for RGB masks and pictures its colour: `road 128 64 128`;
                   or CVAT's labelmap.txt, or Roboflow's _classes.csv
 
-Images are read by the rules of `data.images`. Labels are of the pixels as stored; if EXIF turns an image, its label is turned too.
+Images are read by the rules of `data.images`. Labels fit the pixels as stored. If EXIF rotates an image, its label is rotated too.
 Hidden files are skipped; links are followed.
 
 Labels are images of ids or colours (see `folder_labels`). The id or the colour of a line `ignore`, or `ignore R G B`, is ignored, and so is
@@ -135,7 +135,10 @@ def _all(splits):
 
 
 def _turned(splits):
-    """A warning about images that EXIF turns or mirrors without changing their size, which would show whether their labels fit."""
+    """A warning about images that EXIF rotates or mirrors, if they keep their size.
+
+    The size then does not show whether a label fits the stored or the upright image.
+    """
     turned = [
         pair.image
         for pair in _all(splits)
@@ -145,7 +148,7 @@ def _turned(splits):
     if not turned:
         return []
     have = f" and {len(turned) - 1} more have" if len(turned) > 1 else " has"
-    return [f"{turned[0]}{have} an EXIF orientation: labels must be of the image as stored, and are turned with it"]
+    return [f"{turned[0]}{have} an EXIF orientation: labels must fit the image as stored, and are rotated with it"]
 
 
 def list_pairs(manual_dir: Path) -> tuple[dict[str, list[Pair]], list[str]]:
@@ -287,7 +290,7 @@ def _read_list(path, existing_stems, faults):
 
 
 def _by_split(paths, root):
-    """{path below `root` without suffix: file}, with folders such as `Training/` renamed to `train/`. UserError for two of a split."""
+    """{path below `root` without suffix: file}, with folders such as `Training/` renamed to `train/`. UserError: two folders of a split."""
     folders, renamed = {}, {}
     for stem, path in paths.items():
         first, *rest = stem.split("/")
@@ -338,7 +341,7 @@ def _by_name(manual_dir, stems):
 
 
 def _overlaps(lists, manual_dir, splits):
-    """Warnings about images that lists have in two splits."""
+    """Warnings about images that are listed in two splits."""
     warnings = []
     for first, second in combinations(splits, 2):
         shared = sorted(set(splits[first]) & set(splits[second]))

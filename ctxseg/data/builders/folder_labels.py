@@ -1,6 +1,6 @@
-"""Labels of the user's own data: reads classes.txt, and label files by it.
+"""Labels of the user's own data: reads classes.txt and the label files.
 
-A label file has ids, which are the numbers of classes.txt's lines from 0, or the colours on these lines, depending on its kind:
+A label file has ids or colours, depending on its kind. An id is the number of a line in classes.txt, from 0; a colour is on such a line.
 
     RGB           colours; ids if all three channels are equal and classes.txt has no colours
     palette       colours, if classes.txt has all that the label uses; else ids. A 1-bit mask has the palette black and white
@@ -19,7 +19,8 @@ from ctxseg.data.builders.pairs import raise_faults
 from ctxseg.data.images import as_stored
 from ctxseg.errors import UserError
 
-VOID_SHARE = 0.05  # share of 255 in labels of only 0 and 255; if it is void, rims around objects, it is less
+# Labels of only 0 and 255 have at least this share of 255 if they are masks. Void, such as rims around objects, is less.
+VOID_SHARE = 0.05
 UNKNOWN_IDS = "label id"  # in all faults that `LabelReader.shifted` can explain
 BLACK_AND_WHITE = [0, 0, 0, 255, 255, 255]
 Colour: TypeAlias = tuple[int, int, int]
@@ -145,7 +146,7 @@ def _entry(number, line):
 
 
 def _int(digits):
-    """A number, cut to more digits than any valid id or colour has: Python refuses thousands of digits."""
+    """The number. Only the first nine digits are read, more than any valid one has: Python refuses thousands of digits."""
     return int(digits[:9])
 
 
@@ -249,7 +250,7 @@ class LabelReader:
         raise ValueError(_unknown_ids(set(present) - self._classes.ids.keys(), self._classes))
 
     def settle(self) -> list[str]:
-        """Takes grey values for ids, if all of them are; else for grey colours. UserError: neither, or ids are implausible.
+        """Decides that grey values are ids, if all of them are ids, or else grey colours. UserError: neither, or the ids are implausible.
 
         Returns:
             Warnings, a line each.
@@ -270,7 +271,7 @@ class LabelReader:
         return self._mask_warnings() if self._tables[0] is self._classes.ids else []
 
     def _mask_warnings(self):
-        """A warning if some labels have only 0 and 255, and others ids. UserError if 255 is hardly void in them.
+        """A warning if some labels have only 0 and 255, and others ids. UserError if 255 is probably not void in them.
 
         With many classes, the image of such a label has only background and void. With one or two classes, the label is more often a
         mask with a white object, which would be ignored. That is certain if these labels have much 255, but no other label has 255

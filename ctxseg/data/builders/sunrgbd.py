@@ -64,13 +64,13 @@ def _images(path, _modified):
     return [_frame(path, mat.field(path, frame, "rgbpath")) for frame in frames]
 
 
-def _frame(path, makers_path):
-    """The part of a path on the makers' machine that starts with the sensor."""
-    parts = PurePosixPath(str(makers_path)).parts
+def _frame(path, authors_path):
+    """The part of a path on the authors' machine that starts with the sensor."""
+    parts = PurePosixPath(str(authors_path)).parts
     for i, part in enumerate(parts):
         if part in SENSORS:
             return PurePosixPath(*parts[i:])
-    raise UserError(f"{path} has a path without a folder {', '.join(SENSORS)}: {makers_path}")
+    raise UserError(f"{path} has a path without a folder {', '.join(SENSORS)}: {authors_path}")
 
 
 def read_label(part: Part) -> np.ndarray:

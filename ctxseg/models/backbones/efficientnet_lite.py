@@ -36,12 +36,12 @@ def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 class InvertedResidual(nn.Module):
-    """1×1 to `expansion` times the channels, depthwise k×k, 1×1 to `features`, and a shortcut where the shape stays.
+    """1×1 to `expansion` times the channels, depthwise k×k, 1×1 to `features`, and a shortcut if the shape does not change.
 
     → `[B,⌈h/stride⌉,⌈w/stride⌉,features]` (Sandler et al., CVPR 2018). The result has no activation.
 
     Attributes:
-        padded_for: the stride that the depthwise convolution has at output stride 32, which decides its padding.
+        padded_for: the stride of the depthwise convolution at output stride 32. It determines the padding.
     """
 
     features: int

@@ -13,7 +13,7 @@ from ctxseg.models.shapes import Array, Maps, Regions
 
 
 class FCNHead(nn.Module):
-    """3×3 convolutions with normalisation and ReLU. The first is in the place of MCIBI's bottleneck, the second in that of its fusion.
+    """3×3 convolutions with normalisation and ReLU. The first replaces MCIBI's bottleneck, the second its fusion.
 
     Attributes:
         levels: names of maps; the last one named is read. (): the backbone's last map.

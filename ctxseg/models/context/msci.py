@@ -215,8 +215,9 @@ class MSCI(nn.Module):
         phases: number of phases, each of which leaves one map less. `all`: until one map is left. `one`: a single phase, after which the
             maps are summed at the size of the finest.
         directions: which of two neighbouring levels receives context: `both`, only the coarser (`up`) or only the finer (`down`).
-        superpixels: whether the context of a cell is the sum over its region and that over the regions around it. Else ("context from a
-            local regular window", the paper's §6), it is the other level's map at the same position and its mean over 3×3 positions.
+        superpixels: whether the context of a cell has two parts: the sum over its region, and the sum over its region and those around it.
+            Else ("context from a local regular window", the paper's §6), they are the other level's map at the same position, and its mean
+            over 3×3 positions.
         cell_states: whether the LSTMs keep their cell states from stage to stage; else they are 0 before each stage.
         reset_states: set the cell states to 0 before each phase; else they are kept from phase to phase.
         region_shape: regions from which context comes: `superpixels`, or a regular `grid` of ⌊√regions⌋² cells.

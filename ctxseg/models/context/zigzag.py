@@ -127,7 +127,7 @@ def encode(f, name: str, *, region_context, context_norm, normalisation, train):
 
 
 def bring(r, size, name: str, *, how, conv, norm, train):
-    """R, resized to the `size` of a coarser level. Repeated halving may miss it by one (Caffe's poolings), so the end is interpolation."""
+    """R, resized to the `size` of a coarser level. Repeated halving may miss it by one (after Caffe's poolings), so a `resize` follows."""
     if how == "average":
         return area_resize(r, size)
     step = 1
