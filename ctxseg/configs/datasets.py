@@ -45,7 +45,7 @@ def set_protocol(config, dataset: str, paper=None) -> None:
 
 
 def scenes(config):
-    """The embedded data set: minutes on two cores. No scaling, which would change the classes of the group `scale`, and no rotation."""
+    """The built-in data set: minutes on two cores. No scaling, which would change the classes of the group `scale`, and no rotation."""
     config.data.crop = (128, 128)
     _from_scratch_on_two_cores(config)
     config.train.steps = 700

@@ -181,7 +181,7 @@ def test_a_result_is_the_mean_over_folds(tmp_path):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table(name):
-    """Every row has a valid network, on the paper's data and on the embedded data, and the paper's results."""
+    """Every row has a valid network, on the paper's data and on the built-in data, and the paper's results."""
     get_table = importlib.import_module(f"ctxseg.configs.tables.{name}").get_table
     for table in (get_table(), get_table("scenes")):
         assert table.name == name
