@@ -96,7 +96,9 @@ def _values(annotation) -> str:
 def _plural(annotation) -> str:
     """Several values of the type that an annotation names, with their limits, in words."""
     _, comma, limits = _values(annotation).partition(", ")
-    return f"{PLURALS[collect.kind(annotation)]}{comma and ', each '}{limits}"
+    kind = collect.kind(annotation)
+    assert kind is not None, "a config can hold every entry of a field"
+    return f"{PLURALS[kind]}{comma and ', each '}{limits}"
 
 
 if __name__ == "__main__":

@@ -542,7 +542,7 @@ def test_means_over_different_classes_are_reported(tmp_path, stand_in):
     assert any(
         "in the truth or in the prediction: 1 in runs of row 1; 2 in runs of row 0, 2" in text for text in remarks
     )
-    assert "One seed does not show how much seeds vary." in remarks[0]
+    assert "One seed does not show the variation between seeds." in remarks[0]
 
 
 def test_orderings():

@@ -18,5 +18,5 @@ def get_table(dataset: str = "voc2012") -> Table:
     return table._replace(
         rows=[row._replace(system=None, overrides={}) for row in table.rows],
         note="The paper starts from weights trained on COCO, which cannot be loaded yet: only its figures are shown. The closest rows that "
-        f"run are the same ones without COCO, --config=configs/tables/attention_voc_imagenet.py:{dataset}",
+        f"can be run are the same ones without COCO, --config=configs/tables/attention_voc_imagenet.py:{dataset}",
     )
