@@ -17,7 +17,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run() -> None:
-    """Runs `sys.argv` and ends the process. An error of the user or the machine is one line and status 2."""
+    """Runs `sys.argv` and ends the process. For an error of the user or the machine, it prints one line and exits with status 2."""
     try:
         status = main(sys.argv)
         sys.stdout.flush()

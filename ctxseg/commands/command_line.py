@@ -66,7 +66,7 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_string(
         "workdir",
         None,
-        "folder of the run; default: runs/SYSTEM-DATASET, or runs/SYSTEM-FOLDER for own data; complexity: runs; pictures, report: A,B,C",
+        "folder of the run; default: runs/SYSTEM-DATASET, for your own data runs/SYSTEM-FOLDER; complexity: runs; pictures, report: A,B,C",
         flag_values=values,
     )
     flags.DEFINE_string("images", "0,1,2", "pictures: indices into config.eval.split", flag_values=values)
@@ -89,11 +89,11 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_integer("row", None, "sweep: number of one row to run", flag_values=values)
     flags.DEFINE_multi_string("sweep", [], "sweep: FIELD=VALUE,VALUE,…; repeat it for a grid", flag_values=values)
     flags.DEFINE_integer(
-        "jobs", 1, "sweep: runs at the same time; the CPU cores are divided among them", flag_values=values
+        "jobs", 1, "sweep: number of runs at the same time; the CPU cores are divided among them", flag_values=values
     )
     flags.DEFINE_bool("dry_run", False, "sweep: only print the commands of the runs", flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
-    flags.DEFINE_bool("help", False, "show this; --mode=show lists the fields of a config", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this help; --mode=show lists the fields of a config", flag_values=values)
     if base is None:
         help = "SYSTEM or SYSTEM:DATASET of configs/, or a path to your own config; default: the config of the run in --workdir"
         config_flags.DEFINE_config_file("config", None, help, flag_values=values, sys_argv=argv)
@@ -103,7 +103,7 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
 
 
 def parse(argv: list[str]) -> flags.FlagValues:
-    """The flags of any mode except sweep, as `read_flags`. UserError also for an override that nothing reads."""
+    """As `read_flags`, and UserError for an override that nothing reads. For any mode except sweep."""
     values = check_flags(argv)
     drop_unread(values, argv)
     return values
@@ -213,7 +213,7 @@ def _check_mode(values):
     """UserError for a flag that the mode does not read."""
     if values.mode in ("prepare", "show") and values["workdir"].present and values["config"].present:
         raise UserError(
-            f"--workdir is not used by --mode={values.mode} with --config: give --config, or --workdir for the config of that run"
+            f"--workdir is not used by --mode={values.mode} with --config: give only one of them; --workdir uses the config of that run"
         )
     for name, modes in READ_BY.items():
         if values[name].present and values.mode not in modes:
@@ -225,14 +225,16 @@ def _check_mode(values):
 
 
 def default_workdir(title: str, name: str, folder: str | None, data_dir: str, find_folder: bool = True) -> str:
-    """runs/TITLE-DATASET, or for own data runs/TITLE-FOLDER, with the parents of FOLDER if another folder of that name has a run.
+    """runs/TITLE-DATASET, or for the user's own data runs/TITLE-FOLDER.
+
+    FOLDER includes its parents if another folder of that name has a run.
 
     Args:
         title: name of the system or the table.
         name: name of the data set.
-        folder: folder of own data.
+        folder: folder of the user's own data.
         data_dir: folder of prepared data sets.
-        find_folder: whether a missing `folder` of own data is looked up in `data_dir`.
+        find_folder: whether `folder`, if it is not given, is looked up in `data_dir`.
     """
     if name != "folder":
         return f"runs/{title}-{name.rpartition(':')[2].lower()}"  # of package.module:Class, the class
@@ -276,7 +278,7 @@ def read_sweep(argv: list[str]) -> Sweep:
     if not path:
         _check_known(argv)
         raise UserError(
-            "--config is missing: give a table, as --config=configs/tables/zigzag_components.py:scenes, or a system"
+            "--config is missing: give a table, such as --config=configs/tables/zigzag_components.py:scenes, or a system"
         )
     values = define_flags(other_flags, ConfigDict())
     try:
@@ -299,7 +301,7 @@ def folders_of(values: flags.FlagValues) -> list[str]:
     """The folders A,B,C of `--workdir`, for modes that take several. UserError for an empty or repeated one."""
     folders = values.workdir.split(",")
     if "" in folders or len(set(map(os.path.realpath, folders))) < len(folders):
-        raise UserError(f"--workdir={values.workdir}: expected one folder or several different ones, as A,B,C")
+        raise UserError(f"--workdir={values.workdir}: expected one folder or several different ones, such as A,B,C")
     return folders
 
 

@@ -21,5 +21,5 @@ def run(values) -> None:
 
 def _indices(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise UserError(f"--images={text}: expected indices of images, as 0,1,2")
+        raise UserError(f"--images={text}: expected indices of images, such as 0,1,2")
     return tuple(map(int, text.split(",")))

@@ -17,7 +17,7 @@ def run(values) -> None:
 def show(config) -> None:
     """Prints every field that is read, with its effective value, and the number of parameters of each part of the model.
 
-    Trains nothing. Only own data is prepared, since its classes are not known otherwise.
+    Trains nothing. Prepares only the user's own data, since its classes are not known otherwise.
 
     Raises:
         UserError: any error that training would raise at its start, except errors in the data.

@@ -1,6 +1,6 @@
 """Attention to Scale (Chen et al., CVPR 2016): DeepLab-LargeFOV at several scales.
 
-python main.py --config=configs/attention.py          the embedded data set, minutes on two cores
+python main.py --config=configs/attention.py          the built-in data set, minutes on two cores
 python main.py --config=configs/attention.py:pascal_person_part
 """
 

@@ -9,10 +9,10 @@ computes all three.
 
 from ctxseg.errors import UserError
 
-# Trained on two cores, with a small backbone; all others use their papers' settings.
+# Data sets for small networks, which train on two cores. On all others, systems have their papers' settings.
 SMALL = ("scenes", "scenes_half", "camvid", "folder")
 
-# Overrides that start from ImageNet's weights, on a small data set. The first blocks, which see edges and textures, stay as they are.
+# Overrides that start from ImageNet's weights, on a small data set. The first blocks, which see edges and textures, are frozen.
 EFFICIENTNET_LITE0 = {
     "model.backbone.name": "efficientnet_lite0",
     "model.backbone.output_stride": 16,
@@ -45,7 +45,7 @@ def set_protocol(config, dataset: str, paper=None) -> None:
 
 
 def scenes(config):
-    """The embedded data set: minutes on two cores. No scaling, which would change the classes of the group `scale`, and no rotation."""
+    """The built-in data set: minutes on two cores. No scaling, which would change the classes of the group `scale`, and no rotation."""
     config.data.crop = (128, 128)
     _from_scratch_on_two_cores(config)
     config.train.steps = 700
@@ -163,7 +163,7 @@ def cihp(config):
 
 
 def _persons(config):
-    """All images have one size, whatever their aspect: one in training and another in testing, as in the published runs."""
+    """Resizes all images to one size, whatever their aspect ratio. As in the published runs, the size in testing is another."""
     config.data.base_size = (520, 520)
     config.eval.size = (473, 473)
 
@@ -219,7 +219,7 @@ def _mcibi(config, crop, batch_size, epochs, images):
     config.optimizer.learning_rate = 0.01
 
 
-# {data set: (training split, test split)}, where these are not called train and val.
+# {data set: (training split, test split)}, of the data sets whose splits are not called train and val.
 SPLITS = {
     "voc2012": ("train_aug", "val"),
     "nyudv2": ("train", "test"),

@@ -1,6 +1,6 @@
 """DeepLabV3 (Chen et al., 2017): atrous spatial pyramid pooling.
 
-python main.py --config=configs/deeplabv3.py          the embedded data set, minutes on two cores
+python main.py --config=configs/deeplabv3.py          the built-in data set, minutes on two cores
 python main.py --config=configs/deeplabv3.py:ade20k
 """
 

@@ -1,6 +1,6 @@
 """DeepLabV3+ (Chen et al., ECCV 2018): atrous spatial pyramid pooling, and a decoder.
 
-python main.py --config=configs/deeplabv3plus.py          the embedded data set, minutes on two cores
+python main.py --config=configs/deeplabv3plus.py          the built-in data set, minutes on two cores
 python main.py --config=configs/deeplabv3plus.py:ade20k
 """
 

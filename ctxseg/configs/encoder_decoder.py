@@ -1,6 +1,6 @@
 """Encoder-decoder (RefineNet-like, Lin et al., CVPR 2017): a top-down pass over the backbone's maps.
 
-python main.py --config=configs/encoder_decoder.py          the embedded data set, minutes on two cores
+python main.py --config=configs/encoder_decoder.py          the built-in data set, minutes on two cores
 python main.py --config=configs/encoder_decoder.py:voc2012
 """
 

@@ -1,6 +1,6 @@
 """The fully convolutional baseline (Long et al., CVPR 2015): a backbone and a 1×1 classifier.
 
-python main.py --config=configs/fcn.py          the embedded data set, minutes on two cores
+python main.py --config=configs/fcn.py          the built-in data set, minutes on two cores
 python main.py --config=configs/fcn.py:voc2012
 """
 

@@ -4,7 +4,7 @@ On the papers' data sets this is row (d) of Table 4: batch normalisation and sev
 The paper starts from VGG-16, --config.model.pretrained=vgg16.pth, freezes its conv1 and conv2, and draws the other kernels with
 --config.model.kernel_std=0.1.
 
-python main.py --config=configs/hrenet.py          the embedded data set, minutes on two cores
+python main.py --config=configs/hrenet.py          the built-in data set, minutes on two cores
 python main.py --config=configs/hrenet.py:voc2012
 """
 

@@ -1,6 +1,6 @@
 """DeepLab-LargeFOV (Chen et al., ICLR 2015), the baseline of Attention to Scale.
 
-python main.py --config=configs/largefov.py          the embedded data set, minutes on two cores
+python main.py --config=configs/largefov.py          the built-in data set, minutes on two cores
 python main.py --config=configs/largefov.py:pascal_person_part
 """
 

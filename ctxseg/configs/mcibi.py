@@ -1,6 +1,6 @@
 """MCIBI (Jin et al., ICCV 2021): a memory of every class's representation, beyond the image.
 
-python main.py --config=configs/mcibi.py          the embedded data set, minutes on two cores
+python main.py --config=configs/mcibi.py          the built-in data set, minutes on two cores
 python main.py --config=configs/mcibi.py:ade20k
 """
 

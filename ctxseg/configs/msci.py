@@ -1,6 +1,6 @@
 """MSCI (Lin et al., ECCV 2018).
 
-python main.py --config=configs/msci.py          the embedded data set, minutes on two cores
+python main.py --config=configs/msci.py          the built-in data set, minutes on two cores
 python main.py --config=configs/msci.py:voc2012
 """
 

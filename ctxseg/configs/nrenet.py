@@ -1,6 +1,6 @@
 """N-ReNet (Yan et al., 2016): three groups of ReNet layers on raw pixels; the classifier is the only convolution.
 
-python main.py --config=configs/nrenet.py          the embedded data set, minutes on two cores
+python main.py --config=configs/nrenet.py          the built-in data set, minutes on two cores
 python main.py --config=configs/nrenet.py:stanford_background
 """
 

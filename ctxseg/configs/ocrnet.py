@@ -1,6 +1,6 @@
 """OCRNet (Yuan et al., ECCV 2020): object-contextual representations.
 
-python main.py --config=configs/ocrnet.py          the embedded data set, minutes on two cores
+python main.py --config=configs/ocrnet.py          the built-in data set, minutes on two cores
 python main.py --config=configs/ocrnet.py:ade20k
 """
 

@@ -1,6 +1,6 @@
 """PSPNet (Zhao et al., CVPR 2017): pyramid pooling.
 
-python main.py --config=configs/pspnet.py          the embedded data set, minutes on two cores
+python main.py --config=configs/pspnet.py          the built-in data set, minutes on two cores
 python main.py --config=configs/pspnet.py:ade20k
 """
 

@@ -1,6 +1,6 @@
 """ZigZagNet (Lin et al., CVPR 2019).
 
-python main.py --config=configs/zigzag.py          the embedded data set, minutes on two cores
+python main.py --config=configs/zigzag.py          the built-in data set, minutes on two cores
 python main.py --config=configs/zigzag.py:voc2012
 """
 

@@ -220,7 +220,7 @@ def _check_same(saved, expected, path):
     for name in sorted(saved.keys() | expected.keys(), key=lambda name: (not name.startswith("params/"), name)):
         saved_shape, shape = (arrays[name].shape if name in arrays else "none" for arrays in (saved, expected))
         if saved_shape != shape:
-            what = "optimizer" if name.startswith("opt_state/") else "model"
+            what = "optimiser" if name.startswith("opt_state/") else "model"
             raise UserError(
                 f"{path} is a checkpoint of another {what}: {name} has shape {saved_shape} in it and {shape} in this config; "
                 "use the config it was trained with, or another --workdir"

@@ -50,9 +50,9 @@ class LossFields:
 
     Attributes:
         name: the main loss: cross_entropy, or package.module:function.
-        auxiliary: weight of auxiliary classifiers: ocr's soft regions, mcibi's class distributions (its α).
+        auxiliary: weight of the auxiliary scores of ocr's soft regions and of mcibi's class distributions (its α).
         heads: weight of the auxiliary heads of config.model.auxiliary.
-        memory: mcibi: weight of representation consistent learning (its β).
+        memory: weight of mcibi's representation consistent learning (its β).
         scales: weight of the extra supervision of the scores of each scale.
     """
 
@@ -70,12 +70,14 @@ class DataFields:
     Attributes:
         name: a key of ctxseg.data.DATASETS (folder: your own images), or package.module:Class.
         data_dir: folder of prepared data sets.
-        manual_dir: the data set as published; not needed for scenes, nor for a data set that is prepared or downloaded.
-        superpixels: maximum number of SLIC super-pixels of an image, for msci: 1000 for photographs.
+        manual_dir: folder of the data set as published, or of your own images; not needed for scenes, nor for a data set that is already
+            prepared or can be downloaded.
+        superpixels: maximum number of SLIC super-pixels of an image, for msci; its paper has about 1000.
         base_size: size to which images are resized first: (shorter side,) or (height, width); none: not resized.
         crop: height and width of a training crop.
-        padding: pixels around an image that is smaller than the crop: ignored pixels, or the image reflected at its edges.
-        flip: mirror an image horizontally with probability 1/2; classes named left … and right … are swapped.
+        padding: what surrounds an image that is smaller than the crop. ignore: pixels that are ignored; reflect: the image, reflected at
+            its edges.
+        flip: mirror an image horizontally with probability 1/2; classes whose names differ only in left and right are swapped.
         scale_range: lowest and highest factor of random scaling, relative to the base size.
         rotate: largest angle of random rotation, in degrees, in either direction.
         rotate_share: share of the images that are rotated.
@@ -109,13 +111,13 @@ class TrainFields:
     """Training.
 
     Attributes:
-        split: split of the data set; several as "fold1+fold2".
+        split: split of the data set on which the run trains; several are joined by +, as in "fold1+fold2".
         steps: number of optimiser updates.
         batch_size: images per step, over all devices.
-        log_every: steps between lines of the log; none: only where the run is evaluated or saved.
+        log_every: steps between lines of the log; none: a line only when the run is evaluated or saved.
         loggers: loggers besides metrics.jsonl: tensorboard, or package.module:Class.
         eval_every: steps between evaluations on the validation split; none: only at the end.
-        checkpoint_every: steps between checkpoints; none: only where the run is evaluated, and at the end.
+        checkpoint_every: steps between checkpoints; none: only when the run is evaluated, and at the end.
         keep: number of latest checkpoints to keep, besides the best one.
     """
 
@@ -136,15 +138,15 @@ class OptimizerFields:
     Attributes:
         name: sgd, or package.module:function.
         learning_rate: highest learning rate of the run.
-        momentum: momentum of SGD; the default is from Attention to Scale, the other papers do not give it.
+        momentum: momentum of SGD; the default is that of Attention to Scale, as the other papers give none.
         nesterov: Nesterov momentum.
-        weight_decay: L2 penalty on kernels only; the default is from Attention to Scale and MCIBI, the other papers do not give it.
-        rates: factors of the learning rate for parameters by name prefix: "classifier/scores=10".
+        weight_decay: L2 penalty on kernels only; the default is that of Attention to Scale and MCIBI, as the other papers give none.
+        rates: factors of the learning rate for parameters with a name prefix, such as "classifier/scores=10".
         clip_norm: global norm to which gradients are clipped.
         schedule: schedule of the learning rate.
-        head_steps: number of first steps in which only parameters that pretrained weights did not fill are trained.
-        warmup_steps: steps in which the learning rate rises linearly from 0.
-        poly_power: power of the schedule (1 - t/T)^power.
+        head_steps: number of steps, at the start, in which only the parameters that pretrained weights do not fill are trained.
+        warmup_steps: number of steps, at the start, in which the learning rate rises linearly from 0.
+        poly_power: power in the schedule (1 − t/T)^power, at step t of T.
         step_boundaries: steps at which the learning rate is multiplied by step_factor.
         step_factor: factor of the learning rate at each of step_boundaries.
     """
@@ -169,21 +171,24 @@ class EvalFields:
     """Evaluation and prediction.
 
     Attributes:
-        split: split of the data set.
-        data: another prepared data set with the same classes, or other data of data.name; "": the data that the run was trained on.
+        split: split of the data set on which the run is evaluated.
+        data: name of another prepared data set with the same classes, or data.name itself to evaluate on other files than those of the
+            run's training; "": the data that the run was trained on.
         batch_size: images of the same size per step, over all devices.
-        samples: number of images in the report.
+        samples: number of images that the report shows.
         scales: factors of an image's height and width; probabilities are averaged over them.
-        superpixels: super-pixels at scales other than 1. image: computed on the image, and resized with it; scale: computed on the
-            resized image; scale_by_area: computed on the resized image, s² times the number at scale s.
+        superpixels: which super-pixels are used at scales other than 1. image: those of the image, resized with it; scale: those of the
+            resized image; scale_by_area: those of the resized image, s² times as many at scale s.
         flip: average over the image and its mirror image.
-        size: as data.base_size, for evaluation; if it is not set, data.base_size; none: not resized.
-        score: if size is set: score at the original size of the labels, or at the resized size of the image.
+        size: size to which images are resized before they are scaled: (shorter side,) or (height, width); default: data.base_size; none:
+            not resized.
+        score: size at which scores are computed, if eval.size is set. original: that of the labels; resized: that of the resized image.
         window: height and width of a sliding window; none: the whole image at once.
         stride: stride of the window, as a share of its size.
         crf_images: number of images of the split on which --mode=crf searches.
-        max_pixels: predict: a larger image is reduced to this number of pixels, and its labels are resized to the original size.
-        shapes: buckets: images are padded to one of a few shapes, each compiled once; exact: every size is compiled.
+        max_pixels: number of pixels to which --mode=predict reduces a larger image; its labels are resized to the original size.
+        shapes: shapes for which the network is compiled. buckets: a few shapes, to which images are padded; exact: the size of every
+            image.
     """
 
     split: str = "val"
@@ -207,12 +212,12 @@ class CRFFields:
     """The fully connected CRF over the probabilities. The papers give no values; these are close to DeepLab's.
 
     Attributes:
-        iterations: number of mean-field iterations, usually 10.
+        iterations: number of mean-field iterations; 10 is a common value.
         spatial_weight: weight of the spatial kernel.
         spatial_sigma: standard deviation of the spatial kernel, in pixels.
         bilateral_weight: weight of the bilateral kernel.
         bilateral_sigma: standard deviation of the bilateral kernel over positions, in pixels.
-        colour_sigma: standard deviation of the bilateral kernel over colours, 0..255.
+        colour_sigma: standard deviation of the bilateral kernel over colours in 0 to 255.
     """
 
     iterations: Annotated[Whole, OFF] = 0
@@ -230,7 +235,8 @@ class ComplexityFields:
     Attributes:
         input: images, height, width and channels of the map that each context reads.
         channels: number of channels of each context.
-        contexts: names of the rows: contexts, package.module:Class, dca, "aspp + dca"; (): all of the package's.
+        contexts: what the rows measure: names of contexts, package.module:Class, dca or "aspp + dca"; default: all contexts of the
+            package, dca and "aspp + dca".
         repeats: number of timed executions; none: operations are counted, and nothing is executed.
     """
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ctxseg.settings import declared
 
-# Tuples of a fixed length, whose entries have a meaning by position; others may have any length.
+# Tuples of a fixed length: the meaning of an entry depends on its position. Other tuples may have any length.
 FIXED = [
     f"{path}.{name}"
     for path, cls in declared.SECTIONS.items()

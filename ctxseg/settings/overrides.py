@@ -25,7 +25,7 @@ def check_names(argv, base):
             raise UserError(unknown(f"config.{name}", names))
     for name, default in flatten(base).items():
         if isinstance(default, tuple) and fields.count(name) > 1:  # which ml_collections joins
-            raise UserError(f"--config.{name} is given twice; give all its values at once, as A,B")
+            raise UserError(f"--config.{name} is given twice; give all its values at once, such as A,B")
 
 
 def field_flags(config):
@@ -73,7 +73,7 @@ def set_none(config, name):
 
 
 def quoted(argument, base):
-    """`argument` with quotes around the words of a tuple, which ml_collections needs to split them: a=1,b=2 → ('a=1', 'b=2')."""
+    """`argument` with quotes around the words of a tuple: a=1,b=2 → ('a=1', 'b=2'). Without them, ml_collections does not split it."""
     match = re.fullmatch(r"(--?config\.([^=]+))=[(\[]?([^\s'\"()\[\]]+,[^\s'\"()\[\]]*)[)\]]?", argument)
     if not match:
         return argument
@@ -103,7 +103,7 @@ def bad_value(message, base):
 
 
 def check_tuples(config, before):
-    """UserError for a tuple with entries of the wrong type, or too many or too few; `before` is the flat config without overrides."""
+    """UserError for a tuple of the wrong length or with entries of the wrong type; `before` is the flat config without overrides."""
     values = flatten(config)
     for name, default in before.items():
         if isinstance(default, tuple) and default and not is_like(values[name], default, name):

@@ -1,11 +1,12 @@
 """`python -m ctxseg.settings.page > docs/fields.md`: every field of a config, with its default, values and meaning."""
 
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import Annotated, Any, Literal
 
-from ctxseg.bounds import Bound
+from ctxseg.bounds import PLURALS, Bound
 from ctxseg.settings import collect, declared
 
 HEAD = """# Every field of a config
@@ -83,11 +84,21 @@ def _values(annotation) -> str:
     if origin is Annotated:
         limits = [limit.in_words() for limit in entries[1:] if isinstance(limit, Bound)]
         return ", ".join(filter(None, [_values(entries[0]), *limits]))
+    if origin in (typing.Union, types.UnionType):  # of a type and None
+        return _values(entries[0])
     if origin is tuple and Ellipsis not in entries:
-        return f"{len(entries)} × {_values(entries[0])}"
+        return f"{len(entries)} {_plural(entries[0])}"
     if origin is not None and entries:
-        return _values(entries[0]) if collect.kind(annotation) is not tuple else f"list of {_values(entries[0])}"
+        return f"list of {_plural(entries[0])}"
     return {int: "whole number", float: "number", bool: "true or false", str: "text", tuple: "list"}.get(annotation, "")
+
+
+def _plural(annotation) -> str:
+    """Several values of the type that an annotation names, with their limits, in words."""
+    _, comma, limits = _values(annotation).partition(", ")
+    kind = collect.kind(annotation)
+    assert kind is not None, "a config can hold every entry of a field"
+    return f"{PLURALS[kind]}{comma and ', each '}{limits}"
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def tabulate(table: Table, runs: Mapping[tuple, Run], failed: Mapping[str, str])
     Returns:
         `name`, `source`, `dataset`, `note`, `seeds`, `columns`, and `rows`. A row has `name`, `failed`, `parameters`, `minutes`, and
         `cells`, one per column: `ours`, {seed: result, the mean over folds} of finished runs; their `mean` and `std`; `paper`;
-        `difference` and `paper_difference` to the first row; `interval` of the difference in mIoU, see `bootstrap`; `classes`, the
-        numbers of classes that mIoU is the mean of, which may differ between runs; `runs`, their folders. Missing values are None.
+        `difference` and `paper_difference` from the first row; `interval` of the difference in mIoU, see `bootstrap`; `classes`, the
+        numbers of classes over which mIoU is averaged, which may differ between runs; `runs`, their folders. Missing values are None.
     """
     seeds, folds = (sorted({key[i] for key in runs}) for i in (2, 3))
     finished: dict[str, dict[str, float]] = {}

@@ -384,8 +384,8 @@ def _notes(result, paper):
         if row["input"] != result["input"]:
             yield f"{row['context']} keeps the number of channels: its input is {_shape(row['input'])}"
     if several := [row["context"] for row in result["rows"] if getattr(CONTEXTS.get(row["context"]), "READS", 1) > 1]:
-        yield f"also read finer maps, as of a ResNet with output stride 8: {', '.join(several)}"
-    yield "multiply-adds: only of convolutions. FLOPs: all operations as counted by XLA, loops times their length"
-    yield "memory: parameters, input, results and temporary buffers of the compiled forward pass. ms: the median"
+        yield f"these also read finer maps, those of a ResNet with output stride 8: {', '.join(several)}"
+    yield "multiply-adds: only those of convolutions. FLOPs: all operations, as counted by XLA; a loop's body counts once per iteration"
+    yield "memory: parameters, input, results and temporary buffers of the compiled forward pass. ms: the median of the repeats"
     if paper:
-        yield "paper: Jin et al., ICCV 2021, Table 3; like this table, it counts dca without the scores of the classes"
+        yield "paper: Jin et al., ICCV 2021, Table 3; like this table, it counts dca without the classifier of each pixel (H1)"

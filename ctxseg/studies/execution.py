@@ -65,7 +65,7 @@ def read_scores(run: Run) -> dict[str, float] | None:
 
     Returns:
         `tables.SCORES`: `mIoU`, `pixel accuracy` and `mean accuracy` in %, `minutes` of the training loop; for `train` also
-        `IoU of CLASS` of every class in %, and `classes`, the number of classes that mIoU is the mean of.
+        `IoU of CLASS` of every class in %, and `classes`, the number of classes over which mIoU is averaged.
 
     Raises:
         UserError: a file of the run is damaged.

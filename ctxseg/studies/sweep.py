@@ -39,7 +39,7 @@ def grid(system: str, dataset: str, sweeps: Sequence[str]) -> Table:
         # A comma outside brackets, which are not nested.
         parts = [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", values)]
         if not field or not all(parts):
-            raise UserError(f"--sweep={text}: expected FIELD=VALUE,VALUE,…, as model.context.stages=1,2,3")
+            raise UserError(f"--sweep={text}: expected FIELD=VALUE,VALUE,…, such as model.context.stages=1,2,3")
         if field in fields:
             raise UserError(f"--sweep is given twice for {field}; give all its values at once")
         if len(set(parts)) < len(parts):
@@ -72,7 +72,7 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
         {(row, column, seed, fold): run} in the order of the table, all rows of a seed before the next seed.
 
     Raises:
-        UserError: an invalid row, two equal rows, an override that nothing reads, or a seed that is set other than by `seeds`.
+        UserError: an invalid row, two equal rows, an override that nothing reads, or an override of the seed.
     """
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}; expected at least 1")
@@ -86,7 +86,7 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
         raise UserError("config.seed is set by --seeds; remove it")
     runs: dict[tuple, Run] = {}
     run_of_config: dict[str, Run] = {}
-    # By where an override is given and its field: those that a run reads, and those that a run does not read, with what they need.
+    # Overrides, as (where it is given, its field): those that some run reads; and those that some run does not read, with what they need.
     read: set[tuple[str, str]] = set()
     unread_needs: dict[tuple[str, str], str] = {}
     for seed, (f, fold) in itertools.product(range(seeds if table.mode == "train" else 1), enumerate(table.folds)):
@@ -192,7 +192,7 @@ def parse_rows(text: str, count: int) -> tuple[int, ...]:
         ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         numbers = ends and range(int(ends[1]), int(ends[2] or ends[1]) + 1)
         if not numbers or numbers[-1] >= count:
-            raise UserError(f"--rows={text}: expected row numbers from 0 to {count - 1}, as 0,2-3")
+            raise UserError(f"--rows={text}: expected row numbers from 0 to {count - 1}, such as 0,2-3")
         rows += numbers
     return tuple(dict.fromkeys(rows))
 

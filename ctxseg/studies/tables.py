@@ -42,8 +42,8 @@ class Row(NamedTuple):
 
     Attributes:
         name: name in the table.
-        system: name of the config file. None if there is no code, if a test server keeps the labels, or if the paper starts from weights
-            that its other rows do not use: then only the paper's results are shown, and the table's note names the nearest runs.
+        system: name of the config file. None if there is no code for the row, if a test server keeps the labels, or if the paper starts it
+            from weights that its other rows do not use. The table then shows only the paper's results, and its note the closest runs.
         overrides: {field: value} of the system's config.
         paper: the paper's result in each column: a number, a text, or None.
         dataset: data set of the row; None: the table's data set.
@@ -258,7 +258,7 @@ def remarks(results: dict) -> list[str]:
                 f"{prefix} of rows that differ in the paper: {count}. In the same order here: {same}."
                 + f" Within the variation between seeds: {undecided}." * several
                 + f" Reversed: {len(reverse)}{f' ({names})' if reverse else ''}."
-                + " One seed does not show how much seeds vary." * (not several)
+                + " One seed does not show the variation between seeds." * (not several)
             )
         counts: dict[int, list[int]] = {}
         for i, row in enumerate(results["rows"]):

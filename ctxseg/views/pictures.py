@@ -28,14 +28,14 @@ from ctxseg.models.resizing import resize
 from ctxseg.runs import checkpoints, provenance, record, workdir
 from ctxseg.views import figures
 
-# Number of images, the first of the split, from which pixels are drawn.
+# Number of images, the first of the split, from which pixels are sampled.
 TSNE_IMAGES = 32
 # Maximum number of pixels of each class.
 TSNE_PIXELS = 50
 # Maximum number of pixels in total, which bounds the time.
 TSNE_POINTS = 1500
 # Size of a PNG in bytes above which it is written in 256 colours.
-LARGEST = 300_000
+MAX_BYTES = 300_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,8 @@ class TrainedRun:
     source: Any
     model: Any
     variables: dict
-    # The jitted function of `_looker`.
-    look: Any
+    # The jitted function of `_forward_function`.
+    forward: Any
 
     @property
     def name(self) -> str:
@@ -77,7 +77,7 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
         UserError: a folder without results.json or checkpoint, an index outside the split, or runs on different data.
     """
     if not images:
-        raise UserError("--images is empty; give at least one index, as --images=0,1,2")
+        raise UserError("--images is empty; give at least one index, such as --images=0,1,2")
     data_config, split = configs[0].data, configs[0].eval.split
     for folder, config in zip(folders, configs, strict=True):
         if config.data.name != data_config.name:
@@ -144,39 +144,38 @@ def _open(folder, config, results, source):
     """The run in `folder`, with its newest checkpoint."""
     metadata = provenance.metadata(config, str(folder))
     model, state = checkpoints.restore_run(config, str(folder))
-    look = _looker(model, tuple(config.eval.size))
-    return TrainedRun(epath.Path(folder), results, metadata, source, model, state.variables, look)
+    forward = _forward_function(model, tuple(config.eval.size))
+    return TrainedRun(epath.Path(folder), results, metadata, source, model, state.variables, forward)
 
 
-def _looker(model, base):
+def _forward_function(model, base):
     """(variables, image uint8 `[H,W,3]`, regions int32 `[H,W]` or None) → output, collection `seen`, and label map int32 `[H,W]`.
 
-    The network sees the image at its base size, `config.eval.size`, as in an evaluation at scale 1.
-
-    The modules write the collection `seen` (`models.seen`).
+    The network sees the image at its base size, `config.eval.size`, as in an evaluation at scale 1. Its modules write the
+    collection `seen` (`models.seen`).
     """
 
     @jax.jit
-    def look(variables, image, regions):
+    def forward(variables, image, regions):
         images, regions = at_base_size(image[None], None if regions is None else regions[None], base)
         output, collections = model.apply(variables, images, regions, mutable=["seen"])
         logits = resize(output.logits, image.shape[:2])
         return output, collections.get("seen", {}), logits[0].argmax(-1)
 
-    return look
+    return forward
 
 
-def _look(run, index):
-    """A sample, and the results of the network for it."""
+def _forward(run, index):
+    """A sample, and what the run's network computes for it."""
     sample = run.source[index]
-    return sample, *run.look(run.variables, sample["image"], sample.get("regions"))
+    return sample, *run.forward(run.variables, sample["image"], sample.get("regions"))
 
 
 def _pictures_of_run(run, images):
     """{name: picture} of a single run."""
     palette, names = run.metadata["palette"], list(run.metadata["class_names"])
-    looks = [_look(run, i) for i in images]
-    labels = [(sample["image"], sample["label"], np.asarray(prediction)) for sample, *_, prediction in looks]
+    outputs = [_forward(run, i) for i in images]
+    labels = [(sample["image"], sample["label"], np.asarray(prediction)) for sample, *_, prediction in outputs]
 
     def with_maps(maps, method="bilinear"):
         """The samples, each with its map `[h,w,·]` resized to the image."""
@@ -186,7 +185,7 @@ def _pictures_of_run(run, images):
 
     drawn = {"predictions": figures.prediction_grid(labels, palette, names, headings=("image", "truth", run.name))}
     drawn["confusion"] = figures.confusion_matrix(run.results["confusion"], names)
-    seen = [dict(shown) for *_, shown, _ in looks]
+    seen = [dict(shown) for *_, shown, _ in outputs]
     scales = run.model.scales
     scale_maps = [shown.pop("scales", [{}])[-1] for shown in seen]
     if "weights" in scale_maps[0]:
@@ -200,14 +199,14 @@ def _pictures_of_run(run, images):
     rows = [seen_rows(shown, largest, len(scales)) for shown in seen]
     graphs = [next((row.pop(title) for title in list(row) if title.endswith("super-pixels")), None) for row in rows]
     if graphs[0]:
-        regions = [(s["image"], s["regions"], g["adjacency"]) for (s, *_), g in zip(looks, graphs, strict=True)]
+        regions = [(s["image"], s["regions"], g["adjacency"]) for (s, *_), g in zip(outputs, graphs, strict=True)]
         drawn["superpixels"] = figures.superpixels(regions)
-    for index, (sample, *_), row in zip(images, looks, rows, strict=True):
+    for index, (sample, *_), row in zip(images, outputs, rows, strict=True):
         if row:
             drawn[f"context_{index}"] = figures.feature_maps(sample["image"], row)
     scores = getattr(run.model.memory, "SCORES", None)
-    if scores in looks[0][1].aux:
-        distributions = with_maps(jax.nn.softmax(output.aux[scores].logits[0]) for _, output, *_ in looks)
+    if scores in outputs[0][1].aux:
+        distributions = with_maps(jax.nn.softmax(output.aux[scores].logits[0]) for _, output, *_ in outputs)
         drawn["distributions"] = figures.class_distribution(distributions, palette, names)
     if run.variables["memory"]:
         drawn["memory"] = _memory([run])
@@ -216,10 +215,10 @@ def _pictures_of_run(run, images):
 
 def _side_by_side(runs, images):
     """{name: picture} of several runs: predictions, and if one has a memory, the representations of pixels in all of them."""
-    looks = [[_look(run, i) for i in images] for run in runs]
+    outputs = [[_forward(run, i) for i in images] for run in runs]
     rows = [
-        (sample["image"], sample["label"], *(np.asarray(look[i][-1]) for look in looks))
-        for i, (sample, *_) in enumerate(looks[0])
+        (sample["image"], sample["label"], *(np.asarray(run_outputs[i][-1]) for run_outputs in outputs))
+        for i, (sample, *_) in enumerate(outputs[0])
     ]
     palette, names = runs[0].metadata["palette"], list(runs[0].metadata["class_names"])
     headings = ("image", "truth", *(run.name for run in runs))
@@ -254,7 +253,7 @@ def seen_rows(seen, scale: int = 0, scales: int = 1) -> dict[str, dict[str, np.n
 def _memory(runs):
     """A figure of the similarities in each run's memory, and of each run's input to the classifier at the same pixels."""
     names, palette = list(runs[0].metadata["class_names"]), runs[0].metadata["palette"]
-    image, y, x, label = draw_pixels(runs[0].source, len(names))
+    image, y, x, label = sample_pixels(runs[0].source, len(names))
     similarities, embeddings = {}, {}
     for run in runs:
         if run.variables["memory"]:
@@ -262,7 +261,7 @@ def _memory(runs):
             similarities[run.name] = figures.cosine_similarity(memory["bank"], memory["seen"])
         points = [None] * len(label)
         for i in np.unique(image):
-            sample, output, *_ = _look(run, i)
+            sample, output, *_ = _forward(run, i)
             features = np.asarray(output.features["context"][0], np.float32)
             (h, w), (height, width) = features.shape[:2], sample["label"].shape
             for p in np.flatnonzero(image == i):
@@ -278,8 +277,8 @@ def _memory(runs):
     return figures.memory(similarities, embeddings, palette, names)
 
 
-def draw_pixels(source, classes: int):
-    """Draws pixels from the first images of `source`, up to the same number of each class; the same pixels every time.
+def sample_pixels(source, classes: int):
+    """Samples pixels of the first images of `source`, up to the same number of each class; the same pixels every time.
 
     Returns:
         image index, y, x and label, each int64 `[P]`.
@@ -296,12 +295,12 @@ def draw_pixels(source, classes: int):
             pixels[k] += [(i, y, x, k) for y, x in positions]
     chosen = [rng.permutation(np.array(candidates))[:per_class] for candidates in pixels if candidates]
     if not chosen:
-        raise UserError("config.eval.split has no labels to draw pixels from; choose another split")
+        raise UserError("config.eval.split has no labelled pixels; choose another split")
     return np.concatenate(chosen).astype(np.int64).T
 
 
 def _write(path, picture):
-    """Writes a figure or an array uint8 `[H,W,3]` as PNG, in 256 colours above `LARGEST`. Returns `path`."""
+    """Writes a figure or an array uint8 `[H,W,3]` as PNG, in 256 colours above `MAX_BYTES`. Returns `path`."""
     if isinstance(picture, Figure):
         buffer = io.BytesIO()
         picture.savefig(buffer, dpi=110, bbox_inches="tight", pad_inches=0.05)
@@ -309,10 +308,10 @@ def _write(path, picture):
     else:
         picture = Image.fromarray(picture)
     encoded = _png(picture)
-    if len(encoded) > LARGEST:
+    if len(encoded) > MAX_BYTES:
         reduced = picture.quantize(256)
         encoded = _png(picture.quantize(palette=reduced, dither=Image.Dither.FLOYDSTEINBERG))
-        if len(encoded) > LARGEST:  # without dither: smaller, but with bands in smooth areas
+        if len(encoded) > MAX_BYTES:  # without dither: smaller, but with bands in smooth areas
             encoded = _png(reduced)
     try:
         make_folder(path.parent)

@@ -19,15 +19,15 @@ from ctxseg.settings.fields import flatten_as_json
 from ctxseg.views import curves, figures, page, reported_run
 
 # Maximum width of the picture of a sample, in pixels.
-WIDTH = 512
+MAX_WIDTH = 512
 # Number of confusions that are listed in words.
-WORDS = 5
+LISTED_CONFUSIONS = 5
 
 
 def write_report(folders, read_base: Callable[[epath.Path], dict | None] | None = None, path=None) -> epath.Path:
     """Writes a page from config.json, metrics.jsonl, results.json and samples.npz of one or several runs.
 
-    The page notes what is missing, such as an evaluation. Differences are relative to the first run.
+    The page says what is missing, such as an evaluation. Differences are from the first run.
 
     Args:
         folders: folders of the runs.
@@ -113,7 +113,7 @@ def _curves(runs):
 
 
 def _iou(runs):
-    """A row for each group and each of its classes, with differences to the first run."""
+    """A row for each group and each of its classes, with differences from the first run."""
     evaluated = [run for run in runs if "per_class_iou" in run.results]
     if not evaluated:
         return {"runs": []}
@@ -140,7 +140,7 @@ def _iou(runs):
         rows += [row("class", name, "per_class_iou", name, colours.get(name)) for name in members]
     absent = any(None in run.results["per_class_iou"].values() for run in evaluated)
     notes = ["–: neither in the truth nor predicted."] * absent
-    notes += [f"In brackets: difference to {evaluated[0].name}, in points."] * (len(evaluated) > 1)
+    notes += [f"In brackets: difference from {evaluated[0].name}, in points."] * (len(evaluated) > 1)
     if len(protocols) > 1:
         notes.append("These runs were evaluated on different splits or with different protocols: see above.")
     lines, images = _intervals(evaluated)
@@ -150,7 +150,7 @@ def _iou(runs):
 
 
 def _intervals(evaluated):
-    """Lines with the interval of each difference in mIoU to the first run, and the number of images of the bootstrap."""
+    """Lines with the interval of each difference in mIoU from the first run, and the number of images of the bootstrap."""
     first, lines, images = evaluated[0], [], 0
     for run in evaluated[1:]:
         if first.images is None or run.images is None:
@@ -167,7 +167,7 @@ def _intervals(evaluated):
 
 
 def _bar(run, value, compared):
-    """A cell with the bar of an IoU, and its difference to `compared`."""
+    """A cell with the bar of an IoU, and its difference from `compared`."""
     difference = kind = None
     if compared is not None and value is not None:
         points = round(100 * (value - compared), 1)
@@ -185,7 +185,7 @@ def _confusions(run):
     classes = run.results["class_names"]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     off = np.where(np.eye(len(classes), dtype=bool), 0, matrix)
-    largest = [np.unravel_index(i, off.shape) for i in np.argsort(-off, axis=None)[:WORDS]]
+    largest = [np.unravel_index(i, off.shape) for i in np.argsort(-off, axis=None)[:LISTED_CONFUSIONS]]
     words = [(f"{shares[t, p]:.1%}", classes[t], classes[p]) for t, p in largest if off[t, p]]
     return {"matrix": _heat_map(shares, classes), "words": words}
 
@@ -235,8 +235,8 @@ def _samples(runs):
 
 
 def _small(picture, method):
-    """`picture`, reduced to `WIDTH` if it is wider."""
-    width = min(picture.width, WIDTH)
+    """`picture`, reduced to `MAX_WIDTH` if it is wider."""
+    width = min(picture.width, MAX_WIDTH)
     return picture.resize((width, max(round(picture.height * width / picture.width), 1)), method)
 
 

@@ -204,7 +204,7 @@ INPUTS += [
     Input(METRICS, name, report(change), ErrorLine("metrics.jsonl line [15]\\b.*delete"))
     for name, change in LINES.items()
 ]
-OTHERS = ["In brackets: difference to run, in points.", "other was evaluated on other images than run."]
+OTHERS = ["In brackets: difference from run, in points.", "other was evaluated on other images than run."]
 INPUTS += [
     Input(IMAGES, name, comparison(change), ErrorLine("images.npz .*damaged")) for name, change in COUNTS.items()
 ]

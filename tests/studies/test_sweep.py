@@ -187,7 +187,7 @@ NEEDED = {"hrenet_frozen": ("--config.model.pretrained=vgg16.pth",)}
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table(name):
-    """Every row has a valid network, on the paper's data and on the embedded data, and the paper's results."""
+    """Every row has a valid network, on the paper's data and on the built-in data, and the paper's results."""
     get_table = importlib.import_module(f"ctxseg.configs.tables.{name}").get_table
     for table in (get_table(), get_table("scenes")):
         assert table.name == name
@@ -585,7 +585,7 @@ def test_means_over_different_classes_are_reported(tmp_path, stand_in):
     assert any(
         "in the truth or in the prediction: 1 in runs of row 1; 2 in runs of row 0, 2" in text for text in remarks
     )
-    assert "One seed does not show how much seeds vary." in remarks[0]
+    assert "One seed does not show the variation between seeds." in remarks[0]
 
 
 def test_orderings():

@@ -174,14 +174,14 @@ def test_memory_shows_cosines_and_pixels_in_class_colours():
         np.testing.assert_allclose(axes.collections[0].get_facecolor()[:, :3] * 255, [PALETTE[2], PALETTE[0]])
 
 
-def test_draw_pixels_draws_equally_from_each_class():
+def test_sample_pixels_takes_equally_many_of_each_class():
     rng = np.random.default_rng(3)
     source = [{"label": rng.choice([0, 1, 255], (20, 10), p=[0.8, 0.1, 0.1]).astype(np.uint8)} for _ in range(3)]
-    image, y, x, label = pictures.draw_pixels(source, 3)
+    image, y, x, label = pictures.sample_pixels(source, 3)
     assert np.bincount(label).tolist() == [50, 50] and set(image) == {0, 1, 2}
     assert all(source[i]["label"][r, c] == k for i, r, c, k in zip(image, y, x, label, strict=True))
     assert len(set(zip(image, y, x, strict=True))) == len(label)
-    np.testing.assert_array_equal(pictures.draw_pixels(source, 3)[1], y)
+    np.testing.assert_array_equal(pictures.sample_pixels(source, 3)[1], y)
 
 
 def intermediates(context, scales=None, merge="average"):
@@ -195,7 +195,7 @@ def intermediates(context, scales=None, merge="average"):
     image = jnp.zeros((32, 32, 3), jnp.uint8)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image[None], jnp.zeros((1, 32, 32), jnp.int32)))
     regions = jnp.zeros((32, 32), jnp.int32) if context["name"] == "msci" else None
-    _, seen, _ = jax.eval_shape(pictures._looker(model, ()), variables, image, regions)
+    _, seen, _ = jax.eval_shape(pictures._forward_function(model, ()), variables, image, regions)
     return jax.tree.map(lambda x: np.random.default_rng(0).normal(size=x.shape), seen)
 
 
@@ -206,7 +206,9 @@ def test_pictures_use_the_base_size():
     model = create_model(config.model, 3)
     image = jnp.zeros((32, 48, 3), jnp.uint8)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image[None]))
-    output, _, labels = jax.eval_shape(pictures._looker(model, (64,)), variables, image, jnp.zeros((32, 48), jnp.int32))
+    output, _, labels = jax.eval_shape(
+        pictures._forward_function(model, (64,)), variables, image, jnp.zeros((32, 48), jnp.int32)
+    )
     assert output.logits.shape == (1, 8, 12, 3) and labels.shape == (32, 48)
 
 
@@ -282,7 +284,7 @@ def test_pictures_of_a_run(run, monkeypatch):
     for path in written:
         with Image.open(path) as picture:
             picture.load()
-            assert len(path.read_bytes()) <= pictures.LARGEST and min(picture.size) > 100
+            assert len(path.read_bytes()) <= pictures.MAX_BYTES and min(picture.size) > 100
 
 
 def test_errors_of_pictures(run, tmp_path):

@@ -4,5 +4,5 @@ Some rows cannot be trained or evaluated here: a server keeps the labels of thei
 They show only the paper's figures, and the table's note names the closest rows that can be run.
 
 python main.py --config=configs/tables/zigzag_components.py --mode=sweep --seeds=3            on the paper's data, as the paper trains
-python main.py --config=configs/tables/zigzag_components.py:scenes --mode=sweep --seeds=3     on the embedded data set
+python main.py --config=configs/tables/zigzag_components.py:scenes --mode=sweep --seeds=3     on the built-in data set
 """

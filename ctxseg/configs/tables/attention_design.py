@@ -24,5 +24,6 @@ def get_table(dataset: str = "pascal_person_part") -> Table:
             row("on fc6", "similar", head_input=fc6),
             row("four scales", "-0.5", scales=(1.0, 0.75, 0.5, 0.25)),
         ],
-        note="The paper's figures are differences in mIoU from the first row. It gives no others, and not the numbers of filters tried.",
+        note="The paper's figures are differences in mIoU from the first row. It gives no absolute figures, and does not say which numbers "
+        "of filters it tried.",
     )

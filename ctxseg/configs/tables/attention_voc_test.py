@@ -9,7 +9,7 @@ PAPER = {
     "max": 70.6,
     "attention": 71.5,
     "attention, DenseCRF, from COCO": 75.1,
-    "Attention+: and random scaling": 75.7,
+    "the same, with random scaling (Attention+)": 75.7,
 }
 
 
@@ -23,6 +23,6 @@ def get_table(dataset: str = "voc2012") -> Table:
         note="The labels of VOC's test images are kept on a server, and the last two rows start from weights trained on COCO: only the "
         "paper's figures are shown. The closest runs, all on val, are the rows with extra supervision of "
         f"--config=configs/tables/attention_voc_imagenet.py:{dataset} and, for the last two rows without COCO, {attention} and "
-        f"{attention} --config.data.scale_range=0.6,1.4 (the paper gives neither the scales of these rows nor the CRF's iterations; its "
-        "best three scales and the usual 10 iterations are used).",
+        f"{attention} --config.data.scale_range=0.6,1.4 (the paper gives neither the scales of these rows nor the CRF's iterations; the "
+        "scales are its best three, and 10 iterations are a common choice).",
     )

@@ -30,7 +30,7 @@ def get_table(dataset: str = "voc2012") -> Table:
         [Row(name, None, {}, figures) for name, figures in PAPER.items()],
         [*(Column(name, f"IoU of {name}") for name in CLASSES), Column()],
         note="The labels of VOC's test images are kept on a server, and the last two rows start from weights trained on VOC and COCO "
-        "together: only the paper's figures are shown. The closest rows that run are rows 3 and 6 of "
+        "together: only the paper's figures are shown. The closest rows that can be run are rows 3 and 6 of "
         f"--config=configs/tables/hrenet_variants.py:{dataset} trained on train and tested on val; the paper trains on both. "
         "The results.json of each run has the IoU of every class.",
     )

@@ -15,5 +15,5 @@ def get_table(dataset: str = "stanford_background") -> Table:
         [Row("N-ReNet", "nrenet", {"eval.batch_size": 1}, (80.4, 71.8, 0.07))],
         [Column(score, score) for score in ("pixel accuracy", "mean accuracy", "seconds per image")],
         folds=folds if dataset not in SMALL else ({},),
-        note="The mean accuracy is what the paper calls class accuracy. Its seconds were measured on a GPU of 2016.",
+        note="The paper calls the mean accuracy class accuracy. Its seconds were measured on a GPU of 2016.",
     )

@@ -17,7 +17,7 @@ FINGERPRINT = "bdd4a2ecf9a1"
 
 
 class Scenes(tfds.core.GeneratorBasedBuilder):
-    """The embedded data set: 2,000 train and 400 val composites, 128×128, of photographs that scikit-image ships."""
+    """The built-in data set: 2,000 train and 400 val composites, 128×128, of photographs that scikit-image ships."""
 
     name = "scenes"
     # The classes that are labelled; pixels of the others are ignored.

@@ -1,4 +1,4 @@
-"""A small residual network for CPUs, tests and the embedded data set."""
+"""A small residual network for CPUs, tests and the built-in data set."""
 
 from collections.abc import Callable
 from typing import Literal

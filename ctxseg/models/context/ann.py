@@ -28,7 +28,7 @@ class ANN(nn.Module):
     0.05 after each block. Here, only the classifier has dropout.
 
     Attributes:
-        levels: names of maps; the last two named are read, or a single one as both. (): the backbone's last two.
+        levels: names of maps; the last two named are read, or a single one as both. Default: the backbone's last two.
         channels: channels of the result; the blocks have half as many inside.
         bins: number of cells along each axis, for each grid of the pyramid.
         norm: normalisation of the convolutions: `batch` or `none`.

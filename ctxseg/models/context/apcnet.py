@@ -46,7 +46,7 @@ class APCNet(nn.Module):
     """Adaptive contexts of several scales, concatenated with the map.
 
     Attributes:
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
         channels: channels of each context and of the result.
         bins: number of cells along each axis of the grid, for each scale.
         norm: normalisation of the convolutions: `batch` or `none`.

@@ -18,7 +18,7 @@ class ASPP(nn.Module):
     """A 1×1 convolution, dilated 3×3 convolutions and the mean of the whole map, in parallel. A last convolution joins them.
 
     Attributes:
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
         channels: channels of each branch and of the result.
         dilations: dilations of the 3×3 branches; 12, 24 and 36 are for output stride 8.
         fuse_kernel: kernel size of the last convolution; 1 in DeepLabV3, 3 in the counts of MCIBI's Table 3.

@@ -41,7 +41,7 @@ class CCNet(nn.Module):
     """Criss-cross attention, applied twice with the same weights, so that every position has context from every other.
 
     Attributes:
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
         channels: channels of the result.
         recurrence: how many times the attention is applied.
         norm: normalisation of the convolutions: `batch` or `none`.

@@ -28,7 +28,7 @@ class DANet(nn.Module):
     """The sum of two parallel branches: attention between positions, and attention between channels.
 
     Attributes:
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
         channels: channels of the result.
         norm: normalisation of the convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.

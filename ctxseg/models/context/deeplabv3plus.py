@@ -19,7 +19,7 @@ class DeepLabV3Plus(nn.Module):
     """ASPP on the coarsest map, resized to the finest map and concatenated with its projection, and two 3×3 convolutions.
 
     Attributes:
-        levels: names of maps, finest first; the first and the last one named are read. (): the backbone's last four.
+        levels: names of maps, finest first; the first and the last one named are read. Default: the backbone's last four.
         channels: channels of ASPP and of the decoder.
         low_channels: channels to which the finest map is projected; few, so that it does not outweigh the context.
         dilations: dilations of the 3×3 branches of ASPP.

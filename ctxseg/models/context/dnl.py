@@ -41,7 +41,7 @@ class DNL(nn.Module):
     """A disentangled non-local block between two 3×3 convolutions.
 
     Attributes:
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
         channels: channels of the result; the non-local block has half as many inside.
         temperature: divisor of the scores in the softmax of the pairwise term; 0.05 in the published code.
         norm: normalisation of the convolutions: `batch` or `none`.

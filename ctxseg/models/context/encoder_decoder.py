@@ -18,7 +18,7 @@ class EncoderDecoder(nn.Module):
     """From the coarsest map to the finest: resize, add the projection of the next finer map, and convolve.
 
     Attributes:
-        levels: names of the maps to read, finest first. (): the backbone's last four.
+        levels: names of the maps to read, finest first. Default: the backbone's last four.
         channels: channels of every projection and of the result.
         aspp: whether ASPP replaces the projection of the coarsest map.
         dilations: dilations of the 3×3 branches of ASPP.

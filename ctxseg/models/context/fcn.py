@@ -16,7 +16,7 @@ class FCNHead(nn.Module):
     """3×3 convolutions with normalisation and ReLU. The first replaces MCIBI's bottleneck, the second its fusion.
 
     Attributes:
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
         channels: channels of each convolution.
         convolutions: number of 3×3 convolutions.
         norm: normalisation of the convolutions: `batch` or `none`.

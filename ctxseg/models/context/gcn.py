@@ -18,7 +18,7 @@ class GCN(nn.Module):
     The branches have no activation (§3.1). A 1×1 convolution with normalisation and ReLU follows their sum.
 
     Attributes:
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
         channels: channels of the result.
         kernel: k, the kernel size of the branches.
         norm: normalisation of the 1×1 convolution after the branches: `batch` or `none`.

@@ -20,7 +20,7 @@ class GlobalFC(nn.Module):
     needs a fixed number of inputs. So the map is averaged over a grid of subregions first.
 
     Attributes:
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
         channels: channels of the result.
         kind: `image`: one vector for all positions (Mostajabi et al., CVPR 2015). `subregion`: one vector for each subregion,
             with separate weights ("adaptive to each subregion").

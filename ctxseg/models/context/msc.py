@@ -18,7 +18,7 @@ class MSc(nn.Module):
 
     Attributes:
         levels: names of maps. All but the last have a head; the classifier reads the last one unchanged, and the heads are resized to it.
-            (): pixels, pool1 … pool4 and conv7 of vgg16; pixels and the last four maps of another backbone.
+            Default: pixels, pool1 … pool4 and conv7 of vgg16; pixels and the last four maps of another backbone.
         channels: channels of the 3×3 and the 1×1 convolution of each head.
         dtype: dtype of the computation.
     """

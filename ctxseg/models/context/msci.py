@@ -209,10 +209,10 @@ class MSCI(nn.Module):
     RNN" the context `none`.
 
     Attributes:
-        levels: names of the maps to read, finest first. (): the backbone's last four.
+        levels: names of the maps to read, finest first. Default: the backbone's last four.
         channels: C, the number of channels to which a 1×1 convolution projects every map.
         stages: T, the number of stages in which two neighbouring levels exchange context.
-        phases: number of phases, each of which leaves one map less. `all`: until one map is left. `one`: a single phase, after which the
+        phases: number of phases, each of which leaves one map fewer. `all`: until one map is left. `one`: a single phase, after which the
             maps are summed at the size of the finest.
         directions: which of two neighbouring levels receives context: `both`, only the coarser (`up`) or only the finer (`down`).
         superpixels: whether the context of a cell has two parts: the sum over its region, and the sum over its region and those around it.

@@ -11,7 +11,7 @@ class NoContext(nn.Module):
     """Passes one map of the backbone to the classifier, unchanged.
 
     Attributes:
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
     """
 
     levels: tuple[str, ...] = ()

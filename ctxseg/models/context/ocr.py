@@ -29,7 +29,7 @@ class OCR(nn.Module):
     Attributes:
         num_classes: K.
         levels: names of maps. The last two named are read, or a single one as both; the auxiliary classifier reads the first of the two.
-            (): the backbone's last two.
+            Default: the backbone's last two.
         channels: channels of the pixels' representations, of their context and of the result.
         key_channels: channels of the queries, keys and values.
         norm: normalisation of the convolutions: `batch` or `none`.

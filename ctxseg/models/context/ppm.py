@@ -18,7 +18,7 @@ class PPM(nn.Module):
     """Means over grids of several sizes, each projected, resized to the map's size, and concatenated with the map.
 
     Attributes:
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
         channels: channels of each projection and of the result.
         bins: number of cells along each axis, for each grid.
         norm: normalisation of the convolutions: `batch` or `none`.

@@ -42,7 +42,7 @@ class RegionContextEncoding(nn.Module):
         region_pool: how the positions of a cell are pooled: `sum` (the paper) or `mean`.
         norm: normalisation of the branches' 3×3 convolutions: `batch` or `none`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
-        levels: names of maps; the last one named is read. (): the backbone's last map.
+        levels: names of maps; only the last one named is read. Default: the backbone's last map.
     """
 
     subdivisions: tuple[Count, ...] = (3, 5, 7)

@@ -150,7 +150,7 @@ class ReNet(nn.Module):
     pixels; the first one reads patches of 2×2.
 
     Attributes:
-        levels: names of the maps to read. They are normalised, resized to the first one and concatenated. (): the backbone's last map.
+        levels: names of the maps to read. They are normalised, resized to the first one and concatenated. Default: the backbone's last map.
         units: d for each group, the number of units of each direction; a group has 2d output channels.
         patch: height and width of the patches that the first layer sweeps.
         cell: recurrent unit: `lstm` (the paper), `gru` or `irnn`.

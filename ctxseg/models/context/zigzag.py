@@ -151,7 +151,7 @@ class ZigZag(nn.Module):
       the first row of the table.
 
     Attributes:
-        levels: names of the maps to read, finest first. (): the backbone's last four.
+        levels: names of the maps to read, finest first. Default: the backbone's last four.
         channels: C, the number of channels to which a 1×1 convolution projects every map.
         stages: T, the number of stages, each a top-down and a bottom-up pass.
         region_context: module that computes the context R of a map: `rce` (the paper), or one that Table 2 compares it with:
