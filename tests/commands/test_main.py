@@ -338,7 +338,10 @@ def test_layers_can_be_frozen_only_if_weights_fill_them(tiny, tmp_path):
         parse(FCN, "--config.model.frozen=backbone/stem,backbone/res2")
     flags = [flag for flag in tiny if "width" not in flag] + [f"--workdir={tmp_path}/run"]
     flags += ["--config.model.pretrained=efficientnet_lite0", "--config.model.backbone.name=efficientnet_lite0"]
-    faults = {"backbone/stam,": "'backbone/stam'.*backbone/stem", "backbone,classifier": "classifier/.*efficientnet_lite0"}
+    faults = {
+        "backbone/stam,": "'backbone/stam'.*backbone/stem",
+        "backbone,classifier": "classifier/.*efficientnet_lite0",
+    }
     for frozen, fault in faults.items():
         with pytest.raises(UserError, match=f"config.model.frozen .*{fault}"):
             call(f"{FCN}:camvid", *flags, f"--config.model.frozen={frozen}")
