@@ -61,7 +61,7 @@ def hold(workdir: str, create: bool):
                 f"another process is using {workdir}: wait until it ends, or choose another --workdir"
             ) from None
         except OSError as e:
-            raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
+            raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}; choose another --workdir") from e
         interrupts.cleanups.append(remove_if_unused)
         try:
             yield
@@ -81,7 +81,7 @@ def check(workdir: str, config: ConfigDict) -> None:
     try:
         make_folder(workdir)
     except OSError as e:
-        raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
+        raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}; choose another --workdir") from e
     if epath.Path(path).exists():
         saved = _load(path)
         for field, (neutral, remedy) in REMOVED.items():
@@ -102,7 +102,7 @@ def claim(workdir: str, config: ConfigDict, dataset: dict | None = None) -> None
     try:
         write_json(os.path.join(workdir, "config.json"), config.to_dict() | ({"dataset": dataset} if dataset else {}))
     except OSError as e:
-        raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}") from e
+        raise UserError(f"--workdir={workdir} cannot be used: {e.strerror}; choose another --workdir") from e
 
 
 def read_config(folder: str) -> ConfigDict:

@@ -308,7 +308,7 @@ def complexity(config, folder: str) -> None:
     try:
         make_folder(folder)
     except OSError as e:
-        raise UserError(f"--workdir={folder} cannot be used: {e.strerror}") from e
+        raise UserError(f"--workdir={folder} cannot be used: {e.strerror}; choose another --workdir") from e
     shape, channels = tuple(config.complexity.input), config.complexity.channels
     paper = PAPER if (shape, channels) == (PAPER_INPUT, PAPER_CHANNELS) else {}
     device = jax.devices()[0]
@@ -341,7 +341,7 @@ def complexity(config, folder: str) -> None:
     try:
         write_json(path, result)
     except OSError as e:
-        raise UserError(f"--workdir={folder} cannot be used: {e.strerror}") from e
+        raise UserError(f"--workdir={folder} cannot be used: {e.strerror}; choose another --workdir") from e
     print(path)
 
 

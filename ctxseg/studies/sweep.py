@@ -317,7 +317,7 @@ def sweep(
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as e:
-        raise UserError(f"--workdir={folder} cannot be used: {e.strerror}") from e
+        raise UserError(f"--workdir={folder} cannot be used: {e.strerror}; choose another --workdir") from e
     prepare(selected)
     failed = execute(selected, command, os.path.join(folder, "compiled"), jobs)
     results = tabulate(table, runs, failed)
