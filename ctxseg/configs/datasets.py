@@ -15,11 +15,9 @@ SMALL = ("scenes", "scenes_half", "camvid", "folder")
 # Overrides that start from ImageNet's weights, on a small data set. The first blocks, which see edges and textures, are frozen.
 EFFICIENTNET_LITE0 = {
     "model.backbone.name": "efficientnet_lite0",
-    "model.backbone.output_stride": 16,
     "model.pretrained": "efficientnet_lite0",
     "model.frozen": ("backbone/stem", "backbone/block1", "backbone/block2"),
-    "optimizer.learning_rate": 0.1,
-    "optimizer.rates": ("backbone=0.2",),
+    "optimizer.learning_rate": 0.05,
 }
 
 
