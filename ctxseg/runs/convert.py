@@ -46,11 +46,12 @@ def convert(source: str, output: str | None, names: str, overwrite: bool = False
 
 def _torchvision(source, arrays):
     """The arrays by torchvision's names, in PyTorch's layout, and the names of those that have none."""
+    parts = {name.split("/")[1] for name in arrays}
     for publisher in (DEEPLABV3, FCN, RESNET, RESNET_V1C):
         theirs = {name: publisher.theirs(name) for name in arrays}
-        whole = all(theirs.values())
-        backbone = [name for name in arrays if name.split("/")[1] == "backbone"]
-        if whole or publisher in (RESNET, RESNET_V1C) and backbone and all(theirs[name] for name in backbone):
+        whole = {"backbone", "context", "classifier"} <= parts and all(theirs.values())
+        backbone = [theirs[name] for name in arrays if name.split("/")[1] == "backbone"]
+        if whole or publisher in (RESNET, RESNET_V1C) and backbone and all(backbone):
             converted = {their: to_torch(arrays[name], name) for name, their in theirs.items() if their}
             return converted, [name for name, their in theirs.items() if not their]
     raise UserError(f"{source} has no ResNet, whose weights alone have torchvision's names here")

@@ -6,7 +6,7 @@ from ctxseg.commands import command_line
 from ctxseg.training import checks
 from tests.damaged.bench import ErrorLine, Input, call, with_value
 
-FCN = "--config=configs/fcn.py:folder"
+FCN = "--config=configs/fcn.py:camvid"
 HEAD = "from ctxseg.configs import fcn\n"
 
 

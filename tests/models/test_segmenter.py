@@ -115,7 +115,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32():
 
 
 def test_every_backbone_is_tested():
-    assert set(PARAMETERS) | {"none", "tiny", "vgg16"} == set(BACKBONES)
+    # The references of efficientnet_lite0 are its published weights, in tests/models/weights.
+    assert set(PARAMETERS) | {"none", "tiny", "vgg16", "efficientnet_lite0"} == set(BACKBONES)
 
 
 def test_largefov_has_the_parameters_of_its_table():

@@ -86,7 +86,7 @@ DIFFERENT = {
     ),
     "statistics": (random_state().replace(batch_stats={}), "model: batch_stats/backbone/mean has shape .* and none in"),
     "memory": (random_state().replace(memory={"bank": jnp.zeros(3)}), "model: memory/bank has shape none "),
-    "optimizer": (random_state(clip_norm=1.0), "optimizer: opt_state/1/trace/backbone/conv/bias has shape .* and none"),
+    "optimizer": (random_state(clip_norm=1.0), "optimiser: opt_state/1/trace/backbone/conv/bias has shape .* and none"),
 }
 
 
@@ -160,7 +160,7 @@ def test_the_message_names_the_difference_from_scanned_stages(tmp_path):
         r"model: params/context/stage2/fuse_up1/conv/kernel has shape \(3, 3, 2, 2\) .* and none in ": three.replace(
             params=without(three.params, "context/stage2/fuse_up1/conv")
         ),
-        r"optimizer: opt_state/1/trace/context/stage2/fuse_up1/conv/kernel has shape \(3, 3, 2, 2\) .* and none ": three.replace(
+        r"optimiser: opt_state/1/trace/context/stage2/fuse_up1/conv/kernel has shape \(3, 3, 2, 2\) .* and none ": three.replace(
             opt_state=(three.opt_state[0], three.opt_state[1]._replace(trace=reduced), *three.opt_state[2:])
         ),
     }

@@ -222,6 +222,8 @@ def test_only_one_process_locks_a_folder(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="^--workdir=.*/file/run cannot be used: Not a directory; choose another --workdir$"):
+    with pytest.raises(
+        UserError, match="^--workdir=.*/file/run cannot be used: Not a directory; choose another --workdir$"
+    ):
         with workdir.hold(f"{tmp_path}/file/run", create=True):
             pass

@@ -45,3 +45,21 @@ def test_photographs_are_recognised(classify):
     cats = np.argsort(-classify(data.chelsea()))[:3]
     assert list(cats) == [285, 282, 281]  # Egyptian cat, tiger cat, tabby
     assert np.argmax(classify(data.coffee())) == 967  # espresso
+
+
+def test_output_strides_give_the_same_maps():
+    """With the same weights, the map of stride 8, at every fourth position, is the map of stride 32 (SPEC §1)."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 67, 90, 3), np.uint8)
+    config = fcn.get_config()
+    config.model.backbone.name = "efficientnet_lite0"
+    maps = {}
+    for stride in (32, 8):
+        config.model.backbone.output_stride = stride
+        model = create_model(config.model, 2)
+        if stride == 32:
+            variables = jax.jit(model.init)(jax.random.PRNGKey(0), image)
+            variables, _ = ctxseg.load_weights(model, variables, "efficientnet_lite0")
+        maps[stride] = jax.jit(model.apply)(variables, image).features["res5"]
+    expected = maps[32]
+    error = jnp.abs(maps[8][:, ::4, ::4] - expected).max() / jnp.abs(expected).max()
+    assert error < 1e-5
