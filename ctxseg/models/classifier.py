@@ -1,7 +1,7 @@
 """The last stage: from a map to the scores of every class."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,11 +13,12 @@ from ctxseg.models.shapes import Array
 
 
 class Classifier(nn.Module):
-    """An optional hidden 1×1 convolution with normalisation and ReLU, dropout, and a 1×1 convolution to K scores.
+    """An optional hidden convolution with normalisation and ReLU, dropout, and a 1×1 convolution to K scores.
 
     Attributes:
         num_classes: K.
         hidden: channels of the hidden convolution; 0 for no hidden convolution.
+        hidden_kernel: kernel size of the hidden convolution.
         dropout: dropout probability before the last convolution.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
@@ -26,6 +27,7 @@ class Classifier(nn.Module):
 
     num_classes: int
     hidden: Whole = 0
+    hidden_kernel: Literal[1, 3] = 1
     dropout: Portion = 0.0
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
@@ -35,7 +37,7 @@ class Classifier(nn.Module):
     def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float32[Array, "b h w {self.num_classes}"]:
         """The scores."""
         if self.hidden:
-            x = self.conv(self.hidden, 1, name="hidden")(x, train)
+            x = self.conv(self.hidden, self.hidden_kernel, name="hidden")(x, train)
         x = self.dropout_layer(self.dropout)(x, train)
         init = nn.initializers.lecun_normal()
         return Conv(self.num_classes, 1, kernel_init=init, dtype=self.dtype, name="scores")(x).astype(jnp.float32)

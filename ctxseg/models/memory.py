@@ -128,10 +128,10 @@ class FeatureMemory(nn.Module):
         logits = Classifier(
             self.num_classes,
             self.channels,
-            self.dropout,
-            self.conv,
-            self.dropout_layer,
-            self.dtype,
+            dropout=self.dropout,
+            conv=self.conv,
+            dropout_layer=self.dropout_layer,
+            dtype=self.dtype,
             name="distribution",
         )(r, train)
         c = jnp.einsum("bhwk,kc->bhwc", jax.nn.softmax(logits).astype(r.dtype), bank.astype(r.dtype))

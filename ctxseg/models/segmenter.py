@@ -7,7 +7,7 @@ pass between them, so any choice of one stage works with any choice of the other
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, no_type_check
+from typing import Annotated, Any, Literal, no_type_check
 
 import flax
 import flax.linen as nn
@@ -61,7 +61,8 @@ class Segmenter(nn.Module):
             logits like those of a context, the pixels that update the memory, and {"bank": `[K,C]`, "seen": bool `[K]`}. None leaves the
             stage out.
         auxiliary: (the backbone's maps, train) → {name: auxiliary logits}. None for no auxiliary heads.
-        hidden: channels of the classifier's hidden 1×1 convolution, if it has one.
+        hidden: channels of the classifier's hidden convolution, if it has one.
+        hidden_kernel: kernel size of the classifier's hidden convolution: 1, or 3 as in published DeepLabV3 networks.
         dropout: dropout probability before the classifier's last convolution.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
@@ -76,6 +77,7 @@ class Segmenter(nn.Module):
     memory: nn.Module | None = None
     auxiliary: nn.Module | None = None
     hidden: Annotated[Whole, OFF] = 0
+    hidden_kernel: Literal[1, 3] = 1
     dropout: Portion = 0.0
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
@@ -96,7 +98,13 @@ class Segmenter(nn.Module):
 
     def setup(self):
         self.classifier = Classifier(
-            self.num_classes, self.hidden, self.dropout, self.conv, self.dropout_layer, self.dtype
+            self.num_classes,
+            self.hidden,
+            self.hidden_kernel,
+            self.dropout,
+            self.conv,
+            self.dropout_layer,
+            self.dtype,
         )
 
     def __call__(
@@ -125,7 +133,9 @@ class Segmenter(nn.Module):
             last = select(maps, self.context.levels, 1)[-1]
             within = None if isinstance(self.context, NoContext) else x
             x, more, pixels, memory = self.memory(last, within, train)
-            entries = self._entries(memory["bank"][None, None].astype(self.dtype), train)[0, 0]
+            # Images of one position: a hidden 3×3 convolution reads each entry alone.
+            with extent.padded(None, (1, 1)):
+                entries = self._entries(memory["bank"][:, None, None].astype(self.dtype), train)[:, 0, 0]
             aux = aux | more | {"memory": AuxiliaryLogits(entries, "memory", "classes", memory["seen"])}
         logits = self.classifier(x, train)
         features = features | {"context": x}

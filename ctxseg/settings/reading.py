@@ -36,6 +36,11 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
         ),
         (["loss.auxiliary"], scores, "auxiliary scores: config.model.context.name=ocr, or a memory"),
         (["loss.heads", "model.auxiliary.channels", "model.auxiliary.dropout"], heads, "config.model.auxiliary.levels"),
+        (
+            ["model.classifier.hidden_kernel"],
+            config.model.classifier.hidden > 0,
+            "config.model.classifier.hidden above 0",
+        ),
         # The classifier normalises only in its hidden convolution.
         (
             ["model.memory.consistency_norm"],

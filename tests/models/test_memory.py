@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ctxseg.configs import defaults
-from ctxseg.models import SegmenterOutput, create_model, memory
+from ctxseg.models import SegmenterOutput, create_model, extent, memory
 from ctxseg.models.auxiliary import AuxiliaryLogits
 from ctxseg.models.layers import ConvNorm
 from ctxseg.training import losses, optimizers
@@ -306,6 +306,28 @@ def test_entries_are_classified_without_dropout(norm):
     before = output.features["context"].reshape(-1, 4) @ p["hidden"]["conv"]["kernel"][0, 0]
     new_mean = new["batch_stats"]["classifier"]["hidden"]["norm"]["mean"]
     np.testing.assert_allclose(new_mean, 0.9 * stats["mean"] + 0.1 * before.mean(0), rtol=1e-4)
+
+
+def test_a_hidden_3x3_convolution_reads_each_entry_alone():
+    config = defaults.get_config().model
+    config.backbone.name = "none"
+    config.memory.update({"name": "mcibi", "channels": 4})
+    config.classifier.update({"hidden": 3, "hidden_kernel": 3})
+    model = create_model(config, CLASSES)
+    images = jnp.zeros((2, 4, 4, 3))
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda key: model.init(key, images), jax.random.PRNGKey(0))
+    variables = jax.tree.map(lambda x: rng.uniform(0.5, 1.5, x.shape).astype(x.dtype), shapes)
+    classifier = variables["params"]["classifier"]
+    hidden = variables["memory"]["memory"]["bank"] @ classifier["hidden"]["conv"]["kernel"][1, 1]
+    mean, var = (variables["batch_stats"]["classifier"]["hidden"]["norm"][name] for name in ("mean", "var"))
+    scale, bias = (classifier["hidden"]["norm"][name] for name in ("scale", "bias"))
+    expected = (
+        np.maximum((hidden - mean) / np.sqrt(var + 1e-5) * scale + bias, 0) @ classifier["scores"]["kernel"][0, 0]
+    )
+    with extent.padded(jnp.full((2, 2), 3), (4, 4)):  # the images' padding is not that of the entries
+        logits = jax.jit(lambda v, x: model.apply(v, x).aux["memory"].logits)(variables, images)
+    np.testing.assert_allclose(logits, expected + classifier["scores"]["bias"], rtol=1e-5)
 
 
 def test_losses_match_the_reference():

@@ -62,6 +62,8 @@ CASES = {
     "rotation": ("fcn", "data.rotate=10.0", "data.rotate_share=0.5", "config.data.rotate above 0"),
     "phases of msci": ("fcn", "model.context.name=msci", "model.context.reset_states=True", "msci with cell_states=True, phases=all"),
     "connections": ("fcn", "model.connections.name=msci", "model.connections.stages=1", "msci"),
+    "hidden convolution": ("fcn", "model.classifier.hidden=8", "model.classifier.hidden_kernel=3",
+                           "config.model.classifier.hidden above 0"),
     "auxiliary heads": ("fcn", "model.auxiliary.levels=('res4',)", "loss.heads=0.2", "config.model.auxiliary.levels"),
     "super-pixels and several scales": ("msci", "eval.scales=(0.5, 1.0)", "eval.superpixels=scale", "super-pixels and config.eval.scales"),
     "scales": ("fcn", "model.scales.merge=max", "model.scales.scales=(1.0,)", "attention, average or max"),

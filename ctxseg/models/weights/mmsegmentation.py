@@ -1,4 +1,8 @@
-"""Weights of mmsegmentation's ResNet-V1c (`open-mmlab://resnet50_v1c` …), alone or as the backbone of a segmenter."""
+"""Weights of mmsegmentation's ResNet-V1c (`open-mmlab://resnet50_v1c` …), alone or as the backbone of a segmenter.
+
+At output strides 16 and 8, mmsegmentation's ResNet-18 dilates only the first convolution of a block; here, as in timm, the second one is
+dilated too. Its segmenters on ResNet-18 are then another network, with the same weights.
+"""
 
 from ctxseg.models.weights.names import Publisher
 from ctxseg.models.weights.torchvision import IMAGENET_MEAN, IMAGENET_STD
@@ -15,17 +19,22 @@ TABLE = """
     layer{i}.{j}.downsample.0   backbone/res{i+1}_{j+1}/shortcut/conv
     layer{i}.{j}.downsample.1   backbone/res{i+1}_{j+1}/shortcut/norm
 """
-# Heads of a segmenter, and the classifier of ImageNet.
-HEADS = """
-    fc                          -
-    decode_head.{*}             -
-    auxiliary_head.{*}          -
-"""
 
-RESNET_V1C = Publisher("mmsegmentation's ResNet-V1c", TABLE + HEADS, IMAGENET_MEAN, IMAGENET_STD)
+
+def prefixed(prefix: str, table: str) -> str:
+    """The table with `prefix` before each of their names."""
+    return "\n".join(prefix + line.strip() for line in table.strip().splitlines())
+
+
+RESNET_V1C = Publisher("mmsegmentation's ResNet-V1c", TABLE + "fc -", IMAGENET_MEAN, IMAGENET_STD)
 SEGMENTER = Publisher(
     "a segmenter of mmsegmentation on ResNet-V1c",
-    "\n".join(f"backbone.{line.strip()}" for line in TABLE.strip().splitlines()) + HEADS,
+    prefixed("backbone.", TABLE)
+    + """
+    neck.{*}                    -
+    decode_head.{*}             -
+    auxiliary_head.{*}          -
+    """,
     IMAGENET_MEAN,
     IMAGENET_STD,
 )

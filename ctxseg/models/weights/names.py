@@ -22,6 +22,8 @@ OF_NORM = {
     "running_var": ("batch_stats", "var"),
 }
 OF_CONV = {"weight": ("params", "kernel"), "bias": ("params", "bias")}
+# The memory's entries, and which classes have one.
+BANK, SEEN = "memory/memory/bank", "memory/memory/seen"
 # A counter of PyTorch's batch normalisation that nothing needs.
 COUNTER = "num_batches_tracked"
 
@@ -36,6 +38,7 @@ class Publisher(NamedTuple):
         std: their standard deviation.
         order: the order of their channels, `rgb` or `bgr`.
         lacks: our names of layers that the weights do not have; they keep their initial values.
+        bank: their name of the entries of a memory, `[K,1,C]`; "" if there are none.
     """
 
     title: str
@@ -44,12 +47,15 @@ class Publisher(NamedTuple):
     std: tuple[float, float, float]
     order: str = "rgb"
     lacks: tuple[str, ...] = ()
+    bank: str = ""
 
     def ours(self, name: str) -> str | None:
         """Our name of an array, as "params/backbone/stem/conv/kernel"; "-" if no network here has it; None if the table lacks it."""
         layer, _, array = name.rpartition(".")
         if array == COUNTER:
             return "-"
+        if name == self.bank:
+            return BANK
         for _, pattern, ours, _ in _lines(self.table):
             if match := pattern.fullmatch(layer):
                 if ours == "-":

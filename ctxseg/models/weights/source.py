@@ -3,13 +3,15 @@
 import dataclasses
 import importlib.util
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from ctxseg.errors import UserError, one_line
-from ctxseg.models.weights import efficientnet_lite, files, mmsegmentation, timm, torchvision
-from ctxseg.models.weights.names import from_torch, recognise, torch_axes
+from ctxseg.models.weights import efficientnet_lite, files, mcibi, mmsegmentation, timm, torchvision
+from ctxseg.models.weights.names import BANK, SEEN, from_torch, recognise, torch_axes
 from ctxseg.models.weights.tensor import Damaged, Tensor
 
 PUBLISHERS = (
@@ -21,6 +23,7 @@ PUBLISHERS = (
     timm.RESNET_V1C,
     mmsegmentation.RESNET_V1C,
     mmsegmentation.SEGMENTER,
+    mcibi.MCIBI,
     efficientnet_lite.PACKAGE,
     efficientnet_lite.TIMM,
 )
@@ -83,9 +86,41 @@ def open_source(name: str) -> Source:
         raise UserError(f"{name}: its names are of no publisher that is known here: {', '.join(list(tensors)[:3])}, …")
     ours = {key: publisher.ours(key) or "-" for key in tensors}
     translated = {ours[key]: _from_torch(tensor, ours[key]) for key, tensor in tensors.items() if ours[key] != "-"}
+    _fold_biases(translated)
+    if BANK in translated:
+        translated |= _memory(name, translated[BANK])
     left = tuple(key for key, value in ours.items() if value == "-" and not key.endswith("num_batches_tracked"))
     pixels = {"mean": publisher.mean, "std": publisher.std, "order": publisher.order}
     return Source(name, publisher.title, translated, left, (), pixels, publisher.lacks)
+
+
+def _fold_biases(tensors):
+    """Subtracts the bias of a convolution from the mean of the batch normalisation after it, and drops it: the result is the same.
+
+    Convolutions here have no bias before a normalisation; torchvision's VGG-16 has.
+    """
+    for name in [name for name in tensors if name.endswith("/conv/bias")]:
+        mean = f"batch_stats/{name.removeprefix('params/').removesuffix('conv/bias')}norm/mean"
+        if mean in tensors and tensors[mean].shape == tensors[name].shape:
+            before, bias = tensors[mean], tensors.pop(name)
+            tensors[mean] = Tensor(before.shape, before.dtype, partial(_difference, before, bias))
+
+
+def _difference(one, other):
+    return one.read() - other.read()
+
+
+def _memory(title, entries):
+    """The bank `[K,C]` and the array `seen` `[K]`, of entries `[K,1,C]`; one of zeros is that of a class that was not seen."""
+    if len(entries.shape) != 3 or entries.shape[1] != 1:
+        raise UserError(
+            f"{title}: the memory has shape {list(entries.shape)}; expected one entry for each class: [K, 1, C]"
+        )
+    classes, _, channels = entries.shape
+    return {
+        BANK: Tensor((classes, channels), entries.dtype, lambda: entries.read()[:, 0]),
+        SEEN: Tensor((classes,), np.dtype(bool), lambda: entries.read().any((1, 2))),
+    }
 
 
 def installed(name: str) -> epath.Path:

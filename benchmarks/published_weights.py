@@ -1,0 +1,318 @@
+"""Compares our networks with the published ones, by weights that need no file (`tests/references/published.py`).
+
+Two environments, as PyTorch and JAX want different packages. In one with the packages of `benchmarks/requirements.txt` and NumPy alone:
+
+python benchmarks/published_weights.py record FOLDER
+
+writes what the published networks compute into FOLDER, in float64, and a small part of it into tests/references/, for the tests. In the
+environment of requirements.txt:
+
+python benchmarks/published_weights.py compare FOLDER
+
+prints for every network, output stride and size the largest difference of each map, relative to the largest magnitude in it.
+
+Where the networks differ, the reference is the published layers in our layout: VGG-16's poolings (SPEC §1), and EfficientNet-Lite's padding,
+which here has the same alignment at every size and output stride (SPEC §10). Where the layouts are the same, at 64×96 and stride 32, the
+script checks that this changes nothing. MCIBI's network is written here, from SPEC §6 and the names of its published runs.
+"""
+
+import argparse
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.references import published
+
+# {case: maps} that the tests read.
+TESTED = {
+    "resnet18-8": ("res2", "res3", "res4", "res5"),
+    "resnet50-8": ("res2", "res3", "res4", "res5"),
+    "resnet50c-16": ("res2", "res3", "res4", "res5"),
+    "tf_efficientnet_lite0-32": ("res2", "res3", "res4", "res5"),
+    "vgg16-hrenet-8": ("pool3", "pool4", "pool5"),
+    "vgg16_bn-largefov-8": ("pool3", "pool4", "pool5"),
+    "deeplabv3_resnet50-8": ("res4", "logits", "auxiliary"),
+    "mcibi_resnet50-8": ("distribution", "logits", "auxiliary"),
+}
+
+
+def record(folder, cases):
+    """Runs the published networks."""
+    import torch
+
+    kept = dict(np.load(published.RECORDED)) if published.RECORDED.exists() else {}
+    for case in cases:
+        start = time.time()
+        network, stride, _ = published.CASES[case]
+        with torch.device("meta"):  # without initial values
+            model = build(network, stride).eval().double()
+        shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+        filled = {
+            key: torch.from_numpy(published.values(key, shape))
+            for key, shape in shapes.items()
+            if not key.startswith(published.unread(case))
+        }
+        model.to_empty(device="cpu").load_state_dict(filled, strict=False)
+        arrays = {"names": np.array(list(shapes)), "shapes": np.array([(*s, 0, 0, 0, 0)[:4] for s in shapes.values()])}
+        mean, std = pixels(network)
+        for size in published.sizes(case):
+            x = torch.from_numpy((published.image(size) - mean) / std).permute(0, 3, 1, 2)
+            with torch.inference_mode():
+                maps = run(model, network, stride, x)
+            for key, y in maps.items():
+                arrays[f"{size[0]}x{size[1]}/{key}"] = y.permute(0, 2, 3, 1).numpy().astype(np.float32)
+        np.savez(folder / f"{case}.npz", **arrays)
+        if case in TESTED:
+            kept |= {f"{case}/{key}": arrays[key] for key in ("names", "shapes")}
+            for key, array in arrays.items():
+                if key.rpartition("/")[2] in TESTED[case]:
+                    kept[f"{case}/{key}"] = published.summary(array)
+        deviations = ", ".join(f"{key} {y.std():.2g}" for key, y in maps.items())
+        print(f"{case}: {time.time() - start:.0f} s; deviations {deviations}", flush=True)
+        del model, filled
+    np.savez_compressed(published.RECORDED, **kept)
+    print(f"{published.RECORDED}: {published.RECORDED.stat().st_size:,} bytes")
+
+
+def pixels(network):
+    """Mean and deviation of the pixels that the weights expect."""
+    if network == "tf_efficientnet_lite0":
+        return np.array(127.5), np.array(127.5)
+    return np.array((0.485, 0.456, 0.406)) * 255, np.array((0.229, 0.224, 0.225)) * 255
+
+
+def build(network, stride):
+    """The published network, with dilation in place of stride."""
+    import timm
+    import torchvision
+
+    if network.startswith("vgg"):
+        return getattr(torchvision.models, network.partition("-")[0])(weights=None, init_weights=False)
+    if network.startswith("mcibi"):
+        return build_mcibi()
+    if network.startswith(("deeplabv3", "fcn")):
+        return getattr(torchvision.models.segmentation, network)(
+            weights=None, weights_backbone=None, num_classes=published.CLASSES, aux_loss=True
+        )
+    # torchvision's basic blocks cannot be dilated; timm's can.
+    if hasattr(torchvision.models, network) and (stride == 32 or network not in ("resnet18", "resnet34")):
+        dilated = [False, stride == 8, stride in (8, 16)]
+        return getattr(torchvision.models, network)(weights=None, replace_stride_with_dilation=dilated)
+    return timm.create_model(network, pretrained=False, output_stride=stride)
+
+
+def run(model, network, stride, x):
+    """{our name of a map: what the published layers compute}."""
+    if network.startswith("vgg"):
+        return run_vgg16(model, network.partition("-")[2], x)
+    if network.startswith(("deeplabv3", "fcn")):
+        features = model.backbone(x)
+        logits, auxiliary = model.classifier(features["out"]), model.aux_classifier(features["aux"])
+        return {"res4": features["aux"], "res5": features["out"], "logits": logits, "auxiliary": auxiliary}
+    if network.startswith("mcibi"):
+        return run_mcibi(model, x)
+    if network.startswith("tf_efficientnet"):
+        return run_efficientnet(model, stride, x)
+    layers = {f"res{i + 1}": getattr(model, f"layer{i}") for i in (1, 2, 3, 4)}
+    return outputs(model, layers, x)
+
+
+def outputs(model, layers, x):
+    """{name: output of the layer} when the network reads x."""
+    maps = {}
+    hooks = [
+        layer.register_forward_hook(lambda _, inputs, y, name=name: maps.__setitem__(name, y))
+        for name, layer in layers.items()
+    ]
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    return {name: maps[name] for name in layers}
+
+
+def run_vgg16(model, layout, x):
+    """The published convolutions with the poolings and the dilation of a layout (SPEC §1)."""
+    import torch.nn.functional as F
+    from torch import nn
+
+    maps = {}
+    for layer in model.features:
+        if isinstance(layer, nn.MaxPool2d):
+            pool = len(maps) + 1
+            if pool > 3:
+                x = F.max_pool2d(x, 3, 1, 1)
+            elif layout == "largefov":
+                x = F.max_pool2d(x, 3, 2, 1, ceil_mode=True)
+            else:
+                x = F.max_pool2d(x, 2, 2, ceil_mode=True)
+            maps[f"pool{pool}"] = x
+        elif isinstance(layer, nn.Conv2d) and len(maps) == 4:
+            x = F.conv2d(x, layer.weight, layer.bias, padding=2, dilation=2)
+        else:
+            x = layer(x)
+    return maps
+
+
+def run_efficientnet(model, stride, x):
+    """The published layers with our padding (SPEC §10)."""
+    from torch import nn
+
+    layers = {"res2": model.blocks[1], "res3": model.blocks[2], "res4": model.blocks[4], "res5": model.blocks[6]}
+    as_published = None
+    if stride == 32 and not any(n % 32 for n in x.shape[2:]):
+        as_published = outputs(model.float(), layers, x.float())
+        model.double()
+    # The stem has a stride, and at output stride 32 so has the first block of these stages.
+    strided = {"conv_stem"} | {f"blocks.{i}.0.conv_dw" for i in (1, 2, 3, 5)}
+    convolutions = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1}
+    for name, layer in convolutions.items():
+        size, dilation = layer.kernel_size[0], layer.dilation[0]
+        before = dilation * ((size - (2 if name in strided else 1)) // 2)
+        layer.forward = partial(convolve, layer, before, dilation * (size - 1) - before)
+    maps = outputs(model, layers, x)
+    for layer in convolutions.values():
+        del layer.forward
+    for name in as_published or ():
+        assert (maps[name] - as_published[name]).abs().max() < 1e-5 * maps[name].abs().max(), name
+    return maps
+
+
+def convolve(layer, before, after, x):
+    """The convolution of a layer, padded above and to the left, and below and to the right."""
+    import torch.nn.functional as F
+
+    x = F.pad(x, (before, after, before, after))
+    if layer.groups == 1:
+        return F.conv2d(x, layer.weight, None, layer.stride, 0, layer.dilation)
+    # A depthwise one as a sum over its taps: PyTorch's own takes minutes in float64.
+    size, step, dilation = layer.kernel_size[0], layer.stride[0], layer.dilation[0]
+    height, width = (n - dilation * (size - 1) for n in x.shape[2:])
+    return sum(
+        x[:, :, i * dilation : i * dilation + height : step, j * dilation : j * dilation + width : step]
+        * layer.weight[:, 0, i, j, None, None]
+        for i in range(size)
+        for j in range(size)
+    )
+
+
+def build_mcibi():
+    """MCIBI with ASPP on ResNet-V1c: layers with the names of the published runs."""
+    import timm
+    import torch
+    from torch import nn
+
+    def conv(inputs, features, size=1, dilation=1):
+        convolution = nn.Conv2d(inputs, features, size, 1, dilation * (size // 2), dilation, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(features), nn.ReLU())
+
+    def classifier(inputs, size=1):
+        return nn.Sequential(*conv(inputs, 512, size), nn.Dropout(), nn.Conv2d(512, published.CLASSES, 1))
+
+    def attention():
+        return named(
+            query_project=nn.Sequential(conv(512, 256), conv(256, 256)),
+            key_project=nn.Sequential(conv(512, 256), conv(256, 256)),
+            value_project=conv(512, 256),
+            out_project=conv(256, 512),
+        )
+
+    def named(**layers):
+        module = nn.Module()
+        for name, layer in layers.items():
+            setattr(module, name, layer)
+        return module
+
+    resnet = timm.create_model("resnet50c", pretrained=False, output_stride=8)
+    return named(
+        backbone_net=named(
+            stem=nn.Sequential(*resnet.conv1, resnet.bn1, nn.ReLU(), resnet.maxpool),
+            **{f"layer{i}": getattr(resnet, f"layer{i}") for i in (1, 2, 3, 4)},
+        ),
+        context_within_image_module=named(
+            parallel_branches=nn.ModuleList([conv(2048, 512), *(conv(2048, 512, 3, d) for d in (12, 24, 36))]),
+            global_branch=nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv(2048, 512)),
+            bottleneck=conv(5 * 512, 512, 3),
+        ),
+        bottleneck=conv(2048, 512, 3),
+        memory_module=named(
+            memory=nn.Parameter(torch.empty(published.CLASSES, 1, 512), requires_grad=False),
+            self_attention=attention(),
+            bottleneck=conv(1024, 512, 3),
+            self_attention_ms=attention(),
+            bottleneck_ms=conv(1024, 512, 3),
+        ),
+        decoder_stage1=classifier(512),
+        decoder_stage2=classifier(512),
+        auxiliary_decoder=classifier(1024, 3),
+    )
+
+
+def run_mcibi(model, x):
+    """SPEC §6, with context within the image."""
+    import torch
+
+    def attend(layers, r, c):
+        q, k, v = layers.query_project(r), layers.key_project(c), layers.value_project(c)
+        weights = torch.softmax(torch.einsum("bchw,bcyx->bhwyx", q, k).flatten(3) / q.shape[1] ** 0.5, dim=-1)
+        return layers.out_project(torch.einsum("bhwn,bcn->bchw", weights, v.flatten(2)))
+
+    backbone, within, memory = model.backbone_net, model.context_within_image_module, model.memory_module
+    res4 = backbone.layer3(backbone.layer2(backbone.layer1(backbone.stem(x))))
+    res5 = backbone.layer4(res4)
+    branches = [branch(res5) for branch in within.parallel_branches]
+    mean = within.global_branch(res5).expand_as(branches[0])
+    c_wi = within.bottleneck(torch.cat([*branches, mean], dim=1))
+    r = model.bottleneck(res5)
+    distribution = model.decoder_stage1(r)
+    c = torch.einsum("bkhw,kc->bchw", torch.softmax(distribution, dim=1), memory.memory[:, 0])
+    augmented = memory.bottleneck(torch.cat([r, attend(memory.self_attention, r, c)], dim=1))
+    augmented = memory.bottleneck_ms(torch.cat([attend(memory.self_attention_ms, r, c_wi), augmented], dim=1))
+    logits, auxiliary = model.decoder_stage2(augmented), model.auxiliary_decoder(res4)
+    return {"res4": res4, "res5": res5, "distribution": distribution, "logits": logits, "auxiliary": auxiliary}
+
+
+def compare(folder, cases):
+    """Runs ours with the same weights."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # each program runs once
+    import jax
+
+    worst = 0.0
+    for case in cases:
+        recorded = np.load(folder / f"{case}.npz")
+        model, variables, report = published.load(case, recorded["names"], recorded["shapes"])
+        print(f"{case}: {str(report).partition(': ')[2]}", flush=True)
+        apply = jax.jit(lambda v, x, model=model: published.maps(model.apply(v, x)))
+        for size in published.sizes(case):
+            start = time.time()
+            prefix, errors = f"{size[0]}x{size[1]}/", {}
+            maps = apply(variables, published.image(size))
+            for key in (key for key in recorded.files if key.startswith(prefix)):
+                ours, theirs = np.asarray(maps[key.removeprefix(prefix)], np.float64), recorded[key]
+                assert ours.shape == theirs.shape, (case, key, ours.shape, theirs.shape)
+                errors[key.removeprefix(prefix)] = np.abs(ours - theirs).max() / np.abs(theirs).max()
+            worst = max(worst, *errors.values())
+            figures = ", ".join(f"{key} {error:.1e}" for key, error in errors.items())
+            print(f"  {size[0]}×{size[1]}: {figures}  ({time.time() - start:.0f} s)", flush=True)
+    print(f"largest: {worst:.1e}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("mode", choices=("record", "compare"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", nargs="+", default=("",), help="beginnings of the names of cases, such as resnet50-8")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    cases = [case for case in published.CASES if case.startswith(tuple(arguments.only))]
+    {"record": record, "compare": compare}[arguments.mode](arguments.folder, cases)
+
+
+if __name__ == "__main__":
+    main()
