@@ -11,9 +11,10 @@ python benchmarks/published_weights.py compare FOLDER
 
 prints for every network, output stride and size the largest difference of each map, relative to the largest magnitude in it.
 
-Where the networks differ, the reference is the published layers in our layout: VGG-16's poolings (SPEC §1), and EfficientNet-Lite's padding,
-which here has the same alignment at every size and output stride (SPEC §10). Where the layouts are the same, at 64×96 and stride 32, the
-script checks that this changes nothing. MCIBI's network is written here, from SPEC §6 and the names of its published runs.
+Where the networks differ, the reference is the published layers in our layout: VGG-16's poolings (SPEC §1), and the padding of
+EfficientNet-Lite, which here has the same alignment at every size and output stride (SPEC §10). Where the layouts are the same, at 64×96
+and stride 32, the script checks that this changes nothing. MCIBI's network is written here, from SPEC §6 and the names of its published
+runs.
 """
 
 import argparse

@@ -5,7 +5,7 @@ from etils import epath
 from ctxseg.errors import UserError, one_line
 from ctxseg.models.weights import files
 from ctxseg.models.weights.names import to_torch
-from ctxseg.models.weights.tensor import Damaged
+from ctxseg.models.weights.tensor import Damaged, Scratch
 from ctxseg.models.weights.timm import RESNET_V1C
 from ctxseg.models.weights.torchvision import DEEPLABV3, FCN, RESNET
 from ctxseg.runs.pretrained import open_weights
@@ -29,7 +29,7 @@ def convert(source: str, output: str | None, names: str, overwrite: bool = False
         raise UserError(f"--output={path} exists: choose another, or give --overwrite to replace a file")
     weights = open_weights(source)
     try:
-        arrays = {name: tensor.read() for name, tensor in weights.tensors.items()}
+        arrays = {name: tensor.read(Scratch()) for name, tensor in weights.tensors.items()}
     except Damaged as e:
         raise UserError(f"{source} cannot be read as weights: {one_line(e)}") from e
     left = list(weights.left)

@@ -8,6 +8,7 @@ from ctxseg.errors import UserError
 from ctxseg.models.weights import mcibi, mmsegmentation, timm, torchvision
 from ctxseg.models.weights.names import BANK, SEEN, recognise
 from ctxseg.models.weights.source import PUBLISHERS, open_source
+from ctxseg.models.weights.tensor import Scratch
 from tests.references import published
 
 with np.load(published.RECORDED) as _file:
@@ -75,7 +76,7 @@ def test_the_names_of_an_fcn():
 
 def read(file, shapes):
     published.write(file, shapes)
-    return {name: tensor.read() for name, tensor in open_source(str(file)).tensors.items()}
+    return {name: tensor.read(Scratch()) for name, tensor in open_source(str(file)).tensors.items()}
 
 
 def test_entries_of_a_memory(tmp_path):

@@ -12,6 +12,7 @@ from ctxseg.configs import fcn
 from ctxseg.models import create_model
 from ctxseg.models.weights import source
 from ctxseg.models.weights.files import read
+from ctxseg.models.weights.tensor import Scratch
 
 SIDE = 224
 
@@ -28,7 +29,7 @@ def classify():
     variables, report = ctxseg.load_weights(model, variables, "efficientnet_lite0")
     assert {name.split("/")[1] for name in report.new} == {"classifier"}
     tensors = read(source.installed("efficientnet_lite0")).tensors
-    head = {name: tensors[name].read() for name in report.left}
+    head = {name: tensors[name].read(Scratch()) for name in report.left}
     apply = jax.jit(lambda images: model.apply(variables, images).features["res5"])
 
     def scores(image):
