@@ -25,7 +25,7 @@ NUMBERS = np.ones(4, np.float32)
 @cache
 def tiny(width=4):
     """The network of the bench, or a wider one, and {name: shape} of its arrays."""
-    flags = ["--config=configs/fcn.py:folder", f"--config.model.backbone.width={width}"]
+    flags = ["--config=configs/fcn.py:camvid", f"--config.model.backbone.width={width}"]
     return with_shapes(create_model(command_line.parse(["main.py", *flags]).config.model, len(NAMES)))
 
 

@@ -83,7 +83,8 @@ def trained(make, locate=made):
     def read(bench, folder):
         path = locate(make, folder)
         assert bench.run
-        flags = [*bench.flags, f"--config.model.pretrained={path}", f"--workdir={folder / 'new'}"]
+        flags = [flag for flag in bench.flags if "pretrained" not in flag]
+        flags += ["--config.model.frozen=none", f"--config.model.pretrained={path}", f"--workdir={folder / 'new'}"]
         return guarded(path, folder, lambda: call(*flags))
 
     return read
@@ -265,7 +266,7 @@ def inputs():
         yield (
             f"{name}, cut {i}",
             opened(partial(cut, write, i)),
-            "is empty|too early|damaged|neither|a pickle, but not|not JSON",
+            "is empty|download it again|neither|a pickle, but not",
         )
     for name, write in TORCH.items():
         for case, code in CODE.items():

@@ -91,7 +91,7 @@ def load(data: bytes, start: int, storages: dict[str, Storage]) -> tuple[Any, in
     try:
         return _run(data, start, storages)
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error, UnicodeDecodeError) as e:
-        raise Damaged("its pickle is damaged") from e
+        raise Damaged("its pickle is damaged, or it ends too early: copy or download it again") from e
 
 
 _INT4, _UINT4, _UINT2, _UINT8, _FLOAT = map(struct.Struct, ("<i", "<I", "<H", "<Q", ">d"))
