@@ -200,7 +200,7 @@ DESCRIPTIONS = {
         described(bytes(80_000), **{f"a{i}": entry((1,), (4 * i, 4 * i + 4)) for i in range(20_000)}),
         "publisher",
     ),
-    "a description that is a list": (raw('{"__metadata__": [1]}'), "no arrays"),
+    "metadata that are a list": (raw('{"__metadata__": [1]}'), "no arrays"),
 }  # fmt: skip
 # Of a file of this project: the class names and the pixels.
 ABOUT = {
