@@ -1,4 +1,4 @@
-"""Writes the files of `torch.save` without PyTorch, also damaged ones; instruction by instruction, as in PyTorch's `serialization.py`."""
+"""Writes files as `torch.save` does, without PyTorch; also damaged ones. The opcodes are those that PyTorch writes."""
 
 import io
 import struct
