@@ -1,6 +1,6 @@
 """Compares our networks with the published ones, by weights that need no file (`tests/references/published.py`).
 
-Two environments, as PyTorch and JAX want different packages. In one with the packages of `benchmarks/requirements.txt` and NumPy alone:
+Two environments, as PyTorch and JAX want different packages. In one with the packages of `benchmarks/requirements-published.txt` alone:
 
 python benchmarks/published_weights.py record FOLDER
 
