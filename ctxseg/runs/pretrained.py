@@ -49,15 +49,25 @@ def open_weights(name: str) -> Source:
     """The weights of a file, an installed set or a run. UserError as `load_weights`."""
     step = re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})[/\\]?", name)
     folder = (step[1] or ".") if step else name
-    if not epath.Path(folder).expanduser().is_dir():
+    try:
+        is_folder = epath.Path(folder).expanduser().is_dir()
+    except OSError as e:  # such as a name that is too long
+        raise UserError(f"{name} cannot be read: {e.strerror}") from e
+    if not is_folder:
         return open_source(name)
     folder = str(epath.Path(folder).expanduser())
+    if not workdir.exists(folder):
+        raise UserError(f"config.model.pretrained={name} is a folder, but not that of a run: name a file in it")
     config = workdir.read_config(folder)
     _, state = checkpoints.restore_run(config, folder, int(step[2]) if step else None)
     arrays = flax.traverse_util.flatten_dict(state.variables, sep="/")
-    tensors = {key: Tensor(x.shape, np.dtype(x.dtype), partial(np.asarray, x)) for key, x in arrays.items()}
+    tensors = {key: Tensor(x.shape, np.dtype(x.dtype), partial(_in_memory, x)) for key, x in arrays.items()}
     names = tuple(provenance.metadata(config, folder)["class_names"])
     return Source(name, "a run", tensors, (), names, workdir.pixels_of(config))
+
+
+def _in_memory(array, scratch):
+    return np.asarray(array)
 
 
 def resolve(config, folder: str):

@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent import futures
+from functools import cache
 from typing import Any
 
 import flax
@@ -10,9 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctxseg.errors import UserError
+from ctxseg.errors import UserError, printable
 from ctxseg.models.weights.source import Source
-from ctxseg.models.weights.tensor import Damaged
+from ctxseg.models.weights.tensor import Damaged, Scratch, copy, empty, short
+
+# Of those that read and transpose arrays. Each needs memory for an array.
+THREADS = 1
+
+# Of those that read arrays. Each has memory for the largest one.
+THREADS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +69,8 @@ class Report:
 def _parts(names):
     """The first parts of names, in brackets: " (classifier, context)"."""
     parts = list(dict.fromkeys(name.replace(".", "/").split("/")[0] for name in names))
-    return f" ({', '.join(parts[:4])}{', …' * (len(parts) > 4)})" if parts else ""
+    names = ", ".join(printable(short(part)) for part in parts[:4])
+    return f" ({names}{', …' * (len(parts) > 4)})" if parts else ""
 
 
 def fit(
@@ -86,7 +95,8 @@ def fit(
     """
     title, tensors = source.title, source.tensors
     classes = None
-    if class_names is not None and source.class_names and tuple(class_names) != source.class_names:
+    same_classes = class_names is not None and tuple(class_names) == source.class_names
+    if class_names is not None and source.class_names and not same_classes:
         theirs = {name: i for i, name in enumerate(source.class_names)}
         classes = [(i, theirs[name]) for i, name in enumerate(class_names) if name in theirs]
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
@@ -96,31 +106,42 @@ def fit(
         raise UserError(f"{title} has no weights of this network")
     same_shapes = all(tensor.shape == flat[name].shape for name, tensor in shared.items())
     axes = {} if classes is None and same_shapes else axes_of_classes(model)
-    filled: dict[str, np.ndarray] = {}
+    whole: list[str] = []
     by_class: list[str] = []
     left = [*source.left, *(name for name in tensors if name not in flat)]
     for name, tensor in shared.items():
         initial, axis = flat[name], axes.get(name)
+        if not _is_same_kind(tensor.dtype, initial.dtype):
+            raise UserError(
+                f"{title}: {_short(name)} has the type {tensor.dtype} in it and {initial.dtype} in this network"
+            )
         if tensor.shape == initial.shape and (axis is None or classes is None):
-            filled[name] = _read(title, name, tensor, initial.dtype)
-        elif axis is None or _without(tensor.shape, axis) != _without(initial.shape, axis):
+            whole.append(name)
+        elif axis is None or same_classes or _without(tensor.shape, axis) != _without(initial.shape, axis):
             raise UserError(
                 f"{title}: {_short(name)} has shape {list(tensor.shape)} in it and {list(initial.shape)} in this network"
             )
         elif classes:
-            here, there = (list(ids) for ids in zip(*classes, strict=True))
-            array = np.moveaxis(np.array(initial), axis, 0)
-            array[here] = np.moveaxis(_read(title, name, tensor, initial.dtype), axis, 0)[there]
-            filled[name] = np.moveaxis(array, 0, axis)
+            # Some arrays have other rows beside those of the classes.
+            rows, length = tensor.shape[axis] - initial.shape[axis] + len(class_names or ()), len(source.class_names)
+            if rows != length:
+                raise UserError(f"{title} names {length} classes, but {_short(name)} has {rows} in it")
             by_class.append(name)
         else:  # other classes
             left.append(name)
-    new = [name for name in flat if name not in filled or name in by_class]
-    result = {name: jnp.asarray(filled[name]) if name in filled else array for name, array in flat.items()}
+    arrays = {name: empty(tensors[name].shape, flat[name].dtype) for name in (*whole, *by_class)}
+    _read_all(title, tensors, arrays)
+    for name in by_class:
+        here, there = (list(ids) for ids in zip(*classes or (), strict=True))
+        array = np.moveaxis(np.array(flat[name]), axes[name], 0)
+        array[here] = np.moveaxis(arrays[name], axes[name], 0)[there]
+        arrays[name] = np.moveaxis(array, 0, axes[name])
+    new = [name for name in flat if name not in arrays or name in by_class]
+    result = dict(flat) | jax.device_put(arrays)
     report = Report(
         source=title,
         publisher=source.publisher,
-        taken=tuple(filled),
+        taken=tuple(arrays),
         by_class=tuple(by_class),
         left=tuple(left),
         new=tuple(new),
@@ -161,10 +182,10 @@ def _with_another_class(module):
 
 def _check_backbone(source, flat, tensors, lacks):
     """UserError if the file's backbone has an array that the network's has not, or the other way round."""
-    network, file = ({name for name in names if _short(name).startswith("backbone/")} for names in (flat, tensors))
+    network, file = ({name for name in names if _path(name).startswith("backbone/")} for names in (flat, tensors))
     if not network or not file:
         return
-    required = {name for name in network if not _short(name).startswith(tuple(lacks))} if lacks else network
+    required = {name for name in network if not _path(name).startswith(tuple(lacks))} if lacks else network
     for names, has, lack in (
         (required - file, "this network", "the file"),
         (file - network, "the file", "this network"),
@@ -176,20 +197,43 @@ def _check_backbone(source, flat, tensors, lacks):
             )
 
 
-def _read(source, name, tensor, dtype):
-    try:
-        array = tensor.read()
-    except Damaged as e:
-        raise UserError(f"{source} cannot be read: {e}") from e
-    if not np.issubdtype(array.dtype, np.floating) and array.dtype.kind not in "V" and np.dtype(dtype).kind == "f":
-        raise UserError(f"{source}: {_short(name)} has the type {array.dtype}; expected floating-point numbers")
-    return np.ascontiguousarray(array).astype(dtype, copy=False)
+def _read_all(source, tensors, arrays):
+    """Reads {name: tensor} into {name: array}."""
+    names = sorted(arrays, key=lambda name: arrays[name].nbytes, reverse=True)
+    parts = [names[i::THREADS] for i in range(THREADS)]
+    with futures.ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda part: _read_part(source, part, tensors, arrays), parts))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _read_part(source, names, tensors, arrays):
+    scratch = Scratch()
+    for name in names:
+        try:
+            array = tensors[name].read(scratch).astype(arrays[name].dtype, copy=False)
+        except Damaged as e:
+            raise UserError(f"{source} cannot be read: {e}") from e
+        # A finite sum shows the same as looking at every number, and is faster.
+        if not np.isfinite(array.sum()) and not np.isfinite(array).all():
+            raise UserError(f"{source}: {_short(name)} has numbers that are not finite")
+        copy(array, arrays[name])
+
+
+@cache
+def _is_same_kind(*dtypes):
+    """Whether all have real numbers, or all whole numbers, or all truth values."""
+    return any(all(jnp.issubdtype(dtype, kind) for dtype in dtypes) for kind in (np.floating, np.integer, np.bool_))
 
 
 def _without(shape, axis):
     return shape[:axis] + shape[axis + 1 :]
 
 
-def _short(name):
+def _path(name):
     """The name without its collection: "backbone/stem/conv/kernel"."""
     return name.partition("/")[2]
+
+
+def _short(name):
+    """The name in messages."""
+    return short(_path(name))

@@ -24,6 +24,8 @@ OF_NORM = {
 OF_CONV = {"weight": ("params", "kernel"), "bias": ("params", "bias")}
 # A counter of PyTorch's batch normalisation that nothing needs.
 COUNTER = "num_batches_tracked"
+# A number in a name, in its only spelling.
+NUMBER = "0|[1-9][0-9]{0,3}"
 
 
 class Publisher(NamedTuple):
@@ -106,7 +108,8 @@ def _pattern(text):
     """The regular expression of a name with `{i}`, `{i+1}` and `{*}`."""
     parts = re.split(r"\{(\*|\w)(?:\+\d)?\}", text)
     return "".join(
-        re.escape(part) if i % 2 == 0 else ".*" if part == "*" else rf"(?P<{part}>\d+)" for i, part in enumerate(parts)
+        re.escape(part) if i % 2 == 0 else ".*" if part == "*" else rf"(?P<{part}>{NUMBER})"
+        for i, part in enumerate(parts)
     )
 
 

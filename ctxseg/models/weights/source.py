@@ -10,7 +10,7 @@ from etils import epath
 from ctxseg.errors import UserError, one_line
 from ctxseg.models.weights import efficientnet_lite, files, mmsegmentation, timm, torchvision
 from ctxseg.models.weights.names import from_torch, recognise, torch_axes
-from ctxseg.models.weights.tensor import Damaged, Tensor
+from ctxseg.models.weights.tensor import Damaged, Tensor, short
 
 PUBLISHERS = (
     torchvision.RESNET,
@@ -63,26 +63,30 @@ def open_source(name: str) -> Source:
         UserError: there is no such file, it is damaged, or its names are of no known publisher.
     """
     path = epath.Path(name).expanduser()
-    if not path.exists() and name in INSTALLED:
-        path = _installed(name)
     try:
+        if name in INSTALLED and not path.exists():
+            path = _installed(name)
         contents = files.read(path)
     except FileNotFoundError:
         raise UserError(
             f"config.model.pretrained={name}: there is no such file; installed sets: {', '.join(INSTALLED)}"
         ) from None
     except OSError as e:
-        raise UserError(f"{name} cannot be read: {e.strerror}") from e
+        raise UserError(f"{name} cannot be read: {e.strerror or one_line(e)}") from e
     except Damaged as e:
         raise UserError(f"{name} cannot be read as weights: {one_line(e)}") from e
-    tensors = {_without_wrapper(key): tensor for key, tensor in contents.tensors.items()}
-    if tensors and all(key.startswith(("params/", "batch_stats/", "memory/")) for key in tensors):
+    tensors = _renamed(name, contents.tensors, _without_wrapper)
+    if not tensors:
+        raise UserError(f"{name} cannot be read as weights: it has no arrays")
+    if all(key.startswith(("params/", "batch_stats/", "memory/")) for key in tensors):
         return Source(name, "ctxseg", tensors, (), contents.class_names, contents.pixels)
     publisher = recognise(PUBLISHERS, list(tensors))
     if publisher is None:
-        raise UserError(f"{name}: its names are of no publisher that is known here: {', '.join(list(tensors)[:3])}, …")
+        first = ", ".join(map(short, list(tensors)[:3]))
+        raise UserError(f"{name}: its names are of no publisher that is known here: {first}, …")
     ours = {key: publisher.ours(key) or "-" for key in tensors}
-    translated = {ours[key]: _from_torch(tensor, ours[key]) for key, tensor in tensors.items() if ours[key] != "-"}
+    taken = {key: tensor for key, tensor in tensors.items() if ours[key] != "-"}
+    translated = {key: _from_torch(tensor, key) for key, tensor in _renamed(name, taken, ours.__getitem__).items()}
     left = tuple(key for key, value in ours.items() if value == "-" and not key.endswith("num_batches_tracked"))
     pixels = {"mean": publisher.mean, "std": publisher.std, "order": publisher.order}
     return Source(name, publisher.title, translated, left, (), pixels, publisher.lacks)
@@ -97,10 +101,19 @@ def _installed(name):
 
 
 def _without_wrapper(name):
-    """The name without what `DataParallel` puts before it."""
-    return name.removeprefix("module.")
+    """The name without what `torch.compile` and `DataParallel` put before it."""
+    return name.removeprefix("_orig_mod.").removeprefix("module.")
+
+
+def _renamed(file, tensors, rename):
+    """`tensors` by other names. UserError: two have the same one."""
+    names: dict[str, str] = {}
+    for key in tensors:
+        if (other := names.setdefault(rename(key), key)) != key:
+            raise UserError(f"{file} has two arrays for the same weights: {short(other)} and {short(key)}")
+    return {name: tensors[key] for name, key in names.items()}
 
 
 def _from_torch(tensor, name):
     shape = tuple(tensor.shape[axis] for axis in torch_axes(len(tensor.shape), name))
-    return Tensor(shape, tensor.dtype, lambda: from_torch(tensor.read(), name))
+    return Tensor(shape, tensor.dtype, lambda scratch: from_torch(tensor.read(scratch), name))
