@@ -1,10 +1,14 @@
 """Damaged, unusual and hostile inputs of every kind, as users have them; and how many there are."""
 
 import os
+import subprocess
 
 import pytest
 
+from ctxseg.program import COMMAND
 from tests.damaged import KINDS, bench
+from tests.damaged.weight_pickles import CODE
+from tests.models.weights.writers import torch_stream
 
 INPUTS = [item for items in KINDS.values() for item in items]
 COUNTS = {  # {kind: (read correctly, reported in one line)}
@@ -21,6 +25,7 @@ COUNTS = {  # {kind: (read correctly, reported in one line)}
     "metrics.jsonl": (3, 15),
     "images.npz": (2, 13),
     "samples.npz": (1, 17),
+    "weights": (18, 457),
 }
 
 
@@ -39,6 +44,17 @@ def test_an_input_is_read_or_reported_in_one_line(item, common, tmp_path, capsys
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_code_in_a_weight_file_ends_the_program_with_status_2(tmp_path):
+    (tmp_path / "file.pth").write_bytes(torch_stream(CODE["os.system"]))
+    config = bench.ROOT / "configs" / "fcn.py"
+    flags = [f"--config={config}", "--config.model.pretrained=file.pth", "--workdir=run"]
+    ended = subprocess.run([*COMMAND, *flags], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2 and os.listdir(tmp_path) == ["file.pth"]
+    assert ended.stderr.splitlines()[1:] == [
+        "error: file.pth cannot be read as weights: it contains posix.system, which is not a dense tensor: save model.state_dict() alone"
+    ]
+
+
 def test_numbers_of_inputs():
     """The table of `python -m tests.damaged`."""
     is_error = {kind: [isinstance(item.expected, bench.ErrorLine) for item in items] for kind, items in KINDS.items()}
@@ -47,4 +63,4 @@ def test_numbers_of_inputs():
     verdicts = {
         (kind, column): n for kind, counts in COUNTS.items() for column, n in zip(bench.VERDICTS, counts, strict=False)
     }
-    assert bench.table(KINDS, verdicts).splitlines()[-1] == "| all | 586 | 234 | 352 | 0 | 0 |"
+    assert bench.table(KINDS, verdicts).splitlines()[-1] == "| all | 1061 | 252 | 809 | 0 | 0 |"
