@@ -1,10 +1,14 @@
 """Every damaged, unusual or hostile input in `tests/damaged` is read correctly or reported in one line."""
 
 import os
+import subprocess
 
 import pytest
 
+from ctxseg.program import COMMAND
 from tests.damaged import KINDS, bench
+from tests.damaged.weight_pickles import CODE
+from tests.models.weights.writers import torch_stream
 
 INPUTS = [item for items in KINDS.values() for item in items]
 COUNTS = {  # {kind: (read correctly, reported in one line)}
@@ -38,6 +42,17 @@ def test_an_input_is_read_or_reported_in_one_line(item, common, tmp_path, capsys
     verdict = bench.judge(item, common, tmp_path)
     assert verdict == ("one line" if isinstance(item.expected, bench.ErrorLine) else "correct")
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_code_in_a_weight_file_ends_the_program_with_status_2(tmp_path):
+    (tmp_path / "file.pth").write_bytes(torch_stream(CODE["os.system"]))
+    config = bench.ROOT / "configs" / "fcn.py"
+    flags = [f"--config={config}", "--config.model.pretrained=file.pth", "--workdir=run"]
+    ended = subprocess.run([*COMMAND, *flags], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2 and os.listdir(tmp_path) == ["file.pth"]
+    assert ended.stderr.splitlines()[1:] == [
+        "error: file.pth cannot be read as weights: it contains posix.system, which is not a dense tensor: save model.state_dict() alone"
+    ]
 
 
 def test_numbers_of_inputs():

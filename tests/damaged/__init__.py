@@ -1,8 +1,8 @@
-"""Damaged, unusual and hostile inputs: image and label files, lists, names, class files, configs, checkpoints, files of runs and
-pretrained weights.
+"""Damaged, unusual and hostile inputs: images, labels, lists, names, class files, configs, checkpoints, results, weights.
 
-One module per kind. Each input is either read correctly or reported in an error of one line; none gives a traceback.
-`python -m tests.damaged` tries all of them and prints the numbers of each kind.
+One module per kind; `weights` has three more for its files. Each input is either read correctly or reported in an error of one line; none
+gives a traceback.
+`python -m tests.damaged` runs all of them and prints how many there are of each kind.
 """
 
 from tests.damaged import checkpoints, classes, configs, images, labels, lists, names, results, weights

@@ -200,13 +200,13 @@ DESCRIPTIONS = {
         described(bytes(80_000), **{f"a{i}": entry((1,), (4 * i, 4 * i + 4)) for i in range(20_000)}),
         "publisher",
     ),
-    "metadata that are a list": (raw('{"__metadata__": [1]}'), "no arrays"),
+    "a description that is a list": (raw('{"__metadata__": [1]}'), "no arrays"),
 }  # fmt: skip
 # Of a file of this project: the class names and the pixels.
 ABOUT = {
     "a description that is not JSON": ("{x", "not JSON"),
     "a nested description": ("[" * 100_000, "not JSON"),
-    "a description that is a list": ("[]", "not a JSON object"),
+    "classes and pixels that are a list": ("[]", "not a JSON object"),
     "classes that are numbers": ('{"class_names": [1, 2, 3]}', "description is damaged"),
     "classes that are text": ('{"class_names": "abc"}', "description is damaged"),
     "two more classes than rows": ('{"class_names": ["a", "b", "road", "sky", "c"]}', "names 5 classes.* has 3"),

@@ -206,8 +206,8 @@ UNFIT = {
     "whole numbers": (with_dtype(np.int32), "has the type int32"),
     "truth values": (with_dtype(bool), "has the type bool"),
     "complex numbers": (with_dtype(np.complex64), "has the type complex64"),
-    "NaN": (lambda: safetensors(changed(scores__bias=lambda x: x * np.nan)), "scores/bias has numbers that are not finite"),
-    "infinity": (lambda: safetensors(changed(scores__bias=lambda x: x / 0)), "scores/bias has .* not finite"),
+    "NaN": (lambda: safetensors(changed(scores__bias=lambda x: np.full_like(x, np.nan))), "scores/bias has numbers that are not finite"),
+    "infinity": (lambda: safetensors(changed(scores__bias=lambda x: np.full_like(x, np.inf))), "scores/bias has .* not finite"),
     "infinity of both signs": (
         lambda: npz(changed(scores__bias=np.array([np.inf, -np.inf, 0], np.float32))),
         "scores/bias has .* not finite",

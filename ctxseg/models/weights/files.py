@@ -97,5 +97,5 @@ def write(path: epath.Path, arrays: dict[str, np.ndarray], about: dict[str, Any]
     Raises:
         OSError: the file cannot be written.
     """
-    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"ctxseg": json.dumps(about)})
+    data = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, {"ctxseg": json.dumps(about)})
     path.write_bytes(data)
