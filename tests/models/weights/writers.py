@@ -1,4 +1,4 @@
-"""Writes the files of `torch.save` without PyTorch, also damaged ones; instruction by instruction, as in PyTorch's `serialization.py`."""
+"""Writes the files of `torch.save` without PyTorch, also damaged ones; instruction by instruction, as PyTorch does it."""
 
 import io
 import struct
