@@ -1,17 +1,17 @@
 """Loading ResNet-101 from a file of `torch.save`: this project against PyTorch, alternately, in one run.
 
-python benchmarks/load_weights.py --torch=PYTHON [--rounds=9] [--stream] [--threads=N]
+python benchmarks/load_weights.py --torch=PYTHON [--processes=3] [--rounds=5] [--stream] [--threads=N]
 
 PYTHON is the interpreter of an environment with torch and torchvision. It makes the file, random weights of torchvision's `resnet101`,
-in the zip format or with `--stream` in the older one. Each side has a process of its own, which imports and creates its network before it
-is timed:
+in the zip format or with `--stream` in the older one. Each side has processes of its own, which import and create their network before
+they are timed:
 
 - ours: `load_weights` of the file into the variables of an FCN on `resnet101`;
 - PyTorch: `torch.load` and `load_state_dict`, in its default number of threads, or in N.
 
-Printed for both: the median time, the time of the first round, the same of processor time, which other processes disturb less, and how
-much the peak of resident memory in the first round exceeds the memory before it, as a multiple of the file's size. Ratios of times are
-medians over rounds. Linux only.
+A process loads the file several times. Printed for both, of its first time and of the later ones: the median time; the median processor
+time, which other programs disturb less; and of the first time, how much the peak of resident memory exceeds the memory before it, as a
+multiple of the file's size. Ratios of times are medians of the ratios of adjacent pairs. Linux only.
 """
 
 import argparse
@@ -86,47 +86,49 @@ def serve(load):
         print(json.dumps([*seconds, memory("VmHWM") - before]), flush=True)
 
 
-def compare(python, rounds, stream, threads):
+def compare(python, processes, rounds, stream, threads):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "resnet101.pth")
         script = [os.path.abspath(__file__), path, f"--threads={threads}", *["--stream"] * stream]
         subprocess.run([python, *script, "--side=save"], check=True)
         size = os.path.getsize(path)
-        processes = [
-            subprocess.Popen([program, *script, f"--side={side}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for program, side in zip((sys.executable, python), SIDES, strict=True)
-        ]  # fmt: skip
-        try:
-            for process in processes:
-                json.loads(process.stdout.readline())
-            results = []
-            for i in range(rounds):
-                results.append([None, None])
-                for j in (0, 1) if i % 2 else (1, 0):
-                    print(file=processes[j].stdin, flush=True)
-                    results[-1][j] = json.loads(processes[j].stdout.readline())
-        finally:
-            for process in processes:
-                process.kill()
+        commands = [
+            [program, *script, f"--side={side}"] for program, side in zip((sys.executable, python), SIDES, strict=True)
+        ]
+        pairs = [pair for _ in range(processes) for pair in alternate(commands, rounds)]
     print(f"{size / 1e6:.1f} MB, {'older stream' if stream else 'zip'} format")
-    for side, values in zip(SIDES, zip(*results, strict=True), strict=True):
-        print(
-            f"{side:8}{_times([v[0] for v in values])}; processor {_times([v[1] for v in values])}; "
-            f"memory {values[0][2] / size:.2f} × the file"
-        )
-    for i, name in enumerate(("time", "processor time")):
-        ratios = [mine[i] / other[i] for mine, other in results]
-        print(f"{name}, ours / PyTorch: {statistics.median(ratios):.2f}, in the first round {ratios[0]:.2f}")
+    for name, chosen in (("first", pairs[::rounds]), ("later", [p for i, p in enumerate(pairs) if i % rounds])):
+        for side, values in zip(SIDES, zip(*chosen, strict=True), strict=True):
+            seconds, processor, memory = (statistics.median(column) for column in zip(*values, strict=True))
+            extra = f", memory {memory / size:.2f} × the file" if name == "first" else ""
+            print(f"{name}  {side:8}{seconds:.3f} s, processor {processor:.3f} s{extra}")
+        time, processor = (statistics.median(mine[i] / other[i] for mine, other in chosen) for i in (0, 1))
+        print(f"{name}  ours / PyTorch: time {time:.2f}, processor {processor:.2f}")
 
 
-def _times(seconds):
-    return f"median {statistics.median(seconds):.3f} s, first {seconds[0]:.3f} s"
+def alternate(commands, rounds):
+    """Starts a process for each of the two commands and lets them load in turn: a pair of their answers for every round."""
+    processes = [subprocess.Popen(c, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for c in commands]
+    try:
+        for process in processes:
+            json.loads(process.stdout.readline())
+        for i in range(rounds):
+            pair = [None, None]
+            for j in (0, 1) if i % 2 else (1, 0):
+                print(file=processes[j].stdin, flush=True)
+                pair[j] = json.loads(processes[j].stdout.readline())
+            yield pair
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", metavar="PYTHON", help="interpreter of an environment with torch and torchvision")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--processes", type=int, default=3, help="of each side, one after the other")
+    parser.add_argument("--rounds", type=int, default=5, help="of each process")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch")
     parser.add_argument("--stream", action="store_true", help="the older format")
     parser.add_argument("--side", choices=("save", *SIDES), help=argparse.SUPPRESS)  # of a process that this one starts
@@ -137,6 +139,6 @@ if __name__ == "__main__":
     elif options.side:
         serve(ours(options.path) if options.side == "ours" else pytorch(options.path, options.threads))
     elif options.torch:
-        compare(options.torch, options.rounds, options.stream, options.threads)
+        compare(options.torch, options.processes, options.rounds, options.stream, options.threads)
     else:
         parser.error("--torch is missing")

@@ -102,11 +102,12 @@ def _run(data, i, storages):
     stack: list[Any] = []
     marks: list[list[Any]] = []
     memo: dict[int, Any] = {}
+    end = len(data)
 
     def take(count):
         """The next `count` bytes."""
         nonlocal i
-        if i + count > len(data):
+        if i + count > end:
             raise Damaged(TOO_SHORT)
         i += count
         return data[i - count : i]
@@ -114,8 +115,8 @@ def _run(data, i, storages):
     def line():
         """The text up to the end of the line."""
         nonlocal i
-        end = data.index(b"\n", i, i + 1000)
-        text, i = data[i:end].decode(), end + 1
+        stop = data.index(b"\n", i, i + 1000)
+        text, i = data[i:stop].decode(), stop + 1
         return text
 
     def marked():
@@ -125,22 +126,19 @@ def _run(data, i, storages):
         return values
 
     for _ in range(MOST_INSTRUCTIONS):
-        if i >= len(data):
+        if i >= end:
             raise Damaged(TOO_SHORT)
         code = data[i]
         i += 1
         # The most frequent first.
-        if code == 0x71:  # BINPUT
-            memo[data[i]] = stack[-1]
-            i += 1
-        elif code == 0x72:  # LONG_BINPUT
+        if code == 0x72:  # LONG_BINPUT
             memo[_UINT4.unpack_from(data, i)[0]] = stack[-1]
             i += 4
-        elif code == 0x4B:  # BININT1
-            stack.append(data[i])
-            i += 1
         elif code == 0x68:  # BINGET
             stack.append(memo[data[i]])
+            i += 1
+        elif code == 0x4B:  # BININT1
+            stack.append(data[i])
             i += 1
         elif code == 0x58:  # BINUNICODE
             i += 4
@@ -151,16 +149,19 @@ def _run(data, i, storages):
         elif code == 0x74:  # TUPLE
             values = marked()
             stack.append(tuple(values))
-        elif code == 0x4D:  # BININT2
-            stack.append(_UINT2.unpack_from(data, i)[0])
-            i += 2
         elif code == 0x52:  # REDUCE
             arguments, function = stack.pop(), stack.pop()
             if not isinstance(function, _Function) or not isinstance(arguments, tuple):
                 raise Damaged("its pickle calls a value that is no function")
             stack.append(function.call(*arguments))
+        elif code == 0x4D:  # BININT2
+            stack.append(_UINT2.unpack_from(data, i)[0])
+            i += 2
         elif code == 0x89:  # NEWFALSE
             stack.append(False)
+        elif code == 0x71:  # BINPUT
+            memo[data[i]] = stack[-1]
+            i += 1
         elif code == 0x29:  # EMPTY_TUPLE
             stack.append(())
         elif code == 0x51:  # BINPERSID
