@@ -35,10 +35,10 @@ from ctxseg.data.builders import camvid
 jaxtyping.install_import_hook(
     ["ctxseg.models.backbones", "ctxseg.models.context", "ctxseg.models.memory", "ctxseg.models.classifier", "ctxseg.models.auxiliary",
      "ctxseg.models.segmenter", "ctxseg.training.losses", "ctxseg.training.step", "ctxseg.inference.probabilities",
-     "ctxseg.inference.crf", "ctxseg.evaluation.metrics"],
+     "ctxseg.inference.crf", "ctxseg.inference.lattice", "ctxseg.evaluation.metrics"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )  # fmt: skip
-with mock.patch.object(typing, "TYPE_CHECKING", True):  # otherwise this file does not import jaxtyping
+with mock.patch.object(typing, "TYPE_CHECKING", True):  # otherwise these files do not import jaxtyping
     import ctxseg.inference.crf  # noqa: F401
 from ctxseg.models import convolution, layers  # noqa: E402  (after the hook is installed)
 

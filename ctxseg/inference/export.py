@@ -9,7 +9,7 @@ The file is a zip archive of
 - `run.py`: `ctxseg/inference/exported.py`, a script that labels a photograph and needs the archive, jax, flatbuffers, numpy and pillow;
 - `images.py`, `sizes.py`: the script's code to read and resize images;
 - `superpixels.py`: code to compute super-pixels of an image, if the system uses them (needs scikit-image);
-- `crf.py`: code to refine probabilities, if the protocol has a CRF.
+- `crf.py`, `lattice.py`: code to refine probabilities, if the protocol has a CRF.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from jax import export as jax_export
 from ctxseg.data import images, sizes, superpixels
 from ctxseg.errors import UserError
 from ctxseg.files import is_remote, make_folder, move
-from ctxseg.inference import crf
+from ctxseg.inference import crf, lattice
 from ctxseg.inference import exported as exported_script
 from ctxseg.inference.probabilities import predict_probabilities
 from ctxseg.inference.protocol import create_protocol, superpixel_views
@@ -186,8 +186,11 @@ def _array(aval):
 
 def _write(path, exported, weights, about):
     sources = {"run.py": exported_script, "images.py": images, "sizes.py": sizes}
-    sources |= {"crf.py": crf} if about["crf"] else {}
-    sources = {name: inspect.getsource(module) for name, module in sources.items()}
+    sources |= {"crf.py": crf, "lattice.py": lattice} if about["crf"] else {}
+    # In the archive, modules are beside each other.
+    sources = {
+        name: inspect.getsource(module).replace("from ctxseg.inference.", "from ") for name, module in sources.items()
+    }
     if about["superpixels"]:
         functions = (superpixels.slic, superpixels.compute, superpixels.stack)
         sources["superpixels.py"] = "\n\n".join([SUPERPIXELS, *map(inspect.getsource, functions)])

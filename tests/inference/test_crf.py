@@ -9,7 +9,7 @@ from skimage.transform import resize
 
 from ctxseg.errors import UserError
 from ctxseg.evaluation import crf_search
-from ctxseg.inference import crf
+from ctxseg.inference import crf, lattice
 from ctxseg.inference.protocol import check_crf
 from tests.references import crf_numpy
 
@@ -66,14 +66,14 @@ def test_probabilities_do_not_change_without_iterations_or_weights(photographs):
 
 
 @pytest.fixture(scope="module")
-def lattice():
+def example():
     features = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
-    return features, jax.jit(crf.build)(features)
+    return features, jax.jit(lattice.build)(features)
 
 
-def test_a_point_is_the_weighted_mean_of_its_corners(lattice):
-    features, _ = lattice
-    corners, weights = jax.jit(crf.simplices)(features)
+def test_a_point_is_the_weighted_mean_of_its_corners(example):
+    features, _ = example
+    corners, weights = jax.jit(lattice.simplices)(features)
     corners, weights = np.asarray(corners), np.asarray(weights)
     assert (weights > -1e-5).all()
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
@@ -85,9 +85,9 @@ def test_a_point_is_the_weighted_mean_of_its_corners(lattice):
     np.testing.assert_allclose(distances, np.linalg.norm(features[1:] - features[:-1], axis=1), rtol=1e-4)
 
 
-def test_each_vertex_has_one_number_and_neighbourhood_is_mutual(lattice):
-    features, built = lattice
-    corners = np.asarray(crf.simplices(features)[0]).reshape(-1, 6)
+def test_each_vertex_has_one_number_and_neighbourhood_is_mutual(example):
+    features, built = example
+    corners = np.asarray(lattice.simplices(features)[0]).reshape(-1, 6)
     _, distinct = np.unique(corners, axis=0, return_inverse=True)
     pairs = np.unique(np.stack([distinct.ravel(), np.asarray(built.vertices).ravel()]), axis=1)
     assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
@@ -102,7 +102,7 @@ def test_each_vertex_has_one_number_and_neighbourhood_is_mutual(lattice):
 def test_only_near_points_affect_each_other():
     features = np.zeros((3, 5), np.float32)
     features[1, 2], features[2, 3] = 0.5, 40
-    kernel = np.asarray(jax.jit(lambda x: crf.filter_values(crf.build(x), jnp.eye(3)))(features))
+    kernel = np.asarray(jax.jit(lambda x: lattice.filter_values(lattice.build(x), jnp.eye(3)))(features))
     np.testing.assert_allclose(kernel, kernel.T, atol=1e-7)
     assert 0.6 < kernel[0, 1] / kernel[0, 0] < 1 and (kernel[2, :2] == 0).all()
 
