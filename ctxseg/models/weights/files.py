@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 from safetensors.numpy import save
 
-from ctxseg.files import is_number
+from ctxseg.files import is_number, write_bytes
 from ctxseg.models.weights import npz, pytorch, safetensors
 from ctxseg.models.weights.archives import Archive
 from ctxseg.models.weights.tensor import Damaged, File, Tensor
@@ -84,18 +84,18 @@ def _description(about):
         if name == "order":
             valid = value in ("rgb", "bgr")
         else:
-            least = {"mean": 0, "std": 1e-12}.get(name, np.inf)
-            valid = isinstance(value, list) and len(value) == 3 and all(is_number(x, least) for x in value)
+            minimum = {"mean": 0, "std": 1e-12}.get(name, np.inf)
+            valid = isinstance(value, list) and len(value) == 3 and all(is_number(x, minimum) for x in value)
         if value is not None and not valid:
             raise Damaged("its description of pixels is damaged")
     return tuple(names), pixels
 
 
 def write(path: epath.Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Writes `arrays`, {name: array}, as safetensors, with `about` as their description.
+    """Writes `arrays`, {name: array}, as safetensors, with `about` as their description, atomically.
 
     Raises:
         OSError: the file cannot be written.
     """
     data = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, {"ctxseg": json.dumps(about)})
-    path.write_bytes(data)
+    write_bytes(path, data)

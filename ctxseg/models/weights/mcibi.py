@@ -21,14 +21,14 @@ Runs with several entries of each class, and those on ResNeSt, HRNet and ViT, ha
 """
 
 from ctxseg.models.weights import mmsegmentation
-from ctxseg.models.weights.names import Publisher
+from ctxseg.models.weights.names import Publisher, prefixed
 from ctxseg.models.weights.torchvision import IMAGENET_MEAN, IMAGENET_STD
 
 # Attention is `CrossAttention` (g_q, g_k: two convolutions each; g_v; g_o) of pixels to the memory's entries, and with `_ms` to the context
 # within the image.
 MCIBI = Publisher(
     "a published MCIBI run",
-    mmsegmentation.prefixed("backbone_net.", mmsegmentation.TABLE)
+    prefixed("backbone_net.", mmsegmentation.TABLE)
     + """
     context_within_image_module.parallel_branches.0.0   context/point/conv
     context_within_image_module.parallel_branches.0.1   context/point/norm

@@ -4,27 +4,19 @@ At output strides 16 and 8, mmsegmentation's ResNet-18 dilates only the first co
 dilated too. Its segmenters on ResNet-18 are then another network, with the same weights.
 """
 
-from ctxseg.models.weights.names import Publisher
-from ctxseg.models.weights.torchvision import IMAGENET_MEAN, IMAGENET_STD
+from ctxseg.models.weights.names import Publisher, prefixed
+from ctxseg.models.weights.torchvision import IMAGENET_MEAN, IMAGENET_STD, STAGES
 
-TABLE = """
+TABLE = (
+    """
     stem.0                      backbone/stem1/conv
     stem.1                      backbone/stem1/norm
     stem.3                      backbone/stem2/conv
     stem.4                      backbone/stem2/norm
     stem.6                      backbone/stem3/conv
-    stem.7                      backbone/stem3/norm
-    layer{i}.{j}.conv{c}        backbone/res{i+1}_{j+1}/conv{c}/conv
-    layer{i}.{j}.bn{c}          backbone/res{i+1}_{j+1}/conv{c}/norm
-    layer{i}.{j}.downsample.0   backbone/res{i+1}_{j+1}/shortcut/conv
-    layer{i}.{j}.downsample.1   backbone/res{i+1}_{j+1}/shortcut/norm
-"""
-
-
-def prefixed(prefix: str, table: str) -> str:
-    """The table with `prefix` before each of their names."""
-    return "\n".join(prefix + line.strip() for line in table.strip().splitlines())
-
+    stem.7                      backbone/stem3/norm"""
+    + STAGES
+)
 
 RESNET_V1C = Publisher("mmsegmentation's ResNet-V1c", TABLE + "fc -", IMAGENET_MEAN, IMAGENET_STD)
 SEGMENTER = Publisher(

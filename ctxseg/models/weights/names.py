@@ -88,6 +88,11 @@ def recognise(publishers: Sequence[Publisher], names: Sequence[str]) -> Publishe
     return next((p for p in publishers if all(p.ours(name) is not None for name in names)), None)
 
 
+def prefixed(prefix: str, table: str) -> str:
+    """The table with `prefix` before each of their names."""
+    return "\n".join(prefix + line.strip() for line in table.strip().splitlines())
+
+
 def from_torch(array: np.ndarray, name: str) -> np.ndarray:
     """An array of PyTorch in the layout of ours called `name`: kernels `[O,I,k,l]` → `[k,l,I,O]`."""
     return array.transpose(torch_axes(array.ndim, name))

@@ -1,24 +1,25 @@
 """Weights of torchvision 0.29: ResNet, VGG-16, and DeepLabV3 and FCN on ResNet. timm's ResNets with a 7×7 stem have the same names."""
 
-from ctxseg.models.weights.names import Publisher
+from ctxseg.models.weights.names import Publisher, prefixed
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
-RESNET = Publisher(
-    "torchvision's ResNet",
-    """
-    conv1                       backbone/stem/conv
-    bn1                         backbone/stem/norm
+# The stages of a ResNet, whose names all publishers share, and torchvision's stem.
+STAGES = """
     layer{i}.{j}.conv{c}        backbone/res{i+1}_{j+1}/conv{c}/conv
     layer{i}.{j}.bn{c}          backbone/res{i+1}_{j+1}/conv{c}/norm
     layer{i}.{j}.downsample.0   backbone/res{i+1}_{j+1}/shortcut/conv
     layer{i}.{j}.downsample.1   backbone/res{i+1}_{j+1}/shortcut/norm
-    fc                          -
-    """,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+"""
+BODY = (
+    """
+    conv1                       backbone/stem/conv
+    bn1                         backbone/stem/norm"""
+    + STAGES
 )
+
+RESNET = Publisher("torchvision's ResNet", BODY + "fc -", IMAGENET_MEAN, IMAGENET_STD)
 
 # The convolutions are numbered with the activations and poolings between them.
 VGG16 = Publisher(
@@ -80,17 +81,14 @@ VGG16_BN = Publisher(
     lacks=("backbone/conv6", "backbone/conv7"),  # its fully connected layers have other sizes: 7×7 and 4096
 )
 
-DILATED_RESNET = """
-    backbone.conv1                      backbone/stem/conv
-    backbone.bn1                        backbone/stem/norm
-    backbone.layer{i}.{j}.conv{c}       backbone/res{i+1}_{j+1}/conv{c}/conv
-    backbone.layer{i}.{j}.bn{c}         backbone/res{i+1}_{j+1}/conv{c}/norm
-    backbone.layer{i}.{j}.downsample.0  backbone/res{i+1}_{j+1}/shortcut/conv
-    backbone.layer{i}.{j}.downsample.1  backbone/res{i+1}_{j+1}/shortcut/norm
+DILATED_RESNET = (
+    prefixed("backbone.", BODY)
+    + """
     aux_classifier.0                    auxiliary/res4_conv/conv
     aux_classifier.1                    auxiliary/res4_conv/norm
     aux_classifier.4                    auxiliary/res4/scores
 """
+)
 
 # Its context is `aspp` of 256 channels with a 1×1 `fuse_kernel`; its classifier has a `hidden` 3×3 convolution of 256 channels.
 DEEPLABV3 = Publisher(
