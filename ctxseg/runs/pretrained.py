@@ -47,6 +47,20 @@ def load_weights(
 
 def open_weights(name: str) -> Source:
     """The weights of a file, an installed set or a run. UserError as `load_weights`."""
+    run = _run(name)
+    if run is None:
+        return open_source(name)
+    folder, step = run
+    config = workdir.read_config(folder)
+    _, state = checkpoints.restore_run(config, folder, step)
+    arrays = flax.traverse_util.flatten_dict(state.variables, sep="/")
+    tensors = {key: Tensor(x.shape, np.dtype(x.dtype), partial(_in_memory, x)) for key, x in arrays.items()}
+    names = tuple(provenance.metadata(config, folder)["class_names"])
+    return Source(name, "a run", tensors, (), names, workdir.pixels_of(config))
+
+
+def _run(name):
+    """The folder of a run and the step, or None for the newest, if `name` is RUN or RUN/checkpoints/STEP; else None."""
     step = re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})[/\\]?", name)
     folder = (step[1] or ".") if step else name
     try:
@@ -54,16 +68,11 @@ def open_weights(name: str) -> Source:
     except OSError as e:  # such as a name that is too long
         raise UserError(f"{name} cannot be read: {e.strerror}") from e
     if not is_folder:
-        return open_source(name)
+        return None
     folder = str(epath.Path(folder).expanduser())
     if not workdir.exists(folder):
         raise UserError(f"config.model.pretrained={name} is a folder, but not that of a run: name a file in it")
-    config = workdir.read_config(folder)
-    _, state = checkpoints.restore_run(config, folder, int(step[2]) if step else None)
-    arrays = flax.traverse_util.flatten_dict(state.variables, sep="/")
-    tensors = {key: Tensor(x.shape, np.dtype(x.dtype), partial(_in_memory, x)) for key, x in arrays.items()}
-    names = tuple(provenance.metadata(config, folder)["class_names"])
-    return Source(name, "a run", tensors, (), names, workdir.pixels_of(config))
+    return folder, int(step[2]) if step else None
 
 
 def _in_memory(array, scratch):
@@ -81,7 +90,9 @@ def resolve(config, folder: str | None = None):
     if folder is not None and workdir.exists(folder):
         return workdir.with_pixels(config, workdir.pixels_of(workdir.read_config(folder)))
     if config.model.pretrained:
-        return workdir.with_pixels(config, open_weights(config.model.pretrained).pixels)
+        run = _run(config.model.pretrained)  # its config is enough
+        pixels = workdir.pixels_of(workdir.read_config(run[0])) if run else open_source(config.model.pretrained).pixels
+        return workdir.with_pixels(config, pixels)
     return config
 
 
