@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
     from ctxseg import devices
     from ctxseg.configs import zigzag
-    from ctxseg.evaluation import evaluate
+    from ctxseg.evaluation import semantic
     from ctxseg.inference.protocol import Protocol
     from ctxseg.models import convolution, create_model, layers
     from ctxseg.training import optimizers
@@ -43,7 +43,7 @@ if __name__ == "__main__":
     reversed_batch = {"image": batch["image"][::-1], "label": batch["label"][::-1]}
     initial = fill_memory(model, state, iter([reversed_batch, batch]), 2)
     state, metrics = create_train_step(model, optimizer, config)(devices.replicate(initial), devices.shard(batch))
-    confusion, labels, image_counts = evaluate.create_eval_step(model, Protocol())(
+    confusion, labels, image_counts = semantic.create_eval_step(model, Protocol())(
         devices.replicate(initial.variables), devices.shard(batch)
     )
     np.testing.assert_array_equal(confusion, np.stack([np.asarray(confusion[0])] * count))  # every device has the sum

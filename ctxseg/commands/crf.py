@@ -1,10 +1,10 @@
 """`--mode=crf`: searches parameters of the CRF on a validation split."""
 
 from ctxseg.commands.command_line import parse_checkpoint
-from ctxseg.evaluation import evaluate
+from ctxseg.evaluation import semantic
 from ctxseg.training import checks
 
 
 def run(values) -> None:
     checks.check_fields(values.config)
-    evaluate.search_crf(values.config, values.workdir, parse_checkpoint(values.checkpoint)[1])
+    semantic.search_crf(values.config, values.workdir, parse_checkpoint(values.checkpoint)[1])

@@ -18,4 +18,4 @@ def finish(values, scores: dict) -> None:
     try:
         page = report.write_report([values.workdir], config_without_overrides)
     finally:
-        evaluate.print_scores(scores, page)
+        evaluate.print_scores(values.config, scores, page)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ctxseg import data, files
 from ctxseg.errors import UserError
-from ctxseg.evaluation import evaluate
+from ctxseg.evaluation import splits
 from ctxseg.runs import provenance, workdir
 from ctxseg.settings import reading
 from ctxseg.settings.fields import flatten_as_json
@@ -254,8 +254,8 @@ def prepare(runs: Sequence[Run]) -> None:
         if run.mode == "train" and key not in built:
             built[key] = data.load(*key)
         if run.mode == "train":
-            evaluate.split_source(built[key], config.train.split, 0, "config.train.split")
-            evaluate.split_source(evaluate.load_tested(config), config.eval.split, 0)
+            splits.check_split(built[key], config.train.split, "config.train.split")
+            splits.check_split(splits.load_tested(config), config.eval.split)
             dataset = provenance.describe(built[key], config.data.manual_dir)
             provenance.check(run.folder, dataset, "choose another --workdir, or remove that run")
 

@@ -8,14 +8,12 @@ import time
 from functools import partial
 
 from ctxseg import data, devices, interrupts
-from ctxseg.data import pipeline
-from ctxseg.data.transforms import create_augmentation
 from ctxseg.errors import UserError
-from ctxseg.evaluation import evaluate
-from ctxseg.inference.protocol import create_protocol
+from ctxseg.evaluation import evaluate, splits
 from ctxseg.models import create_model
 from ctxseg.progress import Progress
 from ctxseg.runs import checkpoints, metrics_log, pretrained, provenance, workdir
+from ctxseg.tasks import task_of
 from ctxseg.training import optimizers, schedules
 from ctxseg.training.checks import check_fields, check_network
 from ctxseg.training.state import create_state
@@ -38,19 +36,12 @@ def train(config, folder: str) -> dict:
     dataset = provenance.describe(builder, config.data.manual_dir)
     if primary:
         provenance.check(folder, dataset, "choose another --workdir")
-    tested = evaluate.load_tested(config, dataset["class_names"])
-    evaluate.tested_source(config, tested)  # fails now rather than after training
+    tested = splits.load_tested(config, dataset["class_names"])
+    task = task_of(config)
+    task.check_evaluation(config, tested)  # fails now rather than after training
     class_names = builder.info.metadata["class_names"]
-    source = evaluate.split_source(builder, config.train.split, config.data.superpixels, "config.train.split")
-    new_batches = partial(
-        pipeline.train_iterator,
-        source,
-        create_augmentation(config.data, class_names),
-        config.train.batch_size,
-        config.seed,
-        *devices.process(),
-        config.data.threads,
-    )
+    source = task.training_source(config, builder)
+    new_batches = partial(task.training_batches, config, source, class_names)
     if config.train.batch_size == 1:
         check_network(config, class_names)
     batches = new_batches()
@@ -62,7 +53,7 @@ def train(config, folder: str) -> dict:
     if config.model.pretrained and not checkpoints.exist(folder):
         state, report = pretrained.start(config, model, state, optimizer, class_names)
         print(f"{folder}: {report}", flush=True)
-    eval_step = evaluate.create_eval_step(model, create_protocol(config.eval, class_names))
+    evaluation = task.create_evaluation(config, tested, model)
     if primary:  # only now: a config that failed above must not claim the folder
         workdir.claim(folder, config, dataset)
         if report:
@@ -85,10 +76,8 @@ def train(config, folder: str) -> dict:
         log = metrics_log.MetricsLog(folder, config.train.loggers) if primary else None
         if log:
             log.truncate(first)
-        evaluation = partial(evaluate.evaluate_split, config, tested, eval_step)
-        state = _loop(
-            config, folder, create_train_step(model, optimizer, config), evaluation, state, first, batches, saved, log
-        )
+        step = create_train_step(model, optimizer, config, task.loss)
+        state = _loop(config, folder, step, evaluation, state, first, batches, saved, log)
     scores = evaluate.finish(config, folder, tested, evaluation, state, start)
     evaluated = log and any(
         e["kind"] == "eval" and e["step"] == config.train.steps for e in metrics_log.read_metrics(folder)

@@ -80,6 +80,33 @@ def total(
     return loss
 
 
+def of_batch(
+    model, variables, batch: dict, rng, config, axis_name: str | None = None
+) -> tuple[Float[Array, ""], tuple]:
+    """The loss of segmentation on a training batch.
+
+    Args:
+        model: a segmenter.
+        variables: its variables.
+        batch: `image`, `label` and, with super-pixels, `regions`.
+        rng: key of the dropout.
+        config: `config.loss`.
+        axis_name: as in `cross_entropy`.
+
+    Returns:
+        This device's share of the loss, and the updated batch statistics and the pixels that update the memory (None without one).
+    """
+    output, updated = model.apply(
+        variables,
+        batch["image"],
+        batch.get("regions"),
+        train=True,
+        rngs={"dropout": rng},
+        mutable=["batch_stats"],
+    )
+    return total(output, batch["label"], config, axis_name), (updated, output.pixels)
+
+
 def class_consistency(logits: Float[Array, "k k"], counts: Bool[Array, " k"]) -> Float[Array, ""]:
     """The mean of CE(logits[k], k) over the classes k with `counts[k]` (MCIBI, eq. 17); 0 if there are none."""
     ce = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(logits.shape[0]))

@@ -1,6 +1,7 @@
 """The training step, a pure function of state and batch, and the initialisation of the memory before the first step."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -20,6 +21,7 @@ def train_step(
     model,
     optimizer,
     config,
+    loss: Callable = losses.of_batch,
     axis_name: str = devices.AXIS,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update.
@@ -29,10 +31,12 @@ def train_step(
 
     Args:
         state: the same on every device.
-        batch: this device's part: `image` uint8 `[B,H,W,3]`, `label` uint8 `[B,H,W]`, and with super-pixels `regions` int32 `[B,H,W]`.
-        model: a segmenter created with the same `axis_name`.
+        batch: this device's part, as `loss` reads it: for segmentation `image` uint8 `[B,H,W,3]`, `label` uint8 `[B,H,W]`, and with
+            super-pixels `regions` int32 `[B,H,W]`.
+        model: a network created with the same `axis_name`.
         optimizer: an optax transformation.
         config: the run's config; only `loss`, `train.steps` and `model.frozen` are read.
+        loss: the loss of the task, with the arguments and results of `losses.of_batch`.
 
     Returns:
         The new state and the metrics: `loss`, averaged over all pixels; `gradient_norm`; and `state_norm`, the norm of the new
@@ -44,22 +48,13 @@ def train_step(
         if config.model.frozen:
             frozen = optimizers.frozen_mask(params, tuple(config.model.frozen))
             params = jax.tree.map(lambda x, stop: jax.lax.stop_gradient(x) if stop else x, params, frozen)
-        variables = state.variables | {"params": params}
-        output, updated = model.apply(
-            variables,
-            batch["image"],
-            batch.get("regions"),
-            train=True,
-            rngs={"dropout": rng},
-            mutable=["batch_stats"],
-        )
-        return losses.total(output, batch["label"], config.loss, axis_name), (updated, output.pixels)
+        return loss(model, state.variables | {"params": params}, batch, rng, config.loss, axis_name)
 
-    (loss, (updated, pixels)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    loss, gradients = jax.lax.psum((loss, gradients), axis_name)
+    (value, (updated, pixels)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    value, gradients = jax.lax.psum((value, gradients), axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     memory = state.memory
-    if model.memory:
+    if pixels is not None:
         arguments = memory["memory"], pixels, batch["label"], state.step, config.train.steps, axis_name
         memory = {"memory": model.memory.updated(*arguments)}
     state = dataclasses.replace(
@@ -71,16 +66,16 @@ def train_step(
         opt_state=opt_state,
     )
     state_norm = optax.global_norm((state.params, state.batch_stats, _floats(state.memory)))
-    return state, {"loss": loss, "gradient_norm": optax.global_norm(gradients), "state_norm": state_norm}
+    return state, {"loss": value, "gradient_norm": optax.global_norm(gradients), "state_norm": state_norm}
 
 
 def _floats(tree):
     return [x for x in jax.tree.leaves(tree) if x.dtype.kind == "f"]
 
 
-def create_train_step(model, optimizer, config):
+def create_train_step(model, optimizer, config, loss: Callable = losses.of_batch):
     """`train_step`, compiled for all local devices: (replicated state, sharded batch) → (state, metrics). The old state is donated."""
-    step = partial(train_step, model=model, optimizer=optimizer, config=config)
+    step = partial(train_step, model=model, optimizer=optimizer, config=config, loss=loss)
     return devices.parallel(step, donate=(0,))
 
 

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from ctxseg import data
 from ctxseg.data import superpixels
 from ctxseg.errors import UserError
-from ctxseg.evaluation import evaluate
+from ctxseg.evaluation import semantic
 from ctxseg.files import make_folder, resolved, write_bytes
 from ctxseg.inference.probabilities import at_base_size
 from ctxseg.models.resizing import resize
@@ -99,7 +99,7 @@ def pictures(folders: list[str], configs: list[ConfigDict], images: tuple[int, .
         dataset = provenance.describe(builder, data_config.manual_dir)
         for folder in folders:
             provenance.check(str(folder), dataset, "pictures need the data of the run")
-        sources = [evaluate.split_source(builder, split, config.data.superpixels) for config in configs]
+        sources = [semantic.split_source(builder, split, config.data.superpixels) for config in configs]
         source_name = f"the split {split} of {builder.name}"
     missing = [i for i in images if not 0 <= i < len(sources[0])]
     if missing:

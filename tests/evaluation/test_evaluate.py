@@ -12,7 +12,7 @@ from ctxseg.configs import defaults
 from ctxseg.data import transforms
 from ctxseg.data.sizes import bucket
 from ctxseg.errors import UserError
-from ctxseg.evaluation import evaluate, metrics
+from ctxseg.evaluation import metrics, semantic
 from ctxseg.inference.probabilities import create_predictor, predict_probabilities
 from ctxseg.inference.protocol import Protocol, canvas_of, create_protocol, shape_of
 from ctxseg.models import SegmenterOutput, create_model
@@ -95,13 +95,13 @@ def test_evaluation_matches_a_loop_over_images(shapes, expected, source, trained
             metadata={"class_names": NAMES, "groups": {"first": ["a"], "others": ["b", "c"]}}, splits={"val": None}
         ),
     )
-    monkeypatch.setattr(evaluate.pipeline, "source", lambda *_: source)
+    monkeypatch.setattr(semantic.pipeline, "source", lambda *_: source)
     config = defaults.get_config()
     config.eval.update({"batch_size": 2, "samples": 3, "shapes": shapes} | fields)
     model, variables, _ = trained
-    step = evaluate.create_eval_step(model, create_protocol(config.eval))
+    step = semantic.create_eval_step(model, create_protocol(config.eval))
     progress = []
-    result = evaluate.evaluate_split(config, builder, step, devices.replicate(variables), progress.append)
+    result = semantic.evaluate_split(config, builder, step, devices.replicate(variables), progress.append)
     scores, confusion, samples = result.scores, result.confusion, result.samples
 
     valid = [s["label"] != 255 for s in source]
@@ -134,11 +134,11 @@ def test_resized_labels_are_scored_at_their_new_size(source, trained, monkeypatc
     builder = types.SimpleNamespace(
         name="stub", info=types.SimpleNamespace(metadata={"class_names": NAMES, "groups": {}}, splits={"val": None})
     )
-    monkeypatch.setattr(evaluate.pipeline, "source", lambda *_: source)
+    monkeypatch.setattr(semantic.pipeline, "source", lambda *_: source)
     config = defaults.get_config()
     config.eval.update({"batch_size": 5, "samples": 0, "size": (20, 26), "score": "resized"})
-    step = evaluate.create_eval_step(model, create_protocol(config.eval))
-    confusion = evaluate.evaluate_split(config, builder, step, devices.replicate(variables)).confusion
+    step = semantic.create_eval_step(model, create_protocol(config.eval))
+    confusion = semantic.evaluate_split(config, builder, step, devices.replicate(variables)).confusion
     labels = [transforms.resize(s, (20, 26))["label"] for s in source]
     assert confusion.sum() == sum((label != 255).sum() for label in labels)
 

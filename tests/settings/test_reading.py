@@ -15,7 +15,7 @@ import pytest
 from ctxseg.commands import command_line, report
 from ctxseg.configs import defaults, zigzag
 from ctxseg.errors import UserError
-from ctxseg.evaluation import evaluate
+from ctxseg.evaluation import semantic
 from ctxseg.models import CONTEXTS, MultiScale, create_model
 from ctxseg.models.context.none import NoContext
 from ctxseg.runs import workdir
@@ -124,7 +124,7 @@ def test_each_mode_accepts_the_fields_that_it_reads():
     with pytest.raises(UserError, match="config.model.context.channels .*mode.*complexity.*config.complexity.contexts"):
         parse("fcn", "model.context.channels=8", mode="complexity")
     parse("fcn", "eval.crf.spatial_sigma=2.0", mode="crf")
-    searched = {f"eval.crf.{name}" for name in evaluate.CRF_GRID}
+    searched = {f"eval.crf.{name}" for name in semantic.CRF_GRID}
     assert {f for f in reading.unread(defaults.get_config(), "crf") if f.startswith("eval.crf.")} == searched
 
 

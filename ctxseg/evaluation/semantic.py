@@ -1,0 +1,190 @@
+"""Evaluates segmentation on images of any size by the protocol of `config.eval`, with one confusion matrix."""
+
+import os
+import statistics
+import time
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctxseg import devices, files
+from ctxseg.data import pipeline
+from ctxseg.evaluation import crf_search, metrics, splits
+from ctxseg.inference.probabilities import create_predictor, predict_probabilities
+from ctxseg.inference.protocol import Protocol, canvas_of, create_protocol, shape_of, superpixel_views
+from ctxseg.progress import Progress
+from ctxseg.runs import checkpoints, workdir
+
+
+class Evaluation(NamedTuple):
+    """The evaluation of a network on a split.
+
+    Attributes:
+        scores: scores over all pixels, see `metrics.scores`.
+        confusion: their confusion matrix, int64 `[K,K]`, rows = truth.
+        image_counts: counts of each of N images, int32 `[N,K,3]`, see `metrics.image_counts`.
+        image_names: N strings.
+        seconds_per_image: median over batches, from the batch in memory to the label maps, without the first batch of each shape,
+            which is compiled. None without another batch.
+        samples: (name, image, label, prediction) of the first `config.eval.samples` images.
+    """
+
+    scores: dict
+    confusion: np.ndarray
+    image_counts: np.ndarray
+    image_names: list[str]
+    seconds_per_image: float | None
+    samples: list[tuple[Any, ...]]
+
+
+def create_eval_step(model, protocol: Protocol):
+    """(variables, batch, canvas=None) → (confusion matrix over all devices, label maps, counts), compiled for every local device.
+
+    The batch has `image` `[D,B,H,W,3]`, `label` `[D,B,H,W]`, optionally `regions`, shaped as `label`, and if images are padded, `size`
+    `[D,B,2]`. `canvas` is static and comes from `protocol.canvas_of`. The confusion matrix is int32 `[D,K,K]`, on each device the sum over
+    all; the counts are those of `metrics.image_counts`, int32 `[D,B,K,3]`.
+    """
+
+    def step(variables, batch, canvas):
+        probabilities = predict_probabilities(
+            model, variables, batch["image"], batch.get("regions"), batch.get("size"), protocol, canvas
+        )
+        predictions = probabilities.argmax(-1).astype(jnp.int32)
+        confusion = jax.vmap(partial(metrics.confusion_matrix, num_classes=model.num_classes))(
+            batch["label"], predictions
+        )
+        return jax.lax.psum(confusion.sum(0), devices.AXIS), predictions, metrics.image_counts(confusion)
+
+    compiled = devices.parallel(step, static=(2,))
+    return lambda variables, batch, canvas=None: compiled(variables, batch, canvas)
+
+
+def evaluate_split(config, builder, eval_step, variables, progress=None) -> Evaluation:
+    """Evaluates on every image of `config.eval.split`.
+
+    Args:
+        config: config of the run; `eval` and `data.superpixels` are read.
+        builder: a prepared data set.
+        eval_step: result of `create_eval_step`.
+        variables: replicated variables of the model.
+        progress: called after each batch with the number of images done.
+    """
+    protocol = create_protocol(config.eval)
+    names = list(builder.info.metadata["class_names"])
+    total = np.zeros((len(names), len(names)), np.int64)
+    counts: list[np.ndarray] = []
+    image_names: list[str] = []
+    samples: list[tuple[Any, ...]] = []
+    compiled, seconds = set(), []
+    batches = pipeline.eval_batches(
+        _scored_source(config, builder),
+        config.eval.batch_size,
+        *devices.process(),
+        shape_of=partial(shape_of, shapes=protocol.shapes),
+        canvas_of=partial(canvas_of, protocol=protocol),
+    )
+    done = 0
+    for batch in batches:
+        began = time.perf_counter()
+        confusion, predictions, batch_counts = eval_step(variables, devices.shard(_arrays(batch)), batch["canvas"])
+        total += np.asarray(devices.unreplicate(confusion), np.int64)
+        shapes = batch["label"].shape, batch["canvas"]
+        if shapes in compiled:
+            seconds.append((time.perf_counter() - began) / len(batch["label"]))
+        compiled.add(shapes)
+        counts.append(np.asarray(devices.gather(batch_counts))[: batch["count"]])
+        image_names += batch["name"]
+        if len(samples) < config.eval.samples:
+            predictions = np.asarray(devices.gather(predictions))
+            for i in range(min(batch["count"], config.eval.samples - len(samples))):
+                inside = tuple(slice(n) for n in batch["size"][i])
+                samples.append(
+                    (batch["name"][i], *(x[i][inside] for x in (batch["image"], batch["label"], predictions)))
+                )
+        done += batch["count"]
+        if progress:
+            progress(done)
+    return Evaluation(
+        metrics.scores(total, names, dict(builder.info.metadata["groups"])),
+        total,
+        np.concatenate(counts) if counts else np.zeros((0, len(names), 3), np.int32),
+        image_names,
+        statistics.median(seconds) if seconds else None,
+        samples,
+    )
+
+
+def _scored_source(config, builder):
+    """The samples of `config.eval.split` at the size at which they are scored."""
+    source = tested_source(config, builder)
+    return pipeline.Resized(source, config.eval.size) if config.eval.score == "resized" and config.eval.size else source
+
+
+def _arrays(batch):
+    """The arrays that the step reads, with sizes only if images are padded, which saves computing masks."""
+    padded = (batch["size"] != batch["label"].shape[1:]).any()
+    names = ("image", "label", "regions", "size") if padded else ("image", "label", "regions")
+    return {k: batch[k] for k in names if k in batch}
+
+
+def tested_source(config, builder):
+    """The samples of `config.eval.split`, with the super-pixels for its scales."""
+    return split_source(builder, config.eval.split, views=superpixel_views(config))
+
+
+def split_source(builder, split: str, segments: int = 0, field: str = "config.eval.split", views=()):
+    """The random-access source of a split, or of several as `a+b`, see `pipeline.source`. UserError that names `field` if it is missing."""
+    splits.check_split(builder, split, field)
+    return pipeline.source(builder, split, segments, views)
+
+
+# Our own grid around DeepLab's values of the bilateral kernel: σ_αxy, σ_β and its weight.
+CRF_GRID = {
+    "bilateral_sigma": (49.0, 67.0, 85.0, 121.0),
+    "colour_sigma": (3.0, 4.0, 5.0),
+    "bilateral_weight": (2.0, 4.0),
+}
+
+
+def search_crf(config, folder: str, checkpoint: int | str | None = None) -> list[dict]:
+    """`--mode=crf`: mIoU of the run in `folder` with the CRF parameters of `CRF_GRID`, on the first `config.eval.crf_images` images.
+
+    Prints the candidates and writes them to `folder`/crf.json. The other parameters are those of `config.eval.crf`.
+
+    Returns:
+        Candidates with their `mIoU`, best first; one of them, with `iterations` 0, is without a CRF.
+
+    Raises:
+        UserError: see `evaluate`.
+    """
+    workdir.check_same(os.path.join(folder, "config.json"), config)
+    builder = splits.load_tested_of_run(config, folder)
+    source = _scored_source(config, builder)
+    fixed = dict(config.eval.crf) | {"iterations": config.eval.crf.iterations or 10}
+    candidates = [{"iterations": 0}] + [fixed | chosen for chosen in crf_search.grid(**CRF_GRID)]
+    model, state = checkpoints.restore_run(config, folder, checkpoint)
+    without_crf = config.eval.copy_and_resolve_references()
+    without_crf.crf.iterations = 0
+    predictor = create_predictor(model, without_crf, builder.info.metadata["class_names"])
+    count = min(len(source), config.eval.crf_images)
+
+    def samples():
+        with Progress(count, 0, "crf") as progress:
+            for i in range(count):
+                sample = source[i]
+                regions = sample["regions"][None] if "regions" in sample else None
+                yield predictor(state.variables, sample["image"][None], regions)[0], sample["image"], sample["label"]
+                progress.update(i + 1)
+
+    scored = crf_search.search(samples(), candidates)
+    files.write_json(
+        os.path.join(folder, "crf.json"),
+        {"images": count, "split": config.eval.split, "step": int(state.step), "candidates": scored},
+    )
+    for candidate in scored:
+        settings = {k: v for k, v in candidate.items() if k in CRF_GRID}
+        print(f"{candidate['mIoU']:.4f}  {'  '.join(f'{k} {v:g}' for k, v in settings.items()) or 'without CRF'}")
+    return scored

@@ -1,0 +1,47 @@
+"""The data that a run is evaluated on."""
+
+from collections.abc import Sequence
+
+from ctxseg import data
+from ctxseg.errors import UserError
+from ctxseg.runs import provenance
+
+
+def load_tested(config, class_names: Sequence[str] | None = None):
+    """The prepared builder of the data set of `config.eval`.
+
+    Args:
+        config: config of a run.
+        class_names: the classes that the run was trained on; default: the classes of `config.data`.
+
+    Raises:
+        UserError: as `data.load`, or the classes differ from the run's.
+    """
+    name = config.eval.data or config.data.name
+    manual_dir = config.data.manual_dir if name == config.data.name else None
+    builder = data.load(name, config.data.data_dir, manual_dir, field="eval.data" if config.eval.data else "data.name")
+    if config.eval.data:
+        trained = data.metadata(config.data)["class_names"] if class_names is None else class_names
+        if list(trained) != list(builder.info.metadata["class_names"]):
+            raise UserError(f"config.eval.data is {name}; expected a data set with the classes of {config.data.name}")
+    return builder
+
+
+def load_tested_of_run(config, folder: str):
+    """`load_tested` for the run in `folder`. UserError: the data differ from the run's, and `config.eval.data` does not name them."""
+    builder = load_tested(config, provenance.metadata(config, folder)["class_names"] if config.eval.data else None)
+    if not config.eval.data:
+        remedy = f"--config.eval.data={builder.name} evaluates on it, if the classes are the same"
+        provenance.check(folder, describe(config, builder), remedy)
+    return builder
+
+
+def describe(config, builder) -> dict:
+    """`provenance.describe` of the data set of `config.eval`."""
+    return provenance.describe(builder, config.data.manual_dir if builder.name == config.data.name else None)
+
+
+def check_split(builder, split: str, field: str = "config.eval.split") -> None:
+    """UserError that names `field` if `builder` has no such split, or one of several, as `a+b`."""
+    if not set(split.split("+")) <= set(builder.info.splits):
+        raise UserError(f"{field} is {split!r}; expected a split of {builder.name}: {', '.join(builder.info.splits)}")

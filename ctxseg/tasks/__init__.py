@@ -1,0 +1,23 @@
+"""Tasks: what a network is trained for and how it is scored.
+
+A task is a module of this package. The network decides the task of a config, see `task_of`. Its members:
+
+    SCORE                                       the score that decides which checkpoint is the best, a key of the scores
+    loss                                        the loss of a training batch, with the arguments and results of `losses.of_batch`
+    check(config, class_names)                  UserError for an invalid field that only this task reads
+    training_source(config, builder)            the training samples, by index
+    training_batches(config, source, names)     an endless iterator of augmented batches, see `pipeline.train_iterator`
+    check_evaluation(config, builder)           UserError if `config.eval` cannot be evaluated on the data set
+    create_evaluation(config, builder, model)   (replicated variables, progress=None) → an evaluation, which has `scores`
+    write(config, folder, builder, evaluation, results)
+                                                writes the files of an evaluation into the folder of a run; `results` are the entries of
+                                                results.json that all tasks share
+    lines(scores)                               the lines that show the scores; the last one has the main scores
+"""
+
+from ctxseg.tasks import semantic
+
+
+def task_of(config):
+    """The task of a config."""
+    return semantic

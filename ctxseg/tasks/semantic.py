@@ -1,0 +1,87 @@
+"""Semantic segmentation: a class for every pixel, scored by mIoU."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from ctxseg import devices
+from ctxseg.choices import find
+from ctxseg.data import pipeline, superpixels
+from ctxseg.data.transforms import create_augmentation
+from ctxseg.errors import UserError
+from ctxseg.evaluation import semantic
+from ctxseg.inference.protocol import create_protocol
+from ctxseg.models import create_model
+from ctxseg.runs import record
+from ctxseg.training import losses
+
+SCORE = "mIoU"
+loss = losses.of_batch
+
+
+def check(config, class_names: Sequence[str]) -> None:
+    """Raises UserError for invalid super-pixels, augmentation, protocol, or name of the loss."""
+    superpixels.check(config.data.superpixels)
+    create_augmentation(config.data, class_names)
+    create_protocol(config.eval, class_names)
+    for section, maximum in create_model(config.model, len(class_names)).most_superpixels.items():
+        segments = config.data.superpixels
+        if segments < 1:
+            name = config.model[section].name
+            raise UserError(
+                f"config.data.superpixels is {segments}, but {name} needs super-pixels: set it to 1000 for photographs"
+            )
+        if segments > maximum:
+            raise UserError(
+                f"config.data.superpixels is {segments}; expected at most {maximum}, "
+                f"the limit of config.model.{section}, whose fields --mode=show lists"
+            )
+    find("loss.name", config.loss.name, losses.LOSSES)
+
+
+def training_source(config, builder) -> pipeline.Source:
+    """The samples of `config.train.split`. UserError: `builder` has no such split."""
+    return semantic.split_source(builder, config.train.split, config.data.superpixels, "config.train.split")
+
+
+def training_batches(config, source, class_names: Sequence[str]):
+    """Batches of `image`, `label` and, with super-pixels, `regions`."""
+    augmentation = create_augmentation(config.data, class_names)
+    return pipeline.train_iterator(
+        source, augmentation, config.train.batch_size, config.seed, *devices.process(), config.data.threads
+    )
+
+
+def check_evaluation(config, builder) -> None:
+    """UserError: `builder` has no split `config.eval.split`, or its super-pixels cannot be computed."""
+    semantic.tested_source(config, builder)
+
+
+def create_evaluation(config, builder, model):
+    """(replicated variables, progress=None) → `semantic.Evaluation` of `config.eval.split`."""
+    protocol = create_protocol(config.eval, builder.info.metadata["class_names"])
+    return partial(semantic.evaluate_split, config, builder, semantic.create_eval_step(model, protocol))
+
+
+def write(config, folder: str, builder, evaluation: semantic.Evaluation, results: dict) -> None:
+    """Writes samples.npz, images.npz and results.json."""
+    results = results | {
+        "protocol": str(create_protocol(config.eval)),
+        "scored_at": config.eval.score if config.eval.size else "original",
+        "shapes": config.eval.shapes,
+        "seconds_per_image": evaluation.seconds_per_image,
+        "groups": dict(builder.info.metadata["groups"]),
+        "confusion": evaluation.confusion.tolist(),
+    }
+    record.write(folder, results, evaluation.samples, evaluation.image_names, evaluation.image_counts)
+
+
+def lines(scores: dict) -> list[str]:
+    """mIoU of each group of classes; then mIoU, pixel accuracy and mean accuracy."""
+    groups = [f"{group:12} mIoU {_number(iou)}" for group, iou in scores["group_iou"].items()]
+    names = {"mIoU": "mIoU", "pixel accuracy": "pixel_accuracy", "mean accuracy": "mean_accuracy"}
+    return [*groups, "  ".join(f"{name} {_number(scores[key])}" for name, key in names.items())]
+
+
+def _number(x) -> str:
+    """Four decimals, - for None."""
+    return "-" if x is None else f"{x:.4f}"
