@@ -1,7 +1,6 @@
 """`--mode=show`: prints the resolved config and the size of the model."""
 
 import jax
-import jax.numpy as jnp
 
 from ctxseg import data
 from ctxseg.models import create_model
@@ -28,8 +27,8 @@ def show(config) -> None:
     if config.train.batch_size == 1:
         checks.check_network(config, class_names)
     model = create_model(config.model, len(class_names))
-    images, regions = jnp.zeros((1, *config.data.crop, 3), jnp.uint8), jnp.zeros((1, *config.data.crop), jnp.int32)
-    output, variables = jax.eval_shape(lambda r: model.init_with_output(r, images, regions), jax.random.PRNGKey(0))
+    arguments = model.example(config.data.crop)
+    output, variables = jax.eval_shape(lambda r: model.init_with_output(r, *arguments), jax.random.PRNGKey(0))
     values = reading.effective(config)
     if values.get("model.context.levels") == [] and config.model.connections.name == "none":
         maps = [name for name in output.features if name != "context"]
@@ -45,4 +44,4 @@ def show(config) -> None:
         for name, leaves in tree.items() if part != "classifier" else [("", tree)]:
             print(f"{part + '/' + name:44} {sum(x.size for x in jax.tree.leaves(leaves)):>12,}")
     print(f"{'parameters':44} {sum(x.size for x in jax.tree.leaves(variables['params'])):>12,}")
-    print(f"logits {output.logits.shape} for an image {images.shape}")
+    print(f"logits {output.logits.shape} for an image {arguments[0].shape}")

@@ -82,6 +82,9 @@ class MultiScale(nn.Module):
     def most_superpixels(self):
         return self.segmenter.most_superpixels
 
+    def example(self, size):
+        return self.segmenter.example(size)
+
     def __call__(
         self,
         images: Real[Array, "b H W 3"],

@@ -96,6 +96,10 @@ class Segmenter(nn.Module):
         maximums = {section: getattr(stage, "most_superpixels", None) for section, stage in stages.items()}
         return {section: count for section, count in maximums.items() if count is not None}
 
+    def example(self, size: tuple[int, int]) -> tuple:
+        """Arguments of `__call__` for an image of `size` (height, width), for `init`."""
+        return jnp.zeros((1, *size, 3), jnp.uint8), jnp.zeros((1, *size), jnp.int32)
+
     def setup(self):
         self.classifier = Classifier(
             self.num_classes,

@@ -27,13 +27,13 @@ class Checkpoints:
 
     Args:
         directory: created when the first checkpoint is saved.
-        keep: number of latest checkpoints to keep, besides the one with the best mIoU.
+        keep: number of latest checkpoints to keep, besides the one with the best score.
     """
 
     def __init__(self, directory: str, keep: int = 1):
         policies = [
             checkpoint_managers.LatestN(max(keep, 1)),
-            checkpoint_managers.BestN(get_metric_fn=lambda m: m["mIoU"], n=1, keep_checkpoints_without_metrics=False),
+            checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
         ]
         try:
             self._manager = ocp.CheckpointManager(
@@ -41,7 +41,7 @@ class Checkpoints:
                 item_handlers={"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()},
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                    best_fn=lambda m: m["mIoU"],
+                    best_fn=_score,
                     enable_async_checkpointing=True,
                 ),
             )
@@ -65,20 +65,20 @@ class Checkpoints:
         return list(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best mIoU, or None if none was evaluated."""
+        """Step of the checkpoint with the best score, or None if none was evaluated."""
         return self._manager.best_step()
 
-    def save(self, step: int, state, data: dict, metrics: dict | None = None) -> None:
+    def save(self, step: int, state, data: dict, score: float | None = None) -> None:
         """Starts saving `state` (a pytree of arrays) and the data position `data` (JSON) after `step` updates.
 
-        A checkpoint competes for the best only if `metrics` has `mIoU`.
+        A checkpoint competes for the best only if it has a `score`.
 
         Raises:
             UserError: this checkpoint or the previous one cannot be written, for instance because the disk is full.
         """
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
         with self._saving():
-            self._manager.save(step, args=args, metrics=metrics and {"mIoU": float(metrics["mIoU"] or 0.0)}, force=True)
+            self._manager.save(step, args=args, metrics=None if score is None else {"score": float(score)}, force=True)
 
     @contextlib.contextmanager
     def _saving(self):
@@ -137,6 +137,10 @@ class Checkpoints:
         return restored_state, restored["data"]
 
 
+def _score(metrics):
+    return metrics["score"] if "score" in metrics else metrics["mIoU"]  # the name in older checkpoints
+
+
 def _damaged(directory):
     """The first checkpoint whose metrics are not valid JSON, or `directory` if there is none."""
     for step in sorted(epath.Path(directory).iterdir()):
@@ -161,7 +165,7 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     Args:
         config: of the run.
         folder: of the run.
-        checkpoint: a step; `best`, the one with the highest mIoU during training; None, the newest.
+        checkpoint: a step; `best`, the one with the highest score during training; None, the newest.
 
     Returns:
         The model, without a device axis, and the `TrainState`.
@@ -190,7 +194,7 @@ def _best(folder, saved):
     """Step of the best checkpoint by the scores in metrics.jsonl, as the last checkpoint is evaluated only after it is saved."""
     steps = saved.all_steps()
     entries = [e for e in metrics_log.read_metrics(folder) if e["kind"] == "eval" and e["step"] in steps]
-    scores = {entry["step"]: entry.get("mIoU") or 0.0 for entry in entries}
+    scores = {entry["step"]: record.main_score(entry) or 0.0 for entry in entries}
     if scores:
         return max(scores, key=lambda step: scores[step])
     best = saved.best_step()

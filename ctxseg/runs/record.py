@@ -63,6 +63,11 @@ def write(folder, results: dict, samples: list[tuple], image_names: list[str], i
     write_json(folder / "results.json", results)
 
 
+def main_score(scores: Mapping) -> float | None:
+    """The score that decides which of several networks is the best: mIoU, or the mask AP of instances; None if it is undefined."""
+    return scores["mIoU"] if "mIoU" in scores else scores.get("mask_AP")
+
+
 def read_samples(folder) -> dict[str, list[np.ndarray]]:
     """{name: [image, label, prediction]} of samples.npz in a run's folder; {} if it does not exist. UserError: it is damaged."""
     path = epath.Path(folder) / "samples.npz"

@@ -2,7 +2,6 @@
 
 A task is a module of this package. The network decides the task of a config, see `task_of`. Its members:
 
-    SCORE                                       the score that decides which checkpoint is the best, a key of the scores
     loss                                        the loss of a training batch, with the arguments and results of `losses.of_batch`
     check(config, class_names)                  UserError for an invalid field that only this task reads
     training_source(config, builder)            the training samples, by index

@@ -14,7 +14,6 @@ from ctxseg.models import create_model
 from ctxseg.runs import record
 from ctxseg.training import losses
 
-SCORE = "mIoU"
 loss = losses.of_batch
 
 

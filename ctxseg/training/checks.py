@@ -38,8 +38,8 @@ def check_network(config, class_names: Sequence[str]) -> None:
     if config.train.batch_size == 1:  # batch normalisation of a 1×1 map would have a single value per channel
 
         def forward(variables):
-            shape, rngs = (1, *config.data.crop), {"dropout": jax.random.PRNGKey(0)}
-            images, regions = jax.numpy.zeros((*shape, 3), "uint8"), jax.numpy.zeros(shape, "int32")
-            return model.apply(variables, images, regions, train=True, rngs=rngs, mutable=["batch_stats"])
+            rngs = {"dropout": jax.random.PRNGKey(0)}
+            arguments = model.example(config.data.crop)
+            return model.apply(variables, *arguments, train=True, rngs=rngs, mutable=["batch_stats"])
 
         jax.eval_shape(forward, state.variables)

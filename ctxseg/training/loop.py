@@ -12,7 +12,7 @@ from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate, splits
 from ctxseg.models import create_model
 from ctxseg.progress import Progress
-from ctxseg.runs import checkpoints, metrics_log, pretrained, provenance, workdir
+from ctxseg.runs import checkpoints, metrics_log, pretrained, provenance, record, workdir
 from ctxseg.tasks import task_of
 from ctxseg.training import optimizers, schedules
 from ctxseg.training.checks import check_fields, check_network
@@ -118,7 +118,8 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
                     log.write(i, "eval", scores)
                 last_time = time.time()
             if saving:
-                saved.save(i, devices.unreplicate(state), batches.get_state(), scores)
+                score = None if scores is None else record.main_score(scores) or 0.0
+                saved.save(i, devices.unreplicate(state), batches.get_state(), score)
                 last_saved = i
             if stopping:
                 raise UserError(f"interrupted at step {i}, saved in {folder}: the same command continues the run")

@@ -41,8 +41,8 @@ def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std:
     the backbone) are drawn from a normal distribution with this standard deviation (H-ReNet, §4.2: 0.1) instead of He's.
     """
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
-    images, regions = jnp.zeros((1, *crop, 3), jnp.uint8), jnp.zeros((1, *crop), jnp.int32)
-    variables = jax.jit(lambda r: model.init(r, images, regions))(init_rng)
+    arguments = model.example(crop)
+    variables = jax.jit(lambda r: model.init(r, *arguments))(init_rng)
     if kernel_std:
         untrained = getattr(model.backbone, "UNTRAINED", ())
         variables = variables | {"params": _normal_kernels(variables["params"], init_rng, kernel_std, untrained)}

@@ -154,7 +154,7 @@ class Bench:
             for step, score in ((1, 0.5), (2, 0.25)):
                 log.write(step, "train", {"loss": 1 / step, "learning_rate": 0.1, "images_per_second": 9.0})
                 log.write(step, "eval", {"mIoU": score})
-                saved.save(step, state.replace(step=jnp.int32(step)), {}, {"mIoU": score})
+                saved.save(step, state.replace(step=jnp.int32(step)), {}, score)
         commands.main(["main.py", "--mode=evaluate", f"--workdir={folder}"])
         return folder
 

@@ -1,3 +1,4 @@
+import json
 import os
 
 import jax
@@ -48,9 +49,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     with Checkpoints(folder, keep=2) as saved:
         assert saved.latest_step() is None
-        for step, mean_iou in enumerate((0.2, 0.5, None, 0.3, None), 1):
-            scores = None if step in (3, 5) else {"mIoU": mean_iou, "pixel_accuracy": 0.9}
-            saved.save(step, random_state(step), {"next_index": step, "exhausted": False}, scores)
+        for step, score in enumerate((0.2, 0.5, None, 0.3, None), 1):
+            saved.save(step, random_state(step), {"next_index": step, "exhausted": False}, score)
     return folder
 
 
@@ -67,10 +67,15 @@ def test_the_last_and_the_best_are_kept(folder):
     assert sorted(os.listdir(folder)) == ["2", "4", "5"]
 
 
-def test_an_undefined_score_is_the_worst(tmp_path):
+def test_older_checkpoints_have_mean_iou_as_their_score(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as saved:
+        for step, score in enumerate((0.3, 0.1), 1):
+            saved.save(step, random_state(step), {}, score)
+    metrics = tmp_path / "1" / "metrics" / "metrics"
+    metrics.write_text(json.dumps({"mIoU": json.loads(metrics.read_text())["score"]}))
     with Checkpoints(tmp_path, keep=1) as saved:
-        for step, mean_iou in enumerate((0.1, None, 0.0), 1):
-            saved.save(step, random_state(step), {}, {"mIoU": mean_iou})
+        saved.save(3, random_state(3), {}, 0.2)
+        assert saved.best_step() == 1
     assert sorted(os.listdir(tmp_path)) == ["1", "3"]
 
 
@@ -195,8 +200,8 @@ def test_the_last_checkpoint_can_be_the_best(tmp_path):
     log = metrics_log.MetricsLog(tmp_path)
     with Checkpoints(str(tmp_path / "checkpoints")) as saved:
         assert checkpoints._best(tmp_path, saved) is None
-        for step, metrics in ((1, {"mIoU": 0.5}), (2, None)):
-            saved.save(step, random_state(step), {}, metrics)
+        for step, score in ((1, 0.5), (2, None)):
+            saved.save(step, random_state(step), {}, score)
         log.write(1, "eval", {"mIoU": 0.5})
         log.write(2, "train", {"loss": 1.0})
         assert checkpoints._best(tmp_path, saved) == 1
