@@ -64,8 +64,8 @@ def read_scores(run: Run) -> dict[str, float] | None:
     """The scores of a run; None if it has not finished, or was evaluated with another config.
 
     Returns:
-        `tables.SCORES`: `mIoU`, `pixel accuracy` and `mean accuracy` in %, `minutes` of the training loop; for `train` also
-        `IoU of CLASS` of every class in %, and `classes`, the number of classes over which mIoU is averaged.
+        `tables.SCORES`: `tables.SHARES` of its task in %, `minutes` of the training loop; for segmentation also `IoU of CLASS` of every
+        class in %, and `classes`, the number of classes over which mIoU is averaged.
 
     Raises:
         UserError: a file of the run is damaged.
@@ -98,14 +98,21 @@ def _training(run, results):
         path = os.path.join(run.folder, "metrics.jsonl")
         raise UserError(f"{path} is damaged: a line of kind train has no images_per_second; delete that line")
     seconds = sum(n * config.train.batch_size / e["images_per_second"] for n, e in zip(steps, entries, strict=True))
-    scores = {name: results[name.replace(" ", "_")] for name in ("mIoU", "pixel accuracy", "mean accuracy")}
-    scores |= {tables.IOU + name: iou for name, iou in results["per_class_iou"].items()}
-    return {name: None if score is None else 100 * score for name, score in scores.items()} | {
-        "classes": sum(iou is not None for iou in results["per_class_iou"].values()),
-        "seconds per image": results.get("seconds_per_image"),
-        "parameters, M": results["parameters"] / 1e6,
-        "minutes": seconds / 60,
-    }
+    scores = {name: results[key] for name in tables.SHARES if (key := name.replace(" ", "_")) in results}
+    counts = {}
+    if "mIoU" in scores:
+        per_class = results["per_class_iou"]
+        scores |= {tables.IOU + name: iou for name, iou in per_class.items()}
+        counts["classes"] = sum(iou is not None for iou in per_class.values())
+    return (
+        {name: None if score is None else 100 * score for name, score in scores.items()}
+        | counts
+        | {
+            "seconds per image": results.get("seconds_per_image"),
+            "parameters, M": results["parameters"] / 1e6,
+            "minutes": seconds / 60,
+        }
+    )
 
 
 def _complexity(run, results):

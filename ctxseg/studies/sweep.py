@@ -19,6 +19,7 @@ from ctxseg.studies import complexity, tables
 from ctxseg.studies.collected import tabulate
 from ctxseg.studies.execution import Run, commands, execute, read_scores, say, unique
 from ctxseg.studies.tables import Row, Table
+from ctxseg.tasks import task_of
 from ctxseg.training import checks
 
 # The field that names the run that a row starts from.
@@ -220,17 +221,22 @@ def check(runs: Sequence[Run]) -> None:
             raise UserError(f"{run.title}: {e}") from e
 
 
-def check_classes(table: Table, runs: Mapping[tuple, Run]) -> None:
-    """UserError for a column of a class that is missing in the data set of one of its runs."""
+def check_scores(table: Table, runs: Mapping[tuple, Run]) -> None:
+    """UserError for a column of a score that one of its runs does not have: of another task, or of a class that its data set lacks."""
     for (_, column, *_), run in runs.items():
-        name = table.columns[column].score
-        if name.startswith(tables.IOU):
+        name, place = (
+            table.columns[column].score,
+            f"table {table.name!r}, column {column} ({table.columns[column].title})",
+        )
+        scores = task_of(run.config).SCORES if run.mode == "train" else ()
+        if name.startswith(tables.IOU) and "mIoU" in scores:
             classes = list(data.metadata(run.config.data)["class_names"])
             if name.removeprefix(tables.IOU) not in classes:
                 raise UserError(
-                    f"table {table.name!r}, column {column} ({table.columns[column].title}): score is {name!r}; expected a class of "
-                    f"{run.config.data.name}: {', '.join(classes)}"
+                    f"{place}: score is {name!r}; expected a class of {run.config.data.name}: {', '.join(classes)}"
                 )
+        elif name not in scores and (name in tables.SHARES or name.startswith(tables.IOU)):
+            raise UserError(f"{place}: score is {name!r}; expected one of {run.config.system}: {', '.join(scores)}")
 
 
 def check_folders(runs: Sequence[Run]) -> None:
@@ -306,7 +312,7 @@ def sweep(
     chosen = parse_rows(rows, len(table.rows)) if rows else range(len(table.rows))
     runs = plan(table, seeds, folder, common, resolve)
     selected = [run for (row, *_), run in runs.items() if row in chosen]
-    check_classes(table, runs)
+    check_scores(table, runs)
     check_folders(list(runs.values()))
     say(f"checking {len(unique(selected))} runs")  # a large network takes seconds
     check(selected)

@@ -11,9 +11,20 @@ from typing import Any, NamedTuple
 from ctxseg.errors import UserError
 from ctxseg.views import page
 
-# The scores of a run by its mode; for `train` also IOU followed by the name of a class.
+# The scores of a run by its mode; for `train` also IOU followed by the name of a class. A run has the shares of its task.
+SHARES = (
+    "mIoU",
+    "pixel accuracy",
+    "mean accuracy",
+    "mask AP",
+    "mask AP50",
+    "mask AP75",
+    "box AP",
+    "box AP50",
+    "box AP75",
+)
 SCORES = {
-    "train": ("mIoU", "pixel accuracy", "mean accuracy", "seconds per image", "parameters, M", "minutes"),
+    "train": (*SHARES, "seconds per image", "parameters, M", "minutes"),
     "complexity": ("parameters, M", "multiply-adds, G", "milliseconds"),
 }
 IOU = "IoU of "

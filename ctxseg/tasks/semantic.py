@@ -14,6 +14,7 @@ from ctxseg.models import create_model
 from ctxseg.runs import record
 from ctxseg.training import losses
 
+SCORES = ("mIoU", "pixel accuracy", "mean accuracy")
 loss = losses.of_batch
 
 

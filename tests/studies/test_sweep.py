@@ -193,7 +193,7 @@ def test_every_table(name):
         assert table.name == name
         tables.check(table)
         runs, created = plan(table, "x", common=NEEDED.get(name, ())), set()
-        sweep.check_classes(table, runs)
+        sweep.check_scores(table, runs)
         for run in execution.unique(runs.values()):
             key = json.dumps(run.config.model.to_dict(), sort_keys=True)
             if run.mode == "train" and key not in created:
@@ -256,7 +256,7 @@ def test_a_column_of_a_class(tmp_path, stand_in):
     assert [[cell["ours"] for cell in row["cells"]] for row in rows] == [[{0: 50.0}, {0: 50.0}], [{0: 60.0}, {}]]
     assert rows[1]["cells"][0]["difference"] == pytest.approx(10)
     with pytest.raises(UserError, match=r"column 0 \(a\): score is 'IoU of a'.*scenes.*background, "):
-        sweep.check_classes(table, runs)
+        sweep.check_scores(table, runs)
 
 
 def test_the_papers_tables_of_classes():
