@@ -10,8 +10,13 @@ and column x covers (x, y, x+1, y+1). Sizes are (height, width). Maps are [heigh
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
+
+RECORDED = Path(__file__).with_name(
+    "detection_torch.npz"
+)  # what torchvision computes: benchmarks/published_detection.py
 
 MAXIMUM_LOG_SCALE = math.log(1000 / 16)  # of dw and dh: a box grows at most to 62.5 times its anchor
 
