@@ -406,10 +406,10 @@ def coco_overlap(detected, truth, crowd):
 def match_image(detections, truths, category, threshold, areas, limit):
     """One image, one class, one threshold: ([(score, 'true', 'false' or 'ignored')], best score first; number of objects).
 
-    COCO's rules. A truth is ignored if it is a crowd or its area is outside of the range `areas`. Detections, best score first (equal:
-    as listed), at most `limit` of this class, each take the free truth of largest IoU ≥ threshold (equal: the last). Truths that
-    are not ignored come first: an ignored one is taken only if none of them will do. A crowd is never used up. A detection is ignored
-    if its truth is, or if it has none and its own box is outside of the range.
+    COCO's rules. An object is ignored if it is a crowd or its area is outside of the range `areas`. The detections of the class, best score
+    first (equal scores: as listed), at most `limit` of them, are matched one after the other, each with the free object of largest
+    IoU ≥ threshold (equal IoU: the last). Ignored objects are matched only if no other object can be. A crowd stays free. A detection
+    is ignored if its object is, or if it has none and its own box is outside of the range.
     """
     detected = [i for i in range(len(detections["boxes"])) if detections["classes"][i] == category]
     detected = sorted(detected, key=lambda i: -detections["scores"][i])[:limit]  # stable
