@@ -1,48 +1,51 @@
-"""`--mode=predict`: writes label maps and overlays of the user's images."""
+"""`--mode=predict`: writes what a network predicts for the user's images."""
 
 import collections
 import fnmatch
 import glob
-import io
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
-from ctxseg.data import files, images, superpixels
-from ctxseg.data.colours import colourise
-from ctxseg.data.sizes import labels_at, too_large
+from ctxseg.data import files, images
 from ctxseg.errors import UserError
 from ctxseg.files import make_folder, write_bytes
-from ctxseg.inference.probabilities import create_predictor
-from ctxseg.inference.protocol import superpixel_views
 from ctxseg.progress import Progress
-from ctxseg.runs import checkpoints, provenance, workdir
+from ctxseg.runs import workdir
+
+# (uint8 image `[h,w,3]`, height and width of its file) → {suffix: content of the file}, or the reason why there is no result. An image of
+# more than `eval.max_pixels` is reduced to that number.
+Prediction = Callable[[np.ndarray, tuple[int, int]], "dict[str, bytes] | str"]
 
 
 def predict(
-    config, folder: str, source: str, output: str | None = None, overwrite=False, probabilities=False, checkpoint=None
+    config,
+    folder: str,
+    create_prediction: Callable[[], Prediction],
+    suffixes: Sequence[str],
+    source: str,
+    output: str | None = None,
+    overwrite=False,
+    checkpoint=None,
 ) -> int:
-    """Labels images with the run in `folder`, and writes the results of each image. Subfolders of `source` are kept in `output`.
+    """Writes the results of each image, NAME + suffix. Subfolders of `source` are kept in `output`.
 
-    - NAME.png: class ids at the image's size, with the data set's palette;
-    - NAME_overlay.jpg: the image blended with the label colours, reduced to `eval.max_pixels` if it is larger;
-    - NAME_probabilities.npz, if requested: `probabilities`, float16 `[h,w,K]`, at the size of the overlay.
-
-    Images are read by `data.images`, and labelled by the protocol of `config.eval`, which includes the base size `eval.size`. Images that
-    cannot be read or labelled are named on stderr and skipped. An image is never replaced by its own results.
+    Images are read by `data.images`. Images that cannot be read or labelled are named on stderr and skipped. An image is never replaced by
+    its own results.
 
     Args:
         config: config of the run.
         folder: folder of the run.
+        create_prediction: loads the network; called if there is anything to predict.
+        suffixes: ends of the names of the results. The last one is written last: its presence marks complete results.
         source: a file, a folder (all images below it) or a glob.
         output: folder of the results; default `folder`/predictions.
         overwrite: whether to replace existing results; otherwise existing files are kept, whatever their contents.
-        probabilities: whether to write the probabilities.
         checkpoint: see `checkpoints.restore_run`.
 
     Returns:
@@ -56,7 +59,6 @@ def predict(
         raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint of step {checkpoint}")
     results = epath.Path(output or os.path.join(folder, "predictions"))
     jobs = _jobs(find(source, results), results)
-    suffixes = [".png", "_overlay.jpg", *["_probabilities.npz"] * probabilities]
     todo = [
         (path, stem) for path, stem in jobs if overwrite or not all(_at(stem, suffix).exists() for suffix in suffixes)
     ]
@@ -65,9 +67,7 @@ def predict(
         print(f"note: {count} already have results in {results}: --overwrite replaces them", file=sys.stderr)
     if not todo:
         return 0
-    model, state = checkpoints.restore_run(config, folder, checkpoint)
-    metadata = provenance.metadata(config, folder)
-    predictor = create_predictor(model, config.eval, metadata["class_names"])
+    prediction = create_prediction()
 
     def label(path, stem):
         """Labels an image and writes its results. Returns the reason if it cannot be labelled, or None."""
@@ -77,16 +77,14 @@ def predict(
             image, size = images.read(path, config.eval.max_pixels)
         except Exception as e:  # Pillow raises many types on damaged files
             return images.reason(e)
-        if reason := too_large(image.shape[:2], config.eval.size, config.eval.max_pixels):
-            return reason
-        to_write = {suffix for suffix in suffixes if overwrite or not _at(stem, suffix).exists()}
         try:
-            regions = None
-            if config.data.superpixels:
-                views = [superpixels.compute(image, view) for view in superpixel_views(config)]
-                regions = superpixels.stack(views)[None]
-            p = predictor(state.variables, image[None], regions)[0]
-            _write(stem, image, p, size, metadata["palette"], to_write)
+            contents = prediction(image, size)
+            if isinstance(contents, str):
+                return contents
+            make_folder(stem.parent)
+            for suffix in suffixes:
+                if overwrite or not _at(stem, suffix).exists():
+                    write_bytes(_at(stem, suffix), contents[suffix])
         except UserError:
             raise
         except OSError as e:
@@ -176,27 +174,3 @@ def _at(stem, suffix):
 
 def _same(path, other):
     return os.path.realpath(path) == os.path.realpath(other)
-
-
-def _write(stem, image, p, size, palette, suffixes):
-    """Writes the results with these suffixes."""
-    make_folder(stem.parent)
-    picture = Image.fromarray(labels_at(p, size))
-    picture.putpalette([channel for colour in palette for channel in colour])
-    colours = colourise(p.argmax(-1).astype(np.uint8), palette)
-    blended = Image.fromarray(((image.astype(np.uint16) + colours) // 2).astype(np.uint8))
-    files = {"_overlay.jpg": _encoded(blended, "JPEG", quality=90)}
-    if "_probabilities.npz" in suffixes:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, probabilities=p.astype(np.float16))
-        files["_probabilities.npz"] = buffer.getvalue()
-    files[".png"] = _encoded(picture, "PNG")  # written last: its presence marks complete results
-    for suffix, content in files.items():
-        if suffix in suffixes:
-            write_bytes(_at(stem, suffix), content)
-
-
-def _encoded(picture, file_format, **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, file_format, **options)
-    return buffer.getvalue()

@@ -12,6 +12,7 @@ A task is a module of this package. The network decides the task of a config, se
     write(config, folder, builder, evaluation, results)
                                                 writes the files of an evaluation into the folder of a run; `results` are the entries of
                                                 results.json that all tasks share
+    predictions                                 the results of `--mode=predict`: `suffixes` and `create_prediction`, see `inference.predict`
     lines(scores)                               the lines that show the scores; the last one has the main scores
 """
 

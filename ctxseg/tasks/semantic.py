@@ -9,6 +9,7 @@ from ctxseg.data import pipeline, superpixels
 from ctxseg.data.transforms import create_augmentation
 from ctxseg.errors import UserError
 from ctxseg.evaluation import semantic
+from ctxseg.inference import label_maps
 from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
 from ctxseg.runs import record
@@ -16,6 +17,7 @@ from ctxseg.training import losses
 
 SCORES = ("mIoU", "pixel accuracy", "mean accuracy")
 loss = losses.of_batch
+predictions = label_maps
 
 
 def check(config, class_names: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ import ctxseg
 from ctxseg import data
 from ctxseg.configs import defaults
 from ctxseg.errors import UserError
-from ctxseg.inference import export, predict
+from ctxseg.inference import export, label_maps, predict
 from ctxseg.inference.probabilities import create_predictor
 from ctxseg.inference.protocol import Protocol
 from ctxseg.models import create_model
@@ -107,7 +107,18 @@ def run_without_the_package(script, folder, *arguments):
 
 def check_labels(config, run, photo, labels):
     """Asserts that the image `labels` equals the result of --mode=predict for `photo`, and has several classes."""
-    assert predict.predict(config, run, str(photo), str(labels.parent / "predicted"), overwrite=True) == 0
+    assert (
+        predict.predict(
+            config,
+            run,
+            lambda: label_maps.create_prediction(config, run, None, False),
+            label_maps.suffixes(False),
+            str(photo),
+            str(labels.parent / "predicted"),
+            overwrite=True,
+        )
+        == 0
+    )
     expected, actual = (np.asarray(Image.open(p)) for p in (labels.parent / "predicted" / photo.name, labels))
     assert expected.shape == actual.shape and len(np.unique(expected)) > 2
     assert (expected == actual).mean() >= 0.999

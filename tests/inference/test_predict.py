@@ -14,7 +14,7 @@ from ctxseg import commands, data
 from ctxseg.configs import fcn
 from ctxseg.data import sizes
 from ctxseg.errors import UserError
-from ctxseg.inference import predict
+from ctxseg.inference import label_maps, predict
 from ctxseg.inference.probabilities import create_predictor
 from ctxseg.models import create_model
 from ctxseg.runs import checkpoints, workdir
@@ -191,15 +191,15 @@ def test_no_two_images_share_results(tmp_path):
 def test_an_error_with_one_image_does_not_stop_the_others(run, tmp_path, monkeypatch):
     for i in range(2):
         Image.fromarray(picture(i)).save(tmp_path / f"{i}.png")
-    write, calls = predict._write, []
+    encode, calls = label_maps.encoded, []
 
-    def fail_first(*arguments):
+    def fail_first(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 1:
             raise MemoryError("Unable to allocate")
-        write(*arguments)
+        return encode(*arguments, **options)
 
-    monkeypatch.setattr(predict, "_write", fail_first)
+    monkeypatch.setattr(label_maps, "encoded", fail_first)
     status, out, err = call(f"--workdir={run[0]}", f"--input={tmp_path}", f"--output={tmp_path}/o")
     assert status == 1 and out.startswith("1 of 2") and "0.png: MemoryError: Unable to allocate" in err
     assert (tmp_path / "o/1.png").exists()
@@ -273,8 +273,9 @@ def test_labels_at_another_size_with_more_classes_than_ids():
     np.testing.assert_array_equal(sizes.labels_at(p, (7, 11)), bilinear(p, 7, 11).argmax(-1).astype(np.uint8))
 
 
-def test_the_label_map_is_written_last(tmp_path, monkeypatch):
+def test_the_label_map_is_written_last(run, tmp_path, monkeypatch):
     """It marks an image as done, also if the program is interrupted."""
+    Image.fromarray(picture()).save(tmp_path / "x.png")
     written = []
 
     def write(path, content):
@@ -283,9 +284,6 @@ def test_the_label_map_is_written_last(tmp_path, monkeypatch):
         written.append(path.name)
 
     monkeypatch.setattr(predict, "write_bytes", write)
-    p = np.ones((24, 32, 2), np.float32)
     with pytest.raises(KeyboardInterrupt):
-        predict._write(
-            tmp_path / "x", picture(), p, (24, 32), [[0, 0, 0]] * 2, {".png", "_overlay.jpg", "_probabilities.npz"}
-        )
+        call(f"--workdir={run[0]}", f"--input={tmp_path}/x.png", f"--output={tmp_path}/o", "--probabilities")
     assert written == ["x_overlay.jpg", "x_probabilities.npz"]
