@@ -45,6 +45,7 @@ def roi_align(
     bins: int,
     samples: int,
     aligned: bool,
+    lengths: Int[Array, "r 2"] | None = None,
 ) -> Float[Array, "r {bins} {bins} c"]:
     """The mean, in every bin of a grid over every box, of samples×samples values of a map, interpolated bilinearly.
 
@@ -60,6 +61,7 @@ def roi_align(
         samples: rows and columns of samples in a bin.
         aligned: whether the centre of a cell is half a cell from the cell's border. If not, it is at the border, and the width and the
             height of a box are at least 1 cell, as in the first implementation.
+        lengths: rows and columns of each box's map that belong to the image; the others are not read. None: all.
     """
     boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32)
     heights, widths = (jnp.array([m.shape[i] for m in maps]) for i in (1, 2))
@@ -69,8 +71,9 @@ def roi_align(
         total += m.shape[0] * m.shape[1] * m.shape[2]
     height, width, start = heights[levels], widths[levels], jnp.array(starts)[levels]
     boxes = boxes * jnp.asarray(scales, jnp.float32)[levels][:, None]
-    y, weight_y = corners(boxes[:, 1], boxes[:, 3], height, bins, samples, aligned)
-    x, weight_x = corners(boxes[:, 0], boxes[:, 2], width, bins, samples, aligned)
+    rows, columns = (height, width) if lengths is None else (lengths[:, 0], lengths[:, 1])
+    y, weight_y = corners(boxes[:, 1], boxes[:, 3], rows, bins, samples, aligned)
+    x, weight_x = corners(boxes[:, 0], boxes[:, 2], columns, bins, samples, aligned)
     y = start[:, None, None] + (images[:, None, None] * height[:, None, None] + y) * width[:, None, None]
     cells = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
     result = 0.0
