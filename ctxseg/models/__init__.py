@@ -1,4 +1,4 @@
-"""Networks. The entry point is `create_model`; read `segmenter.py` first."""
+"""Networks. The entry points are `create_model` and `create_detector`; read `segmenter.py` first."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,6 +14,8 @@ from ctxseg.models.auxiliary import AuxiliaryHeads
 from ctxseg.models.backbones import BACKBONES
 from ctxseg.models.context import CONTEXTS
 from ctxseg.models.context.msci import MSCI
+from ctxseg.models.detectors.mask_rcnn import MaskRCNN
+from ctxseg.models.detectors.outputs import Detections, DetectorOutput
 from ctxseg.models.layers import ConvNorm, Dropout, Norm
 from ctxseg.models.memory import FeatureMemory
 from ctxseg.models.pixels import PixelFormat
@@ -22,14 +24,19 @@ from ctxseg.models.segmenter import Segmenter, SegmenterOutput
 
 __all__ = [
     "create_model",
+    "create_detector",
     "find_module",
     "Segmenter",
     "SegmenterOutput",
     "MultiScale",
+    "MaskRCNN",
+    "DetectorOutput",
+    "Detections",
     "BACKBONES",
     "CONTEXTS",
     "CONNECTIONS",
     "MEMORIES",
+    "DETECTORS",
     "MERGES",
 ]
 
@@ -37,9 +44,10 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # The stages of MSCI in a single phase, so there are no states to keep between phases.
 CONNECTIONS = {"none": None, "msci": partial(MSCI, phases="one", reset_states=False)}
 MEMORIES = {"none": None, "mcibi": FeatureMemory}
+DETECTORS = {"none": None, "mask_rcnn": MaskRCNN}
 MERGES = ("none", "attention", "average", "max")
-# The fields of modules that `create_model` sets, not the config.
-BOUND = {"conv", "normalisation", "dropout_layer", "num_classes", "dtype", "parent", "name"}
+# The fields of modules that `create_model` and `create_detector` set, not the config.
+BOUND = {"conv", "normalisation", "dropout_layer", "num_classes", "dtype", "axis_name", "parent", "name"}
 
 
 def create_model(config, num_classes: int, axis_name: str | None = None) -> Segmenter | MultiScale:
@@ -58,15 +66,7 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
     Raises:
         UserError: an unknown name, or a value that the module rejects.
     """
-    dtype = _choice("model.dtype", config["dtype"], DTYPES)
-    frozen = tuple(config["frozen"])
-    bound = {
-        "conv": partial(ConvNorm, dtype=dtype, axis_name=axis_name, frozen=frozen),
-        "normalisation": partial(Norm, dtype=dtype, axis_name=axis_name, frozen=frozen),
-        "dropout_layer": partial(Dropout, axis_name=axis_name),
-        "num_classes": num_classes,
-        "dtype": dtype,
-    }
+    bound = _bound(config, num_classes, axis_name)
     heads = config["auxiliary"]
     segmenter = Segmenter(
         backbone=_build("model.backbone", config["backbone"], BACKBONES, bound),
@@ -84,6 +84,61 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
     return MultiScale(segmenter, **_fields("model.scales", config["scales"], MultiScale, bound))
 
 
+def create_detector(config, num_classes: int, axis_name: str | None = None) -> MaskRCNN:
+    """Creates the detector `config.model.detector.name`, whose neck is `config.model.context` (fields: `docs/fields.md`).
+
+    Args:
+        config: as in `create_model`, with `pixels`, `backbone`, `context`, `detector`, `frozen` and `dtype`.
+        num_classes: K, the number of classes of the data set, without the background.
+        axis_name: name of the `pmap` axis over which a batch is split, or None for one device.
+
+    Returns:
+        A flax.linen module: `init(rng, images)`, `apply(variables, images, sizes, objects, train)`, see `MaskRCNN.__call__`.
+
+    Raises:
+        UserError: an unknown name, a context that is no neck, or a value that the module rejects.
+    """
+    name = config["detector"]["name"]
+    if find_module("model.detector.name", name, DETECTORS) is None:
+        raise UserError(f"config.model.detector.name is {name}; expected a detector: {_names(DETECTORS)}")
+    bound = _bound(config, num_classes, axis_name)
+    neck = _build("model.context", config["context"], CONTEXTS, bound)
+    if not hasattr(neck, "pyramid"):
+        necks = [context for context, module in CONTEXTS.items() if hasattr(_class(module), "pyramid")]
+        raise UserError(
+            f"config.model.context.name is {config['context']['name']!r}, which returns one map; a detector needs the maps of several "
+            f"levels: {', '.join(necks)}"
+        )
+    parts = {
+        "backbone": _build("model.backbone", config["backbone"], BACKBONES, bound),
+        "neck": neck,
+        "pixels": PixelFormat(**_fields("model.pixels", config["pixels"], PixelFormat, {})),
+    }
+    return _build("model.detector", config["detector"], DETECTORS, bound | parts)
+
+
+def _bound(config, num_classes, axis_name):
+    """The values of the fields in `BOUND`."""
+    dtype = _choice("model.dtype", config["dtype"], DTYPES)
+    frozen = tuple(config["frozen"])
+    return {
+        "conv": partial(ConvNorm, dtype=dtype, axis_name=axis_name, frozen=frozen),
+        "normalisation": partial(Norm, dtype=dtype, axis_name=axis_name, frozen=frozen),
+        "dropout_layer": partial(Dropout, axis_name=axis_name),
+        "num_classes": num_classes,
+        "dtype": dtype,
+        "axis_name": axis_name,
+    }
+
+
+def _names(choices):
+    return ", ".join(name for name, module in choices.items() if module is not None)
+
+
+def _class(module):
+    return module.func if isinstance(module, partial) else module
+
+
 def _choice(field, name, choices):
     if name not in choices:
         raise UserError(f"config.{field} is {name!r}; expected one of {', '.join(map(str, choices))}")
@@ -97,7 +152,7 @@ def find_module(field: str, name: str, choices: Mapping[str, Any]) -> Any:
         UserError: the name is unknown (see `choices.find`), or the object is not a flax module.
     """
     module = find(field, name, choices)
-    if module is not None and not dataclasses.is_dataclass(module.func if isinstance(module, partial) else module):
+    if module is not None and not dataclasses.is_dataclass(_class(module)):
         raise UserError(f"config.{field} is {name!r}, which is not a flax module")
     return module
 
@@ -106,8 +161,7 @@ def _build(field, section, choices, bound):
     module = find_module(f"{field}.name", section["name"], choices)
     if module is None:
         return None
-    cls = module.func if isinstance(module, partial) else module
-    return module(**_fields(field, section, cls, bound))
+    return module(**_fields(field, section, _class(module), bound))
 
 
 def _fields(field, section, cls, bound):

@@ -6,6 +6,9 @@ Every module is called as `module(features, regions=None, train=False)`. It retu
 
 The field `levels` names the maps that a module reads. If it names none, the module reads the last `READS` maps. A module may have
 `READ_WHEN`: which fields it reads only for some values of other fields (see `ctxseg/settings/reading.py`).
+
+A *neck* is a context that detectors can read (SPEC §9). Its method `pyramid`, with the same arguments, returns the maps of all levels,
+finest first, all with `channels` channels.
 """
 
 from ctxseg.models.context.ann import ANN
@@ -17,6 +20,7 @@ from ctxseg.models.context.deeplabv3plus import DeepLabV3Plus
 from ctxseg.models.context.dnl import DNL
 from ctxseg.models.context.encoder_decoder import EncoderDecoder
 from ctxseg.models.context.fcn import FCNHead
+from ctxseg.models.context.fpn import FPN
 from ctxseg.models.context.gcn import GCN
 from ctxseg.models.context.global_fc import GlobalFC
 from ctxseg.models.context.msc import MSc
@@ -39,6 +43,7 @@ CONTEXTS = {
     "ppm": PPM,
     "aspp": ASPP,
     "encoder_decoder": EncoderDecoder,
+    "fpn": FPN,
     "deeplabv3plus": DeepLabV3Plus,
     "ocr": OCR,
     "gcn": GCN,

@@ -37,19 +37,27 @@ class EncoderDecoder(nn.Module):
 
     READ_WHEN: ClassVar[dict] = {"dilations": ("aspp", (True,))}
 
-    @nn.compact
     def __call__(
         self, features: Maps, regions: Regions | None = None, train: bool = False
     ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
         """A map of the size of the first level. `regions` is not used."""
+        return self.pyramid(features, regions, train)[0], {}
+
+    @nn.compact
+    def pyramid(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b _ _ {self.channels}"], ...]:
+        """The maps of all levels, finest first: the result of each step, and the projection of the coarsest map."""
         *finer, x = select(features, self.levels, self.READS)
         if self.aspp:
             aspp = ASPP(channels=self.channels, dilations=self.dilations, norm=self.norm, conv=self.conv, name="aspp")
             x, _ = aspp({"x": x}, train=train)
         else:
             x = self.conv(self.channels, 1, norm=self.norm, name=f"project{len(finer) + 1}")(x, train)
+        maps = [x]
         for i in reversed(range(len(finer))):
             lateral = self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(finer[i], train)
             x = resize(x, lateral.shape[1:3]) + lateral
             x = self.conv(self.channels, 3, norm=self.norm, name=f"refine{i + 1}")(x, train)
-        return x, {}
+            maps.append(x)
+        return tuple(reversed(maps))

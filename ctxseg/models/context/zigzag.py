@@ -138,7 +138,7 @@ def bring(r, size, name: str, *, how, conv, norm, train):
 
 
 class ZigZag(nn.Module):
-    """The context module: four maps of a backbone → the fused map of level 1, which the classifier reads.
+    """The context module: four maps of a backbone → the fused map of level 1, which the classifier reads, or of all levels, for detectors.
 
     The paper's Table 1 removes the parts of the network one at a time (§6.1):
 
@@ -218,11 +218,24 @@ class ZigZag(nn.Module):
         "readout": ("fusion", (True,)),
     }
 
-    @nn.compact
     def __call__(
         self, features: Maps, regions: Regions | None = None, train: bool = False
     ) -> tuple[Float[Array, "b h w {self.channels}"], dict]:
         """P^{1,d}_{T+1}, of the size of the first level. `regions` is not used."""
+        return self._maps(features, train, whole=False)[0], {}
+
+    def pyramid(
+        self, features: Maps, regions: Regions | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b _ _ {self.channels}"], ...]:
+        """P^{i,d}_{T+1} of all levels i, finest first; P^{i,u}_{T+1} with readout=up; F^{i,u}_1 without fusion. `regions` is not used.
+
+        Unlike `__call__`, it computes the last bottom-up pass completely, and has a fusing convolution for each level.
+        """
+        return self._maps(features, train, whole=True)
+
+    @nn.compact
+    def _maps(self, features, train, whole):
+        """The map of level 1, or of all levels if `whole`."""
         maps = {  # B^i
             i: self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i}")(x, train)
             for i, x in enumerate(select(features, self.levels, self.READS), 1)
@@ -242,17 +255,18 @@ class ZigZag(nn.Module):
         )
         T = self.stages if self.exchange and self.fusion else 1
         # How many levels of the last bottom-up pass are read.
-        last_levels = {"down": 1, "up": len(maps)}[self.readout] if self.fusion else 0
+        last_levels = len(maps) if whole else {"down": 1, "up": len(maps)}[self.readout] if self.fusion else 0
 
         down = maps
         up: Any = None  # there is no F^u_0
         for t in range(T):  # (1) to (6)
             down, up = stage(name=f"stage{t + 1}")(down, up, len(maps) if t < T - 1 else last_levels)
         if not self.fusion:
-            return down[1], {}
-        if self.readout == "up":  # P^{1,u}_{T+1} needs F^{1,d}_{T+1}
+            return tuple(up.values()) if whole else (down[1],)  # F^{1,d}_1 = F^{1,u}_1
+        if self.readout == "up":  # P^{i,u}_{T+1} needs F^{i,d}_{T+1}
             down, _ = stage(name=f"stage{T + 1}")(down, up, 0)
-        return fuse_maps(down[1] + up[1], "fuse_out"), {}
+        # A stored network of one level has the name `fuse_out`.
+        return tuple(fuse_maps(down[i] + up[i], f"fuse_out{i if i > 1 else ''}") for i in (maps if whole else (1,)))
 
     def _region_context(self):
         """The class that computes a map's context, with its fields bound; None for `none`."""

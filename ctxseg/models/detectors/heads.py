@@ -1,0 +1,144 @@
+"""The heads of Mask R-CNN (He et al., ICCV 2017, §3 and Fig. 4), and the choice of the detections among the boxes. SPEC §9."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32, Int32
+
+from ctxseg.models.detectors import boxes as box_ops
+from ctxseg.models.layers import Conv, ConvNorm, relu
+from ctxseg.models.shapes import Array
+
+MINIMUM_SIZE = 1e-2  # pixels; smaller detections are dropped, as in torchvision
+
+
+class BoxHead(nn.Module):
+    """Fully connected layers with ReLU, then the scores of the classes and the deltas of a box for each class.
+
+    Attributes:
+        num_classes: K, without the background.
+        channels: channels of each hidden layer.
+        layers: number of hidden layers.
+        norm: normalisation of the hidden layers: `none` or `batch`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dtype: dtype of the computation.
+    """
+
+    num_classes: int
+    channels: int = 1024
+    layers: int = 2
+    norm: Literal["none", "batch"] = "none"
+    conv: Callable = ConvNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "r s s c"], train: bool
+    ) -> tuple[Float32[Array, "r {self.num_classes+1}"], Float32[Array, "r {self.num_classes} 4"]]:
+        """Scores (logits; background first) and deltas, of what `roi_align` returns."""
+        x = x.reshape(len(x), 1, 1, -1)
+        for i in range(1, self.layers + 1):
+            x = self.conv(self.channels, 1, norm=self.norm, name=f"hidden{i}")(x, train)
+        x, normal = x[:, 0, 0], nn.initializers.normal
+        scores = nn.Dense(self.num_classes + 1, kernel_init=normal(0.01), dtype=self.dtype, name="scores")(x)
+        deltas = nn.DenseGeneral((self.num_classes, 4), kernel_init=normal(0.001), dtype=self.dtype, name="deltas")(x)
+        return scores.astype(jnp.float32), deltas.astype(jnp.float32)
+
+
+class MaskHead(nn.Module):
+    """3×3 convolutions, a 2×2 deconvolution of stride 2, all with ReLU, and a 1×1 convolution to the masks of the classes.
+
+    Attributes:
+        outputs: number of masks: K, or K + 1 with the background.
+        channels: channels of the convolutions.
+        layers: number of 3×3 convolutions.
+        norm: normalisation of the 3×3 convolutions: `none` or `batch`.
+        conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        dtype: dtype of the computation.
+    """
+
+    outputs: int
+    channels: int = 256
+    layers: int = 4
+    norm: Literal["none", "batch"] = "none"
+    conv: Callable = ConvNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "r s s _"], train: bool) -> Float32[Array, "r 2*s 2*s {self.outputs}"]:
+        """Logits of the masks, of what `roi_align` returns."""
+        for i in range(1, self.layers + 1):
+            x = self.conv(self.channels, 3, norm=self.norm, name=f"conv{i}")(x, train)
+        x = relu(Deconvolution(self.channels, dtype=self.dtype, name="upsample")(x))
+        return Conv(self.outputs, 1, dtype=self.dtype, name="scores")(x).astype(jnp.float32)
+
+
+class Deconvolution(nn.Module):
+    """2×2 transposed convolution of stride 2: value (2y+i, 2x+j) is value (y, x) times `kernel[i,j]`, plus `bias`.
+
+    Parameters: `kernel` `[2,2,C,features]` and `bias` `[features]`.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w {self.features}"]:
+        b, h, w, c = x.shape
+        init = nn.initializers.he_normal(in_axis=-2, out_axis=-1, batch_axis=(0, 1))  # each value has C inputs
+        kernel = self.param("kernel", init, (2, 2, c, self.features), jnp.float32).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        y = x.astype(self.dtype).reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
+        y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
+        return y.reshape(b, 2 * h, 2 * w, self.features) + bias
+
+
+def detect(
+    scores: Float[Array, "r k"],
+    boxes: Float[Array, "r k 4"],
+    valid: Bool[Array, " r"],
+    minimum: float,
+    threshold: float,
+    count: int,
+) -> tuple[Float32[Array, "d 4"], Float32[Array, " d"], Int32[Array, " d"], Int32[Array, " d"], Bool[Array, " d"]]:
+    """The detections of one image: the best boxes after non-maximum suppression within each class.
+
+    One detection is found at a time, until there are `count`, since a matrix of the overlaps of all r·k boxes would be too large.
+
+    Args:
+        scores: probabilities of the classes, without the background.
+        boxes: a box for each class, clipped to the image.
+        valid: which rows exist.
+        minimum: probability from which, exclusively, a box counts.
+        threshold: IoU from which, exclusively, a box is suppressed by a better one of its class.
+        count: d, the length of the result.
+
+    Returns:
+        Boxes, scores, classes, rows of `boxes` that they come from, and which of them are valid, the first ones. Best first; of equal
+        scores, the lower row first.
+    """
+    k = scores.shape[1]
+    large = ((boxes[..., 2:] - boxes[..., :2]) >= MINIMUM_SIZE).all(-1)
+    left = jnp.where((scores > minimum) & large & valid[:, None], scores, -1.0)
+    columns = boxes.transpose(1, 2, 0)  # the overlaps are computed with all boxes of a class
+
+    def step(left, _):
+        best = left.argmax()
+        row, class_ = best // k, best % k
+        overlap = box_ops.overlap(boxes[row, class_], columns[class_])
+        score = left[row, class_]
+        column = jnp.where((overlap > threshold) | (jnp.arange(len(left)) == row), -1.0, left[:, class_])
+        left = left.at[:, class_].set(column)
+        return left, (boxes[row, class_], jnp.maximum(score, 0), class_, row, score > 0)
+
+    found, score, class_, row, exists = jax.lax.scan(step, left, None, count)[1]
+    return (
+        jnp.where(exists[:, None], found, 0),
+        score,
+        jnp.where(exists, class_, -1).astype(jnp.int32),
+        row.astype(jnp.int32),
+        exists,
+    )

@@ -1,0 +1,100 @@
+"""Losses of a detector (Mask R-CNN, §3; SPEC §9), by name.
+
+Each is a sum on one device, divided by a count over all devices, so the result does not depend on how a batch is split.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Float
+
+from ctxseg.models.detectors.outputs import DetectorOutput, SampledAnchors, SampledBoxes, SampledMasks
+from ctxseg.models.shapes import Array
+
+
+def losses(output: DetectorOutput, config, axis_name: str | None = None) -> dict[str, Float[Array, ""]]:
+    """The losses that the training minimises the weighted sum of.
+
+    Args:
+        output: of the detector.
+        config: `config.loss`; `rpn_box_beta` and `box_beta` are read.
+        axis_name: the `pmap` axis over which the batch is split, or None.
+
+    Returns:
+        {"rpn_class", "rpn_box", "class", "box", "mask": this device's share}: the sum over devices (`psum`) is the loss.
+    """
+    return {
+        "rpn_class": rpn_class(output.rpn, axis_name),
+        "rpn_box": rpn_box(output.rpn, config.rpn_box_beta, axis_name),
+        "class": box_class(output.boxes, axis_name),
+        "box": box(output.boxes, config.box_beta, axis_name),
+        "mask": mask(output.masks, axis_name),
+    }
+
+
+def total(output: DetectorOutput, config, axis_name: str | None = None) -> tuple[Array, dict[str, Array]]:
+    """The sum of `losses`, each times its weight in `config.loss`, and the losses. Shares of this device, as in `losses`."""
+    weights = {
+        "rpn_class": config.rpn_class,
+        "rpn_box": config.rpn_box,
+        "class": config.box_class,
+        "box": config.box,
+        "mask": config.mask,
+    }
+    parts = losses(output, config, axis_name)
+    return sum(weights[name] * loss for name, loss in parts.items()), parts
+
+
+def rpn_class(rpn: SampledAnchors, axis_name: str | None = None) -> Float[Array, ""]:
+    """Mean binary cross entropy of the scores of the sampled anchors."""
+    return _mean(optax.sigmoid_binary_cross_entropy(rpn.scores, rpn.positive), rpn.valid, rpn.valid, axis_name)
+
+
+def rpn_box(rpn: SampledAnchors, beta: float, axis_name: str | None = None) -> Float[Array, ""]:
+    """`smooth_l1` of the deltas of the positive anchors, summed, divided by the number of all sampled anchors."""
+    return _mean(smooth_l1(rpn.deltas - rpn.targets, beta).sum(-1), rpn.positive, rpn.valid, axis_name)
+
+
+def box_class(boxes: SampledBoxes, axis_name: str | None = None) -> Float[Array, ""]:
+    """Mean cross entropy of the classes of the sampled boxes, with the background."""
+    ce = optax.softmax_cross_entropy_with_integer_labels(boxes.logits, boxes.classes)
+    return _mean(ce, boxes.valid, boxes.valid, axis_name)
+
+
+def box(boxes: SampledBoxes, beta: float, axis_name: str | None = None) -> Float[Array, ""]:
+    """`smooth_l1` of the deltas of the positive boxes, of their own class, summed, divided by the number of all sampled boxes."""
+    own = jnp.maximum(boxes.classes - 1, 0)[..., None, None]
+    deltas = jnp.take_along_axis(boxes.deltas, own, 2)[..., 0, :]
+    return _mean(smooth_l1(deltas - boxes.targets, beta).sum(-1), boxes.positive, boxes.valid, axis_name)
+
+
+def mask(masks: SampledMasks, axis_name: str | None = None) -> Float[Array, ""]:
+    """Mean cross entropy of the cells of the masks of positive boxes; 0 without any.
+
+    `sigmoid`: binary, of the mask of the object's own class. `softmax`: over the classes and the background, with the share of the object
+    in the cell as the target of its class, and the rest of the cell as that of the background.
+    """
+    own = masks.classes[..., None, None, None]
+    if masks.kind == "softmax":
+        log = jax.nn.log_softmax(masks.logits)
+        object_, background = jnp.take_along_axis(log, own + 1, -1)[..., 0], log[..., 0]
+        ce = -(masks.targets * object_ + (1 - masks.targets) * background)
+    else:
+        ce = optax.sigmoid_binary_cross_entropy(jnp.take_along_axis(masks.logits, own, -1)[..., 0], masks.targets)
+    return _mean(ce.mean((-1, -2)), masks.valid, masks.valid, axis_name)
+
+
+def smooth_l1(x: Float[Array, "*n"], beta: float) -> Float[Array, "*n"]:
+    """½x²/β where |x| < β, else |x| − ½β (Fast R-CNN, eq. 3, has β = 1); |x| if β = 0."""
+    size = jnp.abs(x)
+    if beta == 0:
+        return size
+    return jnp.where(size < beta, 0.5 * jnp.square(x) / beta, size - 0.5 * beta)
+
+
+def _mean(values, counted, of, axis_name):
+    """The sum of the `values` that are `counted`, divided by the number of all that there are `of` on all devices."""
+    count = of.sum()
+    if axis_name is not None:
+        count = jax.lax.psum(count, axis_name)
+    return jnp.where(counted, values, 0).sum() / jnp.maximum(count, 1)
