@@ -1,4 +1,4 @@
-"""Networks. The entry points are `create_model` and `create_detector`; read `segmenter.py` first."""
+"""Networks. The entry point is `create_model`; read `segmenter.py` first, or `detectors/mask_rcnn.py`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,7 +24,6 @@ from ctxseg.models.segmenter import Segmenter, SegmenterOutput
 
 __all__ = [
     "create_model",
-    "create_detector",
     "find_module",
     "Segmenter",
     "SegmenterOutput",
@@ -46,26 +45,30 @@ CONNECTIONS = {"none": None, "msci": partial(MSCI, phases="one", reset_states=Fa
 MEMORIES = {"none": None, "mcibi": FeatureMemory}
 DETECTORS = {"none": None, "mask_rcnn": MaskRCNN}
 MERGES = ("none", "attention", "average", "max")
-# The fields of modules that `create_model` and `create_detector` set, not the config.
+# The fields of modules that `create_model` sets, not the config.
 BOUND = {"conv", "normalisation", "dropout_layer", "num_classes", "dtype", "axis_name", "parent", "name"}
 
 
-def create_model(config, num_classes: int, axis_name: str | None = None) -> Segmenter | MultiScale:
-    """Creates the segmenter of `config.model` (fields: `docs/fields.md`).
+def create_model(config, num_classes: int, axis_name: str | None = None):
+    """Creates the network of `config.model` (fields: `docs/fields.md`): a detector if `detector` names one, else a segmenter.
 
     Args:
-        config: a ConfigDict (or any mapping) with `pixels`, `backbone`, `connections`, `context`, `memory`, `auxiliary`, `classifier`,
-            `scales`, `frozen` and `dtype`. A field that is None has the module's default. Fields that the chosen module does not have
-            are ignored. A `name` may be `package.module:Class`, a flax module with the same call signature as the built-in ones.
-        num_classes: K, the number of classes of the data set.
+        config: a ConfigDict (or any mapping) with `pixels`, `backbone`, `connections`, `context`, `detector`, `memory`, `auxiliary`,
+            `classifier`, `scales`, `frozen` and `dtype`. A field that is None has the module's default. Fields that the chosen module does
+            not have are ignored. A `name` may be `package.module:Class`, a flax module with the same call signature as the built-in ones.
+        num_classes: K, the number of classes of the data set, without a background.
         axis_name: name of the `pmap` axis over which batch statistics are averaged, or None for one device.
 
     Returns:
-        A flax.linen module: `init(rng, images, regions=None, train=False)`, `apply(variables, images, regions=…, train=…)`.
+        A flax.linen module. A segmenter, a `Segmenter` or `MultiScale`: `init(rng, images, regions=None, train=False)`,
+        `apply(variables, images, regions=…, train=…)`. A detector: `init(rng, images)`, `apply(variables, images, sizes, objects, train)`,
+        see `MaskRCNN.__call__`.
 
     Raises:
-        UserError: an unknown name, or a value that the module rejects.
+        UserError: an unknown name, a value that the module rejects, or a detector whose context is no neck.
     """
+    if config["detector"]["name"] != "none":
+        return _create_detector(config, num_classes, axis_name)
     bound = _bound(config, num_classes, axis_name)
     heads = config["auxiliary"]
     segmenter = Segmenter(
@@ -84,23 +87,8 @@ def create_model(config, num_classes: int, axis_name: str | None = None) -> Segm
     return MultiScale(segmenter, **_fields("model.scales", config["scales"], MultiScale, bound))
 
 
-def create_detector(config, num_classes: int, axis_name: str | None = None) -> MaskRCNN:
-    """Creates the detector `config.model.detector.name`, whose neck is `config.model.context` (fields: `docs/fields.md`).
-
-    Args:
-        config: as in `create_model`, with `pixels`, `backbone`, `context`, `detector`, `frozen` and `dtype`.
-        num_classes: K, the number of classes of the data set, without the background.
-        axis_name: name of the `pmap` axis over which a batch is split, or None for one device.
-
-    Returns:
-        A flax.linen module: `init(rng, images)`, `apply(variables, images, sizes, objects, train)`, see `MaskRCNN.__call__`.
-
-    Raises:
-        UserError: an unknown name, a context that is no neck, or a value that the module rejects.
-    """
-    name = config["detector"]["name"]
-    if find_module("model.detector.name", name, DETECTORS) is None:
-        raise UserError(f"config.model.detector.name is {name}; expected a detector: {_names(DETECTORS)}")
+def _create_detector(config, num_classes, axis_name):
+    """The detector `config.model.detector`, whose neck is `config.model.context`."""
     bound = _bound(config, num_classes, axis_name)
     neck = _build("model.context", config["context"], CONTEXTS, bound)
     if not hasattr(neck, "pyramid"):
@@ -129,10 +117,6 @@ def _bound(config, num_classes, axis_name):
         "dtype": dtype,
         "axis_name": axis_name,
     }
-
-
-def _names(choices):
-    return ", ".join(name for name, module in choices.items() if module is not None)
 
 
 def _class(module):

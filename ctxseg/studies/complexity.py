@@ -93,6 +93,7 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
     section = config.model.to_dict()
     section["backbone"]["name"], section["scales"]["merge"] = "none", "none"
     section["context"] |= {"name": context, "channels": channels, "levels": None}
+    section["detector"]["name"] = "none"
     section["memory"] |= {"name": memory, "channels": channels}
     segmenter = create_model(section, classes)
     shape = (*config.complexity.input[:3], channels if projected else config.complexity.input[3])

@@ -1,11 +1,11 @@
 """Mask R-CNN (He et al., ICCV 2017) on a neck: FPN, ZigZagNet or another context that returns several maps. SPEC §9.
 
-    image → backbone → neck → region proposals → boxes, classes → masks
+image → backbone → neck → region proposals → boxes, classes → masks
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -133,6 +133,13 @@ class MaskRCNN(nn.Module):
     axis_name: str | None = None
     pixels: PixelFormat = PixelFormat()
 
+    memory = None  # of a segmenter
+    most_superpixels: ClassVar[dict[str, int]] = {}
+
+    def example(self, size: tuple[int, int]) -> tuple:
+        """Arguments of `__call__` for an image of `size` (height, width), for `init`."""
+        return (jnp.zeros((1, *size, 3), jnp.uint8),)
+
     def setup(self):
         for kind in ("rpn", "roi"):
             low, high = getattr(self, f"{kind}_negative"), getattr(self, f"{kind}_positive")
@@ -178,7 +185,9 @@ class MaskRCNN(nn.Module):
             maps = self.neck.pyramid(self.backbone(image, train), None, train)
             scores, deltas, anchors, valid = self._anchors(maps, sizes, shape, train)
         strides = [_stride(shape, x.shape[1:3]) for x in maps]
-        regions = Regions(maps, strides, sizes if unseen else None, self.roi_samples, self.roi_aligned, self.canonical_size)
+        regions = Regions(
+            maps, strides, sizes if unseen else None, self.roi_samples, self.roi_aligned, self.canonical_size
+        )
         if self.is_initializing():  # anything that has the heads' shapes
             proposals, exists = jnp.zeros((len(sizes), 1, 4)), jnp.zeros((len(sizes), 1), bool)
             return self._detect(regions, proposals, exists, sizes, train)
