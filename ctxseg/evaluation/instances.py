@@ -98,15 +98,19 @@ def results(detections: Sequence[Mapping], category_ids: Sequence[int]) -> Itera
         category_ids: the K published ids of the classes.
     """
     for image in detections:
-        rows = zip(image["boxes"], image["scores"], image["classes"], image["masks"], strict=True)
-        for box, score, label, mask in rows:
-            yield {
-                "image_id": image["id"],
-                "category_id": int(category_ids[label]),
-                "bbox": [_shortest(v) for v in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
-                "score": _shortest(score),
-                "segmentation": run_lengths_as_text(mask),
-            }
+        rows = zip(image["boxes"], image["scores"], image["masks"], image["classes"], strict=True)
+        for *row, label in rows:
+            yield {"image_id": image["id"], "category_id": int(category_ids[label])} | coco_result(*row)
+
+
+def coco_result(box, score, mask) -> dict:
+    """`score`, `bbox` (x, y, width, height) and `segmentation` of a detection in COCO's result format, in JSON types."""
+    left, top, right, bottom = box
+    return {
+        "score": _shortest(score),
+        "bbox": [_shortest(v) for v in (left, top, right - left, bottom - top)],
+        "segmentation": run_lengths_as_text(mask),
+    }
 
 
 def write_results(path, detections: Sequence[Mapping], category_ids: Sequence[int]) -> None:
