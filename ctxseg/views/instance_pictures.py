@@ -8,12 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_api
 
+from ctxseg.evaluation.instance_samples import SHOWN
 from ctxseg.evaluation.instances import coco_result
 
 # The longer side of a picture is at least this many pixels, by a whole factor, so that names are legible on small images.
 SMALLEST = 512
-# Detections with a score from this on are drawn.
-SHOWN = 0.5
 # Share of an object's colour in its mask.
 OPACITY = 0.45
 # A name that would cover this share of another name is left out.
@@ -61,14 +60,14 @@ def draw(
     canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
     scale = np.array([width, height, width, height]) / np.tile((size or image.shape[:2])[::-1], 2)
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4) * scale
-    crowd = np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd, bool)
+    crowds = np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd, bool)
     longer = max(height, width)
-    colours = [CROWD if c else colour or COLOURS[i] for c, i in zip(crowd, colour_indices(boxes, longer), strict=True)]
+    colours = [CROWD if c else colour or COLOURS[i] for c, i in zip(crowds, colour_indices(boxes, longer), strict=True)]
     line = max(2, round(longer / 350))
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-    order = sorted(range(len(boxes)), key=lambda i: (not crowd[i], -areas[i]))
+    order = sorted(range(len(boxes)), key=lambda i: (not crowds[i], -areas[i]))
     for i in order:
-        _draw_mask(canvas, masks[i], colours[i], line, filled, crowd[i])
+        _draw_mask(canvas, masks[i], colours[i], line, filled, crowds[i])
     for i in order:
         left, top, right, bottom = (int(v) for v in boxes[i].round())
         cv2.rectangle(canvas, (left, top), (max(right - 1, left), max(bottom - 1, top)), colours[i], line // 2)
