@@ -1,13 +1,15 @@
 """The files that an evaluation writes into a run's folder, for reports and comparisons.
 
-results.json has the scores, and the run, data and protocol that they belong to. samples.npz has a few images with their labels,
-images.npz the pixel counts of every image.
+results.json has the scores, and the run, data and protocol that they belong to. Of a semantic segmentation, samples.npz has a few images
+with their labels, and images.npz the pixel counts of every image. Of an instance segmentation, results.json has `task: instances`, and
+samples.npz has pictures with their objects and detections.
 """
 
 import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -17,6 +19,44 @@ from ctxseg.files import is_number, parse_json, read_bytes, write_arrays, write_
 
 # The exceptions of NumPy for a damaged .npz.
 DAMAGED = (EOFError, ValueError, TypeError, KeyError, IndexError, zipfile.BadZipFile, zlib.error)
+
+SEMANTIC, INSTANCES = "semantic", "instances"
+
+
+class Instances(NamedTuple):
+    """Objects or detections in a picture.
+
+    Attributes:
+        boxes: float32 `[n,4]`: left, top, right, bottom.
+        classes: int `[n]`.
+        masks: bool `[n,h,w]`.
+        scores: float32 `[n]`; 1 for objects.
+        crowd: bool `[n]`; False for detections.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    masks: np.ndarray
+    scores: np.ndarray
+    crowd: np.ndarray
+
+
+class Picture(NamedTuple):
+    """An image of the evaluation, or a part of one, maybe reduced, with its objects and detections.
+
+    Attributes:
+        name: name of the image.
+        kind: empty for a sample; for an example of a miss, its kind, see `evaluation.misses`.
+        image: uint8 `[h,w,3]`.
+        objects: the truth.
+        detections: highest score first.
+    """
+
+    name: str
+    kind: str
+    image: np.ndarray
+    objects: Instances
+    detections: Instances
 
 
 def read_object(path) -> dict:
@@ -68,6 +108,62 @@ def main_score(scores: Mapping) -> float | None:
     return scores["mIoU"] if "mIoU" in scores else scores.get("mask_AP")
 
 
+def write_instances(folder, results: dict, pictures: Sequence[Picture]) -> None:
+    """Writes the files of an evaluation of an instance segmentation into a run's folder; results.json last.
+
+    Args:
+        folder: of the run.
+        results: contents of results.json.
+        pictures: samples and examples of misses.
+    """
+    folder = epath.Path(folder)
+    arrays = {"names": np.array([p.name for p in pictures], str), "kinds": np.array([p.kind for p in pictures], str)}
+    for i, picture in enumerate(pictures):
+        arrays[f"image_{i}"] = picture.image
+        for which in ("objects", "detections"):
+            values = getattr(picture, which)._asdict()
+            values["masks"] = np.packbits(values["masks"], axis=-1, bitorder="little")
+            arrays |= {f"{which}_{key}_{i}": value for key, value in values.items()}
+    write_arrays(folder / "samples.npz", arrays)
+    write_json(folder / "results.json", results)
+
+
+def read_pictures(folder) -> list[Picture]:
+    """The pictures in samples.npz of an instance segmentation; [] if it does not exist. UserError: it is damaged."""
+    path = epath.Path(folder) / "samples.npz"
+    try:
+        with np.load(io.BytesIO(read_bytes(path))) as arrays:
+            return [
+                _picture(arrays, i, str(name), str(kind))
+                for i, (name, kind) in enumerate(zip(arrays["names"], arrays["kinds"], strict=True))
+            ]
+    except FileNotFoundError:
+        return []
+    except (*DAMAGED, OSError) as e:
+        raise UserError(f"{path} is damaged ({e}): evaluate again (--mode=evaluate)") from e
+
+
+def _picture(arrays, i, name, kind):
+    """The i-th picture. ValueError: an array has another type or shape."""
+    image = arrays[f"image_{i}"]
+    _check_image(image)
+    height, width = image.shape[:2]
+    parts = []
+    for which in ("objects", "detections"):
+        values = {key: arrays[f"{which}_{key}_{i}"] for key in Instances._fields}
+        count = len(values["classes"])
+        shapes = {"boxes": (4,), "classes": (), "masks": (height, -(-width // 8)), "scores": (), "crowd": ()}
+        kinds = {"boxes": "f", "classes": "iu", "masks": "u", "scores": "f", "crowd": "b"}
+        for key, value in values.items():
+            if value.dtype.kind not in kinds[key] or value.shape != (count, *shapes[key]):
+                raise ValueError(f"the {key} of a picture have another type or shape")
+        if count and values["classes"].min() < 0 or not np.isfinite(values["boxes"]).all():
+            raise ValueError("a class is below 0, or a box is not finite")
+        masks = np.unpackbits(values["masks"], axis=-1, count=width, bitorder="little").view(bool)
+        parts.append(Instances(**values | {"masks": masks}))
+    return Picture(name, kind, image, *parts)
+
+
 def read_samples(folder) -> dict[str, list[np.ndarray]]:
     """{name: [image, label, prediction]} of samples.npz in a run's folder; {} if it does not exist. UserError: it is damaged."""
     path = epath.Path(folder) / "samples.npz"
@@ -76,8 +172,7 @@ def read_samples(folder) -> dict[str, list[np.ndarray]]:
             kinds = ("image", "label", "prediction")
             samples = {str(name): [arrays[f"{k}_{i}"] for k in kinds] for i, name in enumerate(arrays["names"])}
         for image, *labels in samples.values():
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-                raise ValueError("an image is not uint8 [h,w,3]")
+            _check_image(image)
             if any(label.dtype.kind not in "iu" or label.shape != image.shape[:2] for label in labels):
                 raise ValueError("a label map is not of integers, or does not have the size of its image")
         return samples
@@ -85,6 +180,11 @@ def read_samples(folder) -> dict[str, list[np.ndarray]]:
         return {}
     except (*DAMAGED, OSError) as e:
         raise UserError(f"{path} is damaged ({e}): evaluate again (--mode=evaluate)") from e
+
+
+def _check_image(image):
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError("an image is not uint8 [h,w,3]")
 
 
 def read_image_counts(folder) -> tuple[list[str], np.ndarray] | None:
@@ -106,6 +206,13 @@ def read_image_counts(folder) -> tuple[list[str], np.ndarray] | None:
     return [names[i] for i in order], counts[order]
 
 
+def headline_scores(results: Mapping) -> tuple[str, ...]:
+    """The entries of results.json that stand above all others, the most important first."""
+    if results.get("task") == INSTANCES:
+        return ("mask_AP", "mask_AP50", "box_AP")
+    return ("mIoU", "pixel_accuracy", "mean_accuracy")
+
+
 def are_classes(names: Sequence[str], palette: Sequence, groups: Mapping) -> bool:
     """Whether these describe classes: distinct names, a colour for each or an empty palette, and groups that are lists of names."""
     return _are_names(names) and _is_palette(palette, names) and _are_groups(groups, names)
@@ -125,7 +232,10 @@ def _validity(results):
     palette, matrix = results.get("palette", []), results.get("confusion", [])
     size = len(matrix) if isinstance(matrix, list) else 0
     names = results.get("class_names", [str(i) for i in range(size)])
-    valid = {key: _is_score(results.get(key)) for key in ("mIoU", "pixel_accuracy", "mean_accuracy")}
+    instances = results.get("task") == INSTANCES
+    valid = {"task": results.get("task", SEMANTIC) in (SEMANTIC, INSTANCES)}
+    valid |= {key: _is_score(results.get(key)) for key in headline_scores(results)}
+    valid |= {key: _is_score(v) for key, v in results.items() if instances and key.startswith(("mask_", "box_"))}
     valid |= {
         key: type(results.get(key, 0)) is int and is_number(results.get(key, 0), 0) for key in ("step", "parameters")
     }
@@ -133,9 +243,11 @@ def _validity(results):
     valid["seconds_per_image"] = results.get("seconds_per_image") is None or is_number(results["seconds_per_image"], 0)
     valid["eval"] = isinstance(results.get("eval", {}), dict)
     valid["dataset"] = results.get("dataset") is None or is_dataset(results["dataset"])
-    for key in ("per_class_iou", "group_iou"):
+    for key in ("per_class_iou", "group_iou", "per_class_AP", "per_class_box_AP"):
         scores = results.get(key, {})
         valid[key] = isinstance(scores, dict) and all(map(_is_score, scores.values()))
+    valid["curves"] = _are_curves(results.get("curves", {}))
+    valid["misses"] = _are_misses(results.get("misses", {}))
     valid |= {key: isinstance(results.get(key, ""), str) for key in ("split", "protocol", "scored_at")}
     valid["class_names"] = _are_names(names)
     valid["palette"] = valid["class_names"] and _is_palette(palette, names)
@@ -147,6 +259,26 @@ def _validity(results):
         and all(type(n) is int and 0 <= n < 2**63 for row in matrix for n in row)
     )
     return valid
+
+
+def _are_curves(curves):
+    """Whether these are precisions at the recalls 0, .01, …, 1, or None."""
+    return isinstance(curves, dict) and all(
+        curve is None
+        or isinstance(curve, list)
+        and len(curve) == 101
+        and all(p is not None and _is_score(p) for p in curve)
+        for curve in curves.values()
+    )
+
+
+def _are_misses(misses):
+    """Whether these are counts of misses by kind, of objects, and of objects that were found."""
+    return isinstance(misses, dict) and all(
+        type(n) is int and n >= 0
+        for key in misses
+        for n in (misses[key].values() if isinstance(misses[key], dict) else [misses[key]])
+    )
 
 
 def _is_score(value):

@@ -1,5 +1,6 @@
-"""Curves over training steps."""
+"""Curves over training steps, and of precision over recall."""
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from ctxseg.views.style import INK, distinct_colours, run_style
@@ -12,14 +13,16 @@ def training_curves(runs: list[list[dict]]) -> dict[str, Figure]:
         runs: the lines of metrics.jsonl of each run, see `metrics_log.read_metrics`; drawn in the run's `run_style`.
 
     Returns:
-        'loss' (with many lines, the running mean over a twentieth of them; for a single run also each value), 'learning rate' and
-        'evaluation mIoU' (for a single run also the IoU of groups of classes, if any). Quantities that were not logged have no figure.
+        'loss' (with many lines, the running mean over a twentieth of them; for a single run also each value), 'learning rate',
+        'evaluation mIoU' (for a single run also the IoU of groups of classes, if any) and 'evaluation mask AP'. Quantities that were not
+        logged have no figure.
     """
     figures = {}
     for title, kind, field in (
         ("loss", "train", "loss"),
         ("learning rate", "train", "learning_rate"),
         ("evaluation mIoU", "eval", "mIoU"),
+        ("evaluation mask AP", "eval", "mask_AP"),
     ):
         curves = {i: _series(metrics, kind, field) for i, metrics in enumerate(runs)}
         curves = {i: (steps, values) for i, (steps, values) in curves.items() if steps}
@@ -51,8 +54,33 @@ def _group_curves(axes, metrics):
         axes.plot(*points, color=colour, marker=".", linewidth=0.8, label=group)
 
 
-def _figure(title):
-    """A figure with one plot over steps, in grey on a transparent background."""
+def precision_recall(runs: list[dict], colours: list[str]) -> dict[str, Figure]:
+    """Precision over recall of masks and of boxes, thick at IoU 0.50 and thin at 0.75.
+
+    Args:
+        runs: `curves` of each run, see `evaluation.instances.evaluate`.
+        colours: of the runs.
+
+    Returns:
+        {'masks': figure, 'boxes': figure}, without those that no run has.
+    """
+    figures = {}
+    for kind, title in (("mask", "masks"), ("box", "boxes")):
+        lines = [(curves.get(f"{kind}_AP50"), curves.get(f"{kind}_AP75")) for curves in runs]
+        if not any(any(pair) for pair in lines):
+            continue
+        figures[title], axes = _figure(title, "recall")
+        for pair, colour in zip(lines, colours, strict=True):
+            for values, width in zip(pair, (2.2, 1.0), strict=True):
+                if values:
+                    axes.plot(np.linspace(0, 1, len(values)), values, color=colour, linewidth=width)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.set_ylabel("precision", color=INK)
+    return figures
+
+
+def _figure(title, below="step"):
+    """A figure with one plot, in grey on a transparent background."""
     figure = Figure(figsize=(4.2, 2.8), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot(facecolor="none")
@@ -60,7 +88,7 @@ def _figure(title):
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.tick_params(colors=INK)
     axes.set_title(title, color=INK)
-    axes.set_xlabel("step", color=INK)
+    axes.set_xlabel(below, color=INK)
     axes.grid(color=INK, alpha=0.2)
     return figure, axes
 

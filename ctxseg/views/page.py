@@ -1,9 +1,18 @@
-"""HTML pages from the Jinja templates in `templates/`, which escape all text. A page is one file that needs no network."""
+"""HTML pages from the Jinja templates in `templates/`, which escape all text, and values for them.
 
+A page is one file that needs no network.
+"""
+
+import base64
+import io
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup, escape
+from PIL import Image
+
+# Maximum width of a picture, in pixels.
+MAX_WIDTH = 512
 
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
@@ -19,3 +28,47 @@ _templates.filters["wbr"] = lambda text: escape(text).replace(".", Markup(".<wbr
 def render(template: str, **values) -> str:
     """Renders a page; `values` are texts and numbers, or lists, dicts and objects of them."""
     return _templates.get_template(template).render(**values)
+
+
+def image(data, kind, alt):
+    """An encoded image as a data URL."""
+    return {"note": None, "alt": alt, "src": f"data:image/{kind};base64,{base64.b64encode(data).decode()}"}
+
+
+def figure(drawn, alt):
+    """A figure of matplotlib, as SVG."""
+    svg = io.BytesIO()
+    drawn.savefig(svg, format="svg", metadata={"Date": None})
+    return image(svg.getvalue(), "svg+xml", alt)
+
+
+def picture(picture, alt, form):
+    """A picture for the page, encoded as `form`, JPEG or PNG."""
+    data = io.BytesIO()
+    if form == "JPEG":
+        _small(picture, Image.Resampling.BILINEAR).save(data, form, quality=85)
+    else:
+        _small(picture, Image.Resampling.NEAREST).save(data, form, optimize=True)
+    return image(data.getvalue(), form.lower(), alt)
+
+
+def _small(picture, method):
+    """`picture`, reduced to `MAX_WIDTH` if it is wider."""
+    width = min(picture.width, MAX_WIDTH)
+    return picture.resize((width, max(round(picture.height * width / picture.width), 1)), method)
+
+
+def number(score):
+    """Four decimals, – for None."""
+    return "–" if score is None else f"{score:.4f}"
+
+
+def bar(run, value, compared):
+    """A cell with the bar of a score in [0, 1], and its difference from `compared`, in points."""
+    difference = kind = None
+    if compared is not None and value is not None:
+        points = round(100 * (value - compared), 1)
+        kind = "more" if points > 0 else "less" if points < 0 else "same"
+        difference = f"{points:+.1f}" if points else "±0.0"
+    width = f"{100 * (value or 0):.2f}"
+    return {"width": width, "colour": run.colour, "number": number(value), "difference": difference, "kind": kind}

@@ -27,8 +27,9 @@ class ReportedRun:
         trained: the data that it was trained on, see `workdir.read_dataset`.
         results: results.json.
         metrics: lines of metrics.jsonl.
-        samples: {name: (image, label, prediction)} of samples.npz.
+        samples: {name: (image, label, prediction)} of samples.npz, for semantic segmentation.
         images: names and counts of the images, see `record.read_image_counts`; None without images.npz.
+        pictures: pictures of samples.npz, see `record.read_pictures`, for instance segmentation.
     """
 
     anchor: str
@@ -41,6 +42,12 @@ class ReportedRun:
     metrics: list
     samples: dict
     images: tuple | None
+    pictures: list
+
+    @property
+    def task(self) -> str:
+        """`record.SEMANTIC` or `record.INSTANCES`."""
+        return _task(self.config, self.results)
 
     @property
     def command(self) -> list[str]:
@@ -88,6 +95,10 @@ def read(folder: epath.Path, index: int, count: int, read_base: Callable | None)
             raise TypeError
     except (KeyError, TypeError) as e:
         raise UserError(f"{folder / 'config.json'} is damaged: system or data.name is missing or not a text") from e
+    if config.get("task", record.SEMANTIC) not in (record.SEMANTIC, record.INSTANCES):
+        raise UserError(f"{folder / 'config.json'} is damaged: task")
+    results = record.read(folder)
+    semantic = _task(config, results) == record.SEMANTIC
     return ReportedRun(
         anchor=f"run{index}",
         name=system if count == 1 else resolved(folder).name,
@@ -95,8 +106,14 @@ def read(folder: epath.Path, index: int, count: int, read_base: Callable | None)
         config=config,
         base=(read_base and read_base(folder)) or {},
         trained=workdir.read_dataset(str(folder)),
-        results=record.read(folder),
+        results=results,
         metrics=read_metrics(folder),
-        samples=record.read_samples(folder),
-        images=record.read_image_counts(folder),
+        samples=record.read_samples(folder) if semantic else {},
+        images=record.read_image_counts(folder) if semantic else None,
+        pictures=[] if semantic else record.read_pictures(folder),
     )
+
+
+def _task(config, results):
+    """The task of a run. Runs from before there were several have none in their files."""
+    return results.get("task") or config.get("task", record.SEMANTIC)
