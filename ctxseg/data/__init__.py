@@ -16,6 +16,7 @@ from ctxseg.data.builders.nyudv2 import NYUDv2
 from ctxseg.data.builders.pascal_context import PascalContext
 from ctxseg.data.builders.pascal_person_part import PascalPersonPart
 from ctxseg.data.builders.scenes import Scenes, ScenesHalf
+from ctxseg.data.builders.scenes_instances import ScenesInstances
 from ctxseg.data.builders.stanford_background import StanfordBackground
 from ctxseg.data.builders.sunrgbd import SUNRGBD
 from ctxseg.data.builders.voc2012 import VOC2012
@@ -23,6 +24,7 @@ from ctxseg.data.builders.voc2012 import VOC2012
 DATASETS = {
     "scenes": Scenes,
     "scenes_half": ScenesHalf,
+    "scenes_instances": ScenesInstances,
     "folder": Folder,
     "camvid": CamVid,
     "voc2012": VOC2012,

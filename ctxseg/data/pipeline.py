@@ -19,48 +19,23 @@ from ctxseg.data.transforms import PADDING, base_size_of, resize
 from ctxseg.errors import UserError
 
 
-class Source:
-    """The decoded samples of one split, by index: `image` uint8 [H, W, 3], `label` uint8 [H, W], `name` str, and with super-pixels
-    `regions` int32 [H, W], or [H, W, S] for several views.
+class Records:
+    """The records of one split of a prepared builder, by index. UserError if one is damaged.
 
-    Indexing raises UserError if a record is damaged.
+    `encoded` names the features that are images: they stay encoded, as OpenCV decodes without the copies that TFDS makes.
     """
 
-    def __init__(self, builder, split: str, views: Sequence[superpixels.View] = ()):
-        """`builder` is prepared and has the split. `views`: how super-pixels are computed; (): no super-pixels."""
-        # OpenCV decodes without the copies that TFDS makes.
+    def __init__(self, builder, split: str, encoded: Sequence[str]):
         raw = tfds.decode.SkipDecoding()
-        self._records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
+        self._records = builder.as_data_source(split, decoders=dict.fromkeys(encoded, raw))
         self._place = f"{builder.name} {split}"
         self._folder = builder.data_dir
-        self._regions = [superpixels.source(builder, split, _Images(self), view) for view in views]
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict:
-        record = self._record(index)
-        name = record["name"].decode()
-        image = self._image(record)
-        label = self._decode(record["label"], cv2.IMREAD_UNCHANGED, f"label {name}")
-        if image.shape[:2] != label.shape:
-            raise UserError(
-                f"{self._place}: {name} has an image of {image.shape[:2]} and a label of {label.shape} pixels"
-            )
-        sample = {"image": image, "label": label, "name": name}
-        if self._regions:
-            encoded = [self._read(regions, index, "super-pixels") for regions in self._regions]
-            decoded = [self._decode(png, cv2.IMREAD_UNCHANGED, f"super-pixels of {name}") for png in encoded]
-            sample["regions"] = superpixels.stack(decoded)
-        return sample
-
-    def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of a sample, from the header of its label."""
-        width, height = struct.unpack(">II", self._record(index)["label"][16:24])  # in a PNG's header
-        return height, width
-
     def image(self, index: int) -> np.ndarray:
-        """Only the image of a sample."""
+        """Only the image of a sample, uint8 [H, W, 3]."""
         return self._image(self._record(index))
 
     def _image(self, record):
@@ -106,6 +81,40 @@ class Source:
 
     def _remedy(self):
         return f"delete {self._folder} to prepare it again"
+
+
+class Source(Records):
+    """The decoded samples of one split, by index: `image` uint8 [H, W, 3], `label` uint8 [H, W], `name` str, and with super-pixels
+    `regions` int32 [H, W], or [H, W, S] for several views.
+
+    Indexing raises UserError if a record is damaged.
+    """
+
+    def __init__(self, builder, split: str, views: Sequence[superpixels.View] = ()):
+        """`builder` is prepared and has the split. `views`: how super-pixels are computed; (): no super-pixels."""
+        super().__init__(builder, split, ("image", "label"))
+        self._regions = [superpixels.source(builder, split, _Images(self), view) for view in views]
+
+    def __getitem__(self, index: int) -> dict:
+        record = self._record(index)
+        name = record["name"].decode()
+        image = self._image(record)
+        label = self._decode(record["label"], cv2.IMREAD_UNCHANGED, f"label {name}")
+        if image.shape[:2] != label.shape:
+            raise UserError(
+                f"{self._place}: {name} has an image of {image.shape[:2]} and a label of {label.shape} pixels"
+            )
+        sample = {"image": image, "label": label, "name": name}
+        if self._regions:
+            encoded = [self._read(regions, index, "super-pixels") for regions in self._regions]
+            decoded = [self._decode(png, cv2.IMREAD_UNCHANGED, f"super-pixels of {name}") for png in encoded]
+            sample["regions"] = superpixels.stack(decoded)
+        return sample
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of a sample, from the header of its label."""
+        width, height = struct.unpack(">II", self._record(index)["label"][16:24])  # in a PNG's header
+        return height, width
 
 
 class Resized:
@@ -175,20 +184,39 @@ def train_iterator(
     Raises:
         UserError: a negative seed, or `process_count` does not divide `batch_size`; when iterating, a damaged record.
     """
-    if seed < 0:
-        raise UserError(f"config.seed is {seed}; expected 0 or more")
-    local_size = _local_size(batch_size, process_count)
-    cv2.setNumThreads(0)  # each thread has an image; OpenCV's own threads would only compete
 
     def augment(sample, rng):
         return _arrays(transform(sample, rng))
 
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(augment)
+    dataset = seeded(source, seed).shuffle().repeat()
+    return iterate(dataset, augment, batch_size, process_index, process_count, threads)
+
+
+def seeded(source, seed: int) -> grain.MapDataset:
+    """Grain's dataset of a source, with a seed. UserError for a negative seed."""
+    if seed < 0:
+        raise UserError(f"config.seed is {seed}; expected 0 or more")
+    return grain.MapDataset.source(source).seed(seed)
+
+
+def iterate(
+    dataset: grain.MapDataset,
+    augment: Callable[[Any, np.random.Generator], dict],
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    threads: int,
+) -> grain.DatasetIterator:
+    """Batches of an endless, seeded dataset whose items are in their global order. `augment`: (item, rng) → arrays. Otherwise as
+    `train_iterator`."""
+    local_size = local_batch_size(batch_size, process_count)
+    cv2.setNumThreads(0)  # each thread has an image; OpenCV's own threads would only compete
+    dataset = dataset.random_map(augment)
     # After the random transform, so that its seed depends on the sample's position in the global order.
     dataset = dataset[process_index::process_count]
     # Grain computes the number of batches of an endless data set as length / size, rounded, which for size 1 exceeds the largest length.
     dataset = dataset.batch(local_size) if local_size > 1 else dataset.map(_batch_of_one)
-    return iter(dataset.to_iter_dataset(_read_options(threads)))
+    return iter(dataset.to_iter_dataset(read_options(threads)))
 
 
 def eval_batches(
@@ -217,13 +245,13 @@ def eval_batches(
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W], `regions` int32 [B, H, W] if samples have them,
         with B = batch_size / process_count; `size` int32 [B, 2], height and width of each image, which is in the upper left of its
-        arrays; `count` int and `name` list[str], the number and names of the real images, which come first; and `canvas`, their value of
-        `canvas_of`.
+        arrays; `count` int and `name` list[str], the number and names of the real images, which come first; `canvas`, their value of
+        `canvas_of`; and a list for each other entry of the samples.
 
     Raises:
         UserError: `process_count` does not divide `batch_size`; when iterating, a damaged record.
     """
-    local_size = _local_size(batch_size, process_count)
+    local_size = local_batch_size(batch_size, process_count)
     cv2.setNumThreads(0)
     by_shape: dict[tuple[tuple[int, ...], Any], list[int]] = {}
     for index in range(len(source)):
@@ -241,17 +269,18 @@ def eval_batches(
         local = indices[first : first + local_size]
         # A process without images still reads one, for the shapes.
         samples = [source[index] for index in local or indices[:1]]
-        batch = {"count": len(local), "name": [sample["name"] for sample in samples[: len(local)]], "canvas": canvas}
+        batch = {"count": len(local), "canvas": canvas}
+        batch |= {key: [sample[key] for sample in samples[: len(local)]] for key in samples[0] if key not in PADDING}
         for key, array in _arrays(samples[0]).items():
             batch[key] = np.empty((local_size, *shape, *array.shape[2:]), array.dtype)
             batch[key][...] = PADDING[key]
             for row, sample in zip(batch[key], samples[: len(local)], strict=False):
                 row[: sample[key].shape[0], : sample[key].shape[1]] = sample[key]
-        sizes = [sample["label"].shape for sample in samples[: len(local)]]
+        sizes = [sample["image"].shape[:2] for sample in samples[: len(local)]]
         batch["size"] = np.array(sizes + [shape] * (local_size - len(local)), np.int32)
         return batch
 
-    return iter(grain.MapDataset.source(plan).map(load).to_iter_dataset(_read_options(threads)))
+    return iter(grain.MapDataset.source(plan).map(load).to_iter_dataset(read_options(threads)))
 
 
 def _arrays(sample):
@@ -262,7 +291,8 @@ def _batch_of_one(arrays):
     return {key: array[None] for key, array in arrays.items()}
 
 
-def _local_size(batch_size, process_count):
+def local_batch_size(batch_size: int, process_count: int) -> int:
+    """The number of images of a batch that each process loads. UserError: the processes cannot share the batch."""
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
             f"{process_count} processes cannot share a batch of {batch_size}: make its size a multiple of {process_count}"
@@ -270,5 +300,6 @@ def _local_size(batch_size, process_count):
     return batch_size // process_count
 
 
-def _read_options(threads):
+def read_options(threads: int) -> grain.ReadOptions:
+    """Grain's options for `threads` threads; 0: the calling thread reads."""
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

@@ -192,18 +192,18 @@ def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> 
     rng = np.random.default_rng(np.random.SeedSequence([seed, list(SPLITS).index(split), index]))
     positions = layout(rng)
     photos = photographs()
-    image = _crop(rng, photos["background"][rng.integers(len(photos["background"]))], SIZE, SIZE)
+    image = random_crop(rng, photos["background"][rng.integers(len(photos["background"]))], SIZE, SIZE)
     image = np.ascontiguousarray(image[:, ::-1] if rng.integers(2) else image)
     label = np.zeros((SIZE, SIZE), np.uint8)
     backdrop = image.copy()
 
     def paint(rectangle, texture, name, turn=False):
         y, x, h, w = rectangle
-        crop = _crop(rng, texture, w, h).swapaxes(0, 1) if turn else _crop(rng, texture, h, w)
+        crop = random_crop(rng, texture, w, h).swapaxes(0, 1) if turn else random_crop(rng, texture, h, w)
         image[y : y + h, x : x + w] = crop
         label[y : y + h, x : x + w] = CLASS_NAMES.index(name)
 
-    # The draws from `rng` must not depend on the answers: `_crop` draws the same numbers for any texture.
+    # The draws from `rng` must not depend on the answers: `random_crop` draws the same numbers for any texture.
     beacon = BEACONS[answers.beacon]
     paint(positions.beacon[0], photos[beacon], beacon)
     for square in positions.tissue:
@@ -226,7 +226,7 @@ def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> 
     return image, label
 
 
-def _crop(rng: np.random.Generator, texture: np.ndarray, height: int, width: int) -> np.ndarray:
+def random_crop(rng: np.random.Generator, texture: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 `[height,width,3]`: a random crop of `texture`, its brightness changed by up to 15 %."""
     h, w = texture.shape[:2]
     position, gain = rng.random(2), rng.uniform(0.85, 1.15)

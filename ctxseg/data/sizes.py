@@ -22,6 +22,14 @@ def base_size_of(size: tuple[int, int], base: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
+def limited_size_of(size: tuple[int, int], base: Sequence[int], max_side: int) -> tuple[int, int]:
+    """As `base_size_of`, but the longer side has at most `max_side` pixels, if that is not 0; the aspect stays the same."""
+    height, width = base_size_of(size, base)
+    if max_side and max(height, width) > max_side:
+        height, width = (max(rounded_ratio(n * max_side, max(size)), 1) for n in size)
+    return height, width
+
+
 def rounded_ratio(a, b):
     """a / b rounded to the nearest integer, halves up; for integers or arrays of them, without floating point."""
     return (2 * a + b) // (2 * b)

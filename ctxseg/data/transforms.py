@@ -36,6 +36,20 @@ def check_base_size(size: Sequence[int], field: str) -> None:
         )
 
 
+def check_crop(crop: Sequence[int]) -> None:
+    """UserError for a `config.data.crop` that is not a height and a width, or is too large."""
+    if len(crop) != 2 or min(crop) < 1:
+        raise UserError(f"config.data.crop is {crop}; expected (height, width), each at least 1")
+    if crop[0] * crop[1] > images.MAX_PIXELS:
+        raise UserError(f"config.data.crop is {crop}; expected at most {images.MAX_PIXELS // 1_000_000} megapixels")
+
+
+def check_scale_range(scale_range: Sequence[float]) -> None:
+    """UserError for a `config.data.scale_range` that is not a lowest and a highest factor."""
+    if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
+        raise UserError(f"config.data.scale_range is {scale_range}; expected (low, high), 0 < low <= high")
+
+
 def mirrored_classes(names: Sequence[str]) -> tuple[int, ...]:
     """For each class, its class in a mirror image: `left-arm` becomes `right-arm`, by the words in the names; most stay the same.
 
@@ -221,14 +235,9 @@ class Augmentation:
     rotate_share: Share = 1.0
 
     def __post_init__(self):
-        if len(self.crop) != 2 or min(self.crop) < 1:
-            raise UserError(f"config.data.crop is {self.crop}; expected (height, width), each at least 1")
-        if self.crop[0] * self.crop[1] > images.MAX_PIXELS:
-            limit = images.MAX_PIXELS // 1_000_000
-            raise UserError(f"config.data.crop is {self.crop}; expected at most {limit} megapixels")
+        check_crop(self.crop)
         check_base_size(self.base_size, "data.base_size")
-        if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
-            raise UserError(f"config.data.scale_range is {self.scale_range}; expected (low, high), 0 < low <= high")
+        check_scale_range(self.scale_range)
         bounds.check_fields("data", vars(self), Augmentation)
 
     def __call__(self, sample: dict, rng: np.random.Generator) -> dict:

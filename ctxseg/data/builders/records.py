@@ -6,7 +6,15 @@ A builder is a `tfds.core.GeneratorBasedBuilder`. Its samples have the features
     label  an encoded PNG, uint8 [H, W, 1]: class ids, 255 = ignore
     name   text: the file's stem
 
-Its `info.metadata` has `class_names`, `palette`, `groups` and `fingerprint`. It yields encoded bytes (`io.BytesIO`) or paths, for
+In a data set for instance segmentation, samples have in place of `label` the feature
+
+    objects  text: JSON {"id", "height", "width", "annotations": [{"id", "category": 0 … K-1, "bbox": [x, y, w, h], "area",
+             "iscrowd": 0 or 1, "segmentation": {"size": [h, w], "counts": COCO's compressed run lengths}}]}
+
+`objects-SPLIT.json`, beside the records, has the sizes of the images and their numbers of objects: see `instance_examples`.
+
+Its `info.metadata` has `class_names`, `palette`, `groups` and `fingerprint`; for instances also `category_ids`, the ids of the classes in
+the published JSON. It yields encoded bytes (`io.BytesIO`) or paths, for
 which TFDS does not need TensorFlow. In addition to TFDS's members it has
 
     MANUAL_DOWNLOAD_INSTRUCTIONS   what `manual_dir` must contain, to follow "NAME expects"; None if the data set is generated
@@ -21,17 +29,20 @@ or it raises a UserError that names the file.
 
 import inspect
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from ctxseg.data import contents, download, images
 from ctxseg.data.builders.checks import check_splits
 from ctxseg.data.builders.pairs import Pair, Part, fingerprint_pairs
 from ctxseg.data.parallel import each
+from ctxseg.files import write_json
 
 # Without PNG's prediction from neighbours, ids decode in a third of the time, and files are smaller.
 PNG_OF_IDS = (
@@ -47,6 +58,7 @@ def dataset_info(
     class_names: Sequence[str],
     palette: Sequence[Sequence[int]],
     groups: Mapping[str, Sequence[str]] | None = None,
+    category_ids: Sequence[int] | None = None,
     **kwargs,
 ) -> tfds.core.DatasetInfo:
     """The `DatasetInfo` of a segmentation data set; what a builder's `_info` returns.
@@ -57,24 +69,26 @@ def dataset_info(
         class_names: by class id.
         palette: [r, g, b] of each class, 0..255.
         groups: {group: class names}; IoU is also averaged over each group.
+        category_ids: for instance segmentation: the id of each class in the published JSON; the samples have objects in place of labels.
         **kwargs: of `tfds.core.DatasetInfo`: homepage, citation, license.
     """
+    metadata = tfds.core.MetadataDict(
+        class_names=list(class_names),
+        palette=[list(map(int, colour)) for colour in palette],
+        groups={group: list(names) for group, names in (groups or {}).items()},
+        fingerprint=builder.builder_config.name if builder.builder_config else "",
+    )
+    features = {"image": tfds.features.Image(shape=(None, None, 3)), "name": tfds.features.Text()}
+    if category_ids is None:
+        features["label"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+    else:
+        metadata["category_ids"] = list(map(int, category_ids))
+        features["objects"] = tfds.features.Text()
     return tfds.core.DatasetInfo(
         builder=builder,
         description=description,
-        features=tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3)),
-                "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
-                "name": tfds.features.Text(),
-            }
-        ),
-        metadata=tfds.core.MetadataDict(
-            class_names=list(class_names),
-            palette=[list(map(int, colour)) for colour in palette],
-            groups={group: list(names) for group, names in (groups or {}).items()},
-            fingerprint=builder.builder_config.name if builder.builder_config else "",
-        ),
+        features=tfds.features.FeaturesDict(features),
+        metadata=metadata,
         disable_shuffling=True,  # records in the order of the official lists; the pipeline shuffles
         **kwargs,
     )
@@ -104,14 +118,39 @@ def pair_examples(
     """
 
     def example(pair):
-        image, turn = (encode_png(read_image(pair.image)), 1) if read_image else _encoded(pair.image)
+        image, turn = (encode_png(read_image(pair.image)), 1) if read_image else encoded(pair.image)
         label = np.ascontiguousarray(images.upright(read_label(pair.label), turn))
         return {"image": image, "label": encode_png(label), "name": pair.name}
 
     return enumerate(each(example, pairs, f"write {label}"))
 
 
-def _encoded(path):
+def instance_examples(builder, split: str, examples: Iterable[dict]) -> Iterator[tuple[int, dict]]:
+    """The examples of `_generate_examples` for instance segmentation.
+
+    After the last one, writes `objects-SPLIT.json` beside the records: {"sizes": [[height, width]], "objects": [their number in each
+    image, without crowds]}, so that the images can be grouped by size without reading them.
+
+    Args:
+        builder: the builder, i.e. `self`.
+        split: the split's name.
+        examples: dicts of `image` and `name`, as TFDS's features take them, and `objects`, the dict that becomes the JSON.
+    """
+    sizes, counts = [], []
+    for index, example in enumerate(examples):
+        objects = example["objects"]
+        sizes.append([objects["height"], objects["width"]])
+        counts.append(sum(not annotation["iscrowd"] for annotation in objects["annotations"]))
+        yield index, example | {"objects": json.dumps(objects)}
+    write_json(objects_file(builder, split), {"sizes": sizes, "objects": counts})
+
+
+def objects_file(builder, split: str) -> epath.Path:
+    """Where `instance_examples` writes the sizes and the numbers of objects of a split."""
+    return epath.Path(builder.data_dir) / f"objects-{split}.json"
+
+
+def encoded(path: Path) -> tuple[io.BytesIO, int]:
     """An image file's bytes, or a PNG of it, and the EXIF orientation of the file."""
     with images.open_image(path) as file:
         turn, plain = images.orientation(file), images.plain(file)
