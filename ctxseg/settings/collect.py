@@ -17,7 +17,18 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ctxseg.bounds import OFF
-from ctxseg.models import BACKBONES, BOUND, CONNECTIONS, CONTEXTS, MEMORIES, MERGES, MultiScale, Segmenter, find_module
+from ctxseg.models import (
+    BACKBONES,
+    BOUND,
+    CONNECTIONS,
+    CONTEXTS,
+    DETECTORS,
+    MEMORIES,
+    MERGES,
+    MultiScale,
+    Segmenter,
+    find_module,
+)
 from ctxseg.models.auxiliary import AuxiliaryHeads
 from ctxseg.models.pixels import PixelFormat
 from ctxseg.settings import declared
@@ -28,6 +39,7 @@ CHOSEN: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "model.context": ("name", "none", CONTEXTS),
     "model.connections": ("name", "none", CONNECTIONS),
     "model.memory": ("name", "none", MEMORIES),
+    "model.detector": ("name", "none", DETECTORS),
     "model.scales": ("merge", "none", {merge: None if merge == "none" else MultiScale for merge in MERGES}),
 }
 # The sections that always have the same module.

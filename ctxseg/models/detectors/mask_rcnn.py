@@ -1,6 +1,6 @@
 """Mask R-CNN (He et al., ICCV 2017) on a neck: FPN, ZigZagNet or another context that returns several maps. SPEC §9.
 
-    image → backbone → neck → region proposals → boxes, classes → masks
+image → backbone → neck → region proposals → boxes, classes → masks
 """
 
 import math
@@ -178,7 +178,9 @@ class MaskRCNN(nn.Module):
             maps = self.neck.pyramid(self.backbone(image, train), None, train)
             scores, deltas, anchors, valid = self._anchors(maps, sizes, shape, train)
         strides = [_stride(shape, x.shape[1:3]) for x in maps]
-        regions = Regions(maps, strides, sizes if unseen else None, self.roi_samples, self.roi_aligned, self.canonical_size)
+        regions = Regions(
+            maps, strides, sizes if unseen else None, self.roi_samples, self.roi_aligned, self.canonical_size
+        )
         if self.is_initializing():  # anything that has the heads' shapes
             proposals, exists = jnp.zeros((len(sizes), 1, 4)), jnp.zeros((len(sizes), 1), bool)
             return self._detect(regions, proposals, exists, sizes, train)
