@@ -192,7 +192,7 @@ def record_levels(save, rng):
 
 def record_losses(save, rng):
     from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
-    from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_loss
+    from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_loss, project_masks_on_boxes
     from torchvision.models.detection.rpn import RegionProposalNetwork
 
     scores, deltas, targets = 3 * rng.standard_normal(30), rng.standard_normal((30, 4)), rng.standard_normal((30, 4))
@@ -214,12 +214,11 @@ def record_losses(save, rng):
     classes, box = fastrcnn_loss(tensor(logits), tensor(deltas.reshape(16, 20)), [tensor(labels)], [tensor(targets)])
     save("loss_heads", logits=logits, deltas=deltas, targets=targets, labels=labels, classes=classes, box=box)
 
-    # The targets are crops of masks: here the boxes are the masks, so a crop is the mask itself.
-    logits, targets, labels = rng.standard_normal((3, 6, 6, 5)), rng.random((3, 6, 6)) < 0.4, np.array([2, 4, 1])
-    boxes = np.tile([0.0, 0, 6, 6], (3, 1))
-    mask = maskrcnn_loss(
-        tensor(logits).permute(0, 3, 1, 2), [tensor(boxes)], [tensor(targets)], [tensor(labels)], [tensor(np.arange(3))]
-    )
+    # Crops of masks, so the targets are between 0 and 1.
+    logits, masks, labels = rng.standard_normal((3, 6, 6, 5)), rng.random((3, 8, 8)) < 0.4, np.array([2, 4, 1])
+    boxes, each = tensor(np.tile([0.0, 0, 8, 8], (3, 1))), tensor(np.arange(3))
+    targets = project_masks_on_boxes(tensor(masks), boxes, each, 6)
+    mask = maskrcnn_loss(tensor(logits).permute(0, 3, 1, 2), [boxes], [tensor(masks)], [tensor(labels)], [each])
     save("loss_mask", logits=logits, targets=targets, labels=labels, mask=mask)
 
 

@@ -1,4 +1,4 @@
-"""Detection in float64 NumPy: boxes, anchors, matching, NMS, RoIAlign and masks (SPEC §9).
+"""Detection in float64 NumPy: boxes, anchors, matching, NMS, RoIAlign, masks, losses, necks and COCO's AP (SPEC §9).
 
 An independent and deliberately slow reference for tests: explicit loops that read like the definitions, no code shared with the
 package. Sources: Ren et al., Faster R-CNN, NeurIPS 2015 (anchors, box coding, losses); Girshick, Fast R-CNN, ICCV 2015 (smooth-L1);
@@ -13,6 +13,8 @@ import math
 from pathlib import Path
 
 import numpy as np
+
+from tests.references.zigzag_numpy import conv2d, zigzag
 
 RECORDED = Path(__file__).with_name(
     "detection_torch.npz"
@@ -270,3 +272,215 @@ def paste(mask, box, shape):
                 + a * b * cell(i + 1, j + 1)
             )
     return result
+
+
+def log_softmax(logits):
+    """[C] → [C]: logit minus log Σ exp(logits)."""
+    shifted = np.asarray(logits, np.float64) - np.max(logits)
+    return shifted - math.log(np.exp(shifted).sum())
+
+
+def binary_cross_entropy(logit, target):
+    """-t·log σ(s) - (1-t)·log(1 - σ(s)) of one logit s and a target t in 0 … 1."""
+    return target * math.log1p(math.exp(-logit)) + (1 - target) * math.log1p(math.exp(logit))
+
+
+def smooth_l1(difference, beta):
+    """½d²/β if |d| < β, else |d| - β/2 (Fast R-CNN, eq. 3, with its corner at β); β = 0: |d|."""
+    d = abs(difference)
+    return 0.5 * d * d / beta if d < beta else d - beta / 2
+
+
+def rpn_losses(scores, deltas, targets, valid, positive, beta=1 / 9):
+    """(objectness, box) of the sampled anchors of all images (Faster R-CNN, section 3.1.2, eq. 1).
+
+    scores [n], deltas and targets [n,4], valid [n] (was sampled), positive [n]; or with more axes in front. Binary cross-entropy
+    of the valid anchors, smooth-L1 of the positive ones: both sums are divided by the number of valid anchors. Nothing valid: 0.
+    """
+    scores, valid, positive = (np.asarray(a).reshape(-1) for a in (scores, valid, positive))
+    deltas, targets = (np.asarray(a, np.float64).reshape(-1, 4) for a in (deltas, targets))
+    objectness = box = 0.0
+    for i in range(len(scores)):
+        if valid[i]:
+            objectness += binary_cross_entropy(float(scores[i]), float(positive[i]))
+            if positive[i]:
+                box += sum(smooth_l1(deltas[i, k] - targets[i, k], beta) for k in range(4))
+    count = max(int(valid.sum()), 1)
+    return objectness / count, box / count
+
+
+def box_losses(logits, deltas, classes, targets, valid, beta=1.0):
+    """(class, box) of the sampled RoIs of all images (Fast R-CNN, section 2.3).
+
+    logits [R,K+1], the background first; deltas [R,K,4], of each class; classes [R], 0 the background, k+1 the class k; targets [R,4];
+    valid [R]; or with more axes in front. Softmax cross-entropy of the valid RoIs, smooth-L1 of the positive ones' own class: both sums
+    are divided by the number of valid RoIs. Nothing valid: 0.
+    """
+    logits, deltas = np.asarray(logits, np.float64), np.asarray(deltas, np.float64)
+    logits, deltas = logits.reshape(-1, logits.shape[-1]), deltas.reshape(-1, *deltas.shape[-2:])
+    classes, valid = np.asarray(classes).reshape(-1), np.asarray(valid).reshape(-1)
+    targets = np.asarray(targets, np.float64).reshape(-1, 4)
+    entropy = box = 0.0
+    for i in range(len(logits)):
+        if valid[i]:
+            entropy -= log_softmax(logits[i])[classes[i]]
+            if classes[i] > 0:
+                box += sum(smooth_l1(deltas[i, classes[i] - 1, k] - targets[i, k], beta) for k in range(4))
+    count = max(int(valid.sum()), 1)
+    return entropy / count, box / count
+
+
+def mask_loss(logits, targets, classes, valid, kind="sigmoid"):
+    """Mean over the pixels of all valid masks. Nothing valid: 0.
+
+    logits [P,m,m,K], or [P,m,m,K+1] with the background first if kind='softmax'; targets [P,m,m] in 0 … 1; classes [P], 0 … K-1; valid
+    [P]; or with more axes in front.
+        'sigmoid'  binary cross-entropy of the class's own logit; other classes take no part (Mask R-CNN, section 3)
+        'softmax'  cross-entropy over the classes and the background: -t·log p(class) - (1-t)·log p(background)
+    """
+    assert kind in ("sigmoid", "softmax"), kind
+    logits, targets = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
+    logits, targets = logits.reshape(-1, *logits.shape[-3:]), targets.reshape(-1, *targets.shape[-2:])
+    classes, valid = np.asarray(classes).reshape(-1), np.asarray(valid).reshape(-1)
+    total, pixels = 0.0, 0
+    for i in range(len(logits)):
+        if not valid[i]:
+            continue
+        for r in range(targets.shape[1]):
+            for c in range(targets.shape[2]):
+                t = targets[i, r, c]
+                if kind == "sigmoid":
+                    total += binary_cross_entropy(logits[i, r, c, classes[i]], t)
+                else:
+                    logs = log_softmax(logits[i, r, c])
+                    total -= t * logs[classes[i] + 1] + (1 - t) * logs[0]
+                pixels += 1
+    return total / max(pixels, 1)
+
+
+def fpn(maps, weights):
+    """The pyramid of FPN (section 3), finest first: M^i = lateral_i(C^i) + nearest(M^{i+1}),  P^i = output_i(M^i), all linear.
+
+    Args:
+        maps: [B,H_i,W_i,C_i], finest first; the coarsest has no map above it: M^L = lateral_L(C^L).
+        weights: {'lateral': layers, 'output': layers}, one {'kernel', 'bias'} per level: 1×1, C_i → C, and 3×3, C → C.
+    """
+    coarser, pyramid = None, []
+    for level in reversed(range(len(maps))):
+        lateral, output = weights["lateral"][level], weights["output"][level]
+        merged = conv2d(maps[level], lateral["kernel"], lateral.get("bias"))
+        if coarser is not None:
+            height, width = merged.shape[1:3]
+            for y in range(height):
+                for x in range(width):
+                    merged[:, y, x] += coarser[:, y * coarser.shape[1] // height, x * coarser.shape[2] // width]
+        pyramid.insert(0, conv2d(merged, output["kernel"], output.get("bias")))
+        coarser = merged
+    return pyramid
+
+
+def coarsest(map):
+    """[B,H,W,C] → [B,⌈H/2⌉,⌈W/2⌉,C]: every second position, the level of stride 64 that the RPN alone reads (FPN, section 4.1)."""
+    return map[:, ::2, ::2]
+
+
+def zigzag_pyramid(maps, params, **options):
+    """P^{i,d}_{T+1} of all levels, finest first (SPEC §5 and §9). Parameters and options: `zigzag_numpy.zigzag`.
+
+    P^{i,d}_{T+1} = ReLU( W^{i,d}_{T+1} * (F^{i,d}_T + F^{i,u}_T) ) reads the last bottom-up pass at every level i, and has a fusing
+    convolution of its own, params[T+1]['down'][i]['fuse'].
+    """
+    return zigzag(maps, params, **options)
+
+
+AREAS = {"all": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}  # both ends belong to the range
+
+
+def coco_overlap(detected, truth, crowd):
+    """IoU of two boxes; with a crowd the part of the detection that lies in it: intersection over the *detection's* area."""
+    if crowd:
+        return intersection(detected, truth) / area(detected) if area(detected) > 0 else 0.0
+    return iou([detected], [truth])[0, 0]
+
+
+def match_image(detections, truths, category, threshold, areas, limit):
+    """One image, one class, one threshold: ([(score, 'true', 'false' or 'ignored')], best score first; number of objects).
+
+    COCO's rules. An object is ignored if it is a crowd or its area is outside of the range `areas`. The detections of the class, best score
+    first (equal scores: as listed), at most `limit` of them, are matched one after the other, each with the free object of largest
+    IoU ≥ threshold (equal IoU: the last). Ignored objects are matched only if no other object can be. A crowd stays free. A detection
+    is ignored if its object is, or if it has none and its own box is outside of the range.
+    """
+    detected = [i for i in range(len(detections["boxes"])) if detections["classes"][i] == category]
+    detected = sorted(detected, key=lambda i: -detections["scores"][i])[:limit]  # stable
+    present = [j for j in range(len(truths["boxes"])) if truths["classes"][j] == category]
+    outside = {j: not areas[0] <= truths["areas"][j] <= areas[1] for j in present}
+    ignored = {j: bool(truths["crowd"][j]) or outside[j] for j in present}
+
+    taken, outcome = set(), []
+    for i in detected:
+        best = None
+        for among_ignored in (False, True):
+            largest = threshold
+            for j in present:
+                if ignored[j] == among_ignored and (j not in taken or truths["crowd"][j]):
+                    overlap = coco_overlap(detections["boxes"][i], truths["boxes"][j], truths["crowd"][j])
+                    if overlap >= largest:
+                        best, largest = j, overlap
+            if best is not None:
+                break
+        if best is not None:
+            taken.add(best)
+            kind = "ignored" if ignored[best] else "true"
+        else:
+            kind = "false" if areas[0] <= area(detections["boxes"][i]) <= areas[1] else "ignored"
+        outcome.append((detections["scores"][i], kind))
+    return outcome, sum(not ignored[j] for j in present)
+
+
+def precision_and_recall(detections, truths, category, threshold, areas=AREAS["all"], limit=100):
+    """(precision at recalls 0, 0.01, … 1 [101], largest recall) of one class over all images; None if it has no object."""
+    outcomes, objects = [], 0
+    for detected, present in zip(detections, truths, strict=True):
+        outcome, count = match_image(detected, present, category, threshold, areas, limit)
+        outcomes, objects = outcomes + outcome, objects + count
+    if objects == 0:
+        return None
+    curve, true, false = [], 0, 0  # (recall, precision) after each detection
+    for _, kind in sorted(outcomes, key=lambda pair: -pair[0]):  # stable: equal scores in the order of the images
+        true, false = true + (kind == "true"), false + (kind == "false")
+        curve.append((true / objects, true / (true + false) if true + false else 0.0))
+    precision = np.zeros(101)
+    for k, recall in enumerate(np.linspace(0, 1, 101)):
+        precision[k] = max((p for r, p in curve if r >= recall), default=0.0)  # the best at this recall or a larger one
+    return precision, true / objects
+
+
+def average_precision(detections, truths, categories):
+    """COCO's figures for boxes: {'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl'}, in 0 … 1.
+
+    Args:
+        detections: per image {'boxes' [n,4], 'scores' [n], 'classes' [n]}.
+        truths: per image {'boxes' [m,4], 'classes' [m], 'crowd' [m], 'areas' [m]}; the areas are those of the masks.
+        categories: the classes.
+
+    AP is the mean precision over 101 recalls, the classes with objects, and the IoU thresholds 0.5, 0.55, … 0.95; AR the mean of the
+    largest recall over these classes and thresholds, with at most 1, 10 or 100 detections per image *and class*. -1: no class has
+    objects (of this size).
+    """
+    thresholds = np.linspace(0.5, 0.95, 10)
+
+    def mean(kind, thresholds=thresholds, areas="all", limit=100):
+        curves = [
+            precision_and_recall(detections, truths, category, t, AREAS[areas], limit)
+            for category in categories
+            for t in thresholds
+        ]
+        values = [np.mean(curve[kind]) for curve in curves if curve is not None]
+        return float(np.mean(values)) if values else -1.0
+
+    precision, recall = 0, 1
+    result = {"AP": mean(precision), "AP50": mean(precision, thresholds[:1]), "AP75": mean(precision, thresholds[5:6])}
+    result |= {f"AP{size}": mean(precision, areas=size) for size in "sml"}
+    result |= {f"AR{limit}": mean(recall, limit=limit) for limit in (1, 10, 100)}
+    return result | {f"AR{size}": mean(recall, areas=size) for size in "sml"}
