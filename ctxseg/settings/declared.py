@@ -54,6 +54,14 @@ class LossFields:
         heads: weight of the auxiliary heads of config.model.auxiliary.
         memory: weight of mcibi's representation consistent learning (its β).
         scales: weight of the extra supervision of the scores of each scale.
+        rpn_class: weight of a detector's loss of the scores of anchors.
+        rpn_box: weight of a detector's loss of the deltas of anchors.
+        rpn_box_beta: where this smooth-L1 loss turns from a parabola into a line; 0, as in detectron2: a line everywhere; Detectron and
+            torchvision: 1/9.
+        box_class: weight of a detector's loss of the classes of boxes.
+        box: weight of a detector's loss of the deltas of boxes.
+        box_beta: where this smooth-L1 loss turns from a parabola into a line; Detectron: 1; torchvision: 1/9.
+        mask: weight of a detector's loss of the masks.
     """
 
     name: str = "cross_entropy"
@@ -61,6 +69,13 @@ class LossFields:
     heads: Annotated[Amount, OFF] = 0.4
     memory: Annotated[Amount, OFF] = 1.0
     scales: Annotated[Amount, OFF] = 1.0
+    rpn_class: Annotated[Amount, OFF] = 1.0
+    rpn_box: Annotated[Amount, OFF] = 1.0
+    rpn_box_beta: Amount = 1 / 9
+    box_class: Annotated[Amount, OFF] = 1.0
+    box: Annotated[Amount, OFF] = 1.0
+    box_beta: Amount = 1.0
+    mask: Annotated[Amount, OFF] = 1.0
 
 
 @dataclass

@@ -23,7 +23,8 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
     scores = memory != "none" or _takes_classes(context)
     step, poly = optimizer.schedule == "step", optimizer.schedule == "poly"
     superpixels = mode == "prepare" or _reads_superpixels(config, chosen)
-    heads = bool(config.model.auxiliary.levels)
+    heads, detector = bool(config.model.auxiliary.levels), config.model.detector.name != "none"
+    losses = ("rpn_class", "rpn_box", "rpn_box_beta", "box_class", "box", "box_beta", "mask")
     return (
         (["model.frozen", "optimizer.head_steps"], bool(config.model.pretrained), "config.model.pretrained"),
         (["optimizer.nesterov"], optimizer.momentum > 0, "config.optimizer.momentum above 0"),
@@ -73,6 +74,7 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
             crf and mode != "crf",
             "config.eval.crf.iterations above 0 and a mode other than crf",
         ),
+        ([f"loss.{name}" for name in losses], detector, "a detector: config.model.detector.name"),
         ([f"complexity.{name}" for name in config.complexity], mode == "complexity", "--mode=complexity"),
         # --mode=complexity sets the names of its rows, and the channels and maps of all rows.
         (
@@ -133,7 +135,16 @@ def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = 
                 fields[f"{path}.{field}"] = _readers(modules, chooser, field)
     for names, is_read, needs in conditions(config, mode, chosen):
         fields |= {} if is_read else dict.fromkeys(names, needs)
+    if config.model.detector.name != "none":
+        fields |= dict.fromkeys(_of_segmenters(config), "a segmenter: config.model.detector.name=none")
     return fields
+
+
+def _of_segmenters(config):
+    """The fields that only segmenters read."""
+    sections = ("auxiliary", "classifier", "connections", "memory", "scales")
+    losses = [f"loss.{name}" for name in ("name", "auxiliary", "heads", "memory", "scales")]
+    return [*losses, *(f"model.{section}.{name}" for section in sections for name in config.model[section])]
 
 
 def effective(config) -> dict:

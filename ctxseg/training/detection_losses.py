@@ -21,12 +21,12 @@ def losses(output: DetectorOutput, config, axis_name: str | None = None) -> dict
         axis_name: the `pmap` axis over which the batch is split, or None.
 
     Returns:
-        {"rpn_class", "rpn_box", "class", "box", "mask": this device's share}: the sum over devices (`psum`) is the loss.
+        {"rpn_class", "rpn_box", "box_class", "box", "mask": this device's share}: the sum over devices (`psum`) is the loss.
     """
     return {
         "rpn_class": rpn_class(output.rpn, axis_name),
         "rpn_box": rpn_box(output.rpn, config.rpn_box_beta, axis_name),
-        "class": box_class(output.boxes, axis_name),
+        "box_class": box_class(output.boxes, axis_name),
         "box": box(output.boxes, config.box_beta, axis_name),
         "mask": mask(output.masks, axis_name),
     }
@@ -34,15 +34,8 @@ def losses(output: DetectorOutput, config, axis_name: str | None = None) -> dict
 
 def total(output: DetectorOutput, config, axis_name: str | None = None) -> tuple[Array, dict[str, Array]]:
     """The sum of `losses`, each times its weight in `config.loss`, and the losses. Shares of this device, as in `losses`."""
-    weights = {
-        "rpn_class": config.rpn_class,
-        "rpn_box": config.rpn_box,
-        "class": config.box_class,
-        "box": config.box,
-        "mask": config.mask,
-    }
     parts = losses(output, config, axis_name)
-    return sum(weights[name] * loss for name, loss in parts.items()), parts
+    return sum(config[name] * loss for name, loss in parts.items()), parts
 
 
 def rpn_class(rpn: SampledAnchors, axis_name: str | None = None) -> Float[Array, ""]:

@@ -28,7 +28,6 @@ def crop(
     """
     height, width = (packed.shape[1], 8 * packed.shape[2]) if shape is None else shape
     lengths = (jnp.broadcast_to(jnp.asarray(n), objects.shape) for n in (height, width))
-    boxes = boxes.astype(jnp.float32)
     (y, weight_y), (x, weight_x) = (
         corners(boxes[:, i], boxes[:, i + 2], length, size, 2, aligned=False)
         for i, length in zip((1, 0), lengths, strict=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int, Int32
 
 from ctxseg.models.detectors.boxes import area
@@ -63,14 +64,14 @@ def roi_align(
             height of a box are at least 1 cell, as in the first implementation.
         lengths: rows and columns of each box's map that belong to the image; the others are not read. None: all.
     """
-    boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32)
+    boxes = jax.lax.stop_gradient(boxes)
     heights, widths = (jnp.array([m.shape[i] for m in maps]) for i in (1, 2))
     starts, total = [], 0
     for m in maps:
         starts.append(total)
         total += m.shape[0] * m.shape[1] * m.shape[2]
     height, width, start = heights[levels], widths[levels], jnp.array(starts)[levels]
-    boxes = boxes * jnp.asarray(scales, jnp.float32)[levels][:, None]
+    boxes = boxes * jnp.asarray(scales, boxes.dtype)[levels][:, None]
     rows, columns = (height, width) if lengths is None else (lengths[:, 0], lengths[:, 1])
     y, weight_y = corners(boxes[:, 1], boxes[:, 3], rows, bins, samples, aligned)
     x, weight_x = corners(boxes[:, 0], boxes[:, 2], columns, bins, samples, aligned)
@@ -103,8 +104,9 @@ def corners(start, end, length, bins, samples, aligned):
         start = start - 0.5
     else:
         size = jnp.maximum(size, 1)
-    offset = jnp.arange(bins)[:, None] + (jnp.arange(samples) + 0.5) / samples
-    position = start[:, None, None] + offset * (size / bins)[:, None, None]
+    # Exact for simple fractions, so that a sample on the limit of its map is not rounded to outside.
+    fraction = ((np.arange(bins * samples) + 0.5) / (bins * samples)).reshape(bins, samples)
+    position = start[:, None, None] + fraction.astype(start.dtype) * size[:, None, None]
     last = length[:, None, None] - 1
     inside = (position >= -1) & (position <= last + 1)
     position = jnp.clip(position, 0, last)

@@ -1,0 +1,65 @@
+"""Cropping and pasting masks against the NumPy reference and recorded outputs."""
+
+import jax
+import numpy as np
+
+from ctxseg.models.detectors import masks
+from tests.references import detection_numpy as reference
+
+RECORDED = np.load(reference.RECORDED)
+BOXES = np.array(
+    [
+        (6.0, 9.0, 41.5, 30.25),
+        (0.0, 0.0, 61.0, 48.0),  # the whole image
+        (-9.0, -13.0, 22.0, 17.0),
+        (37.0, 30.0, 75.0, 61.0),
+        (70.0, 10.0, 90.0, 20.0),  # outside
+        (20.0, 12.0, 20.0, 12.0),  # no area
+        (9.0, 7.0, 10.0, 8.0),  # one pixel
+        (8.0, 6.0, 11.0, 9.0),
+        (8.0, 16.0, 40.0, 16.0),
+        (50.0, 10.0, 61.0, 20.0),  # samples between the last pixel's centre and its border
+    ],
+    np.float32,
+)
+
+
+def test_crop():
+    rng = np.random.default_rng(0)
+    whole = (rng.random((100, 48, 61)) < 0.5).astype(np.uint8)
+    whole[1] = 0
+    whole[1, 7, 9] = 1  # one pixel
+    packed = np.packbits(whole, axis=-1, bitorder="little")
+    objects = np.array([0, 99, 50, 3, 4, 5, 1, 1, 2, 6])
+    for shape in ((48, 61), (48, 64)):  # 64: 8 pixels a byte
+        padded = np.pad(whole, ((0, 0), (0, 0), (0, shape[1] - 61)))
+        expected = [reference.crop(padded[i], box, 5) for i, box in zip(objects, BOXES, strict=True)]
+        actual = masks.crop(packed, BOXES, objects, 5, shape if shape[1] == 61 else None)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    assert 0.5 < actual[6].max() <= 1 and 0 < actual[7].sum() < 25
+
+    # Images of a batch, each with its size.
+    sizes = np.array([[48, 61], [48, 64]])
+    batch = jax.jit(jax.vmap(lambda size: masks.crop(packed, BOXES, objects, 5, tuple(size))))(sizes)
+    np.testing.assert_allclose(batch[1], actual, rtol=1e-5, atol=1e-6)
+    assert np.abs(batch[0] - batch[1]).max() > 0.1
+
+
+def test_paste():
+    small = np.random.default_rng(0).random((len(BOXES), 4, 4)).astype(np.float32)
+    actual = jax.jit(masks.paste, static_argnums=2)(small, BOXES, (48, 61))
+    expected = [reference.paste(mask, box, (48, 61)) for mask, box in zip(small, BOXES, strict=True)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    assert not actual[5].any() and not actual[8].any() and actual[6].any()
+    filled = masks.paste(np.ones_like(small), BOXES, (48, 61)) > 0.5  # nothing outside the box
+    left, top, right, bottom = BOXES.T[:, :, None, None]
+    y, x = np.arange(48)[:, None] + 0.5, np.arange(61) + 0.5
+    inside = (left <= x) & (x <= right) & (top <= y) & (y <= bottom)
+    assert (filled <= inside).all()
+    assert filled[1].mean() > 0.9
+
+
+def test_paste_is_detectron2s():
+    case = {key: RECORDED[f"paste/{key}"] for key in ("masks", "boxes", "shape", "pasted")}
+    actual = masks.paste(case["masks"].astype(np.float32), case["boxes"].astype(np.float32), tuple(case["shape"]))
+    np.testing.assert_allclose(actual, case["pasted"], rtol=1e-5, atol=1e-5)

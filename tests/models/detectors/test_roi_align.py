@@ -1,0 +1,119 @@
+"""RoIAlign against the NumPy reference and torchvision's, with its gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctxseg.models.detectors import roi_align
+from tests.models import gradients
+from tests.references import detection_numpy as reference
+
+RECORDED = np.load(reference.RECORDED)
+SCALES = (1 / 4, 1 / 8, 1 / 16)
+SHAPES = ((12, 15), (6, 8), (3, 4))  # of the maps of an image of 48×60
+BOXES = np.array(
+    [
+        (6.0, 9.0, 41.5, 30.25),
+        (0.0, 0.0, 60.0, 48.0),
+        (-9.0, -13.0, 22.0, 17.0),  # across the border
+        (37.0, 30.0, 75.0, 61.0),
+        (-30.0, -20.0, 90.0, 70.0),
+        (61.0, 10.0, 70.0, 20.0),  # outside, near
+        (300.0, 200.0, 350.0, 260.0),  # outside, far
+        (20.0, 12.0, 20.0, 12.0),  # no area
+        (8.0, 16.0, 40.0, 16.0),
+        (0.0, 0.0, 0.0, 0.0),  # padding
+        (21.0, 13.0, 22.5, 14.0),  # less than a cell
+        (8.0, 8.0, 36.0, 36.0),
+    ]
+)
+IMAGES = np.arange(len(BOXES)) % 2
+LEVELS = np.arange(len(BOXES)) % 3
+
+
+def maps(channels=2, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(2, *shape, channels)) for shape in SHAPES]
+
+
+def expected(maps, boxes, images, levels, bins, samples, aligned):
+    return np.stack(
+        [
+            reference.roi_align(maps[level][image], box, SCALES[level], bins, samples, aligned)
+            for box, image, level in zip(boxes, images, levels, strict=True)
+        ]
+    )
+
+
+@functools.cache
+def compiled(bins, samples, aligned):
+    return jax.jit(lambda *args: roi_align.roi_align(*args, SCALES, bins, samples, aligned))
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_values_and_gradients(aligned):
+    gradients.check_against(
+        lambda _, maps: roi_align.roi_align(maps, jnp.asarray(BOXES), IMAGES, LEVELS, SCALES, 3, 2, aligned),
+        lambda _, maps: expected(maps, BOXES, IMAGES, LEVELS, 3, 2, aligned),
+        None,
+        maps(),
+        params={},
+    )
+
+
+def test_every_box_on_every_map():
+    r = len(BOXES)
+    boxes, images, levels = np.tile(BOXES, (6, 1)), np.repeat(np.arange(6) % 2, r), np.repeat(np.arange(6) // 2, r)
+    actual = compiled(2, 1, True)([m.astype(np.float32) for m in maps()], boxes.astype(np.float32), images, levels)
+    np.testing.assert_allclose(actual, expected(maps(), boxes, images, levels, 2, 1, True), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bins, samples", [(7, 2), (3, 1)])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_roi_align_is_torchvisions(bins, samples, aligned):
+    features, boxes = (RECORDED[f"roi_align/{key}"].astype(np.float32) for key in ("map", "boxes"))
+    zeros = np.zeros(len(boxes), int)
+    actual = compiled(bins, samples, aligned)([features[None]], boxes, zeros, zeros)
+    name = f"roi_align/bins{bins}_samples{samples}_{'aligned' if aligned else 'not_aligned'}"
+    np.testing.assert_allclose(actual, RECORDED[name], rtol=1e-5, atol=1e-5)
+
+
+def test_boxes_have_no_gradient():
+    inputs = [jnp.asarray(m, jnp.float32) for m in maps()]
+    gradient = jax.grad(lambda boxes: compiled(3, 1, True)(inputs, boxes, IMAGES, LEVELS).sum())(jnp.float32(BOXES))
+    assert (gradient == 0).all()
+
+
+def test_maps_of_half_precision():
+    """The sums are of float32; only the maps and the result are of bfloat16, and so is the gradient."""
+    half = [jnp.asarray(m, jnp.bfloat16) for m in maps()]
+    full = [m.astype(jnp.float32) for m in half]
+    boxes = BOXES.astype(np.float32)
+    values, pull = jax.vjp(lambda m: compiled(3, 2, True)(m, boxes, IMAGES, LEVELS), half)
+    exact, pull_exact = jax.vjp(lambda m: compiled(3, 2, True)(m, boxes, IMAGES, LEVELS), full)
+    np.testing.assert_array_equal(values, exact.astype(jnp.bfloat16))
+    for g, e in zip(pull(values)[0], pull_exact(values.astype(jnp.float32))[0], strict=True):
+        assert g.dtype == jnp.bfloat16
+        np.testing.assert_allclose(g.astype(jnp.float32), e, rtol=0.01, atol=0.01)
+
+
+def test_vmap():
+    boxes = np.stack([BOXES, BOXES[::-1]]).astype(np.float32)
+    inputs = [jnp.asarray(m, jnp.float32) for m in maps()]
+
+    def one(boxes):
+        return compiled(3, 1, True)(inputs, boxes, IMAGES, LEVELS)
+
+    np.testing.assert_allclose(jax.vmap(one)(boxes), jnp.stack([one(b) for b in boxes]), rtol=1e-6, atol=1e-6)
+
+
+def test_levels():
+    boxes, levels = RECORDED["levels/boxes"], RECORDED["levels/levels"]
+    np.testing.assert_array_equal(roi_align.levels_of(boxes.astype(np.float32), 2, 5), levels - 2)
+    assert len(np.unique(levels)) == 4
+    boxes = np.array([[0, 0, s, 1.3 * s] for s in np.geomspace(3, 900, 40)])
+    expected = [reference.level_of(box, 3, 5, 100, 5) - 3 for box in boxes]
+    np.testing.assert_array_equal(roi_align.levels_of(boxes.astype(np.float32), 3, 5, 100, 5), expected)
