@@ -128,13 +128,13 @@ def write_instances(folder, results: dict, pictures: Sequence[Picture]) -> None:
     write_json(folder / "results.json", results)
 
 
-def read_pictures(folder) -> list[Picture]:
-    """The pictures in samples.npz of an instance segmentation; [] if it does not exist. UserError: it is damaged."""
+def read_pictures(folder, num_classes: int) -> list[Picture]:
+    """The pictures in samples.npz of an instance segmentation of K classes; [] if it does not exist. UserError: it is damaged."""
     path = epath.Path(folder) / "samples.npz"
     try:
         with np.load(io.BytesIO(read_bytes(path))) as arrays:
             return [
-                _picture(arrays, i, str(name), str(kind))
+                _picture(arrays, i, str(name), str(kind), num_classes)
                 for i, (name, kind) in enumerate(zip(arrays["names"], arrays["kinds"], strict=True))
             ]
     except FileNotFoundError:
@@ -143,7 +143,7 @@ def read_pictures(folder) -> list[Picture]:
         raise UserError(f"{path} is damaged ({e}): evaluate again (--mode=evaluate)") from e
 
 
-def _picture(arrays, i, name, kind):
+def _picture(arrays, i, name, kind, num_classes):
     """The i-th picture. ValueError: an array has another type or shape."""
     image = arrays[f"image_{i}"]
     _check_image(image)
@@ -157,8 +157,8 @@ def _picture(arrays, i, name, kind):
         for key, value in values.items():
             if value.dtype.kind not in kinds[key] or value.shape != (count, *shapes[key]):
                 raise ValueError(f"the {key} of a picture have another type or shape")
-        if count and values["classes"].min() < 0 or not np.isfinite(values["boxes"]).all():
-            raise ValueError("a class is below 0, or a box is not finite")
+        if not np.isin(values["classes"], np.arange(num_classes)).all() or not np.isfinite(values["boxes"]).all():
+            raise ValueError("a class is not in results.json, or a box is not finite")
         masks = np.unpackbits(values["masks"], axis=-1, count=width, bitorder="little").view(bool)
         parts.append(Instances(**values | {"masks": masks}))
     return Picture(name, kind, image, *parts)

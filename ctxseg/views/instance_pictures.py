@@ -46,7 +46,7 @@ def draw(
     Args:
         image: uint8 `[h,w,3]`. A small image is enlarged by `enlargement`, by nearest neighbour.
         boxes: `[n,4]`, left, top, right, bottom.
-        names: n texts, such as a class and a score. The first ones get the best places; where there is no room, later ones are left out.
+        names: up to n texts, such as a class and a score. The first ones get the best places; without room, later ones are left out.
         masks: n masks, bool or uint8 `[H,W]`, or COCO's compressed run lengths.
         crowd: n booleans: crowds are grey and hatched, below the others; default none.
         size: height and width of the image to which boxes and masks belong, if it is not that of `image`.
@@ -162,7 +162,7 @@ def _draw_names(canvas, boxes, names, colours):
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     placed: list[tuple[float, ...]] = []
-    for (left, top, right, bottom), name, colour in zip(boxes, names, colours, strict=True):
+    for (left, top, right, bottom), name, colour in zip(boxes, names, colours, strict=False):
         if not name:
             continue
         across = math.ceil(font.getlength(name)) + 2 * pad

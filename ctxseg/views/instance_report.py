@@ -89,17 +89,17 @@ def _misses(runs):
 
 
 def _example(run, picture):
-    """An example of a miss: the object outlined in white, and the detection in colour."""
-    names = _names(run, picture.objects, "truth: ")
+    """An example of a miss: the object outlined in white, and the detection in colour. The caption has the names: the picture is small."""
+    truth, found = picture.objects, picture.detections
+    none = [""]  # an object and a detection at most
     drawn = instance_pictures.draw(
-        picture.image, picture.objects.boxes, names, picture.objects.masks, colour=instance_pictures.TRUTH, filled=False
+        picture.image, truth.boxes, none, truth.masks, colour=instance_pictures.TRUTH, filled=False
     )
-    found = picture.detections
-    labels = [f"{name} {score:.2f}" for name, score in zip(_names(run, found), found.scores, strict=True)]
-    size = picture.image.shape[:2]
-    drawn = instance_pictures.draw(drawn, found.boxes, labels, found.masks, size=size)
-    return {"caption": f"{picture.kind}: {', '.join(labels or _names(run, picture.objects))}", "name": picture.name,
-            "image": page.picture(Image.fromarray(drawn), f"{picture.kind} in {picture.name}", "JPEG")}  # fmt: skip
+    drawn = instance_pictures.draw(drawn, found.boxes, none, found.masks, size=picture.image.shape[:2])
+    names = [f"{name} {score:.2f}" for name, score in zip(_names(run, found), found.scores, strict=True)]
+    names += [f"truth: {name}" for name in _names(run, truth)]
+    image = page.picture(Image.fromarray(drawn), f"{picture.kind} in {picture.name}", "JPEG")
+    return {"kind": picture.kind, "names": names, "name": picture.name, "image": image}
 
 
 def _samples(runs):
@@ -129,8 +129,8 @@ def _samples(runs):
     return {"note": None, "figures": entries, "shown": f"{SHOWN:g}"}
 
 
-def _names(run, instances, prefix=""):
+def _names(run, instances):
     """The class of each object, and whether it is a crowd."""
     names = run.results["class_names"]
     pairs = zip(instances.classes, instances.crowd, strict=True)
-    return [prefix + names[label] + (" (crowd)" if crowd else "") for label, crowd in pairs]
+    return [names[label] + (" (crowd)" if crowd else "") for label, crowd in pairs]

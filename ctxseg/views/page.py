@@ -46,7 +46,7 @@ def picture(picture, alt, form):
     """A picture for the page, encoded as `form`, JPEG or PNG."""
     data = io.BytesIO()
     if form == "JPEG":
-        _small(picture, Image.Resampling.BILINEAR).save(data, form, quality=85)
+        _small(picture, Image.Resampling.BILINEAR).save(data, form, quality=85, subsampling=0)
     else:
         _small(picture, Image.Resampling.NEAREST).save(data, form, optimize=True)
     return image(data.getvalue(), form.lower(), alt)

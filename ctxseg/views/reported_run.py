@@ -99,6 +99,7 @@ def read(folder: epath.Path, index: int, count: int, read_base: Callable | None)
         raise UserError(f"{folder / 'config.json'} is damaged: task")
     results = record.read(folder)
     semantic = _task(config, results) == record.SEMANTIC
+    names = results.get("class_names")
     return ReportedRun(
         anchor=f"run{index}",
         name=system if count == 1 else resolved(folder).name,
@@ -110,7 +111,7 @@ def read(folder: epath.Path, index: int, count: int, read_base: Callable | None)
         metrics=read_metrics(folder),
         samples=record.read_samples(folder) if semantic else {},
         images=record.read_image_counts(folder) if semantic else None,
-        pictures=[] if semantic else record.read_pictures(folder),
+        pictures=[] if semantic or not names else record.read_pictures(folder, len(names)),
     )
 
 

@@ -1,5 +1,4 @@
 import base64
-import html.parser
 import io
 import json
 import re
@@ -15,6 +14,7 @@ from ctxseg.data.colours import colourise
 from ctxseg.errors import UserError
 from ctxseg.runs import metrics_log
 from ctxseg.views import curves, figures, report
+from tests.html_page import Page
 
 NAMES = ["grass", '<b>"sky" & sea</b>', "far", "near"]
 PALETTE = [[10, 200, 30], [40, 50, 250], [250, 0, 0], [0, 0, 90]]
@@ -60,29 +60,6 @@ def workdir(tmp_path):
         arrays |= dict(zip((f"image_{i}", f"label_{i}", f"prediction_{i}"), sample(*size), strict=True))
     np.savez_compressed(tmp_path / "samples.npz", **arrays)
     return tmp_path
-
-
-class Page(html.parser.HTMLParser):
-    """Checks the nesting of tags, and collects text and links."""
-
-    VOID = ("meta", "img", "wbr", "input", "!doctype")
-
-    def __init__(self, path):
-        super().__init__()
-        self.open, self.text, self.links = [], "", []
-        self.feed(path.read_text(encoding="utf-8"))
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.links += [value for name, value in attributes if name in ("src", "href")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_report_has_the_contents_of_the_run(workdir):
