@@ -10,13 +10,13 @@ from ctxseg.training import checks
 
 def run(values) -> int:
     checks.check_fields(values.config)
-    predictions = task_of(values.config).predictions
+    task = task_of(values.config)
     checkpoint = parse_checkpoint(values.checkpoint)[1]
     failed = predict.predict(
         values.config,
         values.workdir,
-        partial(predictions.create_prediction, values.config, values.workdir, checkpoint, values.probabilities),
-        predictions.suffixes(values.probabilities),
+        partial(task.create_prediction, values.config, values.workdir, checkpoint, values.probabilities),
+        task.prediction_suffixes(values.probabilities),
         values.input,
         values.output,
         values.overwrite,

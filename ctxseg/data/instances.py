@@ -391,6 +391,14 @@ class _Order:
         return np.random.default_rng([self._seed, group, epoch]).permutation(self._groups[group])
 
 
+def resized(image: np.ndarray, base_size: Sequence[int], max_side: int) -> np.ndarray:
+    """An image of the size that `limited_size_of` gives it."""
+    height, width = limited_size_of((image.shape[0], image.shape[1]), base_size, max_side)
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
 class EvalImages:
     """The images of a source for evaluation, resized: dicts of `image`, `name`, `id`, and `original_size`, (height, width)."""
 
@@ -408,9 +416,7 @@ class EvalImages:
 
     def __getitem__(self, index: int) -> dict:
         content = self._source.annotations(index)
-        image, size = self._source.image(index), self.size(index)
-        if image.shape[:2] != size:
-            image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+        image = resized(self._source.image(index), self._base, self._max_side)
         original = content["height"], content["width"]
         return {"image": image, "name": content["name"], "id": content["id"], "original_size": original}
 

@@ -9,7 +9,6 @@ from functools import partial
 
 import jax
 import numpy as np
-from jax import lax
 from pycocotools import mask as run_lengths
 
 from ctxseg import devices
@@ -41,23 +40,28 @@ def objects_of(detections: Detections, index: int, size, own: tuple[int, int]) -
     height, width = (n / m for n, m in zip(own, size, strict=True))
     boxes = detections.boxes[index] * np.array([width, height, width, height], np.float32)
     shape = tuple(map(bucket, own))  # few shapes, since each is compiled
-    pasted = np.asarray(_paste(detections.masks[index], boxes, shape))[:count, : own[0], : own[1]]
+
+    def mask(probabilities, box):
+        pasted = np.asarray(_paste(probabilities, box, shape))[: own[0], : own[1]]
+        return run_lengths.encode(np.asfortranarray(pasted))
+
     return {
         "boxes": boxes[:count],
         "scores": detections.scores[index][:count],
         "classes": detections.classes[index][:count],
-        "masks": [run_lengths.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in pasted],
+        # One at a time, since the masks of a large image need much memory.
+        "masks": [mask(*pair) for pair in zip(detections.masks[index][:count], boxes[:count], strict=True)],
     }
 
 
 @partial(jax.jit, static_argnums=2)
-def _paste(probabilities, boxes, shape):
-    """Masks in the image: bool `[n,*shape]`. One at a time, so that only the results are stored."""
-    return lax.map(lambda x: masks.paste(x[0][None], x[1][None], shape)[0] >= THRESHOLD, (probabilities, boxes))
+def _paste(probabilities, box, shape):
+    """The mask of a box `[m,m]` in the image: uint8 `[*shape]`, 0 or 1."""
+    return (masks.paste(probabilities[None], box[None], shape)[0] >= THRESHOLD).astype(np.uint8)
 
 
 def create_finder(model, resize: Callable[[np.ndarray], np.ndarray]) -> Callable:
-    """(variables, uint8 image `[H,W,3]`) → its objects.
+    """(variables, uint8 image `[H,W,3]`, (height, width)) → its objects, at that size.
 
     Args:
         model: a detector, on one device.
@@ -65,12 +69,12 @@ def create_finder(model, resize: Callable[[np.ndarray], np.ndarray]) -> Callable
     """
     apply = jax.jit(model.apply)
 
-    def find(variables, image):
+    def find(variables, image, size_of_objects):
         resized = resize(image)
         size = resized.shape[:2]
         canvas = np.zeros((1, *map(bucket, size), 3), np.uint8)
         canvas[0, : size[0], : size[1]] = resized
         detections = jax.device_get(apply(variables, canvas, np.array([size], np.int32)))
-        return objects_of(detections, 0, size, image.shape[:2])
+        return objects_of(detections, 0, size, size_of_objects)
 
     return find

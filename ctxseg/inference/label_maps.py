@@ -39,7 +39,7 @@ def create_prediction(config, folder: str, checkpoint, probabilities: bool) -> P
     metadata = provenance.metadata(config, folder)
     predictor = create_predictor(model, config.eval, metadata["class_names"])
 
-    def predict(image, size):
+    def predict(name, image, size):
         if reason := too_large(image.shape[:2], config.eval.size, config.eval.max_pixels):
             return reason
         regions = None

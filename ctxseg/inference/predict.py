@@ -18,9 +18,9 @@ from ctxseg.files import make_folder, write_bytes
 from ctxseg.progress import Progress
 from ctxseg.runs import workdir
 
-# (uint8 image `[h,w,3]`, height and width of its file) → {suffix: content of the file}, or the reason why there is no result. An image of
-# more than `eval.max_pixels` is reduced to that number.
-Prediction = Callable[[np.ndarray, tuple[int, int]], "dict[str, bytes] | str"]
+# (name, uint8 image `[h,w,3]`, height and width of its file) → {suffix: content of the file}, or the reason why there is no result. An
+# image of more than `eval.max_pixels` is reduced to that number.
+Prediction = Callable[[str, np.ndarray, tuple[int, int]], "dict[str, bytes] | str"]
 
 
 def predict(
@@ -78,7 +78,7 @@ def predict(
         except Exception as e:  # Pillow raises many types on damaged files
             return images.reason(e)
         try:
-            contents = prediction(image, size)
+            contents = prediction(path.name, image, size)
             if isinstance(contents, str):
                 return contents
             make_folder(stem.parent)

@@ -1,24 +1,29 @@
-"""`ctxseg.load`: a trained segmenter in Python."""
+"""`ctxseg.load`: a trained segmenter or detector in Python."""
 
 import os
 import re
+from functools import partial
 
 import jax
 import numpy as np
 from etils import epath
 from PIL import Image
+from pycocotools import mask as run_lengths
 
-from ctxseg.data import images, sizes, superpixels
+from ctxseg.data import images, instances, sizes, superpixels
 from ctxseg.errors import UserError, one_line
 from ctxseg.files import check_reachable
 from ctxseg.inference import crf, exported
+from ctxseg.inference.instances import create_finder
 from ctxseg.inference.probabilities import at_base_size, create_predictor
 from ctxseg.inference.protocol import superpixel_views
 from ctxseg.runs import checkpoints, provenance, workdir
 
 
-def load(path: str | os.PathLike, checkpoint: int | str | None = None) -> "TrainedSegmenter | ExportedSegmenter":
-    """Loads a trained segmenter.
+def load(
+    path: str | os.PathLike, checkpoint: int | str | None = None
+) -> "TrainedSegmenter | TrainedDetector | ExportedSegmenter":
+    """Loads a trained network: a detector if the run is one of instance segmentation, else a segmenter.
 
     Args:
         path: the folder of a run, RUN/checkpoints/STEP, or an export (`--mode=export`).
@@ -33,10 +38,59 @@ def load(path: str | os.PathLike, checkpoint: int | str | None = None) -> "Train
         return ExportedSegmenter(location)
     if match := re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})", str(location)):
         location, checkpoint = epath.Path(match[1] or "."), int(match[2])
-    return TrainedSegmenter(location, checkpoint)
+    config = workdir.read_config(str(location))
+    trained = TrainedSegmenter if config.model.detector.name == "none" else TrainedDetector
+    return trained(location, config, checkpoint)
 
 
-class TrainedSegmenter:
+class _Trained:
+    """The network of a run, on one device."""
+
+    def __init__(self, folder: epath.Path, config, checkpoint: int | str | None = None):
+        metadata = provenance.metadata(config, str(folder))
+        self.config = config
+        self.model, state = checkpoints.restore_run(config, str(folder), checkpoint)
+        self.variables = state.variables
+        self.class_names = list(metadata["class_names"])
+        self.palette = [tuple(colour) for colour in metadata["palette"]]
+
+
+class TrainedDetector(_Trained):
+    """The detector of a run, on one device.
+
+    Attributes:
+        class_names: names by class id.
+        palette: RGB colours, 0 to 255, by class id.
+        config: config of the run.
+        model: a flax.linen module, see `models.detectors.mask_rcnn`.
+        variables: its variables: `params` and `batch_stats`.
+    """
+
+    def __init__(self, folder: epath.Path, config, checkpoint: int | str | None = None):
+        super().__init__(folder, config, checkpoint)
+        resize = partial(instances.resized, base_size=tuple(config.eval.size), max_side=config.data.max_side)
+        self._find = create_finder(self.model, resize)
+
+    def predict(self, image) -> dict:
+        """The objects of an image, best first, at its size; the same as from `--mode=predict`.
+
+        Args:
+            image: uint8 RGB `[H,W,3]`, a PIL image, or a path. Files and PIL images are converted to upright RGB, see `data/images.py`.
+
+        Returns:
+            `boxes` float32 `[n,4]`, (left, top, right, bottom) in pixels; `scores` float32 `[n]`; `classes` int32 `[n]`; `masks` bool
+            `[n,H,W]`.
+
+        Raises:
+            UserError: `image` is not an image, or there is no such file.
+        """
+        pixels, size = read(image, self.config.eval.max_pixels)
+        found = self._find(self.variables, pixels, size)
+        decoded = [run_lengths.decode(mask).astype(bool) for mask in found["masks"]]
+        return found | {"masks": np.stack(decoded) if decoded else np.zeros((0, *size), bool)}
+
+
+class TrainedSegmenter(_Trained):
     """The segmenter of a run, on one device.
 
     Attributes:
@@ -47,13 +101,8 @@ class TrainedSegmenter:
         variables: its variables: `params`, `batch_stats`, `memory`, …
     """
 
-    def __init__(self, folder: epath.Path, checkpoint: int | str | None = None):
-        self.config = workdir.read_config(str(folder))
-        metadata = provenance.metadata(self.config, str(folder))
-        self.model, state = checkpoints.restore_run(self.config, str(folder), checkpoint)
-        self.variables = state.variables
-        self.class_names = list(metadata["class_names"])
-        self.palette = [tuple(colour) for colour in metadata["palette"]]
+    def __init__(self, folder: epath.Path, config, checkpoint: int | str | None = None):
+        super().__init__(folder, config, checkpoint)
         self._predictor = create_predictor(self.model, self.config.eval, self.class_names)
         self._apply = jax.jit(lambda variables, x, regions: self.model.apply(variables, x, regions).features)
 

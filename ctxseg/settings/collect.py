@@ -40,7 +40,6 @@ CHOSEN: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "model.connections": ("name", "none", CONNECTIONS),
     "model.detector": ("name", "none", DETECTORS),
     "model.memory": ("name", "none", MEMORIES),
-    "model.detector": ("name", "none", DETECTORS),
     "model.scales": ("merge", "none", {merge: None if merge == "none" else MultiScale for merge in MERGES}),
 }
 # The sections that always have the same module.

@@ -12,13 +12,15 @@ A task is a module of this package. The network decides the task of a config, se
     write(config, folder, builder, evaluation, results)
                                                 writes the files of an evaluation into the folder of a run; `results` are the entries of
                                                 results.json that all tasks share
-    predictions                                 the results of `--mode=predict`: `suffixes` and `create_prediction`, see `inference.predict`
+    prediction_suffixes(probabilities)          ends of the names of the results of `--mode=predict`, see `inference.predict`
+    create_prediction(config, folder, checkpoint, probabilities)
+                                                a function that makes these results, see `inference.predict.Prediction`
     lines(scores)                               the lines that show the scores; the last one has the main scores
 """
 
-from ctxseg.tasks import semantic
+from ctxseg.tasks import instances, semantic
 
 
 def task_of(config):
-    """The task of a config."""
-    return semantic
+    """The task of a config: that of its network."""
+    return semantic if config.model.detector.name == "none" else instances

@@ -17,7 +17,8 @@ from ctxseg.training import losses
 
 SCORES = ("mIoU", "pixel accuracy", "mean accuracy")
 loss = losses.of_batch
-predictions = label_maps
+prediction_suffixes = label_maps.suffixes
+create_prediction = label_maps.create_prediction
 
 
 def check(config, class_names: Sequence[str]) -> None:

@@ -38,6 +38,32 @@ def total(output: DetectorOutput, config, axis_name: str | None = None) -> tuple
     return sum(config[name] * loss for name, loss in parts.items()), parts
 
 
+def of_batch(model, variables, batch: dict, rng, config, axis_name: str | None = None):
+    """The loss of instance segmentation on a training batch.
+
+    Args:
+        model: a detector.
+        variables: its variables.
+        batch: see `data.instances.train_iterator`.
+        rng: key from which anchors and proposals are drawn.
+        config: `config.loss`.
+        axis_name: as in `losses`.
+
+    Returns:
+        This device's share of the loss, and the updated batch statistics and None, as detectors have no memory.
+    """
+    output, updated = model.apply(
+        variables,
+        batch["image"],
+        batch["size"],
+        {key: batch[key] for key in ("boxes", "classes", "masks")},
+        train=True,
+        rngs={"sample": rng},
+        mutable=["batch_stats"],
+    )
+    return total(output, config, axis_name)[0], (updated, None)
+
+
 def rpn_class(rpn: SampledAnchors, axis_name: str | None = None) -> Float[Array, ""]:
     """Mean binary cross entropy of the scores of the sampled anchors."""
     return _mean(optax.sigmoid_binary_cross_entropy(rpn.scores, rpn.positive), rpn.valid, rpn.valid, axis_name)

@@ -1,0 +1,101 @@
+"""Evaluates a detector on a split: finds the objects of every image, and scores them as COCO does."""
+
+import statistics
+import time
+from typing import NamedTuple
+
+import jax
+
+from ctxseg import devices
+from ctxseg.data.instances import InstanceSource, eval_batches
+from ctxseg.errors import UserError
+from ctxseg.evaluation import instance_samples, instances, misses, splits
+from ctxseg.inference.instances import create_detect_step, objects_of
+from ctxseg.runs.record import Picture
+
+
+class Evaluation(NamedTuple):
+    """The evaluation of a detector on a split.
+
+    Attributes:
+        scores: see `instances.evaluate`, but `curves`.
+        curves: precision by recall.
+        found: the detections of every image, in the order of the split, see `instances`.
+        misses: see `misses.find`.
+        pictures: the first `config.eval.samples` images, and close-ups of misses.
+        seconds_per_image: median over batches, from the batch in memory to boxes and masks at the images' own size, without the first
+            batch of each shape, which is compiled. None without another batch.
+    """
+
+    scores: dict
+    curves: dict
+    found: list[dict]
+    misses: misses.Misses
+    pictures: list[Picture]
+    seconds_per_image: float | None
+
+
+def split_source(builder, split: str, field: str = "config.eval.split") -> InstanceSource:
+    """The samples of a split, or of several as `a+b`. UserError that names `field` if it is missing."""
+    if "category_ids" not in builder.info.metadata:
+        raise UserError(
+            f"config.data.name is {builder.name}, which has labels of pixels; a detector needs objects: scenes_instances, coco_instances, "
+            "or a folder with annotations.json"
+        )
+    splits.check_split(builder, split, field)
+    return InstanceSource(builder, split)
+
+
+def evaluate_split(config, builder, detect_step, variables, progress=None) -> Evaluation:
+    """Evaluates on every image of `config.eval.split`.
+
+    Args:
+        config: config of the run; `eval` and `data.max_side` are read.
+        builder: a prepared data set of instances.
+        detect_step: result of `create_detect_step`.
+        variables: replicated variables of the model.
+        progress: called after each batch with the number of images done.
+    """
+    source = split_source(builder, config.eval.split)
+    class_names = list(builder.info.metadata["class_names"])
+    places = {}  # {id of an image: its detections}
+    compiled, seconds, done = set(), [], 0
+    batches = eval_batches(
+        source, config.eval.batch_size, tuple(config.eval.size), config.data.max_side, *devices.process()
+    )
+    for batch in batches:
+        began = time.perf_counter()
+        inputs = devices.shard({key: batch[key] for key in ("image", "size")})
+        detections = jax.tree.map(devices.gather, jax.device_get(detect_step(variables, inputs)))
+        for i in range(batch["count"]):
+            found = objects_of(detections, i, batch["size"][i], batch["original_size"][i])
+            places[batch["id"][i]] = {"id": batch["id"][i], "name": batch["name"][i]} | found
+        shape = batch["image"].shape
+        if shape in compiled:
+            seconds.append((time.perf_counter() - began) / len(batch["image"]))
+        compiled.add(shape)
+        done += batch["count"]
+        if progress:
+            progress(done)
+    objects = [source.annotations(i) for i in range(len(source))]
+    listed = [places[image["id"]] for image in objects]
+    scores = instances.evaluate(objects, listed, class_names)
+    missed = misses.find(objects, listed, len(class_names))
+
+    def arguments(i):
+        return objects[i]["name"], source.image(i), objects[i], listed[i]
+
+    pictures = [instance_samples.whole(*arguments(i)) for i in range(min(config.eval.samples, len(source)))]
+    pictures += [
+        instance_samples.close_up(miss, *arguments(miss.image))
+        for examples in missed.examples.values()
+        for miss in examples
+    ]
+    curves = scores.pop("curves")
+    return Evaluation(scores, curves, listed, missed, pictures, statistics.median(seconds) if seconds else None)
+
+
+def create_evaluation(config, builder, model):
+    """(replicated variables, progress=None) → `Evaluation`."""
+    step = create_detect_step(model)
+    return lambda variables, progress=None: evaluate_split(config, builder, step, variables, progress)

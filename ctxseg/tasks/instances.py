@@ -1,0 +1,112 @@
+"""Instance segmentation: the objects of an image, each with a class, a box and a mask, scored by COCO's average precision."""
+
+import json
+import os
+from collections.abc import Sequence
+from functools import partial
+
+from PIL import Image
+
+from ctxseg import devices
+from ctxseg.data import instances as samples
+from ctxseg.errors import UserError
+from ctxseg.evaluation import detections, instances
+from ctxseg.inference.instances import create_finder
+from ctxseg.inference.label_maps import encoded
+from ctxseg.runs import checkpoints, provenance, record
+from ctxseg.training import detection_losses
+from ctxseg.views import instance_pictures
+
+SCORES = ("mask AP", "mask AP50", "mask AP75", "box AP", "box AP50", "box AP75")
+loss = detection_losses.of_batch
+
+
+def check(config, class_names: Sequence[str]) -> None:
+    """Raises UserError for an invalid augmentation or size of evaluation."""
+    samples.create_augmentation(config.data, class_names)
+    samples.check_resizing(tuple(config.eval.size), config.data.max_side, "eval.size")
+
+
+def training_source(config, builder) -> samples.InstanceSource:
+    """The samples of `config.train.split`. UserError: `builder` has no such split."""
+    return detections.split_source(builder, config.train.split, "config.train.split")
+
+
+def training_batches(config, source, class_names: Sequence[str]):
+    """Batches as `data.instances.train_iterator` describes them."""
+    augmentation = samples.create_augmentation(config.data, class_names)
+    return samples.train_iterator(
+        source, augmentation, config.train.batch_size, config.seed, *devices.process(), config.data.threads
+    )
+
+
+def check_evaluation(config, builder) -> None:
+    """UserError: `builder` has no split `config.eval.split`."""
+    detections.split_source(builder, config.eval.split)
+
+
+create_evaluation = detections.create_evaluation
+
+
+def write(config, folder: str, builder, evaluation: detections.Evaluation, results: dict) -> None:
+    """Writes detections.json, in COCO's result format; samples.npz; results.json."""
+    path = os.path.join(folder, "detections.json")
+    instances.write_results(path, evaluation.found, builder.info.metadata["category_ids"])
+    results = results | {
+        "task": record.INSTANCES,
+        "protocol": protocol(config),
+        "seconds_per_image": evaluation.seconds_per_image,
+        "curves": evaluation.curves,
+        "misses": {
+            "counts": evaluation.misses.counts,
+            "found": evaluation.misses.found,
+            "objects": evaluation.misses.objects,
+        },
+    }
+    record.write_instances(folder, results, evaluation.pictures)
+
+
+def prediction_suffixes(probabilities: bool) -> list[str]:
+    """A picture, and a JSON file; it marks complete results. Detectors have no probabilities to write."""
+    return ["_objects.jpg", ".json"]
+
+
+def create_prediction(config, folder: str, checkpoint, probabilities: bool):
+    """Finds the objects of images.
+
+    - NAME.json: the objects, see `instance_pictures.as_json`;
+    - NAME_objects.jpg: masks, boxes, names and scores over the image, reduced to `eval.max_pixels` if it is larger.
+
+    UserError: there is no such checkpoint; the config differs from the run's; or probabilities are requested.
+    """
+    if probabilities:
+        raise UserError("--probabilities: a detector has none; NAME.json has the scores of the objects")
+    model, state = checkpoints.restore_run(config, folder, checkpoint)
+    class_names = provenance.metadata(config, folder)["class_names"]
+    find = create_finder(
+        model, partial(samples.resized, base_size=tuple(config.eval.size), max_side=config.data.max_side)
+    )
+
+    def predict(name, image, size):
+        found = find(state.variables, image, size)
+        picture = instance_pictures.draw_detections(image, found, class_names, size)
+        content = json.dumps(instance_pictures.as_json(name, found, class_names, size))
+        return {".json": content.encode(), "_objects.jpg": encoded(Image.fromarray(picture), "JPEG", quality=90)}
+
+    return predict
+
+
+def protocol(config) -> str:
+    """The size of the images in words."""
+    size = tuple(config.eval.size)
+    if not size:
+        return "images of their own size"
+    if len(size) == 2:
+        return f"images resized to {size[0]}×{size[1]}"
+    limit = f", longer side at most {config.data.max_side}" if config.data.max_side else ""
+    return f"shorter side {size[0]}{limit}"
+
+
+def lines(scores: dict) -> list[str]:
+    """AP of masks and boxes."""
+    return [instances.score_line(scores)]
