@@ -6,6 +6,7 @@ from ctxseg import data
 from ctxseg.models import create_model
 from ctxseg.runs import pretrained
 from ctxseg.settings import collect, reading
+from ctxseg.tasks import task_of
 from ctxseg.training import checks, optimizers
 
 
@@ -31,8 +32,10 @@ def show(config) -> None:
     output, variables = jax.eval_shape(lambda r: model.init_with_output(r, *arguments), jax.random.PRNGKey(0))
     values = reading.effective(config)
     if values.get("model.context.levels") == [] and config.model.connections.name == "none":
-        maps = [name for name in output.features if name != "context"]
-        values["model.context.levels"] = maps[-reading.maps_read(config) :]
+        pixels = jax.ShapeDtypeStruct(arguments[0].shape, "float32")
+        backbone = model.backbone.clone(parent=None)
+        maps, _ = jax.eval_shape(backbone.init_with_output, jax.random.PRNGKey(0), pixels)
+        values["model.context.levels"] = list(maps)[-reading.maps_read(config) :]
     for name, value in values.items():
         text = "(not given)" if value is None else "none" if collect.can_be_off(name) and not value else value
         meaning = collect.meaning(config, name)
@@ -44,4 +47,4 @@ def show(config) -> None:
         for name, leaves in tree.items() if part != "classifier" else [("", tree)]:
             print(f"{part + '/' + name:44} {sum(x.size for x in jax.tree.leaves(leaves)):>12,}")
     print(f"{'parameters':44} {sum(x.size for x in jax.tree.leaves(variables['params'])):>12,}")
-    print(f"logits {output.logits.shape} for an image {arguments[0].shape}")
+    print(f"{task_of(config).describe(output)} for an image {arguments[0].shape}")

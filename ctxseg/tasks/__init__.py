@@ -3,6 +3,7 @@
 A task is a module of this package. The network decides the task of a config, see `task_of`. Its members:
 
     SCORES                                      the scores that tables can show, as in `studies.tables`
+    describe(output)                            the output of the network in words, from its shapes
     loss                                        the loss of a training batch, with the arguments and results of `losses.of_batch`
     check(config, class_names)                  UserError for an invalid field that only this task reads
     training_source(config, builder)            the training samples, by index

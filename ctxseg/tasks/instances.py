@@ -107,6 +107,13 @@ def protocol(config) -> str:
     return f"shorter side {size[0]}{limit}"
 
 
+def describe(output) -> str:
+    """The number of objects, and the size of their masks."""
+    return (
+        f"at most {output.boxes.shape[1]} objects, with masks of {output.masks.shape[2]}×{output.masks.shape[3]} cells,"
+    )
+
+
 def lines(scores: dict) -> list[str]:
     """AP of masks and boxes."""
     return [instances.score_line(scores)]

@@ -78,6 +78,11 @@ def write(config, folder: str, builder, evaluation: semantic.Evaluation, results
     record.write(folder, results, evaluation.samples, evaluation.image_names, evaluation.image_counts)
 
 
+def describe(output) -> str:
+    """The shape of the scores."""
+    return f"logits {output.logits.shape}"
+
+
 def lines(scores: dict) -> list[str]:
     """mIoU of each group of classes; then mIoU, pixel accuracy and mean accuracy."""
     groups = [f"{group:12} mIoU {_number(iou)}" for group, iou in scores["group_iou"].items()]
