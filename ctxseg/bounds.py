@@ -5,6 +5,7 @@ norm: Literal["batch", "none"] = "batch"        one of these
 dilations: tuple[Count, ...] = (12, 24, 36)     one or more, all different
 scales: Sequence[Factor] = (1.0,)               one or more, which may repeat
 patch: tuple[Count, Count]                      exactly two
+crop: Annotated[tuple[int, int], OFF]           exactly two, or ()
 """
 
 import math
@@ -78,6 +79,8 @@ def check(field: str, value: Any, annotation: Any) -> None:
     elif origin is typing.Literal:
         if value not in entries:
             raise UserError(f"config.{field} is {value!r}; expected one of {', '.join(map(str, entries))}")
+    elif origin is Annotated and OFF in entries and value == ():
+        return
     elif origin is Annotated:
         check(field, value, entries[0])
         _check_number(field, value, entries)

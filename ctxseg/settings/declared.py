@@ -74,7 +74,10 @@ class DataFields:
             prepared or can be downloaded.
         superpixels: maximum number of SLIC super-pixels of an image, for msci; its paper has about 1000.
         base_size: size to which images are resized first: (shorter side,) or (height, width); none: not resized.
-        crop: height and width of a training crop.
+        max_side: longest side of an image after it is resized to base_size=(shorter side,), for instance segmentation; none: no limit.
+        crop: height and width of a training crop. For instance segmentation also none: whole images, in batches of landscape or of portrait
+            images, whose size follows from base_size and max_side.
+        max_objects: for instance segmentation: number of objects of a training image; if there are more, the largest are used.
         padding: what surrounds an image that is smaller than the crop. ignore: pixels that are ignored; reflect: the image, reflected at
             its edges.
         flip: mirror an image horizontally with probability 1/2; classes whose names differ only in left and right are swapped.
@@ -93,7 +96,9 @@ class DataFields:
     manual_dir: str | None = None
     superpixels: Annotated[int, OFF] = 0
     base_size: Annotated[tuple, OFF] = ()
-    crop: tuple[int, int] = (128, 128)
+    max_side: Annotated[Whole, OFF] = 0
+    crop: Annotated[tuple[int, int], OFF] = (128, 128)
+    max_objects: Count = 100
     padding: Literal["ignore", "reflect"] = "ignore"
     flip: bool = True
     scale_range: tuple[float, float] = (1.0, 1.0)
@@ -262,11 +267,13 @@ SECTIONS: dict[str, type] = {
 def annotations(path: str) -> dict:
     """{field: annotation} of a section, such as `optimizer`."""
     hints = typing.get_type_hints(SECTIONS[path], include_extras=True)
-    if path == "data":  # the augmentation declares the bounds of its fields
-        from ctxseg.data.transforms import Augmentation  # here, as it takes seconds
+    if path == "data":  # the augmentations declare the bounds of their fields
+        from ctxseg.data.instances import InstanceAugmentation  # here, as it takes seconds
+        from ctxseg.data.transforms import Augmentation
 
-        bounds = typing.get_type_hints(Augmentation, include_extras=True)
-        hints |= {name: bounds[name] for name in hints if name in bounds}
+        for augmentation in (Augmentation, InstanceAugmentation):
+            bounds = typing.get_type_hints(augmentation, include_extras=True)
+            hints |= {name: bounds[name] for name in hints if name in bounds}
     return hints
 
 

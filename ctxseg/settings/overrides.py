@@ -106,7 +106,8 @@ def check_tuples(config, before):
     """UserError for a tuple of the wrong length or with entries of the wrong type; `before` is the flat config without overrides."""
     values = flatten(config)
     for name, default in before.items():
-        if isinstance(default, tuple) and default and not is_like(values[name], default, name):
+        is_off = values[name] == () and collect.can_be_off(name)
+        if isinstance(default, tuple) and default and not is_off and not is_like(values[name], default, name):
             raise UserError(f"config.{name} is {values[name]}; expected values like {default}")
 
 
