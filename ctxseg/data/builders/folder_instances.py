@@ -155,9 +155,9 @@ def _listed(manual_dir):
         if content is None:
             continue
         contents.append(content)
-        paths = []
+        folders, paths = _folders(source, manual_dir, split), []
         for image in content.images:
-            path, fault = _find(image.file_name, source, manual_dir, split, by_name)
+            path, fault = _find(image.file_name, folders, by_name)
             if fault:
                 faults.append(f"{source} image {image.id}: {fault}")
             else:
@@ -190,11 +190,16 @@ def _split(splits, contents):
     return {split: [entries[name] for name in names] for split, names in shares.items()} | test
 
 
-def _find(file_name, source, manual_dir, split, by_name):
+def _folders(source, manual_dir, split):
+    """The folders in which the images of a JSON file may be, the most likely first: those of the split are train, Train, train2017, …"""
+    of_split = re.compile(rf"({'|'.join(SPLIT_NAMES[split])})(\d{{4}})?", re.IGNORECASE) if split else None
+    parents = [folder for folder in (manual_dir / "images", manual_dir) if folder.is_dir()]
+    below = [f for folder in parents for f in sorted(folder.iterdir()) if of_split and of_split.fullmatch(f.name)]
+    return [source.parent, *below, *parents]
+
+
+def _find(file_name, folders, by_name):
     """The path of an image and None, or None and what is wrong."""
-    folders = [source.parent, manual_dir, manual_dir / "images"]
-    for name in SPLIT_NAMES.get(split, ()):
-        folders += [manual_dir / "images" / name, manual_dir / name]
     relative = PurePosixPath(file_name)
     if not relative.is_absolute() and ".." not in relative.parts:  # not outside of the folder
         for folder in folders:

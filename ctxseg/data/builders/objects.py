@@ -169,7 +169,8 @@ def check(dataset: str, splits: Mapping[str, Sequence[Entry]], rules: Rules, fau
     Raises:
         UserError: all faults, see `raise_faults`.
     """
-    faults, notes = list(faults), {}
+    faults = list(faults)
+    notes: dict[str, list] = {}
     entries = [entry for entries in splits.values() for entry in entries]
     for found, repaired in each(lambda entry: _check(entry, rules), entries, f"check {dataset}"):
         faults += found
@@ -353,7 +354,7 @@ def _by_id(items, kind, path, faults):
         if not _is_id(number):
             faults.append(f"{path} {kind} at position {position}: its id is {number!r}; expected a whole number")
         elif number in by_id:
-            faults.append(f"{path} {kind} {number}: two have this id")
+            faults.append(f"{path}: two entries for {kind} {number}: ids must differ")
         else:
             by_id[number] = item
     return by_id
