@@ -6,11 +6,13 @@ from ctxseg.data.builders.ade20k import ADE20K
 from ctxseg.data.builders.camvid import CamVid
 from ctxseg.data.builders.cihp import CIHP
 from ctxseg.data.builders.cityscapes import Cityscapes
+from ctxseg.data.builders.coco_instances import COCOInstances
 from ctxseg.data.builders.coco_stuff import COCOStuff
 from ctxseg.data.builders.coco_stuff10k import COCOStuff10K
 from ctxseg.data.builders.coco_subset import COCOSubset
 from ctxseg.data.builders.coco_voc import COCOVOC
 from ctxseg.data.builders.folder import Folder
+from ctxseg.data.builders.folder_instances import FolderInstances
 from ctxseg.data.builders.lip import LIP
 from ctxseg.data.builders.nyudv2 import NYUDv2
 from ctxseg.data.builders.pascal_context import PascalContext
@@ -26,6 +28,7 @@ DATASETS = {
     "scenes_half": ScenesHalf,
     "scenes_instances": ScenesInstances,
     "folder": Folder,
+    "folder_instances": FolderInstances,
     "camvid": CamVid,
     "voc2012": VOC2012,
     "pascal_context": PascalContext,
@@ -36,6 +39,7 @@ DATASETS = {
     "coco_subset": COCOSubset,
     "coco_voc": COCOVOC,
     "coco_stuff": COCOStuff,
+    "coco_instances": COCOInstances,
     "coco_stuff10k": COCOStuff10K,
     "ade20k": ADE20K,
     "cityscapes": Cityscapes,

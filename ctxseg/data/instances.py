@@ -139,12 +139,12 @@ def crop(sample: dict, top: int, left: int, size: tuple[int, int]) -> dict:
     height, width = sample["image"].shape[:2]
     rows, columns = slice(top, min(top + size[0], height)), slice(left, min(left + size[1], width))
     image = np.empty((*size, 3), np.uint8)
-    image[...] = PADDING["image"]
+    image[...] = np.array(PADDING["image"], np.uint8)
     image[: rows.stop - top, : columns.stop - left] = sample["image"][rows, columns]
     masks = np.zeros((len(sample["masks"]), *size), np.uint8)
     masks[:, : rows.stop - top, : columns.stop - left] = sample["masks"][:, rows, columns]
-    boxes = sample["boxes"] - np.float32([left, top, left, top])
-    limits = np.float32([columns.stop - left, rows.stop - top])
+    boxes = sample["boxes"] - np.array([left, top, left, top], np.float32)
+    limits = np.array([columns.stop - left, rows.stop - top], np.float32)
     for i in np.flatnonzero((boxes[:, :2] < 0).any(1) | (boxes[:, 2:] > limits).any(1)):
         x, y, w, h = cv2.boundingRect(masks[i])
         boxes[i] = x, y, x + w, y + h
@@ -178,7 +178,7 @@ class InstanceAugmentation:
         UserError: a value out of range.
     """
 
-    crop: tuple = ()
+    crop: Annotated[tuple[int, int], bounds.OFF] = ()  # type: ignore[assignment]  # () is off
     base_size: tuple = ()
     max_side: bounds.Whole = 0
     max_objects: bounds.Count = 100
@@ -222,7 +222,8 @@ class InstanceAugmentation:
         jitter = rng.uniform(-1, 1, 4) * (self.brightness, self.contrast, self.saturation, self.hue)
 
         original = sample["image"].shape[:2]
-        size = tuple(max(1, round(n * scale)) for n in limited_size_of(original, self.base_size, self.max_side))
+        base = limited_size_of(original, self.base_size, self.max_side)
+        size = max(1, round(base[0] * scale)), max(1, round(base[1] * scale))
         canvas = self.canvas(original)
         room = [max(n - m, 0) for n, m in zip(size, canvas, strict=True)]
         top, left = (int(share * (n + 1)) for share, n in zip(position, room, strict=True))

@@ -75,7 +75,7 @@ class Placed(NamedTuple):
 def layout(rng: np.random.Generator) -> list[Placed]:
     """The objects of an image. Later ones hide earlier ones. The answers are not used, so positions do not reveal them."""
     tissues, strips = rng.integers(1, 3), rng.integers(3)
-    blobs = rng.integers(1, min(3, 7 - tissues - 2 * strips) + 1)
+    blobs = rng.integers(1, min(3, 7 - int(tissues + 2 * strips)) + 1)
     while (placed := _try_layout(rng, tissues, strips, blobs)) is None:
         pass
     return placed
@@ -244,7 +244,7 @@ def scene(
     answers = answers or Answers(index & 1, index >> 1 & 1)
     rng = np.random.default_rng(np.random.SeedSequence([seed, list(SPLITS).index(split), index, 1]))
     placed = layout(rng)
-    photos = photographs()
+    photos: dict = photographs()
     image = random_crop(rng, photos["background"][rng.integers(len(photos["background"]))], SIZE, SIZE)
     image = np.ascontiguousarray(image[:, ::-1] if rng.integers(2) else image)
     names = []

@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from pycocotools import mask as run_lengths
 
+from ctxseg.data.instances import InstanceSource
 from ctxseg.data.parallel import each
 from ctxseg.data.store import reason
 from ctxseg.errors import UserError
@@ -28,11 +30,13 @@ class Counts(NamedTuple):
         sizes: int64 [N, 2], height and width of each image.
         pixels: int64 [256], the number of pixels of each id; 255 is ignored.
         images: int64 [256], the number of images that have the id.
+        objects: int64 [256], the number of objects of each class, without crowds; None for labels.
     """
 
     sizes: np.ndarray
     pixels: np.ndarray
     images: np.ndarray
+    objects: np.ndarray | None = None
 
 
 def summarise(builder, draw: Callable) -> dict:
@@ -45,7 +49,8 @@ def summarise(builder, draw: Callable) -> dict:
     Returns:
         `data`, the name; and `splits`, {name: {`images`: their number; `height`, `width`: {`min`, `median`, `max`}; `sizes`: number of
         different sizes; `ignored`: share of ignored pixels; `classes`: {name: {`share`: of the labelled pixels, None if there are none;
-        `pixels`: their number; `images`: number of images with the class}}}}.
+        `pixels`: their number; `images`: number of images with the class}}}}. For instance segmentation, `share` is of all objects, and
+        each split and each class also has `objects`, their number.
 
     Raises:
         UserError: a damaged record, or a folder that cannot be written.
@@ -73,7 +78,9 @@ def summarise(builder, draw: Callable) -> dict:
 
 
 def count(builder, split: str) -> Counts:
-    """Counts sizes and class ids of a split's labels, with all cores. UserError: a damaged label."""
+    """Counts sizes and class ids of a split's labels, or its objects, with all cores. UserError: a damaged record."""
+    if "objects" in builder.info.features:
+        return _count_objects(builder, split)
     raw = tfds.decode.SkipDecoding()
     records = builder.as_data_source(split, decoders={"image": raw, "label": raw})
 
@@ -95,6 +102,19 @@ def count(builder, split: str) -> Counts:
     return Counts(sizes, pixels, images)
 
 
+def _count_objects(builder, split):
+    source = InstanceSource(builder, split)
+    classes = max(256, len(builder.info.metadata["class_names"]))
+    pixels, images, objects = np.zeros((3, classes), np.int64)
+    for content in each(source.annotations, range(len(source)), f"count {builder.name} {split}"):
+        annotations = content["annotations"]
+        ids = np.array([a["category"] for a in annotations], int)
+        np.add.at(pixels, ids, np.array([run_lengths.area(a["segmentation"]) for a in annotations], np.int64))
+        np.add.at(objects, ids, np.array([1 - a["iscrowd"] for a in annotations], np.int64))
+        images[np.unique(ids)] += 1
+    return Counts(source.sizes, pixels, images, objects)
+
+
 def table(summary: dict) -> str:
     """The summary as lines to print: a column for each split, a row for each class, the most frequent first."""
     splits = summary["splits"]
@@ -102,20 +122,27 @@ def table(summary: dict) -> str:
     for side in ("height", "width"):
         rows.append([side, *(_range(s[side]) for s in splits.values())])
     rows.append(["sizes", *(str(s["sizes"]) for s in splits.values())])
-    rows.append(["ignored", *(_percent(s["ignored"]) for s in splits.values())])
+    if any("objects" in s for s in splits.values()):
+        rows.append(["objects", *(str(s["objects"]) for s in splits.values())])
+    else:
+        rows.append(["ignored", *(_percent(s["ignored"]) for s in splits.values())])
     classes = commonest(summary)
     skipped = len(classes) - ROWS if len(classes) > ROWS else 0
     for i, name in enumerate(classes):
         if skipped and i == ROWS // 2:
             rows.append([f"… {skipped} more …", *[""] * len(splits)])
         if not skipped or i < ROWS // 2 or i >= ROWS // 2 + skipped:
-            cells = [s["classes"][name] for s in splits.values()]
-            rows.append([name, *(f"{_percent(c['share'])}  {c['images']:>6} img" for c in cells)])
+            rows.append([name, *(_cell(s["classes"][name]) for s in splits.values())])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
         for row in rows
     )
+
+
+def _cell(counts):
+    objects = f"  {counts['objects']:>7} obj" if "objects" in counts else ""
+    return f"{_percent(counts['share'])}{objects}  {counts['images']:>6} img"
 
 
 def commonest(summary: dict) -> list[str]:
@@ -165,6 +192,15 @@ def _read(path, builder):
 
 
 def _of_split(counts, names):
+    summary = _of_labels(counts, names)
+    if counts.objects is not None:
+        summary["objects"] = total = int(counts.objects.sum())
+        for values, objects in zip(summary["classes"].values(), counts.objects.tolist(), strict=False):
+            values |= {"objects": objects, "share": objects / total if total else None}
+    return summary
+
+
+def _of_labels(counts, names):
     labelled = int(counts.pixels[: len(names)].sum())
     total = int(counts.pixels.sum())
     return {

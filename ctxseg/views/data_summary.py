@@ -46,7 +46,7 @@ def draw(summary: dict, sizes: dict[str, np.ndarray], palette) -> Figure:
             marker = ("o", "D", "s", "^")[j % 4]
             panel.plot(right, down, marker, color="white", markeredgecolor="black", markersize=3.5, label=split)
         panel.set_yticks(range(len(panel_names)), panel_names, fontsize=7)
-        panel.set_xlabel("% of labelled pixels")
+        panel.set_xlabel("% of objects" if "objects" in splits[first] else "% of labelled pixels")
         panel.grid(axis="x", alpha=0.3)
         panel.set_axisbelow(True)
     handles = []
@@ -58,7 +58,10 @@ def draw(summary: dict, sizes: dict[str, np.ndarray], palette) -> Figure:
         unique, counts = np.unique(values, axis=0, return_counts=True)
         area = 12 + 150 * counts / max(len(values), 1)
         ignored = splits[split]["ignored"]
-        label = f"{split}: {len(values)} images, " + ("no pixels" if ignored is None else f"{ignored:.1%} ignored")
+        labels = "no pixels" if ignored is None else f"{ignored:.1%} ignored"
+        if "objects" in splits[split]:
+            labels = f"{splits[split]['objects']} objects"
+        label = f"{split}: {len(values)} images, {labels}"
         colour = run_style(i)[0]
         # The first split is filled and the others are rings, since splits often have the same sizes.
         last.scatter(*unique.T[::-1], s=area, edgecolors=colour, facecolors=colour if i == 0 else "none", alpha=0.7)

@@ -34,13 +34,18 @@ def check_splits(
     Raises:
         UserError: which files have which faults, see `raise_faults`.
     """
-    for split, pairs in splits.items():
-        difference = len(pairs) - published[split]
-        if difference:
-            count = f"{abs(difference)} {'fewer' if difference < 0 else 'more'} than the {published[split]} published"
-            print(f"warning: {dataset} {split} has {len(pairs)} images, {count}", file=sys.stderr)
+    warn_of_counts(dataset, splits, published)
     faults, total = find_faults(dataset, splits, read_label, read_image)
     raise_faults(dataset, faults, total)
+
+
+def warn_of_counts(dataset: str, splits: Mapping[str, Sequence], published: Mapping[str, int]) -> None:
+    """A warning on stderr for each split with another number of images than published: {split: number}."""
+    for split, images_of_split in splits.items():
+        difference = len(images_of_split) - published[split]
+        if difference:
+            count = f"{abs(difference)} {'fewer' if difference < 0 else 'more'} than the {published[split]} published"
+            print(f"warning: {dataset} {split} has {len(images_of_split)} images, {count}", file=sys.stderr)
 
 
 def find_faults(
@@ -71,10 +76,8 @@ def _fault(pair, read_label, read_image):
             sizes.append(size_of(source))
         except UserError as error:
             faults.append(str(error))
-        except UnidentifiedImageError:
-            faults.append(f"{place}: not an image")
         except Exception as error:  # decoders raise many kinds of errors on damaged files
-            faults.append(f"{place}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}")
+            faults.append(f"{place}: {_reason(error)}")
     if not faults and sizes[0] != sizes[1]:
         (width, height), (label_width, label_height) = sizes
         fault = f"{place}: label is {label_width}x{label_height}, but its image is {width}x{height}"
@@ -83,6 +86,23 @@ def _fault(pair, read_label, read_image):
             fault += f" with EXIF orientation {turn}: the label is of the upright image; save the image upright too"
         faults.append(fault)
     return "; ".join(faults) or None
+
+
+def image_fault(path: Path) -> str | None:
+    """Why an image file cannot be decoded, if so."""
+    try:
+        if path.stat().st_size == 0:
+            return "the file is empty"
+        _image_size(path)
+    except Exception as error:  # decoders raise many kinds of errors on damaged files
+        return _reason(error)
+    return None
+
+
+def _reason(error):
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def _image_size(path):

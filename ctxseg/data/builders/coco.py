@@ -70,11 +70,13 @@ class ImageAnnotations(NamedTuple):
     objects: list
 
 
-def fingerprint(builder_cls, manual_dir: Path, digests: Callable = contents.digests) -> str:
+def fingerprint(
+    builder_cls, manual_dir: Path, digests: Callable = contents.digests, folders: Sequence[str] = tuple(SPLITS.values())
+) -> str:
     """A digest of the names and contents of both splits' images and annotations. UserError: a file or folder is missing."""
     splits = {}  # {split: [(name, path)]}
-    for folder in SPLITS.values():
-        annotations, images = _paths(builder_cls, manual_dir, folder)
+    for folder in folders:
+        annotations, images = paths(builder_cls, manual_dir, folder)
         image_files = [(name, f"{images}/{name}") for name in sorted(os.listdir(images))]
         splits[folder] = [("annotations", str(annotations)), *image_files]
     file_digests, digest = digests([path for files in splits.values() for _, path in files]), hashlib.sha256()
@@ -91,7 +93,7 @@ def read(builder_cls, manual_dir: Path, split: str) -> list[Pair]:
     Raises:
         UserError: a file or folder is missing, or the annotations are not in COCO's format.
     """
-    return _read(*_paths(builder_cls, manual_dir, SPLITS[split]))
+    return _read(*paths(builder_cls, manual_dir, SPLITS[split]))
 
 
 def draw(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
@@ -116,7 +118,7 @@ def paint(image: ImageAnnotations, ids: Mapping[int, int]) -> np.ndarray:
     """
     label = np.zeros((image.height, image.width), np.uint8, order="F")  # the order of masks, which is faster
     regions = [
-        (ids[category], crowd, _run_lengths(image, segmentation))
+        (ids[category], crowd, run_lengths((image.height, image.width), segmentation))
         for category, crowd, segmentation in _objects(image, ids)
     ]
     for class_id, _, region in sorted(regions, key=lambda r: (not r[1], -int(mask.area(r[2])))):
@@ -126,7 +128,9 @@ def paint(image: ImageAnnotations, ids: Mapping[int, int]) -> np.ndarray:
 
 def area(image: ImageAnnotations, categories: Container[int]) -> int:
     """The number of pixels that objects of these categories cover in an image. ValueError: an object is invalid."""
-    regions = [_run_lengths(image, segmentation) for _, _, segmentation in _objects(image, categories)]
+    regions = [
+        run_lengths((image.height, image.width), segmentation) for _, _, segmentation in _objects(image, categories)
+    ]
     return int(mask.area(mask.merge(regions))) if regions else 0
 
 
@@ -137,9 +141,12 @@ def _objects(image, categories):
     return [item for item in image.objects if item[0] in categories]
 
 
-def _run_lengths(image, segmentation):
-    """COCO's compressed run lengths of an object."""
-    size = [image.height, image.width]
+def run_lengths(size: Sequence[int], segmentation) -> dict:
+    """COCO's compressed run lengths, {"size", "counts": bytes}, of an object in an image of `size` (height, width).
+
+    `segmentation` is a list of polygons x, y, x, y, …, or run lengths of either kind. ValueError: it is invalid.
+    """
+    size = list(size)
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")
         if segmentation.get("size") != size:
@@ -195,8 +202,8 @@ def _numbers(values):
     )
 
 
-def _paths(builder_cls, manual_dir, folder):
-    """The paths of the annotations and of the folder of images, which may also be in images/."""
+def paths(builder_cls, manual_dir: Path, folder: str) -> tuple[Path, Path]:
+    """The paths of the annotations and of a folder of images, such as train2014, which may be in images/. UserError: one is missing."""
     annotations = f"annotations/instances_{folder}.json"
     require(builder_cls, manual_dir, annotations)
     images = manual_dir / "images" / folder

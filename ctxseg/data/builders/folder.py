@@ -22,7 +22,7 @@ import re
 import sys
 import unicodedata
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -327,17 +327,21 @@ def _by_folders(manual_dir, stems):
 
 
 def _by_name(manual_dir, stems):
-    """{split: stems} by a hash, so that images keep their splits when others are added; both have at least one."""
     if len(stems) < 2:
         raise UserError(
             f"config.data.manual_dir: {manual_dir / 'images'} has only one image, but train and val need one each: add another, "
             "or list this one in both train.txt and val.txt"
         )
-    hashes = {stem: zlib.crc32(os.fsencode(stem)) for stem in stems}
-    val = {stem for stem in stems if hashes[stem] % 5 == 0}
-    if len(val) in (0, len(stems)):
-        val = {min(stems, key=hashes.get)}
-    return {"train": [stem for stem in stems if stem not in val], "val": sorted(val)}
+    return share_by_name(stems)
+
+
+def share_by_name(names: Sequence[str]) -> dict[str, list[str]]:
+    """{"train": names, "val": about every fifth of two or more names}, by a hash: names keep their splits when others are added."""
+    hashes = {name: zlib.crc32(os.fsencode(name)) for name in names}
+    val = {name for name in names if hashes[name] % 5 == 0}
+    if len(val) in (0, len(names)):
+        val = {min(names, key=hashes.__getitem__)}
+    return {"train": [name for name in names if name not in val], "val": sorted(val)}
 
 
 def _overlaps(lists, manual_dir, splits):
