@@ -33,6 +33,7 @@ def found(*detections, image=1):
     """Detections in an image: (class, box, score)."""
     return {
         "id": image,
+        "name": f"image {image}",
         "boxes": np.array([box for _, box, _ in detections], np.float32).reshape(-1, 4),
         "scores": np.array([score for *_, score in detections], np.float32),
         "classes": np.array([category for category, *_ in detections], np.int32),

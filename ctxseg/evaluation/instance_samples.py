@@ -1,18 +1,39 @@
 """Pictures for reports on instance segmentation: whole images, and close-ups of misses, in a bounded size."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
-from ctxseg.evaluation.misses import Miss
+from ctxseg.evaluation.misses import Miss, Misses
 from ctxseg.runs.record import Instances, Picture
 
 # The longer sides of pictures, in pixels.
 LONGEST, LONGEST_CLOSE_UP = 1024, 384
 # Detections of samples have at least this score.
 SHOWN = 0.5
+
+
+def pictures(
+    objects: Sequence[Mapping], detections: Sequence[Mapping], missed: Misses, read_image: Callable, count: int
+) -> list[Picture]:
+    """The pictures of an evaluation: the first `count` images, and a close-up of each example of a miss.
+
+    Args:
+        objects: see `instances`.
+        detections: see `instances`, in the same order.
+        missed: their misses.
+        read_image: index in the lists → image, uint8 `[h,w,3]`.
+        count: number of samples.
+    """
+    names = [image["name"] for image in detections]
+    samples = range(min(count, len(names)))
+    examples = [miss for kind in missed.examples.values() for miss in kind]
+    return [
+        *(whole(names[i], read_image(i), objects[i], detections[i]) for i in samples),
+        *(close_up(m, names[m.image], read_image(m.image), objects[m.image], detections[m.image]) for m in examples),
+    ]
 
 
 def whole(name: str, image: np.ndarray, objects: Mapping, detections: Mapping) -> Picture:

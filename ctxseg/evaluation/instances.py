@@ -4,8 +4,8 @@ Two lists describe a split, image by image:
 
 - *objects*: the ground truth as records have it, `{"id", "height", "width", "annotations": [{"category": 0…K−1, "bbox": [x, y, w, h],
   "area", "iscrowd", "segmentation": compressed run lengths}, …]}`;
-- *detections*: `{"id", "boxes" float32 [n,4] as (left, top, right, bottom), "scores" [n], "classes" [n], "masks": n compressed run
-  lengths}`, all in pixels of the image itself.
+- *detections*: `{"id", "name", "boxes" float32 [n,4] as (left, top, right, bottom), "scores" float32 [n], "classes" int32 [n], "masks":
+  n compressed run lengths}`, in pixels of the image at its own size.
 """
 
 import contextlib

@@ -21,7 +21,7 @@ KINDS = {
     "wrong class and badly placed": f"IoU of {BACKGROUND} to {FOUND} with an object of another class",
     "duplicate": f"IoU of at least {FOUND} with an object of its class that a higher score has found",
     "background": f"IoU below {BACKGROUND} with every object",
-    "missed": "an object that no detection finds, and none of the wrong class or badly placed either",
+    "missed": "an object that was not found, not given a wrong class and not badly placed",
 }
 
 
@@ -59,6 +59,10 @@ class Misses(NamedTuple):
     found: int
     objects: int
     examples: dict[str, list[Miss]]
+
+    def summary(self) -> dict:
+        """`misses` of results.json: `counts`, `found` and `objects`."""
+        return {"counts": self.counts, "found": self.found, "objects": self.objects}
 
 
 def find(objects: Sequence[Mapping], detections: Sequence[Mapping], num_classes: int, examples: int = 3) -> Misses:

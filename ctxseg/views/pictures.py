@@ -329,11 +329,15 @@ def _png(picture):
 
 
 def _read_results(folder):
-    """results.json of a run. UserError if it is missing or has no confusion matrix."""
+    """results.json of a run. UserError if it is missing, has no confusion matrix, or is of instance segmentation."""
     path = folder / "results.json"
     if not path.exists():
         raise UserError(f"{path} is missing: evaluate the run first (--mode=evaluate)")
     results = record.read(folder)
+    if results.get("task") == record.INSTANCES:
+        raise UserError(
+            f"{folder} is a run of instance segmentation, which has its pictures in report.html (--mode=report)"
+        )
     if not results.get("confusion"):
         raise UserError(f"{path} has no confusion matrix: evaluate the run again (--mode=evaluate)")
     return results

@@ -5,12 +5,14 @@ import re
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from ctxseg import files
 from ctxseg.errors import UserError
 from ctxseg.evaluation import instance_samples, instances, misses
 from ctxseg.runs import metrics_log, record
 from ctxseg.views import curves, report
+from ctxseg.views import pictures as views_pictures
 from tests.html_page import Page
 from tests.instance_lists import CAT, DOG, NOWHERE, SIZE, A, B, C, found, truth
 
@@ -23,14 +25,9 @@ def write(folder, detections, system="mask_rcnn"):
     objects = [truth((CAT, A), (DOG, B), image=1), truth((CAT, C), image=2)]
     scores, missed = instances.evaluate(objects, detections, NAMES), misses.find(objects, detections, 2)
     image = np.full((SIZE, SIZE, 3), 90, np.uint8)
-    pictures = [instance_samples.whole(f"image {i}", image, objects[i], detections[i]) for i in (0, 1)]
-    pictures += [
-        instance_samples.close_up(m, f"image {m.image}", image, objects[m.image], detections[m.image])
-        for examples in missed.examples.values()
-        for m in examples
-    ]
+    pictures = instance_samples.pictures(objects, detections, missed, lambda i: image, 5)
     results = scores | {
-        "task": "instances", "misses": {"counts": missed.counts, "found": missed.found, "objects": missed.objects},
+        "task": "instances", "misses": missed.summary(),
         "step": 600, "data": "scenes_instances", "split": "val", "protocol": "shorter side 128", "class_names": NAMES,
     }  # fmt: skip
     record.write_instances(folder, results, pictures)
@@ -56,7 +53,7 @@ def other(tmp_path):
 def test_the_report_has_the_contents_of_the_run(run):
     page = Page(report.write_report([run]))
     half = 51 / 101 / 2  # cat: precision 1 to recall 1/2; dog: 0
-    for text in ("mask_rcnn on scenes_instances", f"{half:.4f}", NAMES[1], "shorter side 128", "1 of 3", "image 0"):
+    for text in ("mask_rcnn on scenes_instances", f"{half:.4f}", NAMES[1], "shorter side 128", "1 of 3", "image 1"):
         assert text in page.text
     kinds = [link.split(";")[0] for link in page.links if link.startswith("data:")]
     # mask AP while training; curves of masks and boxes; a dog that is taken for a cat and a missed cat; two samples with their truth.
@@ -65,7 +62,7 @@ def test_the_report_has_the_contents_of_the_run(run):
     assert all(link.startswith(("data:", "#")) for link in page.links)
     examples = re.findall(r"<b>(.*?)</b><br>(.*?)<br>(.*?)</figcaption>", (run / "report.html").read_text())
     dog = "&lt;b&gt;&#34;dog&#34;&lt;/b&gt;"
-    assert examples == [("wrong class", f"cat 0.80, truth: {dog}", "image 0"), ("missed", "truth: cat", "image 1")]
+    assert examples == [("wrong class", f"cat 0.80, truth: {dog}", "image 1"), ("missed", "truth: cat", "image 2")]
 
 
 def test_several_runs_side_by_side(run, other, tmp_path):
@@ -74,7 +71,7 @@ def test_several_runs_side_by_side(run, other, tmp_path):
     # Both cats are found, and the dog is not: 1/2.
     for text in ("0.5000", f"(+{100 * (1 / 2 - 51 / 202):.1f})", "1 of 3", "2 of 3", "first", "second"):
         assert text in page.text
-    rows = dict(re.findall(r"<tr><th>([a-z ]+)</th>(<td>.*?</td><td>.*?</td>)", path.read_text()))
+    rows = dict(re.findall(r"<tr><th>([a-z ]+)<div.*?</th>(<td>.*?</td><td>.*?</td>)", path.read_text()))
     assert rows["background"] == "<td>0</td><td>1</td>" and rows["wrong class"] == "<td>1</td><td>0</td>"
     assert sum(link.startswith("data:image/jpeg") for link in page.links) == 2 + 2 + 2 * 3
 
@@ -86,6 +83,12 @@ def test_a_run_of_another_task_cannot_be_compared(run, other, tmp_path):
         (other / name).unlink()
     with pytest.raises(UserError, match="second .*semantic.* instances"):
         report.write_report([run, other], path=tmp_path / "both.html")
+
+
+def test_the_pictures_mode_names_the_report(run):
+    config = ConfigDict({"data": {"name": "scenes_instances"}, "eval": {"split": "val"}})
+    with pytest.raises(UserError, match="first is a run of instance segmentation.*report"):
+        views_pictures.pictures([str(run)], [config], (0,))
 
 
 def test_a_run_that_is_not_evaluated(run):
