@@ -15,7 +15,7 @@ from ctxseg.errors import UserError
 from ctxseg.files import parse_json, read_bytes, write_json
 from ctxseg.models.layers import is_frozen
 from ctxseg.models.weights import fit
-from ctxseg.models.weights.source import Source, open_source
+from ctxseg.models.weights.source import INSTALLED, Source, open_source
 from ctxseg.models.weights.tensor import Tensor
 from ctxseg.runs import checkpoints, provenance, workdir
 
@@ -85,15 +85,25 @@ def resolve(config, folder: str | None = None):
     The others are those of the run in `folder`, if there is one, or else those of `config.model.pretrained`, if it is given.
 
     Raises:
-        UserError: the config.json of the run, or the weights, cannot be read.
+        UserError: the config.json of the run, or the weights, cannot be read; or the weights are an installed set of another backbone.
     """
     if folder is not None and workdir.exists(folder):
         return workdir.with_pixels(config, workdir.pixels_of(workdir.read_config(folder)))
+    _check_installed(config.model.pretrained, config.model.backbone.name)
     if config.model.pretrained:
         run = _run(config.model.pretrained)  # its config is enough
         pixels = workdir.pixels_of(workdir.read_config(run[0])) if run else open_source(config.model.pretrained).pixels
         return workdir.with_pixels(config, pixels)
     return config
+
+
+def _check_installed(name, backbone):
+    """UserError if the weights are an installed set of another backbone. That is known without reading it."""
+    if name in INSTALLED and name != backbone and not epath.Path(name).exists():
+        raise UserError(
+            f"config.model.pretrained={name} has the weights of another backbone than config.model.backbone.name={backbone}: set "
+            f"config.model.pretrained=none, or config.model.backbone.name={name}"
+        )
 
 
 def start(config, model, state, optimizer, class_names: Sequence[str]):

@@ -134,11 +134,25 @@ def test_the_head_is_trained_alone_in_the_first_steps(tiny, weights, tmp_path):
     assert not np.array_equal(heads[0], heads[1])
 
 
-def test_weights_of_another_backbone_are_one_line(tiny, tmp_path, monkeypatch):
+def test_an_installed_set_of_another_backbone_is_one_line(tmp_path):
+    """Also where the config has prefixes of the other backbone in `frozen`, and before the data are read."""
+    flags = ["main.py", "--config=configs/fcn.py:folder", "--config.model.backbone.name=tiny"]
+    expected = (
+        "^config.model.pretrained=efficientnet_lite0 has the weights of another backbone than config.model.backbone.name=tiny: "
+        "set config.model.pretrained=none, or config.model.backbone.name=efficientnet_lite0$"
+    )
+    for more in ([f"--workdir={tmp_path}/run"], ["--mode=show"]):
+        with pytest.raises(UserError, match=expected):
+            commands.main([*flags, *more])
+    assert not list(tmp_path.glob("run/*.json"))
+
+
+def test_a_file_of_another_backbone_is_one_line(tiny, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_loop", None)  # must not be reached
-    flags = [*tiny, "--config.model.pretrained=efficientnet_lite0"]
+    weights(tmp_path / "a.safetensors")
+    flags = [*tiny, f"--config.model.pretrained={tmp_path}/a.safetensors", "--config.model.backbone.name=resnet18"]
     with pytest.raises(
-        UserError, match="^efficientnet_lite0 .*another backbone: .*config.model.backbone.*pretrained=none$"
+        UserError, match=r"a.safetensors \(ctxseg\) has the weights of another backbone: .*pretrained=none$"
     ):
-        train(flags, tmp_path / "run")
+        train([flag for flag in flags if "width" not in flag], tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()

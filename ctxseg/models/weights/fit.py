@@ -97,7 +97,7 @@ def fit(
         theirs = {name: i for i, name in enumerate(source.class_names)}
         classes = [(i, theirs[name]) for i, name in enumerate(class_names) if name in theirs]
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    _check_backbone(title, flat, tensors, source.lacks)
+    _check_backbone(f"{title} ({source.publisher})", flat, tensors, source.lacks)
     shared = {name: tensor for name, tensor in tensors.items() if name in flat}
     if not shared:
         raise UserError(f"{title} has no weights of this network")

