@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from ctxseg.errors import UserError
-from ctxseg.files import parse_json, read_bytes, write_json
+from ctxseg.files import check_reachable, parse_json, read_bytes, write_json
 from ctxseg.models.layers import is_frozen
 from ctxseg.models.weights import fit
 from ctxseg.models.weights.source import INSTALLED, Source, open_source
@@ -60,7 +60,11 @@ def open_weights(name: str) -> Source:
 
 
 def _run(name):
-    """The folder of a run and the step, or None for the newest, if `name` is RUN or RUN/checkpoints/STEP; else None."""
+    """The folder of a run and the step, or None for the newest, if `name` is RUN or RUN/checkpoints/STEP; else None.
+
+    UserError: a URL that cannot be reached; or a folder that is not that of a run.
+    """
+    check_reachable(name)
     step = re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})[/\\]?", name)
     folder = (step[1] or ".") if step else name
     try:
@@ -110,9 +114,15 @@ def start(config, model, state, optimizer, class_names: Sequence[str]):
     """The train state that starts from `config.model.pretrained`, and the report.
 
     Raises:
-        UserError: as `load_weights`; or `config.model.frozen` has a layer that the weights do not fill.
+        UserError: as `load_weights`; or `config.model.frozen` has a layer that the weights do not fill; or `config.optimizer.head_steps` is
+            given and the weights fill all parameters.
     """
     variables, report = load_weights(model, state.variables, config.model.pretrained, class_names)
+    if config.optimizer.head_steps and not report.new_parameters:
+        raise UserError(
+            f"config.optimizer.head_steps is {config.optimizer.head_steps}, but {report.source} fills all parameters, so these steps would "
+            "train none: leave it out"
+        )
     for name in sorted(report.new_parameters):
         if is_frozen(tuple(name.split("/")), tuple(config.model.frozen)):
             raise UserError(

@@ -312,6 +312,13 @@ def inputs():
         trained(b"", lambda _, folder: folder / "missing.pth"),
         "config.model.pretrained=.*no such file",
     )
+    for scheme, line in (("https", "unknown scheme: expected a local path"), ("memory", "no such file")):
+        for read in (trained, opened):
+            yield (
+                f"{read.__name__}, a missing file of {scheme}://",
+                read(b"", lambda *_, scheme=scheme: f"{scheme}://a.invalid/x.pth"),
+                line,
+            )
     yield (
         "a name that is too long",
         opened(b"", lambda _, folder: folder / ("x" * 300)),

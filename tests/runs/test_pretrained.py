@@ -12,7 +12,7 @@ from etils import epath
 
 import ctxseg
 from ctxseg import commands
-from ctxseg.configs import fcn
+from ctxseg.configs import fcn, mcibi
 from ctxseg.errors import UserError
 from ctxseg.inference.trained import load
 from ctxseg.models import create_model
@@ -119,6 +119,40 @@ def test_classes_are_taken_by_name(started):
     assert report.classes == (run.class_names[4], run.class_names[0])
     assert report.by_class == ("params/classifier/scores/bias", "params/classifier/scores/kernel")
     assert "2 of them for 2 classes by name" in str(report)
+
+
+def test_the_memory_s_entries_are_taken_by_name(tmp_path):
+    config = mcibi.get_config("camvid")
+    config.model.backbone.width, config.model.memory.channels, config.model.classifier.hidden = 4, 8, 8
+
+    def network(classes, seed):
+        """A model, and {name: random numbers} of its variables."""
+        model, rng = create_model(config.model, classes), np.random.default_rng(seed)
+        shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), jnp.zeros((1, 32, 32, 3), jnp.uint8))
+        flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+        return model, {name: rng.random(x.shape).round().astype(x.dtype) for name, x in flat.items()}
+
+    (_, old), (model, initial) = network(3, 1), network(4, 2)
+    files.write(epath.Path(tmp_path / "a.safetensors"), old, {"class_names": ["x", "y", "z"]})
+    tree = flax.traverse_util.unflatten_dict(initial, sep="/")
+    new, report = ctxseg.load_weights(model, tree, tmp_path / "a.safetensors", ["z", "new", "x", "other"])
+    new = flax.traverse_util.flatten_dict(new, sep="/")
+    assert {"memory/memory/bank", "memory/memory/seen", "params/classifier/scores/kernel"} < set(report.by_class)
+    for name in ("memory/memory/bank", "memory/memory/seen"):
+        np.testing.assert_array_equal(new[name], [old[name][2], initial[name][1], old[name][0], initial[name][3]])
+    assert report.classes == ("z", "x") and not report.left
+    _, report = ctxseg.load_weights(model, tree, tmp_path / "a.safetensors", ["a", "b", "c", "d"])
+    assert set(report.left) == set(report.new) and str(report).count("(memory, classifier)") == 2
+
+
+def test_steps_that_would_train_nothing(started, tmp_path):
+    folder, flags, _ = started
+    flags = [flag for flag in flags if "pretrained" not in flag and "frozen" not in flag]
+    with pytest.raises(
+        UserError, match="config.optimizer.head_steps is 1, but .*run fills all parameters.*leave it out$"
+    ):
+        train(flags, tmp_path / "run", f"--config.model.pretrained={folder}", "--config.optimizer.head_steps=1")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_the_head_is_trained_alone_in_the_first_steps(tiny, weights, tmp_path):

