@@ -105,6 +105,7 @@ LIES = {
     "a storage of 5 numbers": (View(NUMBERS, 0, (4,), (1,), 5), "all numbers of its storage|another size"),
     "a shape of 2^61 · 2^61": (View(NUMBERS, 0, (2**61, 2**61), (1, 1)), "does not fit"),
     "a shape of 2^63": (View(NUMBERS, 0, (2**63,), (1,)), "invalid"),
+    "a number 2^40 times": (View(NUMBERS, 0, (2**40,), (0,)), "far larger than the file"),
     "a negative shape": (View(NUMBERS, 0, (-4,), (1,)), "invalid"),
     "a shape of truth values": (View(NUMBERS, 0, (True,), (1,)), "invalid"),
     "a shape of text": (View(NUMBERS, 0, ("4",), (1,)), "invalid"),
