@@ -75,7 +75,7 @@ def _run(name):
         return None
     folder = str(epath.Path(folder).expanduser())
     if not workdir.exists(folder):
-        raise UserError(f"config.model.pretrained={name} is a folder, but not that of a run: name a file in it")
+        raise UserError(f"weights {name}: expected a file, or the folder of a run, not another folder")
     return folder, int(step[2]) if step else None
 
 

