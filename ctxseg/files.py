@@ -47,7 +47,7 @@ def check_reachable(path) -> None:
     try:
         epath.Path(path).exists()
     except KeyError as e:
-        raise UserError(f"{path} has an unknown scheme: expected gs://, s3://, az:// or hf://") from e
+        raise UserError(f"{path} has an unknown scheme: expected a local path, or gs://, s3://, az:// or hf://") from e
     except Exception as e:
         raise UserError(f"{path} cannot be reached: {one_line(e)}") from e
 

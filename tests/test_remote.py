@@ -182,7 +182,10 @@ def test_a_missing_bucket_is_reported():
 @pytest.mark.parametrize(
     "folder, message",
     [
-        ("foo://bucket/run", "foo://bucket/run has an unknown scheme: expected gs://, s3://, az:// or hf://"),
+        (
+            "foo://bucket/run",
+            "foo://bucket/run has an unknown scheme: expected a local path, or gs://, s3://, az:// or hf://",
+        ),
         ("az://bucket/run", "az://bucket/run cannot be reached: .*adlfs"),  # its package is not installed
     ],
 )

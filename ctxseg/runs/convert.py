@@ -1,5 +1,6 @@
 """Weights as a safetensors file, in our names, or a ResNet's in torchvision's, for users of PyTorch."""
 
+import numpy as np
 from etils import epath
 
 from ctxseg.errors import UserError, one_line
@@ -9,6 +10,8 @@ from ctxseg.models.weights.tensor import Damaged, Scratch
 from ctxseg.models.weights.timm import RESNET_V1C
 from ctxseg.models.weights.torchvision import DEEPLABV3, FCN, RESNET
 from ctxseg.runs.pretrained import open_weights
+
+STEM = "params/backbone/stem/conv/kernel"
 
 
 def convert(source: str, output: str | None, names: str, overwrite: bool = False) -> str:
@@ -51,6 +54,8 @@ def _torchvision(source, arrays):
         theirs = {name: publisher.theirs(name) for name in arrays}
         whole = {"backbone", "context", "classifier"} <= parts and all(theirs.values())
         backbone = [theirs[name] for name in arrays if name.split("/")[1] == "backbone"]
+        if publisher is not RESNET_V1C and arrays.get(STEM, np.empty(0)).shape[:2] != (7, 7):
+            continue  # such as `tiny`, whose layers have a ResNet's names
         if whole or publisher in (RESNET, RESNET_V1C) and backbone and all(backbone):
             converted = {their: to_torch(arrays[name], name) for name, their in theirs.items() if their}
             return converted, [name for name, their in theirs.items() if not their]

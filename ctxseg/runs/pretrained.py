@@ -12,10 +12,10 @@ import numpy as np
 from etils import epath
 
 from ctxseg.errors import UserError
-from ctxseg.files import parse_json, read_bytes, write_json
+from ctxseg.files import check_reachable, parse_json, read_bytes, write_json
 from ctxseg.models.layers import is_frozen
 from ctxseg.models.weights import fit
-from ctxseg.models.weights.source import Source, open_source
+from ctxseg.models.weights.source import INSTALLED, Source, open_source
 from ctxseg.models.weights.tensor import Tensor
 from ctxseg.runs import checkpoints, provenance, workdir
 
@@ -60,7 +60,11 @@ def open_weights(name: str) -> Source:
 
 
 def _run(name):
-    """The folder of a run and the step, or None for the newest, if `name` is RUN or RUN/checkpoints/STEP; else None."""
+    """The folder of a run and the step, or None for the newest, if `name` is RUN or RUN/checkpoints/STEP; else None.
+
+    UserError: a URL that cannot be reached; or a folder that is not that of a run.
+    """
+    check_reachable(name)
     step = re.fullmatch(r"(?:(.*)[/\\])?checkpoints[/\\](\d{1,18})[/\\]?", name)
     folder = (step[1] or ".") if step else name
     try:
@@ -71,7 +75,7 @@ def _run(name):
         return None
     folder = str(epath.Path(folder).expanduser())
     if not workdir.exists(folder):
-        raise UserError(f"config.model.pretrained={name} is a folder, but not that of a run: name a file in it")
+        raise UserError(f"weights {name}: expected a file, or the folder of a run, not another folder")
     return folder, int(step[2]) if step else None
 
 
@@ -85,10 +89,11 @@ def resolve(config, folder: str | None = None):
     The others are those of the run in `folder`, if there is one, or else those of `config.model.pretrained`, if it is given.
 
     Raises:
-        UserError: the config.json of the run, or the weights, cannot be read.
+        UserError: the config.json of the run, or the weights, cannot be read; or the weights are an installed set of another backbone.
     """
     if folder is not None and workdir.exists(folder):
         return workdir.with_pixels(config, workdir.pixels_of(workdir.read_config(folder)))
+    _check_installed(config.model.pretrained, config.model.backbone.name)
     if config.model.pretrained:
         run = _run(config.model.pretrained)  # its config is enough
         pixels = workdir.pixels_of(workdir.read_config(run[0])) if run else open_source(config.model.pretrained).pixels
@@ -96,13 +101,28 @@ def resolve(config, folder: str | None = None):
     return config
 
 
+def _check_installed(name, backbone):
+    """UserError if the weights are an installed set of another backbone. That is known without reading it."""
+    if name in INSTALLED and name != backbone and not epath.Path(name).exists():
+        raise UserError(
+            f"config.model.pretrained={name} has the weights of another backbone than config.model.backbone.name={backbone}: set "
+            f"config.model.pretrained=none, or config.model.backbone.name={name}"
+        )
+
+
 def start(config, model, state, optimizer, class_names: Sequence[str]):
     """The train state that starts from `config.model.pretrained`, and the report.
 
     Raises:
-        UserError: as `load_weights`; or `config.model.frozen` has a layer that the weights do not fill.
+        UserError: as `load_weights`; or `config.model.frozen` has a layer that the weights do not fill; or `config.optimizer.head_steps` is
+            given and the weights fill all parameters.
     """
     variables, report = load_weights(model, state.variables, config.model.pretrained, class_names)
+    if config.optimizer.head_steps and not report.new_parameters:
+        raise UserError(
+            f"config.optimizer.head_steps is {config.optimizer.head_steps}, but {report.source} fills all parameters, so these steps would "
+            "train none: leave it out"
+        )
     for name in sorted(report.new_parameters):
         if is_frozen(tuple(name.split("/")), tuple(config.model.frozen)):
             raise UserError(

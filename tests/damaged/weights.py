@@ -306,12 +306,18 @@ def inputs():
     for name in ("a wrong shape", "NaN"):
         yield f"unfit, in training, {name}", trained(UNFIT[name][0]), UNFIT[name][1]
     yield "a run whose checkpoint is cut", of_damaged_run, "run/checkpoints/2 .*delete"
-    yield "a folder that is no run", trained(b"", no_run), "config.model.pretrained=.*not that of a run"
+    yield "a folder that is no run", trained(b"", no_run), "weights .*runs: expected a file, or the folder of a run"
     yield (
         "a missing file",
         trained(b"", lambda _, folder: folder / "missing.pth"),
-        "config.model.pretrained=.*no such file",
+        "weights .*missing.pth: there is no such file",
     )
+    for read in (trained, opened):
+        yield (
+            f"{read.__name__}, a URL",
+            read(b"", lambda *_: "https://a.invalid/x.pth"),
+            "https://a.invalid/x.pth has an unknown scheme: expected a local path",
+        )
     yield (
         "a name that is too long",
         opened(b"", lambda _, folder: folder / ("x" * 300)),

@@ -58,6 +58,19 @@ def test_a_resnet_has_torchvision_s_names_and_layout(network, ours, tmp_path, ca
     )
 
 
+def test_tiny_is_no_resnet(tmp_path):
+    """Its layers have the names of a ResNet's, but no network of torchvision has their shapes."""
+    shapes = jax.eval_shape(
+        create_model(fcn.get_config("camvid").model, 3).init,
+        jax.random.PRNGKey(0),
+        jnp.zeros((1, 64, 64, 3), jnp.uint8),
+    )
+    arrays = {name: np.zeros(x.shape, x.dtype) for name, x in flax.traverse_util.flatten_dict(shapes, sep="/").items()}
+    files.write(epath.Path(tmp_path / "tiny.safetensors"), arrays, {})
+    with pytest.raises(UserError, match="tiny.safetensors has no ResNet"):
+        convert(f"--input={tmp_path}/tiny.safetensors", f"--output={tmp_path}/x.safetensors", "--names=torchvision")
+
+
 def test_our_names_keep_everything(network, ours, tmp_path):
     model, weights, others = network
     convert(f"--input={ours}", f"--output={tmp_path}/copy.safetensors")
@@ -71,6 +84,8 @@ def test_faults_are_one_line(ours, tmp_path):
         convert(f"--input={ours}", f"--output={ours}")
     with pytest.raises(UserError, match="efficientnet_lite0 has no ResNet"):
         convert("--input=efficientnet_lite0", f"--output={tmp_path}/x.safetensors", "--names=torchvision")
+    with pytest.raises(UserError, match="^weights missing.pth: there is no such file"):
+        convert("--input=missing.pth", f"--output={tmp_path}/x.safetensors")
     with pytest.raises(UserError, match="nowhere/x.safetensors cannot be written"):
         convert(f"--input={ours}", f"--output={tmp_path}/nowhere/x.safetensors")
     with pytest.raises(UserError, match="--config is not used by --mode=convert"):

@@ -12,7 +12,7 @@ from etils import epath
 
 import ctxseg
 from ctxseg import commands
-from ctxseg.configs import fcn
+from ctxseg.configs import fcn, mcibi
 from ctxseg.errors import UserError
 from ctxseg.inference.trained import load
 from ctxseg.models import create_model
@@ -121,6 +121,40 @@ def test_classes_are_taken_by_name(started):
     assert "2 of them for 2 classes by name" in str(report)
 
 
+def test_the_memory_s_entries_are_taken_by_name(tmp_path):
+    config = mcibi.get_config("camvid")
+    config.model.backbone.width, config.model.memory.channels, config.model.classifier.hidden = 4, 8, 8
+
+    def network(classes, seed):
+        """A model, and {name: random numbers} of its variables."""
+        model, rng = create_model(config.model, classes), np.random.default_rng(seed)
+        shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), jnp.zeros((1, 32, 32, 3), jnp.uint8))
+        flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+        return model, {name: rng.random(x.shape).round().astype(x.dtype) for name, x in flat.items()}
+
+    (_, old), (model, initial) = network(3, 1), network(4, 2)
+    files.write(epath.Path(tmp_path / "a.safetensors"), old, {"class_names": ["x", "y", "z"]})
+    tree = flax.traverse_util.unflatten_dict(initial, sep="/")
+    new, report = ctxseg.load_weights(model, tree, tmp_path / "a.safetensors", ["z", "new", "x", "other"])
+    new = flax.traverse_util.flatten_dict(new, sep="/")
+    assert {"memory/memory/bank", "memory/memory/seen", "params/classifier/scores/kernel"} < set(report.by_class)
+    for name in ("memory/memory/bank", "memory/memory/seen"):
+        np.testing.assert_array_equal(new[name], [old[name][2], initial[name][1], old[name][0], initial[name][3]])
+    assert report.classes == ("z", "x") and not report.left
+    _, report = ctxseg.load_weights(model, tree, tmp_path / "a.safetensors", ["a", "b", "c", "d"])
+    assert set(report.left) == set(report.new) and str(report).count("(memory, classifier)") == 2
+
+
+def test_steps_that_would_train_nothing(started, tmp_path):
+    folder, flags, _ = started
+    flags = [flag for flag in flags if "pretrained" not in flag and "frozen" not in flag]
+    with pytest.raises(
+        UserError, match="config.optimizer.head_steps is 1, but .*run fills all parameters.*leave it out$"
+    ):
+        train(flags, tmp_path / "run", f"--config.model.pretrained={folder}", "--config.optimizer.head_steps=1")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_the_head_is_trained_alone_in_the_first_steps(tiny, weights, tmp_path):
     weights(tmp_path / "tiny.safetensors")
     start = f"--config.model.pretrained={tmp_path}/tiny.safetensors", "--config.optimizer.head_steps=2"
@@ -134,11 +168,25 @@ def test_the_head_is_trained_alone_in_the_first_steps(tiny, weights, tmp_path):
     assert not np.array_equal(heads[0], heads[1])
 
 
-def test_weights_of_another_backbone_are_one_line(tiny, tmp_path, monkeypatch):
+def test_an_installed_set_of_another_backbone_is_one_line(tmp_path):
+    """Also where the config has prefixes of the other backbone in `frozen`, and before the data are read."""
+    flags = ["main.py", "--config=configs/fcn.py:folder", "--config.model.backbone.name=tiny"]
+    expected = (
+        "^config.model.pretrained=efficientnet_lite0 has the weights of another backbone than config.model.backbone.name=tiny: "
+        "set config.model.pretrained=none, or config.model.backbone.name=efficientnet_lite0$"
+    )
+    for more in ([f"--workdir={tmp_path}/run"], ["--mode=show"]):
+        with pytest.raises(UserError, match=expected):
+            commands.main([*flags, *more])
+    assert not list(tmp_path.glob("run/*.json"))
+
+
+def test_a_file_of_another_backbone_is_one_line(tiny, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_loop", None)  # must not be reached
-    flags = [*tiny, "--config.model.pretrained=efficientnet_lite0"]
+    weights(tmp_path / "a.safetensors")
+    flags = [*tiny, f"--config.model.pretrained={tmp_path}/a.safetensors", "--config.model.backbone.name=resnet18"]
     with pytest.raises(
-        UserError, match="^efficientnet_lite0 .*another backbone: .*config.model.backbone.*pretrained=none$"
+        UserError, match=r"a.safetensors \(ctxseg\) has the weights of another backbone: .*pretrained=none$"
     ):
-        train(flags, tmp_path / "run")
+        train([flag for flag in flags if "width" not in flag], tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()

@@ -1,6 +1,7 @@
 """Reads a file of weights: safetensors, PyTorch's two formats, an export of this project, or NumPy arrays."""
 
 import json
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,20 @@ def read(path: epath.Path) -> Contents:
         OSError: it cannot be read.
     """
     file = File(path.open("rb"))
+    contents = _read(file)
+    # An axis of 0 counts as 1: NumPy multiplies the others.
+    size = sum(t.dtype.itemsize * math.prod(max(n, 1) for n in t.shape) for t in contents.tensors.values())
+    if size > _most(file.size):
+        raise Damaged("its arrays would be far larger than the file")
+    return contents
+
+
+def _most(size):
+    """Most bytes that a file of `size` bytes may have without compression. Weights hardly compress, except for those of a small network."""
+    return 2 * size + (1 << 25)
+
+
+def _read(file):
     beginning = file.read(0, min(64, file.size))
     if pytorch.is_stream(beginning):
         return Contents(pytorch.read_stream(file))
@@ -67,8 +82,7 @@ def _read_zip(archive):
 def _read_export(archive):
     """The weights of an export, a compressed archive of arrays in the archive."""
     size = archive.size("weights.npz")
-    # Weights hardly compress, except for those of a small network.
-    if size > 2 * archive.file.size + (1 << 25) or archive.size("classes.json") > LONGEST_DESCRIPTION:
+    if size > _most(archive.file.size) or archive.size("classes.json") > LONGEST_DESCRIPTION:
         raise Damaged("a size in it is too large")
     about = safetensors.parse_object(archive.read("classes.json", 0, LONGEST_DESCRIPTION))
     archive.position("weights.npz")  # checks how it is compressed

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctxseg.errors import UserError, printable
-from ctxseg.models.weights.source import Source
+from ctxseg.models.weights.source import COLLECTIONS, Source
 from ctxseg.models.weights.tensor import Damaged, Scratch, copy, empty, short
 
 # Number of threads that read arrays. Each has memory for its largest one.
@@ -55,12 +55,17 @@ class Report:
 
     def __str__(self) -> str:
         """One line of counts."""
-        new = [name.partition("/")[2] for name in self.new]
+        left, new = ([_without_collection(name) for name in names] for names in (self.left, self.new))
         by_class = f", {len(self.by_class)} of them for {len(self.classes)} classes by name" if self.by_class else ""
         return (
             f"{self.source} ({self.publisher}): {len(self.taken)} arrays taken{by_class}, {len(self.left)} left"
-            f"{_parts(self.left)}, {len(new)} new{_parts(new)}"
+            f"{_parts(left)}, {len(new)} new{_parts(new)}"
         )
+
+
+def _without_collection(name):
+    """Our name without its collection: "classifier/scores/kernel". A publisher's name stays."""
+    return _path(name) if name.startswith(COLLECTIONS) else name
 
 
 def _parts(names):
@@ -97,7 +102,7 @@ def fit(
         theirs = {name: i for i, name in enumerate(source.class_names)}
         classes = [(i, theirs[name]) for i, name in enumerate(class_names) if name in theirs]
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    _check_backbone(title, flat, tensors, source.lacks)
+    _check_backbone(f"{title} ({source.publisher})", flat, tensors, source.lacks)
     shared = {name: tensor for name, tensor in tensors.items() if name in flat}
     if not shared:
         raise UserError(f"{title} has no weights of this network")

@@ -1,8 +1,8 @@
 """Reads the pickles of `torch.save` without running what they say.
 
 A pickle is a program. It can import any function and call it, and a short one can fill the memory. The interpreter here has the
-instructions that checkpoints consist of. The only functions that it calls are those of `FUNCTIONS`, which describe tensors. The rest is
-refused when it is mentioned, before anything is called.
+instructions that checkpoints consist of. The only functions that it calls are those of `FUNCTIONS`, which describe tensors, or stand
+for a value that is not read. The rest is refused when it is mentioned, before anything is called.
 """
 
 import struct
@@ -72,13 +72,17 @@ class _Function(NamedTuple):
 
 
 class _Ignored:
-    """A value that is no tensor."""
+    """A value that is no tensor. It has no contents, whatever a pickle creates it from."""
+
+
+class NumpyArray(_Ignored):
+    """An array of NumPy, which is not read."""
 
 
 def load(data: bytes, start: int, storages: dict[str, Storage]) -> tuple[Any, int]:
     """The object of a pickle, and where the pickle ends.
 
-    Tensors are `View`. Dictionaries have strings and numbers as keys.
+    Tensors are `View`, arrays of NumPy are `NumpyArray`. Dictionaries have strings and numbers as keys.
 
     Args:
         data: has the pickle.
@@ -206,6 +210,11 @@ def _run(data, i, storages):
             stack.append(True)
         elif code == 0x8A:  # LONG1
             stack.append(int.from_bytes(take(take(1)[0]), "little", signed=True))
+        elif code == 0x81:  # NEWOBJ: an object of a class
+            arguments, function = stack.pop(), stack.pop()
+            if not isinstance(function, _Function) or function.call is not _ignored or not isinstance(arguments, tuple):
+                raise Damaged("its pickle creates an object of a class that is not known here")
+            stack.append(_Ignored())
         elif code == 0x62:  # BUILD: attributes, such as `_metadata` of a state_dict
             state = stack.pop()
             if not isinstance(stack[-1], dict | _Ignored) or not isinstance(state, dict | tuple):
@@ -335,7 +344,12 @@ def _ignored(*_):
     return _Ignored()
 
 
-# What a pickle may mention, by module and name. `torch.load` allows it too, unless told otherwise.
+def _numpy_array(*_):
+    return NumpyArray()
+
+
+# What a pickle may mention, by module and name. No function of this module and name is ever called: `_ignored` returns a value without
+# contents.
 FUNCTIONS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Function(lambda items=(): _dict(items)),
     ("torch._utils", "_rebuild_tensor"): _Function(_tensor),
@@ -355,8 +369,20 @@ FUNCTIONS: dict[tuple[str, str], Any] = {
     ("builtins", "complex"): _Function(_ignored),
     ("builtins", "bytearray"): _Function(_ignored),
     ("_codecs", "encode"): _Function(_ignored),  # bytes in the protocols before 3
+    # What training checkpoints have beside the weights, such as MMEngine's.
+    ("argparse", "Namespace"): _Function(_ignored),
+    ("mmengine.logging.history_buffer", "HistoryBuffer"): _Function(_ignored),
+    ("builtins", "getattr"): _Function(_ignored),  # methods of HistoryBuffer
+    ("numpy", "dtype"): _Function(_ignored),
+    ("numpy", "ndarray"): _Ignored(),
+    ("numpy.core.multiarray", "scalar"): _Function(_ignored),
+    ("numpy.core.multiarray", "_reconstruct"): _Function(_numpy_array),
+    ("numpy.core.numeric", "_frombuffer"): _Function(_numpy_array),
 }  # fmt: skip
-_FUNCTIONS_OF_PYTHON_2 = {"__builtin__": "builtins"}
+# Other names of modules: of Python 2, and of NumPy since version 2.
+_RENAMED = {"__builtin__": "builtins"} | {
+    f"numpy._core.{name}": f"numpy.core.{name}" for name in ("multiarray", "numeric")
+}
 _TORCH_TYPES = {
     *OTHER_DTYPES,
     *("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"),
@@ -380,7 +406,7 @@ def _find(module, name):
         return _Dtype(name)
     if module == "torch" and name in _TORCH_TYPES:
         return _Dtype(name)
-    found = FUNCTIONS.get((_FUNCTIONS_OF_PYTHON_2.get(module, module), name))
+    found = FUNCTIONS.get((_RENAMED.get(module, module), name))
     if found is None:
         raise Damaged(
             f"it contains {short(f'{module}.{name}')}, which is not a dense tensor: save model.state_dict() alone"

@@ -12,7 +12,7 @@ import numpy as np
 
 from ctxseg.models.weights import pickles
 from ctxseg.models.weights.archives import Archive
-from ctxseg.models.weights.pickles import Storage, View
+from ctxseg.models.weights.pickles import NumpyArray, Storage, View
 from ctxseg.models.weights.tensor import Damaged, File, Tensor, short
 
 # The first pickle of a stream: a number as the instruction LONG1, and the end.
@@ -129,6 +129,10 @@ def _views(tree) -> dict[str, View]:
             views = {name: value for name, value in tree.items() if isinstance(value, View)}
             if not all(isinstance(name, str) for name in views):
                 raise Damaged("it has a tensor without a name")
+            if arrays := [name for name, value in tree.items() if isinstance(value, NumpyArray)]:
+                raise Damaged(
+                    f"{short(str(arrays[0]))} in it is an array of NumPy, not a tensor: save model.state_dict()"
+                )
             if views:
                 return views
             break

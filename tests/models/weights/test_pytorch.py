@@ -120,10 +120,7 @@ def test_names_of_python_2(tmp_path):
 
 
 BENIGN = {
-    "argparse.Namespace": Call("argparse", "Namespace", (), {"lr": 0.1}),
     "datetime.datetime": Call("datetime", "datetime", ("x",)),
-    "numpy._core.multiarray.scalar": Call("numpy._core.multiarray", "scalar", (1,)),
-    "numpy._core.multiarray._reconstruct": Call("numpy._core.multiarray", "_reconstruct", ()),
     "pathlib.PosixPath": Call("pathlib", "PosixPath", ("x",)),
     "torchvision.models.resnet.ResNet": Call("torchvision.models.resnet", "ResNet", ()),
     "torch._utils._rebuild_sparse_tensor": Call("torch._utils", "_rebuild_sparse_tensor", ()),
@@ -135,6 +132,33 @@ def test_what_is_no_tensor_is_named(name, tmp_path):
     """What training checkpoints often have. The message says what to save instead."""
     with pytest.raises(Damaged, match=f"^it contains {name}, which .*: save model.state_dict"):
         read(tmp_path, torch_zip({"state_dict": {"a": view(numbers(2))}, "best": BENIGN[name]}))
+
+
+BUFFER = ("mmengine.logging.history_buffer", "HistoryBuffer")
+NUMPY = "numpy.core.multiarray"
+
+
+def test_a_checkpoint_of_mmengine(tmp_path):
+    """It has the history of the loss, whose attributes are NumPy's arrays and methods, and NumPy's scalars."""
+    type_ = Call("numpy", "dtype", ("f8", False, True), (3, "<", None, None, None, -1, -1, 0))
+    array = Call(NUMPY, "_reconstruct", (Raw(b"cnumpy\nndarray\n"), (0,), "b"), (1, (1,), type_, False, "12345678"))
+    name = "{}\n{}\n".format(*BUFFER).encode()
+    method = Call("__builtin__", "getattr", (Raw(b"c" + name), "min"))
+    state = Pickle().write({"_log_history": array, "statistics_methods": {"min": method}, "max_length": 1})
+    tree = {
+        "meta": {"seed": Call(NUMPY, "scalar", (type_, "12345678")), "classes": ("a", "b")},
+        "state_dict": {"a": view(numbers(2))},
+        "message_hub": {"log_scalars": {"loss": Raw(b"c" + name + b")\x81" + state + b"b")}},
+    }
+    for write in FORMATS.values():
+        assert_same(read(tmp_path, write(tree)), {"a": numbers(2)})
+
+
+def test_an_array_of_numpy_among_the_weights(tmp_path):
+    """It is not read, and not left out in silence either."""
+    array = Call(NUMPY, "_reconstruct", (Raw(b"cnumpy\nndarray\n"), (0,), "b"))
+    with pytest.raises(Damaged, match="^b in it is an array of NumPy, not a tensor"):
+        read(tmp_path, torch_zip({"a": view(numbers(2)), "b": array}))
 
 
 def test_big_endian(tmp_path):
