@@ -18,25 +18,22 @@ PAPER = {  # {(detector, backbone): mask AP without and with ZigZagNet}
 }
 # The detectors that there are. Without ZigZagNet, the neck of Mask R-CNN is FPN.
 SYSTEMS = {"Mask R-CNN": "mask_rcnn"}
-PAPERS_SCORE = ("mask AP",)
 
 
 def get_table(dataset: str = "coco_instances") -> Table:
     if dataset == "coco_instances":
-        scores, note = (
-            PAPERS_SCORE,
-            "FCIS and Deformable R-CNN are not implemented yet: they have only the paper's figures.",
-        )
         rows = [
             Row(f"{detector}, {backbone}", SYSTEMS.get(detector), {"model.backbone.name": backbone}, figures)
             for (detector, backbone), figures in PAPER.items()
         ]
+        columns = _columns("mask AP")
+        note = "FCIS and Deformable R-CNN are not implemented yet: they have only the paper's figures."
     else:
-        scores, note = ("mask AP", "mask AP50", "box AP", "minutes"), ""
         rows = [Row(detector, system) for detector, system in SYSTEMS.items()]
-    columns = [
-        Column(f"{score} {title} ZigZagNet", score, overrides)
-        for score in scores
-        for title, overrides in (("without", {}), ("with", ZIGZAG))
-    ]
+        columns = [column for score in ("mask AP", "mask AP50", "box AP", "minutes") for column in _columns(score)]
+        note = ""
     return Table("zigzag_instances", "ZigZagNet, Table 4", dataset, rows, columns, note=note)
+
+
+def _columns(score):
+    return [Column(f"{score} without ZigZagNet", score), Column(f"{score} with ZigZagNet", score, ZIGZAG)]

@@ -68,15 +68,16 @@ def roi_align(
     """
     boxes = jax.lax.stop_gradient(boxes)
     sizes = np.array([m.shape[:3] for m in maps])  # images, rows, columns
-    starts = np.cumsum([0, *sizes.prod(1)[:-1]])
-    heights, widths, starts = (jnp.asarray(n, jnp.int32)[levels] for n in (sizes[:, 1], sizes[:, 2], starts))
+    firsts = np.cumsum([0, *sizes.prod(1)[:-1]])
+    heights, widths, starts = (jnp.asarray(n, jnp.int32)[levels] for n in (sizes[:, 1], sizes[:, 2], firsts))
     boxes = boxes * jnp.asarray(scales, boxes.dtype)[levels][:, None]
-    rows, columns = (heights, widths) if lengths is None else (lengths[:, 0], lengths[:, 1])
+    if lengths is None:
+        lengths = jnp.stack([heights, widths], 1)
     places = Places(
         positions(boxes[:, 1], boxes[:, 3], bins, samples, aligned),
         positions(boxes[:, 0], boxes[:, 2], bins, samples, aligned),
-        rows,
-        columns,
+        lengths[:, 0],
+        lengths[:, 1],
         widths,
         starts + images.astype(jnp.int32) * heights * widths,
     )
