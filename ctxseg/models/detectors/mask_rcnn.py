@@ -137,8 +137,8 @@ class MaskRCNN(nn.Module):
     most_superpixels: ClassVar[dict[str, int]] = {}
 
     def example(self, size: tuple[int, int]) -> tuple:
-        """Arguments of `__call__` for an image of `size` (height, width), for `init`."""
-        return (jnp.zeros((1, *size, 3), jnp.uint8),)
+        """Arguments of `__call__` for an image of `size` (height, width), for `init`. (): any size, as parameters do not depend on it."""
+        return (jnp.zeros((1, *(size or (128, 128)), 3), jnp.uint8),)
 
     def setup(self):
         for kind in ("rpn", "roi"):

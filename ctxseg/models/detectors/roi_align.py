@@ -88,12 +88,12 @@ def roi_align(
 class Places(NamedTuple):
     """Where the samples of boxes are. With a leading dimension, or of one box."""
 
-    y: jax.Array  # `[…,n]`: positions of the rows of samples in the box's map, in cells, see `positions`
-    x: jax.Array  # and of the columns
-    rows: jax.Array  # rows of the box's map that belong to the image
-    columns: jax.Array  # and columns
-    width: jax.Array  # columns of the box's map
-    start: jax.Array  # index of the first cell of the box's map
+    y: Array  # `[…,n]`: positions of the rows of samples in the box's map, in cells, see `positions`
+    x: Array  # and of the columns
+    rows: Array  # rows of the box's map that belong to the image
+    columns: Array  # and columns
+    width: Array  # columns of the box's map
+    start: Array  # index of the first cell of the box's map
 
 
 def positions(start, end, bins, samples, aligned):
