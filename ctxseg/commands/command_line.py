@@ -236,7 +236,7 @@ def default_workdir(title: str, name: str, folder: str | None, data_dir: str, fi
         data_dir: folder of prepared data sets.
         find_folder: whether `folder`, if it is not given, is looked up in `data_dir`.
     """
-    if name != "folder":
+    if name not in ("folder", "folder_instances"):
         return f"runs/{title}-{name.rpartition(':')[2].lower()}"  # of package.module:Class, the class
     if not folder and find_folder:
         from ctxseg.data import DATASETS, store

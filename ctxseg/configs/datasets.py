@@ -10,7 +10,7 @@ computes all three.
 from ctxseg.errors import UserError
 
 # Data sets for small networks, which train on two cores. On all others, systems have their papers' settings.
-SMALL = ("scenes", "scenes_half", "scenes_instances", "camvid", "folder")
+SMALL = ("scenes", "scenes_half", "scenes_instances", "camvid", "folder", "folder_instances")
 
 # Overrides that start from ImageNet's weights, on a small data set. The first blocks, which see edges and textures, are frozen.
 EFFICIENTNET_LITE0 = {
@@ -91,6 +91,18 @@ def coco_instances(config):
     config.optimizer.step_boundaries = (200_000, 260_000)
     config.optimizer.warmup_steps = 500
     config.optimizer.weight_decay = 1e-4
+
+
+def folder_instances(config):
+    """Your own images and objects (`ctxseg/data/builders/folder_instances.py`), from ImageNet's weights."""
+    scenes_instances(config)
+    config.data.base_size = (256,)
+    config.data.max_side = 384
+    config.data.crop = ()
+    config.data.max_objects = 50
+    config.data.scale_range = (0.8, 1.25)
+    config.data.brightness = config.data.contrast = config.data.saturation = 0.3
+    config.update_from_flattened_dict(EFFICIENTNET_LITE0)
 
 
 def _from_scratch_on_two_cores(config):
@@ -254,6 +266,7 @@ PROTOCOLS = {
     "scenes_instances": scenes_instances,
     "camvid": camvid,
     "folder": folder,
+    "folder_instances": folder_instances,
     "voc2012": voc2012,
     "pascal_context": voc2012,
     "nyudv2": nyudv2,

@@ -4,12 +4,15 @@ On COCO, ResNet-101 starts from ImageNet's weights, --config.model.pretrained=re
 
 python main.py --config=configs/mask_rcnn.py          the built-in data set of objects, minutes on two cores
 python main.py --config=configs/mask_rcnn.py:coco_instances
+python main.py --config=configs/mask_rcnn.py:folder --config.data.manual_dir=mine          your own images, with annotations.json
 """
 
 from ctxseg.configs import datasets, defaults
 
 
 def get_config(dataset: str = "scenes_instances"):
+    if dataset == "folder":
+        dataset = "folder_instances"
     config = defaults.get_config()
     config.system = "mask_rcnn"
     datasets.set_protocol(config, dataset)
@@ -19,7 +22,7 @@ def get_config(dataset: str = "scenes_instances"):
     if dataset in datasets.SMALL:
         config.model.context.channels = 48
         config.model.context.norm = "batch"
-        small(config)
+        small(config, scale=2.0 if dataset == "folder_instances" else 1.0)
     else:
         config.model.backbone.name = "resnet101"
         config.model.frozen = (
@@ -30,11 +33,11 @@ def get_config(dataset: str = "scenes_instances"):
     return config
 
 
-def small(config) -> None:
-    """A detector for images of about 128×128, whose heads train from scratch, and so have batch normalisation."""
+def small(config, scale: float) -> None:
+    """A detector for images whose shorter side has about 128·`scale` pixels. Its heads train from scratch with batch normalisation."""
     detector = config.model.detector
-    detector.anchor_sizes = (12.0, 24.0, 48.0, 96.0)
-    detector.canonical_size = 42.0
+    detector.anchor_sizes = tuple(scale * size for size in (12.0, 24.0, 48.0, 96.0))
+    detector.canonical_size = scale * 42.0
     detector.proposals_before, detector.proposals_after = (300, 200), (200, 100)
     detector.rpn_samples, detector.rois = 64, 48
     detector.box_channels, detector.mask_channels, detector.mask_layers = 256, 48, 2
