@@ -1,7 +1,7 @@
 """Kinds of misses of a detector, after Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020, §2.2.
 
-Which detections are looked at is from Hoiem et al., "Diagnosing Error in Object Detectors", ECCV 2012, §3: of a class with N objects,
-the N with the highest scores. So no score has to be chosen, and a class with no miss at all has found every object.
+Of a class with N objects, the N detections with the highest scores are considered, like the top-ranked false positives of Hoiem et al.,
+"Diagnosing Error in Object Detectors", ECCV 2012. So there is no threshold on scores, and a class without misses has all its objects found.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,9 +68,9 @@ class Misses(NamedTuple):
 def find(objects: Sequence[Mapping], detections: Sequence[Mapping], num_classes: int, examples: int = 3) -> Misses:
     """The misses of each kind, by the IoU of masks.
 
-    The N highest scores of a class with N objects in the split are looked at. Highest score first, a detection finds the free object of its
-    class with the largest IoU, of at least 0.5; detections in a crowd of their class do not count. For each of the others, the object with
-    the largest IoU decides (of equal ones, one of its class), see `KINDS`.
+    The N highest scores of a class with N objects in the split are considered. Highest score first, a detection finds the free object of
+    its class with the largest IoU, of at least 0.5. Detections in a crowd of their class do not count. For each of the others, the object
+    with the largest IoU decides the kind (of equal ones, one of its class), see `KINDS`.
 
     Args:
         objects: see `instances`.
@@ -82,10 +82,10 @@ def find(objects: Sequence[Mapping], detections: Sequence[Mapping], num_classes:
         ValueError: see `instances.check_same_images`.
     """
     check_same_images(objects, detections)
-    looked_at = _highest(objects, detections, num_classes)
+    considered = _highest(objects, detections, num_classes)
     counts, found, total = dict.fromkeys(KINDS, 0), 0, 0
     best: dict[str, list[tuple[float, Miss]]] = {kind: [] for kind in KINDS}
-    for i, (image, listed, chosen) in enumerate(zip(objects, detections, looked_at, strict=True)):
+    for i, (image, listed, chosen) in enumerate(zip(objects, detections, considered, strict=True)):
         misses, hits = _of_image(i, image["annotations"], listed, chosen)
         found += hits
         total += sum(not a["iscrowd"] for a in image["annotations"])
@@ -101,7 +101,7 @@ def find(objects: Sequence[Mapping], detections: Sequence[Mapping], num_classes:
 
 
 def _highest(objects, detections, num_classes):
-    """Indices of the detections of each image that are looked at, highest score first."""
+    """Indices of the detections of each image that are considered, highest score first."""
     truth = [a["category"] for image in objects for a in image["annotations"] if not a["iscrowd"]]
     number = np.bincount(np.array(truth, int), minlength=num_classes)
     counts = [len(image["scores"]) for image in detections]

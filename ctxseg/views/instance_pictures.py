@@ -135,21 +135,35 @@ def _draw_mask(canvas, mask, colour, line, filled, hatched):
     """Fills a mask with its colour, and draws its outline in full colour between black lines, which is visible on any image."""
     if isinstance(mask, Mapping):
         mask = mask_api.decode(mask)
-    height, width = canvas.shape[:2]
-    mask = cv2.resize(np.asarray(mask, np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    left, top, across, down = cv2.boundingRect(mask)
-    if not across:
+    mask = np.asarray(mask, np.uint8)
+    # Only the part with the object is handled: of a large image, it is a small one.
+    rows, columns = (_scaled(mask.any(1 - axis), canvas.shape[axis]) for axis in (0, 1))
+    if not len(rows[0]):
         return
-    part = canvas[top : top + down, left : left + across]
-    inside = mask[top : top + down, left : left + across] > 0
+    top, left = rows[0][0], columns[0][0]
+    shape = mask[np.ix_(rows[1], columns[1])]
+    part = canvas[top : top + shape.shape[0], left : left + shape.shape[1]]
+    inside = shape > 0
     if hatched:
-        y, x = np.ogrid[top : top + down, left : left + across]
+        y, x = np.ogrid[top : top + shape.shape[0], left : left + shape.shape[1]]
         inside &= (x + y) // (3 * line) % 2 > 0
     if filled:
-        part[inside] = (part[inside] * (1 - OPACITY) + np.array(colour) * OPACITY).round().astype(np.uint8)
-    outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, outlines, -1, (0, 0, 0), line + 2)
-    cv2.drawContours(canvas, outlines, -1, colour, line)
+        blended = cv2.addWeighted(part, 1 - OPACITY, np.full_like(part, colour), OPACITY, 0)
+        np.copyto(part, blended, where=inside[..., None])
+    outlines, _ = cv2.findContours(shape, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, outlines, -1, (0, 0, 0), line + 2, offset=(int(left), int(top)))
+    cv2.drawContours(canvas, outlines, -1, colour, line, offset=(int(left), int(top)))
+
+
+def _scaled(occupied, count):
+    """The rows (or columns) of the picture that show the object, first to last, and which ones of the mask they show.
+
+    Nearest neighbour with half-pixel centres. `occupied` says which rows of the mask have the object; the picture has `count` rows.
+    """
+    source = ((np.arange(count) + 0.5) * len(occupied) / count).astype(int)
+    (present,) = np.nonzero(occupied[source])
+    picture = np.arange(present[0], present[-1] + 1) if len(present) else present
+    return picture, source[picture]
 
 
 def _draw_names(canvas, boxes, names, colours):

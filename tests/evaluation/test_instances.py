@@ -224,7 +224,7 @@ def test_each_kind_of_miss():
     """Box A is 50×50: a part of 20 columns has IoU .4 with it, and one of 4 columns .08."""
     part, sliver = (0, 0, 20, 50), (0, 0, 4, 50)
     assert kinds(truth((CAT, A)), found((CAT, A, 0.9))) == {}
-    # A detection of a class without objects is not among the looked at, so a cat elsewhere in the image lets it be.
+    # A detection of a class without objects is not considered, so there is a dog elsewhere.
     dog = (DOG, NOWHERE)
     assert kinds(truth((CAT, A), dog), found((DOG, A, 0.9))) == {"wrong class": 1, "missed": 1}
     assert kinds(truth((CAT, A)), found((CAT, part, 0.9))) == {"badly placed": 1}
@@ -244,8 +244,8 @@ def test_crowds_and_misses():
     assert misses.find([truth((CAT, A), crowd)], [found(inside)], 3).objects == 1
 
 
-def test_as_many_detections_as_objects_are_looked_at():
-    """Two cats in two images: the two highest scores of both images are looked at."""
+def test_as_many_detections_as_objects_are_considered():
+    """Two cats in two images: the two highest scores of both images are considered."""
     objects = [truth((CAT, A), image=1), truth((CAT, A), image=2)]
     detections = [
         found((CAT, NOWHERE, 0.9), (CAT, NOWHERE, 0.8), (CAT, A, 0.7), image=1),
