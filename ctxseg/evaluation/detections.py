@@ -82,15 +82,7 @@ def evaluate_split(config, builder, detect_step, variables, progress=None) -> Ev
     scores = instances.evaluate(objects, listed, class_names)
     missed = misses.find(objects, listed, len(class_names))
 
-    def arguments(i):
-        return objects[i]["name"], source.image(i), objects[i], listed[i]
-
-    pictures = [instance_samples.whole(*arguments(i)) for i in range(min(config.eval.samples, len(source)))]
-    pictures += [
-        instance_samples.close_up(miss, *arguments(miss.image))
-        for examples in missed.examples.values()
-        for miss in examples
-    ]
+    pictures = instance_samples.pictures(objects, listed, missed, source.image, config.eval.samples)
     curves = scores.pop("curves")
     return Evaluation(scores, curves, listed, missed, pictures, statistics.median(seconds) if seconds else None)
 

@@ -57,11 +57,7 @@ def write(config, folder: str, builder, evaluation: detections.Evaluation, resul
         "protocol": protocol(config),
         "seconds_per_image": evaluation.seconds_per_image,
         "curves": evaluation.curves,
-        "misses": {
-            "counts": evaluation.misses.counts,
-            "found": evaluation.misses.found,
-            "objects": evaluation.misses.objects,
-        },
+        "misses": evaluation.misses.summary(),
     }
     record.write_instances(folder, results, evaluation.pictures)
 

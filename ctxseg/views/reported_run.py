@@ -1,7 +1,7 @@
 """A run as a page shows it: the contents of the files in its folder."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from etils import epath
 
@@ -95,8 +95,6 @@ def read(folder: epath.Path, index: int, count: int, read_base: Callable | None)
             raise TypeError
     except (KeyError, TypeError) as e:
         raise UserError(f"{folder / 'config.json'} is damaged: system or data.name is missing or not a text") from e
-    if config.get("task", record.SEMANTIC) not in (record.SEMANTIC, record.INSTANCES):
-        raise UserError(f"{folder / 'config.json'} is damaged: task")
     results = record.read(folder)
     semantic = _task(config, results) == record.SEMANTIC
     names = results.get("class_names")
@@ -116,5 +114,10 @@ def read(folder: epath.Path, index: int, count: int, read_base: Callable | None)
 
 
 def _task(config, results):
-    """The task of a run. Runs from before there were several have none in their files."""
-    return results.get("task") or config.get("task", record.SEMANTIC)
+    """The task of a run: that of its results, or of its network. Runs from before there were detectors have none in their config."""
+    if "task" in results:
+        return results["task"]
+    model = config.get("model")
+    detector = model.get("detector") if isinstance(model, Mapping) else None
+    name = detector.get("name", "none") if isinstance(detector, Mapping) else "none"
+    return record.SEMANTIC if name == "none" else record.INSTANCES
