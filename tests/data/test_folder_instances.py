@@ -368,6 +368,15 @@ def test_wrong_folders_are_reported(fault, mine, tmp_path):
     assert re.search(message, str(raised.value)) and "\n" not in str(raised.value)
 
 
+def test_semantic_segmentation_says_that_it_needs_labels(mine, tmp_path):
+    for path in ("annotations.json", "annotations/instances_default.json"):
+        with pytest.raises(UserError, match=rf"{path} has objects for instance segmentation.*mask_rcnn.py.*labels"):
+            data.load("folder", tmp_path / "prepared", mine)
+        (mine / "annotations").mkdir(exist_ok=True)
+        if (mine / "annotations.json").exists():
+            (mine / "annotations.json").rename(mine / "annotations/instances_default.json")
+
+
 def test_changes_are_prepared_again(mine, tmp_path):
     first = folder_instances.FolderInstances.fingerprint(mine)
     assert first == folder_instances.FolderInstances.fingerprint(mine)

@@ -160,7 +160,7 @@ def test_augmentation_is_the_composition_of_the_functions():
         expected = crop(expected, top, left, (10, 14))
         row = augmentation(before, np.random.default_rng(seed))
         n = len(expected["boxes"])
-        np.testing.assert_array_equal(row["image"], expected["image"])
+        np.testing.assert_array_equal(row["image"][: size[0], : size[1]], expected["image"])
         np.testing.assert_array_equal(row["boxes"][:n], expected["boxes"])
         assert (row["classes"][n:] == -1).all() and row["size"].tolist() == [min(size[0], 10), min(size[1], 14)]
         for packed, box in zip(row["masks"][:n], row["boxes"], strict=False):
