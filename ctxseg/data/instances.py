@@ -37,6 +37,7 @@ from ctxseg.errors import UserError
 from ctxseg.files import parse_json, read_bytes
 
 STRIDE = 32  # the sides of canvases are multiples of the coarsest map's stride in most networks
+ROUNDING = 0.01  # pixels; a box that reaches less far out of a window is not cut
 ENDLESS = 2**40  # number of samples in an endless data set; Grain counts its batches in floating point
 
 
@@ -104,9 +105,12 @@ def flip(sample: dict, classes: Sequence[int] = ()) -> dict:
     """Mirrors the sample, left to right. `classes`: for each class, its class in the mirror image; (): the same class."""
     left, top, right, bottom = sample["boxes"].T
     width = np.float32(sample["image"].shape[1])
+    masks = np.empty_like(sample["masks"])
+    for mask, flipped_mask in zip(sample["masks"], masks, strict=True):
+        cv2.flip(mask, 1, flipped_mask)
     flipped = {
-        "image": sample["image"][:, ::-1],
-        "masks": sample["masks"][:, :, ::-1],
+        "image": cv2.flip(sample["image"], 1),
+        "masks": masks,
         "boxes": np.stack([width - right, top, width - left, bottom], 1),
     }
     if classes:
@@ -131,26 +135,18 @@ def resize(sample: dict, size: tuple[int, int]) -> dict:
 
 
 def crop(sample: dict, top: int, left: int, size: tuple[int, int]) -> dict:
-    """Crops the window of `size` (height, width) whose upper left pixel is (top, left), both 0 or more.
+    """Crops the window of `size` (height, width) whose upper left pixel is (top, left), or the part of it that is in the image.
 
-    What is outside of the image, below and on the right, is `PADDING`. Objects without a pixel in the window are dropped. If the window
-    cuts a box, the box becomes that of the mask's pixels in the window.
+    Objects without a pixel in the window are dropped. If the window cuts a box, the box becomes that of the mask's pixels in the window.
     """
-    height, width = sample["image"].shape[:2]
-    rows, columns = slice(top, min(top + size[0], height)), slice(left, min(left + size[1], width))
-    image = np.empty((*size, 3), np.uint8)
-    image[...] = np.array(PADDING["image"], np.uint8)
-    image[: rows.stop - top, : columns.stop - left] = sample["image"][rows, columns]
-    masks = np.zeros((len(sample["masks"]), *size), np.uint8)
-    masks[:, : rows.stop - top, : columns.stop - left] = sample["masks"][:, rows, columns]
+    rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
+    image, masks = sample["image"][rows, columns], sample["masks"][:, rows, columns]
     boxes = sample["boxes"] - np.array([left, top, left, top], np.float32)
-    limits = np.array([columns.stop - left, rows.stop - top], np.float32)
-    for i in np.flatnonzero((boxes[:, :2] < 0).any(1) | (boxes[:, 2:] > limits).any(1)):
-        x, y, w, h = cv2.boundingRect(masks[i])
-        boxes[i] = x, y, x + w, y + h
-    kept = masks.any((1, 2))
-    cropped = {"boxes": boxes, "masks": masks} | {key: sample[key] for key in ("classes", "crowd", "areas")}
-    return sample | {"image": image} | {key: array[kept] for key, array in cropped.items()}
+    whole = boxes.clip(0, np.tile(image.shape[1::-1], 2)).astype(np.float32)
+    for i in np.flatnonzero(np.abs(boxes - whole).max(1, initial=0) > ROUNDING):
+        x, y, w, h = cv2.boundingRect(np.ascontiguousarray(masks[i]))
+        whole[i] = x, y, x + w, y + h
+    return _selected(sample | {"image": image, "boxes": whole, "masks": masks}, masks.any((1, 2)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,11 +232,7 @@ class InstanceAugmentation:
             sample = sample | {"image": image}
         if self.flip and mirrored:
             sample = flip(sample, self.mirrored_classes)
-        sample = crop(sample, top, left, canvas)
-        return _padded(sample, self.max_objects) | {
-            "image": sample["image"],
-            "size": np.minimum(size, canvas).astype(np.int32),
-        }
+        return _row(crop(sample, top, left, canvas), canvas, self.max_objects)
 
 
 def check_resizing(base_size: Sequence[int], max_side: int, field: str) -> None:
@@ -260,28 +252,36 @@ def is_landscape(size: tuple[int, int]) -> bool:
 
 def without_crowds(sample: dict) -> dict:
     """The sample without its crowds, which are no single objects."""
-    kept = ~sample["crowd"]
+    return _selected(sample, ~sample["crowd"])
+
+
+def _selected(sample, kept):
+    """The sample with the objects that are `kept`, bool [n]."""
     if kept.all():
         return sample
     return sample | {key: sample[key][kept] for key in ("boxes", "classes", "crowd", "areas", "masks")}
 
 
-def _padded(sample, count):
-    """`boxes`, `classes` and `masks` of a batch's row, for `count` objects."""
-    boxes = sample["boxes"]
+def _row(sample, canvas, count):
+    """The sample on a canvas (height, width), as a row of a batch with `count` objects."""
+    boxes, (height, width) = sample["boxes"], sample["image"].shape[:2]
     if len(boxes) > count:
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        kept = np.sort(np.argsort(-areas, kind="stable")[:count])
-    else:
-        kept = np.arange(len(boxes))
-    n, (height, width) = len(kept), sample["image"].shape[:2]
+        largest = np.zeros(len(boxes), bool)
+        largest[np.argsort(-areas, kind="stable")[:count]] = True
+        sample = _selected(sample, largest)
+    n = len(sample["boxes"])
+    below, right = canvas[0] - height, canvas[1] - width
     row = {
+        "image": cv2.copyMakeBorder(sample["image"], 0, below, 0, right, cv2.BORDER_CONSTANT, value=PADDING["image"]),
+        "size": np.array([height, width], np.int32),
         "boxes": np.zeros((count, 4), np.float32),
         "classes": np.full(count, -1, np.int32),
-        "masks": np.zeros((count, height, -(-width // 8)), np.uint8),
+        "masks": np.zeros((count, canvas[0], -(-canvas[1] // 8)), np.uint8),
     }
-    row["boxes"][:n], row["classes"][:n] = boxes[kept], sample["classes"][kept]
-    row["masks"][:n] = np.packbits(sample["masks"][kept], axis=-1, bitorder="little")
+    row["boxes"][:n], row["classes"][:n] = sample["boxes"], sample["classes"]
+    packed = np.packbits(sample["masks"], axis=-1, bitorder="little")
+    row["masks"][:n, :height, : packed.shape[2]] = packed
     return row
 
 

@@ -194,6 +194,7 @@ BAD = {
     "words": (damage({"segmentation": [["a"] * 6]}), NAME + r".*polygon.* numbers x, y"),
     "nothing": (damage({"segmentation": []}), NAME + r".*neither polygons nor run lengths$"),
     "run lengths": (damage({"segmentation": runs(1, 90, size=(6, 8))}), NAME + r".*run lengths.* do not add up"),
+    "fractions": (damage({"segmentation": runs(1.5, 46.5, size=(6, 8))}), NAME + r".*run lengths.* do not add up"),
     "negative": (damage({"segmentation": runs(-2, 50, size=(6, 8))}), NAME + r".*run lengths.* do not add up"),
     "run size": (
         damage({"segmentation": runs(1200)}),

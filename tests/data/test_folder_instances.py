@@ -91,7 +91,7 @@ def test_one_json_for_all_images(mine, tmp_path, capsys):
     assert (found["3"]["id"], found["3"]["classes"].tolist(), found["9"]["masks"].shape) == (3, [0], (0, HEIGHT, WIDTH))
     splits = names(builder)
     assert 0 < len(splits["val"]) < 5 and len(splits["train"]) + len(splits["val"]) == 10
-    assert "1 images have no object" in capsys.readouterr().err
+    assert "images without objects are used, as background: 1, the first is" in capsys.readouterr().err
     # Read back without the folder; and the same splits when an image is added.
     assert data.load("folder_instances", tmp_path / "prepared").info.metadata["class_names"] == ["cat", "dog"]
     save(mine, "images/new.png")
@@ -221,8 +221,8 @@ def test_what_tools_write_is_repaired_and_counted(mine, tmp_path, capsys):
     assert boxes[4] == [2, 3, 10, 12] and boxes[5] == [0, 0, 9, 9] and boxes[6] == [0, 3, 6, 9]
     assert found["7"]["areas"].tolist() == [36]
     err = capsys.readouterr().err
-    for number, what in ((2, "have no pixel"), (2, "box without area"), (1, "does not fit"), (1, "reaches out")):
-        assert re.search(rf"warning: folder_instances: {number} objects .*{what}.* annotation \d", err), what
+    for number, what in ((2, "without a pixel"), (2, "without area"), (1, "do not fit"), (1, "reach out")):
+        assert re.search(rf"warning: folder_instances: .*{what}.*: {number}, the first is .* annotation \d", err), what
 
 
 def test_exif_turns_objects_that_fit_the_stored_pixels(mine, tmp_path, capsys):
@@ -243,7 +243,7 @@ def test_exif_turns_objects_that_fit_the_stored_pixels(mine, tmp_path, capsys):
     np.testing.assert_array_equal(found["0"]["boxes"], [(HEIGHT - 9, 2, HEIGHT - 3, 8)])
     np.testing.assert_array_equal(found["1"]["boxes"], [(2, 3, 8, 9)])
     np.testing.assert_array_equal(found["2"]["boxes"], [(2, 3, 8, 9)])
-    assert re.search(r"1 images have an EXIF orientation .* upright image .*2\.png", capsys.readouterr().err)
+    assert re.search(r"EXIF orientation .* upright image: 1, the first is .*2\.png", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("turn", range(2, 9))
@@ -332,6 +332,10 @@ WRONG = {
     ),
     "no objects": (lambda t: edit(t, lambda c: c.update(annotations=[])), r"no image of the split train has an object"),
     "no JSON": (lambda t: (t / "annotations.json").unlink(), r"has no JSON file of objects: .* expects a folder with"),
+    "a JSON for each image": (
+        lambda t: [(t / "annotations.json").unlink(), dump(t, "images/1.json", {}), dump(t, "images/2.json", {})],
+        r"has 2 JSON files, but none named like annotations.json .* as \S*images/1.json, .* labelme2coco.py",
+    ),
     "two for a split": (
         lambda t: [dump(t, path, {}) for path in ("train.json", "annotations/instances_train.json")],
         r"two JSON files for the split train, annotations/instances_train.json and train.json: keep one",
@@ -366,6 +370,15 @@ def test_wrong_folders_are_reported(fault, mine, tmp_path):
     with pytest.raises(UserError) as raised:
         load(mine, tmp_path)
     assert re.search(message, str(raised.value)) and "\n" not in str(raised.value)
+
+
+def test_semantic_segmentation_says_that_it_needs_labels(mine, tmp_path):
+    for path in ("annotations.json", "annotations/instances_default.json"):
+        with pytest.raises(UserError, match=rf"{path} has objects for instance segmentation.*mask_rcnn.py.*labels"):
+            data.load("folder", tmp_path / "prepared", mine)
+        (mine / "annotations").mkdir(exist_ok=True)
+        if (mine / "annotations.json").exists():
+            (mine / "annotations.json").rename(mine / "annotations/instances_default.json")
 
 
 def test_changes_are_prepared_again(mine, tmp_path):

@@ -13,6 +13,7 @@ from ctxseg.data.instances import InstanceAugmentation, crop, eval_batches, exce
 from ctxseg.data.sizes import limited_size_of
 from ctxseg.data.transforms import PADDING
 from ctxseg.errors import UserError
+from ctxseg.settings import collect, declared
 
 
 def sample(boxes, size=(12, 20), crowd=None):
@@ -160,7 +161,7 @@ def test_augmentation_is_the_composition_of_the_functions():
         expected = crop(expected, top, left, (10, 14))
         row = augmentation(before, np.random.default_rng(seed))
         n = len(expected["boxes"])
-        np.testing.assert_array_equal(row["image"], expected["image"])
+        np.testing.assert_array_equal(row["image"][: size[0], : size[1]], expected["image"])
         np.testing.assert_array_equal(row["boxes"][:n], expected["boxes"])
         assert (row["classes"][n:] == -1).all() and row["size"].tolist() == [min(size[0], 10), min(size[1], 14)]
         for packed, box in zip(row["masks"][:n], row["boxes"], strict=False):
@@ -205,6 +206,20 @@ def test_canvases_hold_every_image_of_their_orientation():
 def test_wrong_fields_are_reported(fields, message):
     with pytest.raises(UserError, match=message):
         InstanceAugmentation(**fields)
+
+
+def test_fields_of_the_config():
+    """They are declared, and a crop can be turned off."""
+    config = collect.get_config({}).data
+    assert (config.crop, config.max_side, config.max_objects) == ((128, 128), 0, 100)
+    assert instances.create_augmentation(config, ["left arm", "right arm"]).mirrored_classes == (1, 0)
+    config.update(crop=(), base_size=(40,), max_side=70)
+    declared.check_section("data", config)
+    assert instances.create_augmentation(config).canvas((3, 4)) == (64, 96)
+    for crop_size in ((8,), (8, 8, 8), (0.5, 8)):
+        config.crop = crop_size
+        with pytest.raises(UserError, match="config.data.crop is .* expected 2 whole numbers"):
+            declared.check_section("data", config)
 
 
 # Batches

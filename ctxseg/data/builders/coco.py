@@ -169,7 +169,8 @@ def run_lengths(size: Sequence[int], segmentation) -> dict:
 
 def _check_counts(counts, size):
     """ValueError for run lengths that do not fill the image exactly: the decoder writes as many pixels as they say, and no others."""
-    if not _numbers(counts) or any(count < 0 for count in counts) or sum(counts) != size[0] * size[1]:
+    whole = _numbers(counts) and all(count >= 0 and count == int(count) for count in counts)
+    if not whole or sum(counts) != size[0] * size[1]:
         raise ValueError("the run lengths of an object do not add up to the number of its image's pixels")
 
 

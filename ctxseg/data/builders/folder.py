@@ -64,6 +64,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     @classmethod
     def fingerprint(cls, manual_dir: Path, digests: Callable = contents.digests) -> str:
         """A digest of the files' names and contents, and of the classes. UserError: a file is missing."""
+        _check_kind(manual_dir)
         _check_order(manual_dir)
         require(cls, manual_dir, "images", "labels", _classes_file(manual_dir).name)
         classes = read_classes(_classes_file(manual_dir))
@@ -111,6 +112,18 @@ def _unused_class_files(manual_dir):
     used = _classes_file(manual_dir)
     others = [name for name in ("labelmap.txt", "_classes.csv") if name != used.name and (manual_dir / name).exists()]
     return [f"{manual_dir / name} is not used: the classes are those of {used.name}" for name in others]
+
+
+def _check_kind(manual_dir):
+    """UserError for a folder of objects for instance segmentation, as labelling tools export it."""
+    if (manual_dir / "labels").exists():
+        return
+    for pattern in ("*.json", "annotations/*.json", "*/_annotations.coco.json"):
+        if found := sorted(manual_dir.glob(pattern)):
+            raise UserError(
+                f"config.data.manual_dir: {found[0]} has objects for instance segmentation, which needs another --config, such as "
+                f"configs/mask_rcnn.py:folder; for semantic segmentation, {manual_dir / 'labels'} must have label images"
+            )
 
 
 def _check_order(manual_dir):

@@ -125,8 +125,14 @@ def json_files(manual_dir: Path) -> dict[str, Path]:
     chosen = {split: found[split][0] for split in ("", *SPLIT_NAMES) if split in found}
     if not chosen:
         others = [path for folder in ("", "annotations") for path in sorted((manual_dir / folder).glob("*.json"))]
+        others = others or [path for path in files.below(manual_dir) if path.suffix.lower() == ".json"]
         if len(others) == 1:
             return {"": others[0]}
+        if others:
+            raise UserError(
+                f"config.data.manual_dir: {manual_dir} has {len(others)} JSON files, but none named like annotations.json or train.json: "
+                f"rename COCO's; if there is one for each image, as {others[0]}, convert them to COCO's (labelme: labelme2coco.py)"
+            )
         raise UserError(
             f"config.data.manual_dir: {manual_dir} has no JSON file of objects: {FolderInstances.name} expects "
             f"{FolderInstances.MANUAL_DOWNLOAD_INSTRUCTIONS}"
@@ -251,11 +257,11 @@ def _warnings(manual_dir, splits):
     for first in paths:
         for second in list(paths)[list(paths).index(first) + 1 :]:
             if shared := sorted(paths[first] & paths[second]):
-                yield f"{len(shared)} images are in both {first} and {second} (the first: {shared[0]}): they should have different ones"
+                yield f"images are in both {first} and {second}, which should have different ones: {len(shared)}, the first is {shared[0]}"
     listed = set().union(*paths.values())
     others = [path for path in files.below(manual_dir) if path.suffix.lower() in SUFFIXES and path not in listed]
     if others:
-        yield f"{len(others)} images are in no JSON file (the first: {others[0]}): they are not used"
+        yield f"images that no JSON file lists are not used: {len(others)}, the first is {others[0]}"
     empty = [entry.path for entries in splits.values() for entry in entries if not entry.image.annotations]
     if empty:
-        yield f"{len(empty)} images have no object (the first: {empty[0]}): all of them is background"
+        yield f"images without objects are used, as background: {len(empty)}, the first is {empty[0]}"

@@ -40,11 +40,11 @@ FAR = 1.0  # a point farther outside of the image than this many times its side 
 FITS = 0.5  # minimum IoU of a box and the box of its mask
 SMALL = 8  # pixels; boxes of masks with a shorter side are too coarse to compare
 NOTES = {
-    "empty": "have no pixel in their image, such as a polygon of two points: they are left out",
-    "flat box": "have a box without area in their image: the box of the mask replaces it",
-    "other box": "have a box that does not fit their mask: the box of the mask replaces it",
-    "clipped": "have a box that reaches out of the image: it is clipped",
-    "turned": "have an EXIF orientation that mirrors them or turns them in place: their objects are taken to fit the {}",
+    "empty": "objects without a pixel in their image, such as a polygon of two points, are left out",
+    "flat box": "boxes without area in their image are replaced by the box of the mask",
+    "other box": "boxes that do not fit their mask are replaced by the box of the mask",
+    "clipped": "boxes that reach out of their image are clipped",
+    "turned": "objects of images with an EXIF orientation that keeps the image's size are taken to fit the {}",
 }
 
 
@@ -178,9 +178,8 @@ def check(dataset: str, splits: Mapping[str, Sequence[Entry]], rules: Rules, fau
             notes.setdefault(kind, []).extend(places)
     raise_faults(dataset, faults, max(len(entries), len(faults)))
     for kind, places in notes.items():
-        what = "images" if kind == "turned" else "objects"
-        meaning = NOTES[kind].format("pixels as stored" if rules.published else "upright image")
-        print(f"warning: {dataset}: {len(places)} {what} {meaning} (the first: {places[0]})", file=sys.stderr)
+        line = NOTES[kind].format("pixels as stored" if rules.published else "upright image")
+        print(f"warning: {dataset}: {line}: {len(places)}, the first is {places[0]}", file=sys.stderr)
 
 
 def examples(label: str, entries: Sequence[Entry], rules: Rules) -> Iterator[dict]:
