@@ -133,6 +133,9 @@ class MaskRCNN(nn.Module):
     axis_name: str | None = None
     pixels: PixelFormat = PixelFormat()
 
+    # Layers whose rows of classes may follow one of the background, for `weights.fit`.
+    BACKGROUND_FIRST = ("box_head/scores/", "mask_head/scores/")
+
     def setup(self):
         for kind in ("rpn", "roi"):
             low, high = getattr(self, f"{kind}_negative"), getattr(self, f"{kind}_positive")
