@@ -178,7 +178,7 @@ def maps(output) -> dict:
     )
 
 
-def write(path: Path, shapes: dict[str, tuple[int, ...]], unread: tuple[str, ...] = ()) -> None:
+def write(path: Path, shapes: dict[str, tuple[int, ...]], unread: tuple[str, ...] = (), values=values) -> None:
     """Writes a file of safetensors with `values` of these names and shapes.
 
     Tensors whose names begin with one of `unread` are holes in the file, so that a large classifier takes neither time nor space.

@@ -135,6 +135,8 @@ class MaskRCNN(nn.Module):
 
     memory = None  # of a segmenter
     most_superpixels: ClassVar[dict[str, int]] = {}
+    # Layers whose rows of classes may follow one of the background, for `weights.fit`.
+    BACKGROUND_FIRST = ("box_head/scores/", "mask_head/scores/")
 
     def example(self, size: tuple[int, int]) -> tuple:
         """Arguments of `__call__` for an image of `size` (height, width), for `init`. (): any size, as parameters do not depend on it."""

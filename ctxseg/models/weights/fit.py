@@ -78,22 +78,22 @@ def _parts(names):
 def fit(
     model: nn.Module, variables: Mapping[str, Any], source: Source, class_names: Sequence[str] | None = None
 ) -> tuple[Any, Report]:
-    """Fills the variables of a segmenter from `source`.
+    """Fills the variables of a segmenter or a detector from `source`.
 
     The backbone is filled completely or not at all. Of the other parts, the arrays whose names source and network share are filled.
 
     Args:
-        model: the segmenter.
+        model: the network.
         variables: its initial variables.
         source: the weights.
-        class_names: of the segmenter. Where they differ from the source's, arrays that have an axis of classes are filled by class name;
+        class_names: of the network. Where they differ from the source's, arrays that have an axis of classes are filled by class name;
             classes that the source lacks keep their initial values.
 
     Returns:
         The variables, and what became of every array.
 
     Raises:
-        UserError: the source has another backbone, an array of another shape, or nothing that the segmenter has; or it is damaged.
+        UserError: the source has another backbone, an array of another shape, or nothing that the network has; or it is damaged.
     """
     title, tensors = source.title, source.tensors
     classes = None
@@ -108,6 +108,7 @@ def fit(
         raise UserError(f"{title} has no weights of this network")
     same_shapes = all(tensor.shape == flat[name].shape for name, tensor in shared.items())
     axes = {} if classes is None and same_shapes else axes_of_classes(model)
+    background_first = getattr(model, "BACKGROUND_FIRST", ("-",))
     whole: list[str] = []
     by_class: list[str] = []
     left = [*source.left, *(name for name in tensors if name not in flat)]
@@ -126,6 +127,9 @@ def fit(
         elif classes:
             # Some arrays have other rows beside those of the classes.
             rows, length = tensor.shape[axis] - initial.shape[axis] + len(class_names or ()), len(source.class_names)
+            if rows != length and _path(name).startswith(background_first):  # one has a background, the other does not
+                left.append(name)
+                continue
             if rows != length:
                 raise UserError(f"{title} names {length} classes, but {_short(name)} has {rows} in it")
             by_class.append(name)
@@ -136,6 +140,9 @@ def fit(
     for name in by_class:
         here, there = (list(ids) for ids in zip(*classes or (), strict=True))
         array = np.moveaxis(np.array(flat[name]), axes[name], 0)
+        if _path(name).startswith(background_first):
+            others = len(array) - len(class_names or ())  # 1, the background, or 0
+            here, there = ([*range(others), *(i + others for i in ids)] for ids in (here, there))
         array[here] = np.moveaxis(arrays[name], axes[name], 0)[there]
         arrays[name] = np.moveaxis(array, 0, axes[name])
     new = [name for name in flat if name not in arrays or name in by_class]
@@ -154,13 +161,12 @@ def fit(
 
 
 def axes_of_classes(model: nn.Module) -> dict[str, int]:
-    """{name: axis of the classes} of the arrays of a segmenter that have such an axis: their shape depends on the number of classes."""
+    """{name: axis of the classes} of the arrays of a network that have such an axis: their shape depends on the number of classes."""
     images, regions = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.zeros((1, 64, 64), jnp.int32)
+    inputs = (images, regions) if getattr(model, "most_superpixels", None) else (images,)
     shapes = []
     for network in (model, _with_another_class(model)):
-        variables = jax.eval_shape(
-            lambda key, network=network: network.init(key, images, regions), jax.random.PRNGKey(0)
-        )
+        variables = jax.eval_shape(lambda key, network=network: network.init(key, *inputs), jax.random.PRNGKey(0))
         shapes.append({name: x.shape for name, x in flax.traverse_util.flatten_dict(variables, sep="/").items()})
     before, after = shapes
     return {

@@ -8,11 +8,13 @@ A table has one line for each kind of layer, their name on the left and ours on 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+
+from ctxseg.models.weights.tensor import Tensor
 
 # Names of arrays in PyTorch: those of a normalisation, and those of a convolution.
 OF_NORM = {
@@ -41,6 +43,8 @@ class Publisher(NamedTuple):
         order: the order of their channels, `rgb` or `bgr`.
         lacks: our names of layers that the weights do not have; they keep their initial values.
         bank: their name of the entries of a memory, `[K,1,C]`; "" if there are none.
+        finish: (tensors by our names) → (tensors, class names), for layers whose layout `from_torch` does not change to ours; None if
+            there are none.
     """
 
     title: str
@@ -50,6 +54,7 @@ class Publisher(NamedTuple):
     order: str = "rgb"
     lacks: tuple[str, ...] = ()
     bank: str = ""
+    finish: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], tuple[str, ...]]] | None = None
 
     def ours(self, name: str) -> str | None:
         """Our name of an array, as "params/backbone/stem/conv/kernel"; "-" if no network here has it; None if the table lacks it."""

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from ctxseg.errors import UserError, one_line
-from ctxseg.models.weights import efficientnet_lite, files, mcibi, mmsegmentation, timm, torchvision
+from ctxseg.models.weights import detectors, efficientnet_lite, files, mcibi, mmsegmentation, timm, torchvision
 from ctxseg.models.weights.names import BANK, SEEN, from_torch, recognise, torch_axes
 from ctxseg.models.weights.tensor import Damaged, Tensor, short
 
@@ -20,6 +20,8 @@ PUBLISHERS = (
     torchvision.VGG16_BN,
     torchvision.DEEPLABV3,
     torchvision.FCN,
+    detectors.MASK_RCNN,
+    detectors.MASK_RCNN_FIRST,
     timm.RESNET_V1C,
     mmsegmentation.RESNET_V1C,
     mmsegmentation.SEGMENTER,
@@ -95,7 +97,10 @@ def open_source(name: str) -> Source:
         translated |= _memory(name, translated[BANK])
     left = tuple(key for key, value in ours.items() if value == "-" and not key.endswith("num_batches_tracked"))
     pixels = {"mean": publisher.mean, "std": publisher.std, "order": publisher.order}
-    return Source(name, publisher.title, translated, left, (), pixels, publisher.lacks)
+    class_names: tuple[str, ...] = ()
+    if publisher.finish is not None:
+        translated, class_names = publisher.finish(translated)
+    return Source(name, publisher.title, translated, left, class_names, pixels, publisher.lacks)
 
 
 def _fold_biases(tensors):
