@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Float, Float32, Int, UInt8
 
-from ctxseg.models.detectors.roi_align import corners, one_by_one, positions
+from ctxseg.models.detectors.roi_align import corners, positions
 from ctxseg.models.shapes import Array
 
 
@@ -27,18 +27,15 @@ def crop(
         Values from 0 to 1: shares of the object.
     """
     height, width = (packed.shape[1], 8 * packed.shape[2]) if shape is None else shape
-    packed = jnp.asarray(packed)
-
-    def crop_all(objects, rows, columns):
-        (y, weight_y), (x, weight_x) = corners(rows, height, size), corners(columns, width, size)
-        y, x = y.reshape(*objects.shape, -1, 1), x.reshape(*objects.shape, 1, -1)
-        byte = packed.at[objects[..., None, None], y, x // 8].get(mode="clip")
-        values = (byte >> (x % 8).astype(jnp.uint8)) & 1
-        values = values.astype(jnp.float32).reshape(*objects.shape, size, 4, size, 4)
-        return jnp.einsum("...yi,...yixj,...xj->...yx", weight_y, values, weight_x, precision="highest")
-
-    rows, columns = (positions(boxes[:, i], boxes[:, i + 2], size, 2, aligned=False) for i in (1, 0))
-    return one_by_one(crop_all, objects, rows, columns)
+    (y, weight_y), (x, weight_x) = (
+        corners(positions(boxes[:, i], boxes[:, i + 2], size, 2, aligned=False), length, size)
+        for i, length in ((1, height), (0, width))
+    )
+    r = len(boxes)
+    y, x = y.reshape(r, -1, 1), x.reshape(r, 1, -1)
+    byte = jnp.asarray(packed).at[objects[:, None, None], y, x // 8].get(mode="clip")
+    values = ((byte >> (x % 8).astype(jnp.uint8)) & 1).astype(jnp.float32).reshape(r, size, 4, size, 4)
+    return jnp.einsum("ryi,ryixj,rxj->ryx", weight_y, values, weight_x, precision="highest")
 
 
 def paste(

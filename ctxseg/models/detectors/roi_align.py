@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from ctxseg.models.convolution import materialize
 from ctxseg.models.detectors.boxes import area
 from ctxseg.models.shapes import Array
 
@@ -36,7 +37,8 @@ def levels_of(
     """
     size = jnp.sqrt(jnp.maximum(area(boxes), 0))
     level = jnp.floor(canonical_level + jnp.log2(size / canonical_size) + EPSILON)
-    return jnp.clip(level, lowest, highest).astype(jnp.int32) - lowest
+    # `where`, because the comparison is False of NaN too.
+    return jnp.where(level > lowest, jnp.minimum(level, highest), lowest).astype(jnp.int32) - lowest
 
 
 def roi_align(
@@ -111,7 +113,9 @@ def positions(start, end, bins, samples, aligned):
         size = jnp.maximum(size, 1)
     # Exact for simple fractions, so that a sample on the limit of its map is not rounded to outside.
     fraction = (np.arange(bins * samples) + 0.5) / (bins * samples)
-    return start[:, None] + fraction.astype(start.dtype) * size[:, None]
+    # Materialized, because XLA on CPUs otherwise computes them once for the cells and once for the weights. If the two are rounded
+    # differently, a cell gets the weight of its neighbour.
+    return materialize(start[:, None] + fraction.astype(start.dtype) * size[:, None])
 
 
 def corners(position, length, bins):
@@ -127,7 +131,7 @@ def corners(position, length, bins):
     """
     last = jnp.asarray(length)[..., None] - 1
     inside = (position >= -1) & (position <= last + 1)
-    position = jnp.clip(position, 0, last)
+    position = jnp.clip(jnp.where(inside, position, 0), 0, last)  # of a box of NaN, too, the cells exist
     low = jnp.floor(position)
     share = position - low
     low = low.astype(jnp.int32)
@@ -135,17 +139,6 @@ def corners(position, length, bins):
     samples = position.shape[-1] // bins
     weights = jnp.stack([1 - share, share], -1) * inside[..., None] / samples
     return tuple(a.reshape(*position.shape[:-1], bins, 2 * samples) for a in (cells, weights))
-
-
-def one_by_one(function, *arrays):
-    """function(*arrays), of arrays with the same leading dimension; on CPUs, one index at a time.
-
-    On CPUs it is as fast. And only what a loop is given is computed once: outside of one, XLA computes positions for the cells and for the
-    weights, and if their rounding differs, the weights are those of a neighbour.
-    """
-    return jax.lax.platform_dependent(
-        *arrays, cpu=lambda *arrays: jax.lax.map(lambda one: function(*one), arrays), default=function
-    )
 
 
 def _terms(places, bins):
@@ -164,14 +157,10 @@ def _terms(places, bins):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _read(cells, places, bins, count):
     """Means of bins, `[R,bins,bins,C]`, of cells `[count,C]`."""
-
-    def read(places):
-        total = 0.0
-        for index, weight in _terms(places, bins):
-            total += weight[..., None] * cells.at[index].get(mode="promise_in_bounds")
-        return total.astype(cells.dtype)
-
-    return one_by_one(read, places)
+    total = 0.0
+    for index, weight in _terms(places, bins):
+        total += weight[..., None] * cells.at[index].get(mode="promise_in_bounds")
+    return total.astype(cells.dtype)
 
 
 def _read_forward(cells, places, bins, count):
