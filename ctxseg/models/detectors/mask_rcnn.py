@@ -191,8 +191,8 @@ class MaskRCNN(nn.Module):
             maps, strides, sizes if unseen else None, self.roi_samples, self.roi_aligned, self.canonical_size
         )
         if self.is_initializing():  # anything that has the heads' shapes
-            proposals, exists = jnp.zeros((len(sizes), 1, 4)), jnp.zeros((len(sizes), 1), bool)
-            return self._detect(regions, proposals, exists, sizes, train)
+            nothing = jnp.zeros((len(sizes), 1, 4)), jnp.zeros((len(sizes), 1), bool)
+            return self._detect(regions, *nothing, sizes, train)
         phase = 1 if objects is None else 0
         proposals, _, exists = propose(
             *lax.stop_gradient((scores, deltas)),

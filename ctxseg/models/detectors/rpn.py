@@ -83,8 +83,8 @@ def propose(
         return boxes[kept], jnp.where(is_kept, best[kept], -jnp.inf)
 
     levels = [
-        jax.vmap(lambda *inputs, a=a: level(*inputs, a))(*inputs, sizes)
-        for a, *inputs in zip(anchors, scores, deltas, valid, strict=True)
+        jax.vmap(level, (0, 0, 0, 0, None))(score, delta, exists, sizes, boxes)
+        for boxes, score, delta, exists in zip(anchors, scores, deltas, valid, strict=True)
     ]
     boxes, best = (jnp.concatenate(parts, 1) for parts in zip(*levels, strict=True))
     if not each_level:
