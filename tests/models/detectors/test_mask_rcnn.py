@@ -216,8 +216,6 @@ def test_messages():
     wrong.context.name = "ppm"
     with pytest.raises(UserError, match=r"config\.model\.context\.name is 'ppm'.* zigzag, encoder_decoder, fpn"):
         create_model(wrong, 3)
-    with pytest.raises(UserError, match=r"config\.model\.detector\.name is none.*mask_rcnn"):
-        create_model(config(name="none"), 3)
     with pytest.raises(UserError, match=r"config\.model\.detector\.rois is 0"):
         create_model(config(rois=0), 3)
     images = np.zeros((1, 64, 64, 3), np.uint8)
