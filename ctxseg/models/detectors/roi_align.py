@@ -68,8 +68,8 @@ def roi_align(
     """
     boxes = jax.lax.stop_gradient(boxes)
     sizes = np.array([m.shape[:3] for m in maps])  # images, rows, columns
-    starts = np.cumsum([0, *sizes.prod(1)[:-1]])
-    heights, widths, starts = (jnp.asarray(n, jnp.int32)[levels] for n in (sizes[:, 1], sizes[:, 2], starts))
+    first = np.cumsum([0, *sizes.prod(1)[:-1]])
+    heights, widths, starts = (jnp.asarray(n, jnp.int32)[levels] for n in (sizes[:, 1], sizes[:, 2], first))
     boxes = boxes * jnp.asarray(scales, boxes.dtype)[levels][:, None]
     places = Places(
         positions(boxes[:, 1], boxes[:, 3], bins, samples, aligned),
