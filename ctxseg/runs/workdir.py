@@ -170,7 +170,8 @@ def _update(config, saved, path, prefix=""):
                 _update(config[key], value, path, f"{prefix}{key}.")
             else:
                 value = tuple(value) if isinstance(value, list) else value
-                if isinstance(value, tuple) and not is_like(value, config[key], prefix + key):
+                is_off = value == () and can_be_off(prefix + key)
+                if isinstance(value, tuple) and not is_off and not is_like(value, config[key], prefix + key):
                     raise TypeError
                 config[key] = value
         except (TypeError, AttributeError) as e:
