@@ -170,7 +170,7 @@ def _update(config, saved, path, prefix=""):
                 _update(config[key], value, path, f"{prefix}{key}.")
             else:
                 value = tuple(value) if isinstance(value, list) else value
-                is_off = value == () and can_be_off(prefix + key)
+                is_off = value == () and collect.can_be_off(prefix + key)
                 if isinstance(value, tuple) and not is_off and not is_like(value, config[key], prefix + key):
                     raise TypeError
                 config[key] = value
