@@ -1,0 +1,222 @@
+"""A training step of Mask R-CNN on ResNet-50 and FPN on the CPU: images per second and memory, compared with torchvision's.
+
+python benchmarks/detection_step.py --torch=PYTHON [--rounds=5] [--parts]
+
+PYTHON is the interpreter of an environment with the packages of `benchmarks/requirements-published.txt`. Both compute in float32: forward,
+the five losses, backward, SGD with momentum; nothing is frozen, and batch normalisation uses the statistics of the batch. Both have
+torchvision's choices, the same images and objects, and the same number of regions of interest. Each side has a process of its own, with a
+thread per core. The two alternate; the figures are medians, and the ratio is the median of the ratios of adjacent pairs. Processor times,
+which other programs disturb less, are printed too. Memory is the largest resident memory of the process.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = 80
+
+
+def data(batch, size, objects):
+    """Images uint8 `[B,H,W,3]`, boxes `[B,N,4]`, classes `[B,N]`, and masks uint8 `[B,N,H,W]`: ellipses."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
+    corners = rng.uniform(0, 0.6, (batch, objects, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(0.1, 0.4, corners.shape)], -1).astype(np.float32) * size
+    centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
+    y, x = np.mgrid[:size, :size] + 0.5
+    distance = [((grid - centre[..., i, None, None]) / half[..., i, None, None]) ** 2 for i, grid in enumerate((x, y))]
+    return images, boxes, rng.integers(0, CLASSES, (batch, objects)), (sum(distance) < 1).astype(np.uint8)
+
+
+def ours(batch, size, rois, objects):
+    """A function that runs a step and returns the loss, and functions of its parts."""
+    sys.path.insert(0, str(ROOT))
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from ctxseg.configs import defaults
+    from ctxseg.models import create_detector
+    from ctxseg.training import detection_losses, optimizers
+    from tests.references import published_detector
+
+    config = defaults.get_config()
+    config.model.backbone.update({"name": "resnet50", "output_stride": 32})
+    config.model.context.name = "fpn"
+    config.model.detector.update(published_detector.FIELDS | {"rois": rois})
+    config.loss.box_beta = 1 / 9
+    config.optimizer.update({"schedule": "constant", "learning_rate": 1e-3, "weight_decay": 0.0})
+    model = create_detector(config.model, CLASSES)
+    optimizer = optimizers.create_optimizer(config.optimizer, 1000)
+    images, boxes, classes, masks = data(batch, size, objects)
+    packed = np.packbits(masks, axis=-1, bitorder="little")
+    targets = {"boxes": boxes, "classes": classes.astype(np.int32), "masks": packed}
+    targets = {  # padded, as in training
+        name: np.pad(
+            x, ((0, 0), (0, 100 - objects), *[(0, 0)] * (x.ndim - 2)), constant_values=-1 if name == "classes" else 0
+        )
+        for name, x in targets.items()
+    }
+    sizes = np.full((batch, 2), size, np.int32)
+    variables = jax.jit(model.init)(jax.random.PRNGKey(0), images)
+
+    def loss(params, batch_stats, key):
+        output, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            sizes,
+            targets,
+            True,
+            rngs={"sample": key},
+            mutable=["batch_stats"],
+        )
+        return detection_losses.total(output, config.loss)[0], updated["batch_stats"]
+
+    def update(state, key):
+        params, batch_stats, opt_state = state
+        (value, batch_stats), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch_stats, key)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), batch_stats, opt_state), value
+
+    update, forward = jax.jit(update, donate_argnums=0), jax.jit(lambda *inputs: loss(*inputs)[0])
+    state = [(variables["params"], variables["batch_stats"], jax.jit(optimizer.init)(variables["params"]))]
+    count = [0]
+
+    def step():
+        count[0] += 1
+        state[0], value = update(state[0], jax.random.PRNGKey(count[0]))
+        return float(value)
+
+    def maps(params, batch_stats):
+        x = model.bind({"params": params, "batch_stats": batch_stats}, mutable=["batch_stats"])
+        return sum(
+            jnp.square(y).mean()
+            for y in x.neck.pyramid(x.backbone(x.pixels(images).astype(jnp.float32), True), None, True)
+        )
+
+    both = jax.jit(jax.grad(maps))
+    parts = {
+        "forward": lambda: float(forward(*state[0][:2], jax.random.PRNGKey(0))),
+        "backbone and neck, forward and backward": lambda: jax.block_until_ready(both(*state[0][:2])),
+    }
+    return step, parts
+
+
+def torchvision(batch, size, rois, objects):
+    """A function that runs a step and returns the loss, and functions of its parts."""
+    import torch
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    torch.set_num_threads(os.cpu_count())
+    torch.manual_seed(0)
+    model = maskrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=CLASSES + 1,
+        min_size=size,
+        max_size=size,
+        box_batch_size_per_image=rois,
+    ).train()
+    images, boxes, classes, masks = data(batch, size, objects)
+    images = [torch.from_numpy(x).permute(2, 0, 1).float().div(255).contiguous() for x in images]
+    targets = [
+        {"boxes": torch.from_numpy(b), "labels": torch.from_numpy(c) + 1, "masks": torch.from_numpy(m)}
+        for b, c, m in zip(boxes, classes, masks, strict=True)
+    ]
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss = sum(model(images, [dict(t) for t in targets]).values())
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    def both():
+        optimizer.zero_grad(set_to_none=True)
+        sum(y.square().mean() for y in model.backbone(torch.stack(images)).values()).backward()
+
+    def forward():
+        with torch.no_grad():
+            model(images, [dict(t) for t in targets])
+
+    return step, {"forward": forward, "backbone and neck, forward and backward": both}
+
+
+SIDES = {"ours": ours, "torchvision": torchvision}
+
+
+def serve(arguments):
+    """Runs a step, or a part, for each line on the standard input, and writes its times."""
+    step, parts = SIDES[arguments.side](arguments.batch, arguments.size, arguments.rois, arguments.objects)
+    for line in sys.stdin:
+        start, used = time.perf_counter(), time.process_time()
+        function = step if line.strip() == "step" else parts[line.strip()]
+        value = function()
+        figures = {"seconds": time.perf_counter() - start, "processor": time.process_time() - used}
+        figures |= {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+        print(json.dumps(figures | {"loss": value if isinstance(value, float) else None}), flush=True)
+
+
+def ask(process, what):
+    process.stdin.write(f"{what}\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch", help="interpreter of an environment with torchvision")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, default=256, help="height and width, pixels")
+    parser.add_argument("--rois", type=int, default=128, help="regions of interest per image")
+    parser.add_argument("--objects", type=int, default=8, help="objects per image")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--parts", action="store_true", help="also time parts of a step")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        return serve(arguments)
+    processes = {}
+    for side, python in (("ours", sys.executable), ("torchvision", arguments.torch)):
+        options = [f"--{name}={getattr(arguments, name)}" for name in ("batch", "size", "rois", "objects")]
+        command = [python, __file__, f"--side={side}", *options]
+        processes[side] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for process in processes.values():
+        for _ in range(2):
+            ask(process, "step")  # compiles
+    rounds = [{side: ask(process, "step") for side, process in processes.items()} for _ in range(arguments.rounds)]
+    print(
+        f"Mask R-CNN on ResNet-50 and FPN, batch {arguments.batch}, {arguments.size}×{arguments.size}, {arguments.rois} regions"
+    )
+    for side in processes:
+        seconds, processor = (statistics.median(r[side][key] for r in rounds) for key in ("seconds", "processor"))
+        figures = f"{arguments.batch / seconds:.3f} images/s  ({seconds:.2f} s per step; processor {processor:.2f} s)"
+        print(f"{side:12}{figures}, {rounds[-1][side]['memory']:.2f} GiB, loss {rounds[-1][side]['loss']:.2f}")
+    for key, name in (("seconds", "images/s"), ("processor", "processor time")):
+        ratio = statistics.median(r["torchvision"][key] / r["ours"][key] for r in rounds)
+        print(f"ratio of {name}: {ratio:.2f}  (ours / torchvision's; median of {arguments.rounds} pairs)")
+    if arguments.parts:
+        for part in ("forward", "backbone and neck, forward and backward"):
+            for side, process in processes.items():
+                times = [ask(process, part) for _ in range(3)]
+                print(
+                    f"{side}'s {part}: {min(t['seconds'] for t in times):.2f} s, processor {min(t['processor'] for t in times):.2f} s"
+                )
+    for process in processes.values():
+        process.stdin.close()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
