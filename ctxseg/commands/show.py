@@ -29,7 +29,8 @@ def show(config) -> None:
         checks.check_network(config, class_names)
     model = create_model(config.model, len(class_names))
     arguments = model.example(config.data.crop)
-    output, variables = jax.eval_shape(lambda r: model.init_with_output(r, *arguments), jax.random.PRNGKey(0))
+    variables = jax.eval_shape(lambda r: model.init(r, *arguments), jax.random.PRNGKey(0))
+    output = jax.eval_shape(model.apply, variables, *arguments)
     values = reading.effective(config)
     if values.get("model.context.levels") == [] and config.model.connections.name == "none":
         pixels = jax.ShapeDtypeStruct(arguments[0].shape, "float32")

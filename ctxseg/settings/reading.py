@@ -74,7 +74,11 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
             crf and mode != "crf",
             "config.eval.crf.iterations above 0 and a mode other than crf",
         ),
-        ([f"loss.{name}" for name in losses], detector, "a detector: config.model.detector.name"),
+        (
+            [*(f"loss.{name}" for name in losses), "data.max_objects", "data.max_side"],
+            detector,
+            "a detector: config.model.detector.name",
+        ),
         ([f"complexity.{name}" for name in config.complexity], mode == "complexity", "--mode=complexity"),
         # --mode=complexity sets the names of its rows, and the channels and maps of all rows.
         (
@@ -144,7 +148,11 @@ def _of_segmenters(config):
     """The fields that only segmenters read."""
     sections = ("auxiliary", "classifier", "connections", "memory", "scales")
     losses = [f"loss.{name}" for name in ("name", "auxiliary", "heads", "memory", "scales")]
-    return [*losses, *(f"model.{section}.{name}" for section in sections for name in config.model[section])]
+    augmentation = [f"data.{name}" for name in ("padding", "rotate", "rotate_share", "superpixels")]
+    protocol = ("scales", "flip", "score", "shapes", "window", "stride", "superpixels", "crf_images")
+    protocol = [f"eval.{name}" for name in protocol] + [f"eval.crf.{name}" for name in config.eval.crf]
+    modules = [f"model.{section}.{name}" for section in sections for name in config.model[section]]
+    return [*losses, *augmentation, *protocol, *modules]
 
 
 def effective(config) -> dict:
