@@ -11,7 +11,7 @@ import pytest
 
 from ctxseg.configs import datasets, defaults, mcibi
 from ctxseg.configs.tables import mcibi_frameworks, mcibi_fusion, mcibi_generalization
-from ctxseg.data import transforms
+from ctxseg.data import instances, transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.settings import reading
@@ -29,15 +29,18 @@ PAPER = {
 }  # fmt: skip
 
 
+DETECTORS = ["mask_rcnn", "zigzag_mask_rcnn"]
+
+
 def test_one_config_per_system():
-    assert SYSTEMS == sorted(PAPER)
+    assert SYSTEMS == sorted([*PAPER, *DETECTORS])
 
 
 def config_of(system, dataset):
     return importlib.import_module(f"ctxseg.configs.{system}").get_config(dataset)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", PAPER)
 def test_resolves(system):
     for dataset in (PAPER[system], "scenes"):
         config = config_of(system, dataset)
@@ -57,12 +60,31 @@ def test_resolves(system):
         optimizers.rate_factors(variables["params"], optimizers.parse_rates(config.optimizer.rates))
 
 
+@pytest.mark.parametrize("system", DETECTORS)
+def test_detectors(system):
+    """COCO's classes, and small networks for the small data sets. `:folder` is that of objects."""
+    for dataset, classes in (("coco_instances", 80), ("scenes_instances", 8), ("folder", 3)):
+        config = config_of(system, dataset)
+        assert config.system == system
+        assert config.data.name == {"folder": "folder_instances"}.get(dataset, dataset)
+        model = create_model(config.model, classes)
+        variables = jax.eval_shape(
+            lambda r, m=model, c=config: m.init(r, *m.example(c.data.crop)), jax.random.PRNGKey(0)
+        )
+        found = jax.eval_shape(model.apply, variables, *model.example(config.data.crop))
+        assert found.masks.shape[1:] == ((100 if classes == 80 else 30), 28, 28)
+        count = sum(x.size for x in jax.tree.leaves(variables["params"]))
+        assert count > 4e7 if classes == 80 else count < 6e6
+        optimizers.frozen_mask(variables["params"], tuple(config.model.frozen))
+
+
 @pytest.mark.parametrize("dataset", datasets.PROTOCOLS)
 def test_every_protocol(dataset):
-    config = config_of("fcn", dataset)
+    objects = dataset.endswith("instances")
+    config = config_of("mask_rcnn" if objects else "fcn", dataset)
     assert config.data.name == dataset and config.train.steps >= 700
     optimizers.create_optimizer(config.optimizer, config.train.steps)
-    transforms.create_augmentation(config.data)
+    (instances if objects else transforms).create_augmentation(config.data)
 
 
 def test_largefov_on_the_small_backbone_is_the_fcn():

@@ -77,7 +77,9 @@ def export(config, folder, path=None, overwrite: bool = False, checkpoint=None) 
     if path.is_dir() or (path.exists() and not overwrite):
         raise UserError(f"--output={path} exists: choose another, or give --overwrite to replace a file")
     if config.model.detector.name != "none":
-        raise UserError("--mode=export: a detector cannot be exported yet; ctxseg.load and --mode=predict find objects with it")
+        raise UserError(
+            "--mode=export: a detector cannot be exported yet; ctxseg.load and --mode=predict find objects with it"
+        )
     metadata = provenance.metadata(config, folder)
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     weights = flax.traverse_util.flatten_dict(state.variables, sep="/")
