@@ -26,7 +26,7 @@ def get_config(dataset: str = "scenes_instances"):
     else:
         config.model.backbone.name = "resnet101"
         config.model.frozen = (
-            "backbone/conv1",
+            "backbone/stem",
             "backbone/res2",
             "backbone/*/norm",
         )  # once pretrained weights fill them
