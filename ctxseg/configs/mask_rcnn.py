@@ -25,11 +25,8 @@ def get_config(dataset: str = "scenes_instances"):
         small(config, scale=2.0 if dataset == "folder_instances" else 1.0)
     else:
         config.model.backbone.name = "resnet101"
-        config.model.frozen = (
-            "backbone/stem",
-            "backbone/res2",
-            "backbone/*/norm",
-        )  # once pretrained weights fill them
+        # Once pretrained weights fill them.
+        config.model.frozen = ("backbone/stem", "backbone/res2", "backbone/*/norm")
     return config
 
 
