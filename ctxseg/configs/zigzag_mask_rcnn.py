@@ -6,12 +6,18 @@ python main.py --config=configs/zigzag_mask_rcnn.py:coco_instances
 
 from ctxseg.configs import mask_rcnn
 
-# What ZigZagNet changes: the neck, and the loss of the masks, a softmax over the classes of each pixel (§5).
-ZIGZAG = {"model.context.name": "zigzag", "model.detector.mask_scores": "softmax"}
+# Data sets on which it has the paper's number of stages, 3.
+PAPERS = ("coco_instances",)
+
+
+def zigzag(dataset: str) -> dict:
+    """Overrides that turn Mask R-CNN's neck into ZigZagNet, with its loss of the masks, a softmax over the classes of each pixel (§5)."""
+    overrides = {"model.context.name": "zigzag", "model.detector.mask_scores": "softmax"}
+    return overrides | ({"model.context.stages": 2} if dataset not in PAPERS else {})
 
 
 def get_config(dataset: str = "scenes_instances"):
     config = mask_rcnn.get_config(dataset)
     config.system = "zigzag_mask_rcnn"
-    config.update_from_flattened_dict(ZIGZAG)
+    config.update_from_flattened_dict(zigzag(dataset))
     return config

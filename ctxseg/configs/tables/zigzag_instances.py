@@ -5,7 +5,7 @@
 The paper starts from ImageNet's weights: --config.model.pretrained=resnet101.pth.
 """
 
-from ctxseg.configs.zigzag_mask_rcnn import ZIGZAG
+from ctxseg.configs.zigzag_mask_rcnn import zigzag
 from ctxseg.studies.tables import Column, Row, Table
 
 PAPER = {  # {(detector, backbone): mask AP without and with ZigZagNet}
@@ -26,14 +26,16 @@ def get_table(dataset: str = "coco_instances") -> Table:
             Row(f"{detector}, {backbone}", SYSTEMS.get(detector), {"model.backbone.name": backbone}, figures)
             for (detector, backbone), figures in PAPER.items()
         ]
-        columns = _columns("mask AP")
+        columns = _columns("mask AP", dataset)
         note = "FCIS and Deformable R-CNN are not implemented yet: they have only the paper's figures."
     else:
         rows = [Row(detector, system) for detector, system in SYSTEMS.items()]
-        columns = [column for score in ("mask AP", "mask AP50", "box AP", "minutes") for column in _columns(score)]
+        columns = [
+            column for score in ("mask AP", "mask AP50", "box AP", "minutes") for column in _columns(score, dataset)
+        ]
         note = ""
     return Table("zigzag_instances", "ZigZagNet, Table 4", dataset, rows, columns, note=note)
 
 
-def _columns(score):
-    return [Column(f"{score} without ZigZagNet", score), Column(f"{score} with ZigZagNet", score, ZIGZAG)]
+def _columns(score, dataset):
+    return [Column(f"{score} without ZigZagNet", score), Column(f"{score} with ZigZagNet", score, zigzag(dataset))]
