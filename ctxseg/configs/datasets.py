@@ -77,7 +77,7 @@ def scenes_instances(config):
     _from_scratch_on_two_cores(config)
     config.optimizer.learning_rate = 0.05
     config.optimizer.clip_norm = 10.0
-    config.train.steps = 1500
+    config.train.steps = 1000
 
 
 def coco_instances(config):

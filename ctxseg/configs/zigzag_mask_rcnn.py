@@ -4,16 +4,13 @@ python main.py --config=configs/zigzag_mask_rcnn.py          the built-in data s
 python main.py --config=configs/zigzag_mask_rcnn.py:coco_instances
 """
 
-from ctxseg.configs import mask_rcnn
-
-# Data sets on which it has the paper's number of stages, 3.
-PAPERS = ("coco_instances",)
+from ctxseg.configs import datasets, mask_rcnn
 
 
 def zigzag(dataset: str) -> dict:
     """Overrides that turn Mask R-CNN's neck into ZigZagNet, with its loss of the masks, a softmax over the classes of each pixel (§5)."""
     overrides = {"model.context.name": "zigzag", "model.detector.mask_scores": "softmax"}
-    return overrides | ({"model.context.stages": 2} if dataset not in PAPERS else {})
+    return overrides | ({"model.context.stages": 2} if dataset in datasets.SMALL else {})
 
 
 def get_config(dataset: str = "scenes_instances"):
