@@ -11,7 +11,7 @@ import pytest
 
 from ctxseg.configs import datasets, defaults, mcibi
 from ctxseg.configs.tables import mcibi_frameworks, mcibi_fusion, mcibi_generalization
-from ctxseg.data import instances, transforms
+from ctxseg.data import instance_transforms, transforms
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.settings import reading
@@ -84,7 +84,7 @@ def test_every_protocol(dataset):
     config = config_of("mask_rcnn" if objects else "fcn", dataset)
     assert config.data.name == dataset and config.train.steps >= 700
     optimizers.create_optimizer(config.optimizer, config.train.steps)
-    (instances if objects else transforms).create_augmentation(config.data)
+    (instance_transforms if objects else transforms).create_augmentation(config.data)
 
 
 def test_largefov_on_the_small_backbone_is_the_fcn():

@@ -10,7 +10,7 @@ from etils import epath
 from PIL import Image
 from pycocotools import mask as run_lengths
 
-from ctxseg.data import images, instances, sizes, superpixels
+from ctxseg.data import images, instance_transforms, sizes, superpixels
 from ctxseg.errors import UserError, one_line
 from ctxseg.files import check_reachable
 from ctxseg.inference import crf, exported
@@ -68,7 +68,7 @@ class TrainedDetector(_Trained):
 
     def __init__(self, folder: epath.Path, config, checkpoint: int | str | None = None):
         super().__init__(folder, config, checkpoint)
-        resize = partial(instances.resized, base_size=tuple(config.eval.size), max_side=config.data.max_side)
+        resize = partial(instance_transforms.resized, base_size=tuple(config.eval.size), max_side=config.data.max_side)
         self._find = create_finder(self.model, resize)
 
     def predict(self, image) -> dict:

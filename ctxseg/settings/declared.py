@@ -283,7 +283,7 @@ def annotations(path: str) -> dict:
     """{field: annotation} of a section, such as `optimizer`."""
     hints = typing.get_type_hints(SECTIONS[path], include_extras=True)
     if path == "data":  # the augmentations declare the bounds of their fields
-        from ctxseg.data.instances import InstanceAugmentation  # here, as it takes seconds
+        from ctxseg.data.instance_transforms import InstanceAugmentation  # here, as it takes seconds
         from ctxseg.data.transforms import Augmentation
 
         for augmentation in (Augmentation, InstanceAugmentation):

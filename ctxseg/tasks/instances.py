@@ -8,6 +8,7 @@ from functools import partial
 from PIL import Image
 
 from ctxseg import devices
+from ctxseg.data import instance_transforms
 from ctxseg.data import instances as samples
 from ctxseg.errors import UserError
 from ctxseg.evaluation import detections, instances
@@ -23,8 +24,8 @@ loss = detection_losses.of_batch
 
 def check(config, class_names: Sequence[str]) -> None:
     """Raises UserError for an invalid augmentation or size of evaluation."""
-    samples.create_augmentation(config.data, class_names)
-    samples.check_resizing(tuple(config.eval.size), config.data.max_side, "eval.size")
+    instance_transforms.create_augmentation(config.data, class_names)
+    instance_transforms.check_resizing(tuple(config.eval.size), config.data.max_side, "eval.size")
 
 
 def training_source(config, builder) -> samples.InstanceSource:
@@ -34,7 +35,7 @@ def training_source(config, builder) -> samples.InstanceSource:
 
 def training_batches(config, source, class_names: Sequence[str]):
     """Batches as `data.instances.train_iterator` describes them."""
-    augmentation = samples.create_augmentation(config.data, class_names)
+    augmentation = instance_transforms.create_augmentation(config.data, class_names)
     return samples.train_iterator(
         source, augmentation, config.train.batch_size, config.seed, *devices.process(), config.data.threads
     )
@@ -80,7 +81,7 @@ def create_prediction(config, folder: str, checkpoint, probabilities: bool):
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     class_names = provenance.metadata(config, folder)["class_names"]
     find = create_finder(
-        model, partial(samples.resized, base_size=tuple(config.eval.size), max_side=config.data.max_side)
+        model, partial(instance_transforms.resized, base_size=tuple(config.eval.size), max_side=config.data.max_side)
     )
 
     def predict(name, image, size):

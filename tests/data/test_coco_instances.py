@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from ctxseg import data
-from ctxseg.data import instances
+from ctxseg.data import instance_transforms, instances
 from ctxseg.data.builders import coco, coco_instances
 from ctxseg.data.store import unprepared
 from ctxseg.data.summary import count
@@ -122,7 +122,7 @@ def test_published_objects_are_kept(tree, tmp_path, capsys):
     err = capsys.readouterr().err
     assert re.search("coco_instances: objects without a pixel .*: 1, the first is .* annotation 13", err)
     assert re.search("coco_instances: boxes without area .*: 1, the first is .* annotation 12", err)
-    assert instances.crop(sample, 0, 0, (6, 8))["classes"].tolist() == [46]  # training does not use the first
+    assert instance_transforms.crop(sample, 0, 0, (6, 8))["classes"].tolist() == [46]  # training does not use the first
 
 
 def test_all_faults_at_once(tree, tmp_path, capsys):

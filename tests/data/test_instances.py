@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as run_lengths
 
-from ctxseg.data import instances, pipeline
-from ctxseg.data.instances import InstanceAugmentation, crop, eval_batches, excess, flip, resize, train_iterator
+from ctxseg.data import instance_transforms, instances, pipeline
+from ctxseg.data.instance_transforms import InstanceAugmentation, crop, flip, resize
+from ctxseg.data.instances import eval_batches, excess, train_iterator
 from ctxseg.data.sizes import limited_size_of
 from ctxseg.data.transforms import PADDING
 from ctxseg.errors import UserError
@@ -212,10 +213,10 @@ def test_fields_of_the_config():
     """They are declared, and a crop can be turned off."""
     config = collect.get_config({}).data
     assert (config.crop, config.max_side, config.max_objects) == ((128, 128), 0, 100)
-    assert instances.create_augmentation(config, ["left arm", "right arm"]).mirrored_classes == (1, 0)
+    assert instance_transforms.create_augmentation(config, ["left arm", "right arm"]).mirrored_classes == (1, 0)
     config.update(crop=(), base_size=(40,), max_side=70)
     declared.check_section("data", config)
-    assert instances.create_augmentation(config).canvas((3, 4)) == (64, 96)
+    assert instance_transforms.create_augmentation(config).canvas((3, 4)) == (64, 96)
     for crop_size in ((8,), (8, 8, 8), (0.5, 8)):
         config.crop = crop_size
         with pytest.raises(UserError, match="config.data.crop is .* expected 2 whole numbers"):
