@@ -37,6 +37,23 @@ def data(batch, size, objects):
     return images, boxes, rng.integers(0, CLASSES, (batch, objects)), (sum(distance) < 1).astype(np.uint8)
 
 
+def drawn(shapes):
+    """Random values of He's variance for kernels: faster than the program of the initial values, which has to be compiled."""
+    import jax
+
+    rng = np.random.default_rng(0)
+
+    def draw(path, x):
+        name, outputs = path[-1].key, x.shape[-1]
+        if name != "kernel":
+            return np.full(x.shape, name in ("scale", "var"), np.float32)
+        small = path[-2].key in ("scores", "deltas")
+        deviation = 0.01 if small else np.sqrt(2 * outputs / np.prod(x.shape))
+        return (deviation * rng.standard_normal(x.shape, np.float32)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def ours(batch, size, rois, objects):
     """A function that runs a step and returns the loss, and functions of its parts."""
     sys.path.insert(0, str(ROOT))
@@ -68,7 +85,7 @@ def ours(batch, size, rois, objects):
         for name, x in targets.items()
     }
     sizes = np.full((batch, 2), size, np.int32)
-    variables = jax.jit(model.init)(jax.random.PRNGKey(0), images)
+    variables = drawn(jax.eval_shape(model.init, jax.random.PRNGKey(0), images))
 
     def loss(params, batch_stats, key):
         output, updated = model.apply(
@@ -89,7 +106,7 @@ def ours(batch, size, rois, objects):
         return (optax.apply_updates(params, updates), batch_stats, opt_state), value
 
     update, forward = jax.jit(update, donate_argnums=0), jax.jit(lambda *inputs: loss(*inputs)[0])
-    state = [(variables["params"], variables["batch_stats"], jax.jit(optimizer.init)(variables["params"]))]
+    state = [(variables["params"], variables["batch_stats"], optimizer.init(variables["params"]))]
     count = [0]
 
     def step():

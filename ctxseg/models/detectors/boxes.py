@@ -31,7 +31,7 @@ def overlap(a, b):
     height = jnp.minimum(a_bottom, b_bottom) - jnp.maximum(a_top, b_top)
     both = jnp.maximum(width, 0) * jnp.maximum(height, 0)
     union = (a_right - a_left) * (a_bottom - a_top) + (b_right - b_left) * (b_bottom - b_top) - both
-    return jnp.where(union > 0, both / jnp.where(union > 0, union, 1), 0)
+    return both / jnp.where(union > 0, union, 1)
 
 
 def encode(boxes: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"], weights: Weights) -> Float[Array, "*n 4"]:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Float, Float32, Int, UInt8
 
-from ctxseg.models.detectors.roi_align import corners
+from ctxseg.models.detectors.roi_align import corners, positions
 from ctxseg.models.shapes import Array
 
 
@@ -27,15 +27,14 @@ def crop(
         Values from 0 to 1: shares of the object.
     """
     height, width = (packed.shape[1], 8 * packed.shape[2]) if shape is None else shape
-    lengths = (jnp.broadcast_to(jnp.asarray(n), objects.shape) for n in (height, width))
     (y, weight_y), (x, weight_x) = (
-        corners(boxes[:, i], boxes[:, i + 2], length, size, 2, aligned=False)
-        for i, length in zip((1, 0), lengths, strict=True)
+        corners(positions(boxes[:, i], boxes[:, i + 2], size, 2, aligned=False), length, size)
+        for i, length in ((1, height), (0, width))
     )
-    y, x = y.reshape(len(y), -1, 1), x.reshape(len(x), 1, -1)
+    r = len(boxes)
+    y, x = y.reshape(r, -1, 1), x.reshape(r, 1, -1)
     byte = jnp.asarray(packed).at[objects[:, None, None], y, x // 8].get(mode="clip")
-    values = ((byte >> (x % 8).astype(jnp.uint8)) & 1).astype(jnp.float32)
-    values = values.reshape(len(boxes), size, 4, size, 4)
+    values = ((byte >> (x % 8).astype(jnp.uint8)) & 1).astype(jnp.float32).reshape(r, size, 4, size, 4)
     return jnp.einsum("ryi,ryixj,rxj->ryx", weight_y, values, weight_x, precision="highest")
 
 

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Int32
 
-from ctxseg.models.detectors.boxes import iou
+from ctxseg.models.detectors.boxes import overlap
 from ctxseg.models.shapes import Array
+
+BLOCK = 128  # boxes that are decided together
 
 
 def nms(
@@ -29,36 +31,42 @@ def nms(
     Returns:
         Indices of the best `count` kept boxes, best first; and which of them are valid, the first ones.
     """
-    n = len(boxes)
-    order = _order(scores, valid)
-    boxes = boxes[order]
-    alive = jnp.ones(n, bool) if valid is None else valid[order]
-    suppresses = (iou(boxes, boxes) > threshold) & (jnp.arange(n)[:, None] < jnp.arange(n))
-    if groups is not None:
-        suppresses &= groups[order][:, None] == groups[order]
-
-    # The greedy result is the only fixed point: box j is decided once all boxes before it are.
-    def changed(state):
-        return (state[0] != state[1]).any()
-
-    def step(state):
-        keep = state[1]
-        return keep, alive & ~(suppresses & keep[:, None]).any(0)
-
-    keep = jax.lax.while_loop(changed, step, step((alive, alive)))[1]
-    return _first(keep, order, count)
-
-
-def _order(scores, valid):
+    n, blocks = len(boxes), -(-len(boxes) // BLOCK)
     if valid is not None:
         scores = jnp.where(valid, scores, -jnp.inf)
-    return jax.lax.top_k(scores, len(scores))[
-        1
-    ]  # on CPUs much faster than argsort; the lower index of equal scores comes first
+    order = jax.lax.top_k(scores, n)[1]  # faster on CPUs than argsort; of equal scores, the lower index comes first
 
+    def in_blocks(values):
+        values = values[order]
+        values = jnp.pad(values, ((0, blocks * BLOCK - n),) + ((0, 0),) * (values.ndim - 1))
+        return values.reshape(blocks, BLOCK, *values.shape[1:])
 
-def _first(keep, order, count):
-    n = len(keep)
-    rank, position = jax.lax.top_k(jnp.where(keep, jnp.arange(n, 0, -1), 0).astype(jnp.float32), min(count, n))
+    alive = in_blocks(jnp.ones(n, bool) if valid is None else valid)
+    sides = jnp.moveaxis(in_blocks(boxes), -1, 1)  # [blocks,4,BLOCK]
+    groups = None if groups is None else in_blocks(groups)
+    better = jnp.arange(BLOCK)[:, None] < jnp.arange(BLOCK)
+
+    def suppresses(i, j):
+        """Whether the boxes of block i overlap those of block j too much, `[BLOCK,BLOCK]`."""
+        result = overlap(sides[i][:, :, None], sides[j][:, None]) > threshold
+        return result if groups is None else result & (groups[i][:, None] == groups[j])
+
+    def decide(block, keep):
+        def compare(earlier, free):
+            return free & ~(suppresses(earlier, block) & keep[earlier][:, None]).any(0)
+
+        free = jax.lax.fori_loop(0, block, compare, alive[block])
+        within = suppresses(block, block) & better
+
+        # Of a block, the greedy result is the only fixed point of this step: a box is decided once all better boxes are.
+        def step(state):
+            return state[1], free & ~(within & state[1][:, None]).any(0)
+
+        kept = jax.lax.while_loop(lambda state: (state[0] != state[1]).any(), step, step((free, free)))[1]
+        return keep.at[block].set(kept)
+
+    keep = jax.lax.fori_loop(0, blocks, decide, jnp.zeros_like(alive)).reshape(-1)[:n]
+    # The first positions that are kept. In float32, the only type that XLA's fast top_k on CPUs takes, they are exact up to 2²⁴.
+    kept, position = jax.lax.top_k(jnp.where(keep, -jnp.arange(n, dtype=jnp.float32), -jnp.inf), min(count, n))
     pad = (0, max(count - n, 0))
-    return jnp.pad(order[position], pad), jnp.pad(rank > 0, pad)
+    return jnp.pad(order[position], pad), jnp.pad(kept > -jnp.inf, pad)

@@ -1,12 +1,15 @@
 """RoIAlign (He et al., Mask R-CNN, ICCV 2017, §3): maps within boxes, by bilinear interpolation."""
 
+import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from ctxseg.models.convolution import materialize
 from ctxseg.models.detectors.boxes import area
 from ctxseg.models.shapes import Array
 
@@ -34,7 +37,8 @@ def levels_of(
     """
     size = jnp.sqrt(jnp.maximum(area(boxes), 0))
     level = jnp.floor(canonical_level + jnp.log2(size / canonical_size) + EPSILON)
-    return jnp.clip(level, lowest, highest).astype(jnp.int32) - lowest
+    # `where`, because the comparison is False of NaN too.
+    return jnp.where(level > lowest, jnp.minimum(level, highest), lowest).astype(jnp.int32) - lowest
 
 
 def roi_align(
@@ -65,39 +69,41 @@ def roi_align(
         lengths: rows and columns of each box's map that belong to the image; the others are not read. None: all.
     """
     boxes = jax.lax.stop_gradient(boxes)
-    heights, widths = (jnp.array([m.shape[i] for m in maps]) for i in (1, 2))
-    starts, total = [], 0
-    for m in maps:
-        starts.append(total)
-        total += m.shape[0] * m.shape[1] * m.shape[2]
-    height, width, start = heights[levels], widths[levels], jnp.array(starts)[levels]
+    sizes = np.array([m.shape[:3] for m in maps])  # images, rows, columns
+    first = np.cumsum([0, *sizes.prod(1)[:-1]])
+    heights, widths, starts = (jnp.asarray(n, jnp.int32)[levels] for n in (sizes[:, 1], sizes[:, 2], first))
     boxes = boxes * jnp.asarray(scales, boxes.dtype)[levels][:, None]
-    rows, columns = (height, width) if lengths is None else (lengths[:, 0], lengths[:, 1])
-    y, weight_y = corners(boxes[:, 1], boxes[:, 3], rows, bins, samples, aligned)
-    x, weight_x = corners(boxes[:, 0], boxes[:, 2], columns, bins, samples, aligned)
-    y = start[:, None, None] + (images[:, None, None] * height[:, None, None] + y) * width[:, None, None]
+    rows, columns = (heights, widths) if lengths is None else (lengths[:, 0], lengths[:, 1])
+    places = Places(
+        positions(boxes[:, 1], boxes[:, 3], bins, samples, aligned),
+        positions(boxes[:, 0], boxes[:, 2], bins, samples, aligned),
+        rows,
+        columns,
+        widths,
+        starts + images.astype(jnp.int32) * heights * widths,
+    )
     cells = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
-    result = 0.0
-    for i in range(2 * samples):
-        for j in range(2 * samples):
-            weight = weight_y[:, :, None, i] * weight_x[:, None, :, j]
-            index = y[:, :, None, i] + x[:, None, :, j]
-            result += weight[..., None] * cells.at[index].get(mode="promise_in_bounds")
-    return result.astype(cells.dtype)
+    return _read(cells, places, bins, len(cells))
 
 
-def corners(start, end, length, bins, samples, aligned):
-    """Where the samples along one axis of the boxes read, and with which weight.
+class Places(NamedTuple):
+    """Where the samples of boxes are. With a leading dimension, or of one box."""
+
+    y: jax.Array  # `[…,n]`: positions of the rows of samples in the box's map, in cells, see `positions`
+    x: jax.Array  # and of the columns
+    rows: jax.Array  # of the box's map, that are read
+    columns: jax.Array
+    width: jax.Array  # of the box's map
+    start: jax.Array  # index of the first cell of the box's map
+
+
+def positions(start, end, bins, samples, aligned):
+    """Positions of samples along one axis of boxes, in cells, `[R,bins·samples]`; the centre of the first cell is 0.
 
     Args:
-        start: where each box starts, in cells, float32 `[R]`.
+        start: where each box starts, in cells, `[R]`.
         end: where each box ends.
-        length: number of cells of each box's map, int `[R]`.
         bins: see `roi_align`, and so `samples` and `aligned`.
-
-    Returns:
-        The two cells that each sample of each bin reads, int32 `[R,bins,2·samples]`; and their weights. The weights of a bin add up to 1,
-        unless samples of it are outside the map.
     """
     size = end - start
     if aligned:
@@ -105,13 +111,75 @@ def corners(start, end, length, bins, samples, aligned):
     else:
         size = jnp.maximum(size, 1)
     # Exact for simple fractions, so that a sample on the limit of its map is not rounded to outside.
-    fraction = ((np.arange(bins * samples) + 0.5) / (bins * samples)).reshape(bins, samples)
-    position = start[:, None, None] + fraction.astype(start.dtype) * size[:, None, None]
-    last = length[:, None, None] - 1
+    fraction = (np.arange(bins * samples) + 0.5) / (bins * samples)
+    # Materialized, because XLA on CPUs otherwise computes them once for the cells and once for the weights. If the two are rounded
+    # differently, a cell gets the weight of its neighbour.
+    return materialize(start[:, None] + fraction.astype(start.dtype) * size[:, None])
+
+
+def corners(position, length, bins):
+    """The two cells that each sample reads along one axis, and their weights.
+
+    Args:
+        position: see `positions`, `[…,bins·samples]`.
+        length: number of cells, `[…]`.
+        bins: see `roi_align`.
+
+    Returns:
+        Cells, int32 `[…,bins,2·samples]`, and weights. The weights of a bin add up to 1, unless samples are outside the map.
+    """
+    last = jnp.asarray(length)[..., None] - 1
     inside = (position >= -1) & (position <= last + 1)
-    position = jnp.clip(position, 0, last)
-    low = jnp.floor(position).astype(jnp.int32)
-    high = jnp.minimum(low + 1, last)
+    position = jnp.clip(jnp.where(inside, position, 0), 0, last)  # of a box of NaN, too, the cells exist
+    low = jnp.floor(position)
     share = position - low
-    weights = jnp.concatenate([1 - share, share], -1) * jnp.tile(inside, 2) / samples
-    return jnp.concatenate([low, high], -1), weights
+    low = low.astype(jnp.int32)
+    cells = jnp.stack([low, jnp.minimum(low + 1, last)], -1)
+    samples = position.shape[-1] // bins
+    weights = jnp.stack([1 - share, share], -1) * inside[..., None] / samples
+    return tuple(a.reshape(*position.shape[:-1], bins, 2 * samples) for a in (cells, weights))
+
+
+def _terms(places, bins):
+    """Index and weight, `[…,bins,bins]` each, of every cell that the bins read."""
+    rows, row_weights = corners(places.y, places.rows, bins)
+    columns, column_weights = corners(places.x, places.columns, bins)
+    rows = places.start[..., None, None] + rows * places.width[..., None, None]
+    for i in range(rows.shape[-1]):
+        for j in range(columns.shape[-1]):
+            yield (
+                rows[..., :, None, i] + columns[..., None, :, j],
+                row_weights[..., :, None, i] * column_weights[..., None, :, j],
+            )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _read(cells, places, bins, count):
+    """Means of bins, `[R,bins,bins,C]`, of cells `[count,C]`."""
+    total = 0.0
+    for index, weight in _terms(places, bins):
+        total += weight[..., None] * cells.at[index].get(mode="promise_in_bounds")
+    return total.astype(cells.dtype)
+
+
+def _read_forward(cells, places, bins, count):
+    return _read(cells, places, bins, count), places
+
+
+def _read_backward(bins, count, places, gradient):
+    """The transpose of `_read`. On CPUs, rows of channels are added in a loop; the transpose that JAX derives is ten times slower there."""
+
+    def add(total, places, gradient):
+        for index, weight in _terms(places, bins):
+            total = total.at[index].add(weight[..., None] * gradient, mode="promise_in_bounds")
+        return total
+
+    def add_one_by_one(total, places, gradient):
+        return jax.lax.scan(lambda total, one: (add(total, *one), None), total, (places, gradient))[0]
+
+    total = jnp.zeros((count, gradient.shape[-1]), places.y.dtype)
+    total = jax.lax.platform_dependent(total, places, gradient, cpu=add_one_by_one, default=add)
+    return total.astype(gradient.dtype), None
+
+
+_read.defvjp(_read_forward, _read_backward)

@@ -24,6 +24,9 @@ BOXES = np.array(
 )
 
 
+paste = jax.jit(masks.paste, static_argnums=2)
+
+
 def test_crop():
     rng = np.random.default_rng(0)
     whole = (rng.random((100, 48, 61)) < 0.5).astype(np.uint8)
@@ -31,27 +34,26 @@ def test_crop():
     whole[1, 7, 9] = 1  # one pixel
     packed = np.packbits(whole, axis=-1, bitorder="little")
     objects = np.array([0, 99, 50, 3, 4, 5, 1, 1, 2, 6])
-    for shape in ((48, 61), (48, 64)):  # 64: 8 pixels a byte
-        padded = np.pad(whole, ((0, 0), (0, 0), (0, shape[1] - 61)))
-        expected = [reference.crop(padded[i], box, 5) for i, box in zip(objects, BOXES, strict=True)]
-        actual = masks.crop(packed, BOXES, objects, 5, shape if shape[1] == 61 else None)
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
-    assert 0.5 < actual[6].max() <= 1 and 0 < actual[7].sum() < 25
-
-    # Images of a batch, each with its size.
+    # Images of a batch, each with its size. The second one reaches to the last byte.
     sizes = np.array([[48, 61], [48, 64]])
     batch = jax.jit(jax.vmap(lambda size: masks.crop(packed, BOXES, objects, 5, tuple(size))))(sizes)
-    np.testing.assert_allclose(batch[1], actual, rtol=1e-5, atol=1e-6)
+    for (_, width), actual in zip(sizes, batch, strict=True):
+        padded = np.pad(whole, ((0, 0), (0, 0), (0, width - 61)))
+        expected = [reference.crop(padded[i], box, 5) for i, box in zip(objects, BOXES, strict=True)]
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     assert np.abs(batch[0] - batch[1]).max() > 0.1
+    assert 0.5 < batch[0, 6].max() <= 1 and 0 < batch[0, 7].sum() < 25
+    whole_shape = jax.jit(masks.crop, static_argnums=3)(packed, BOXES, objects, 5)
+    np.testing.assert_allclose(whole_shape, batch[1], rtol=1e-5, atol=1e-6)
 
 
 def test_paste():
     small = np.random.default_rng(0).random((len(BOXES), 4, 4)).astype(np.float32)
-    actual = jax.jit(masks.paste, static_argnums=2)(small, BOXES, (48, 61))
+    actual = paste(small, BOXES, (48, 61))
     expected = [reference.paste(mask, box, (48, 61)) for mask, box in zip(small, BOXES, strict=True)]
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     assert not actual[5].any() and not actual[8].any() and actual[6].any()
-    filled = masks.paste(np.ones_like(small), BOXES, (48, 61)) > 0.5  # nothing outside the box
+    filled = paste(np.ones_like(small), BOXES, (48, 61)) > 0.5  # nothing outside the box
     left, top, right, bottom = BOXES.T[:, :, None, None]
     y, x = np.arange(48)[:, None] + 0.5, np.arange(61) + 0.5
     inside = (left <= x) & (x <= right) & (top <= y) & (y <= bottom)
@@ -61,5 +63,5 @@ def test_paste():
 
 def test_paste_is_detectron2s():
     case = {key: RECORDED[f"paste/{key}"] for key in ("masks", "boxes", "shape", "pasted")}
-    actual = masks.paste(case["masks"].astype(np.float32), case["boxes"].astype(np.float32), tuple(case["shape"]))
+    actual = paste(case["masks"].astype(np.float32), case["boxes"].astype(np.float32), tuple(case["shape"].tolist()))
     np.testing.assert_allclose(actual, case["pasted"], rtol=1e-5, atol=1e-5)

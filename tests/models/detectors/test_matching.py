@@ -42,6 +42,7 @@ def test_match_is_torchvisions(case, rule):
 def test_image_without_objects():
     matched = match(np.ones((5, 3), np.float32), np.zeros(3, bool), *RULES["rpn"])
     np.testing.assert_array_equal(matched, [-1] * 5)
+    np.testing.assert_array_equal(match(np.ones((5, 3), np.float32), np.zeros(3, bool), 0.5, 0.0, False), [-1] * 5)
     indices, valid, positive = sample(jax.random.key(0), matched, 4, 0.5)
     assert len(set(indices.tolist())) == 4 and valid.all() and not positive.any()
 

@@ -57,7 +57,7 @@ def test_best_few():
     expected = reference.nms(boxes, scores, 0.5)
     assert len(expected) > 8
     assert kept(*jax.jit(lambda b, s: nms(b, s, 0.5, 8))(boxes, scores)) == expected[:8].tolist()
-    indices, valid = nms(boxes[:10], scores[:10], 0.5, 12)  # more than there are
+    indices, valid = jax.jit(lambda b, s: nms(b, s, 0.5, 12))(boxes[:10], scores[:10])  # more than there are
     assert indices.shape == valid.shape == (12,)
     assert kept(indices, valid) == reference.nms(boxes[:10], scores[:10], 0.5).tolist()
 
@@ -77,7 +77,7 @@ def test_nms_is_torchvisions(threshold):
 
 def test_overlap_of_the_threshold_is_kept():
     boxes, scores = (RECORDED[f"nms_at_threshold/{key}"].astype(np.float32) for key in ("boxes", "scores"))
-    assert kept(*nms(boxes, scores, 0.5, 3)) == RECORDED["nms_at_threshold/kept"].tolist()
+    assert kept(*jax.jit(lambda b, s: nms(b, s, 0.5, 3))(boxes, scores)) == RECORDED["nms_at_threshold/kept"].tolist()
 
 
 def test_chain():
