@@ -1,11 +1,11 @@
 """ResNet v1 with dilation (He et al. 2016; SPEC §1): `resnet18` … `resnet152`.
 
-The stride of a bottleneck is in its 3×3 convolution. At output strides 16 and 8, the last stages have dilation in place of
-stride, so that weights trained at stride 32 fit.
+The stride of a bottleneck is in its 3×3 convolution, or in its first 1×1 as in Detectron's networks. At output strides 16 and 8, the last
+stages have dilation in place of stride, so that weights trained at stride 32 fit.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 from jaxtyping import Float
@@ -39,18 +39,20 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1×1 to `features`, 3×3, 1×1 to 4·`features`, and a shortcut: → `[B,⌈h/stride⌉,⌈w/stride⌉,4·features]`.
 
-    `dilations` are as in `BasicBlock`; the 3×3 convolution has the first one.
+    `dilations` are as in `BasicBlock`; the 3×3 convolution has the first one. `strided` is the convolution that has the stride.
     """
 
     features: int
     stride: int = 1
     dilations: tuple[int, int] = (1, 1)
+    strided: Literal["3x3", "1x1"] = "3x3"
     conv: Callable = ConvNorm
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b _ _ {4*self.features}"]:
-        y = self.conv(self.features, 1, name="conv1")(x, train)
-        y = self.conv(self.features, 3, stride=self.stride, dilation=self.dilations[0], name="conv2")(y, train)
+        first, second = (self.stride, 1) if self.strided == "1x1" else (1, self.stride)
+        y = self.conv(self.features, 1, stride=first, name="conv1")(x, train)
+        y = self.conv(self.features, 3, stride=second, dilation=self.dilations[0], name="conv2")(y, train)
         y = self.conv(4 * self.features, 1, relu=False, name="conv3")(y, train)
         return relu(y + _shortcut(self, x, 4 * self.features, train))
 
@@ -70,6 +72,8 @@ class ResNet(nn.Module):
         output_stride: stride of the last map, res5: 32, 16 or 8.
         stem: first convolutions. `conv7`: one 7×7 to 64 channels. `conv3_32`: three 3×3 to 32, 32 and 64 channels ("ResNet-V1c", as in
             MCIBI's published weights). `conv3`: three 3×3 to 64, 64 and 128 channels, another layout of published weights.
+        strided: convolution of a bottleneck that has its stride: `3x3` (PyTorch's weights), or the first `1x1` (Detectron's weights, He et
+            al.'s paper).
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -77,7 +81,11 @@ class ResNet(nn.Module):
     block: Callable
     output_stride: Literal[32, 16, 8] = 8
     stem: Literal["conv7", "conv3_32", "conv3"] = "conv7"
+    strided: Literal["3x3", "1x1"] = "3x3"
     conv: Callable = ConvNorm
+
+    # ResNet-18 and -34 have no bottlenecks.
+    READ_WHEN: ClassVar[dict] = {"strided": ("name", ("resnet50", "resnet101", "resnet152"))}
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:
@@ -90,7 +98,8 @@ class ResNet(nn.Module):
             x = self.conv(width, 3, name="stem2")(x, train)
             x = self.conv(2 * width, 3, name="stem3")(x, train)
         x = max_pool(x, 3, stride=2, padding=1)
-        maps = {}
+        maps: Maps = {}
+        bottleneck: dict[str, Any] = {} if self.block is BasicBlock else {"strided": self.strided}
         for i, (blocks, (stride, first, rest)) in enumerate(
             zip(self.stage_sizes, STAGES[self.output_stride], strict=True)
         ):
@@ -100,6 +109,7 @@ class ResNet(nn.Module):
                     stride=stride if j == 0 else 1,
                     dilations=(first if j == 0 else rest, rest),
                     conv=self.conv,
+                    **bottleneck,
                     name=f"res{i + 2}_{j + 1}",
                 )(x, train)
             maps[f"res{i + 2}"] = x

@@ -174,7 +174,7 @@ class MaskRCNN(nn.Module):
         """
         shape = images.shape[1:3]
         unseen = sizes is not None and self.padding == "unseen"
-        image = self.pixels(images).astype(self.dtype)
+        image = jnp.asarray(self.pixels(images), self.dtype)
         if sizes is None:
             sizes = jnp.tile(jnp.array(shape, jnp.int32), (len(images), 1))
         elif self.padding == "seen":

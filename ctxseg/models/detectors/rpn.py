@@ -74,7 +74,7 @@ def propose(
         `after`, or less if there are fewer anchors.
     """
 
-    def level(scores, deltas, valid, size, anchors):
+    def level(anchors, scores, deltas, valid, size):
         """One level of one image."""
         best, index = jax.lax.top_k(jnp.where(valid, scores, -jnp.inf), min(before, len(scores)))
         boxes = box_ops.clip(box_ops.decode(deltas[index], anchors[index], NO_WEIGHTS), size)
@@ -83,8 +83,8 @@ def propose(
         return boxes[kept], jnp.where(is_kept, best[kept], -jnp.inf)
 
     levels = [
-        jax.vmap(level, (0, 0, 0, 0, None))(score, delta, exists, sizes, boxes)
-        for boxes, score, delta, exists in zip(anchors, scores, deltas, valid, strict=True)
+        jax.vmap(level, (None, 0, 0, 0, 0))(*inputs, sizes)
+        for inputs in zip(anchors, scores, deltas, valid, strict=True)
     ]
     boxes, best = (jnp.concatenate(parts, 1) for parts in zip(*levels, strict=True))
     if not each_level:
