@@ -169,9 +169,8 @@ class MaskRCNN(nn.Module):
         shape = images.shape[1:3]
         unseen = sizes is not None and self.padding == "unseen"
         image = jnp.asarray(self.pixels(images), self.dtype)
-        if sizes is None:
-            sizes = jnp.tile(jnp.array(shape, jnp.int32), (len(images), 1))
-        elif self.padding == "seen":
+        sizes = jnp.tile(jnp.array(shape, jnp.int32), (len(images), 1)) if sizes is None else jnp.asarray(sizes)
+        if self.padding == "seen":
             image = jnp.where(_within(sizes, [np.arange(n) for n in shape])[..., None], image, 0)
         if unseen and shape != extent.whole_strides(shape):
             whole = extent.whole_strides(shape)
@@ -185,8 +184,7 @@ class MaskRCNN(nn.Module):
             maps, strides, sizes if unseen else None, self.roi_samples, self.roi_aligned, self.canonical_size
         )
         if self.is_initializing():  # anything that has the heads' shapes
-            proposals, exists = jnp.zeros((len(sizes), 1, 4)), jnp.zeros((len(sizes), 1), bool)
-            return self._detect(regions, proposals, exists, sizes, train)
+            return self._detect(regions, jnp.zeros((len(sizes), 1, 4)), jnp.zeros((len(sizes), 1), bool), sizes, train)
         phase = 1 if objects is None else 0
         proposals, _, exists = propose(
             *lax.stop_gradient((scores, deltas)),

@@ -73,7 +73,7 @@ def roi_align(
     first = np.cumsum([0, *sizes.prod(1)[:-1]])
     heights, widths, starts = (jnp.asarray(n, jnp.int32)[levels] for n in (sizes[:, 1], sizes[:, 2], first))
     boxes = boxes * jnp.asarray(scales, boxes.dtype)[levels][:, None]
-    rows, columns = (heights, widths) if lengths is None else (lengths[:, 0], lengths[:, 1])
+    rows, columns = (heights, widths) if lengths is None else jnp.asarray(lengths).T
     places = Places(
         positions(boxes[:, 1], boxes[:, 3], bins, samples, aligned),
         positions(boxes[:, 0], boxes[:, 2], bins, samples, aligned),
