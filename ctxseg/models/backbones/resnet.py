@@ -5,7 +5,7 @@ stages have dilation in place of stride, so that weights trained at stride 32 fi
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 from jaxtyping import Float
@@ -73,7 +73,7 @@ class ResNet(nn.Module):
         stem: first convolutions. `conv7`: one 7×7 to 64 channels. `conv3_32`: three 3×3 to 32, 32 and 64 channels ("ResNet-V1c", as in
             MCIBI's published weights). `conv3`: three 3×3 to 64, 64 and 128 channels, another layout of published weights.
         strided: convolution of a bottleneck that has its stride: `3x3` (PyTorch's weights), or the first `1x1` (Detectron's weights, He et
-            al.'s paper).
+            al.'s paper). resnet18 and resnet34 have no bottlenecks.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
     """
 
@@ -83,9 +83,6 @@ class ResNet(nn.Module):
     stem: Literal["conv7", "conv3_32", "conv3"] = "conv7"
     strided: Literal["3x3", "1x1"] = "3x3"
     conv: Callable = ConvNorm
-
-    # ResNet-18 and -34 have no bottlenecks.
-    READ_WHEN: ClassVar[dict] = {"strided": ("name", ("resnet50", "resnet101", "resnet152"))}
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:

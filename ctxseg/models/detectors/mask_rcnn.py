@@ -175,9 +175,8 @@ class MaskRCNN(nn.Module):
         shape = images.shape[1:3]
         unseen = sizes is not None and self.padding == "unseen"
         image = jnp.asarray(self.pixels(images), self.dtype)
-        if sizes is None:
-            sizes = jnp.tile(jnp.array(shape, jnp.int32), (len(images), 1))
-        elif self.padding == "seen":
+        sizes = jnp.tile(jnp.array(shape, jnp.int32), (len(images), 1)) if sizes is None else jnp.asarray(sizes)
+        if self.padding == "seen":
             image = jnp.where(_within(sizes, [np.arange(n) for n in shape])[..., None], image, 0)
         if unseen and shape != extent.whole_strides(shape):
             whole = extent.whole_strides(shape)
