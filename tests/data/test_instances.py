@@ -354,10 +354,10 @@ def test_evaluation_has_every_image_once_in_few_shapes(processes):
     for process in range(processes):
         for batch in eval_batches(Samples(sizes), 2, (16,), 40, process, processes, threads=0):
             assert batch["image"].dtype == np.uint8 and batch["size"].dtype == np.int32
-            assert len(batch["name"]) == len(batch["id"]) == len(batch["original_size"]) == batch["count"]
+            assert len(batch["name"]) == len(batch["index"]) == len(batch["original_size"]) == batch["count"]
             shapes.append(batch["image"].shape[1:3])
             for k in range(batch["count"]):
-                index, size = batch["id"][k] - 100, batch["size"][k]
+                index, size = batch["index"][k], batch["size"][k]
                 assert batch["name"][k] == f"s{index}" and batch["original_size"][k] == sizes[index]
                 assert tuple(size) == limited_size_of(sizes[index], (16,), 40)
                 image = batch["image"][k]
