@@ -1,4 +1,4 @@
-"""The evaluation of a detector on a split, with one that finds what the colours of an image say."""
+"""The evaluation of a detector on a split, with a detector that finds the box that the first pixels of an image name."""
 
 import json
 import types
@@ -24,9 +24,12 @@ def record(number, box):
     image[0, 0], mask[top:bottom, left:right] = box[:3], 1
     image[0, 1] = box[3]
     segmentation = {"size": [32, 32], "counts": run_lengths.encode(mask)["counts"].decode()}
-    annotation = {"id": 1, "category": 0, "bbox": [left, top, right - left, bottom - top], "area": int(mask.sum())}
-    objects = {"id": number, "height": 32, "width": 32, "annotations": [annotation | {"iscrowd": 0, "segmentation": segmentation}]}  # fmt: skip
-    return {"image": cv2.imencode(".png", image[..., ::-1])[1].tobytes(), "name": b"a", "objects": json.dumps(objects).encode()}  # fmt: skip
+    annotation = {
+        "id": 1, "category": 0, "bbox": [left, top, right - left, bottom - top], "area": int(mask.sum()), "iscrowd": 0,
+        "segmentation": segmentation,
+    }  # fmt: skip
+    objects = json.dumps({"id": number, "height": 32, "width": 32, "annotations": [annotation]})
+    return {"image": cv2.imencode(".png", image[..., ::-1])[1].tobytes(), "name": b"a", "objects": objects.encode()}
 
 
 def detect_step(variables, inputs):
