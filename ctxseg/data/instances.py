@@ -182,7 +182,7 @@ class _Order:
 
 
 class EvalImages:
-    """The images of a source for evaluation, resized: dicts of `image`, `name`, `id`, and `original_size`, (height, width)."""
+    """The images of a source for evaluation, resized: dicts of `image`, `index`, `name`, and `original_size`, (height, width)."""
 
     def __init__(self, source: InstanceSource, base_size: Sequence[int] = (), max_side: int = 0):
         """`base_size` and `max_side`: see `sizes.limited_size_of`."""
@@ -200,7 +200,7 @@ class EvalImages:
         content = self._source.annotations(index)
         image = resized(self._source.image(index), self._base, self._max_side)
         original = content["height"], content["width"]
-        return {"image": image, "name": content["name"], "id": content["id"], "original_size": original}
+        return {"image": image, "index": index, "name": content["name"], "original_size": original}
 
 
 def eval_batches(
@@ -227,8 +227,8 @@ def eval_batches(
 
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3]; `size` int32 [B, 2], height and width of each resized image, which is in the upper
-        left; `count`, the number of real images, which come first; and lists with an entry for each of them: `original_size` (height,
-        width), `name` and `id`.
+        left; `count`, the number of real images, which come first; and lists with an entry for each of them: `index` in the source, `name`
+        and `original_size` (height, width).
 
     Raises:
         UserError: `process_count` does not divide `batch_size`; a wrong size; when iterating, a damaged record.

@@ -41,9 +41,12 @@ def bucket(length: int) -> int:
     return -(-length // step) * step
 
 
-def too_large(size: tuple[int, int], base: Sequence[int], max_pixels: int) -> str | None:
-    """A message if an image of `size` would have more than `max_pixels` after its shorter side is resized to `base`; else None."""
-    height, width = base_size_of(size, base)
+def too_large(size: tuple[int, int], base: Sequence[int], max_pixels: int, max_side: int = 0) -> str | None:
+    """A message if an image of `size` would have more than `max_pixels` after its shorter side is resized to `base`; else None.
+
+    `max_side`: see `limited_size_of`.
+    """
+    height, width = limited_size_of(size, base, max_side)
     if len(base) != 1 or height * width <= max_pixels:
         return None
     resized = f"at config.eval.size={base[0]} it has {height}×{width} pixels"

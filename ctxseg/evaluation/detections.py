@@ -58,7 +58,7 @@ def evaluate_split(config, builder, detect_step, variables, progress=None) -> Ev
     """
     source = split_source(builder, config.eval.split)
     class_names = list(builder.info.metadata["class_names"])
-    places = {}  # {id of an image: its detections}
+    places = {}  # {index of an image: its detections}; images of two splits may have one id
     compiled, seconds, done = set(), [], 0
     batches = eval_batches(
         source, config.eval.batch_size, tuple(config.eval.size), config.data.max_side, *devices.process()
@@ -69,7 +69,7 @@ def evaluate_split(config, builder, detect_step, variables, progress=None) -> Ev
         detections = jax.tree.map(devices.gather, jax.device_get(detect_step(variables, inputs)))
         for i in range(batch["count"]):
             found = objects_of(detections, i, batch["size"][i], batch["original_size"][i])
-            places[batch["id"][i]] = {"id": batch["id"][i], "name": batch["name"][i]} | found
+            places[batch["index"][i]] = {"name": batch["name"][i]} | found
         shape = batch["image"].shape
         if shape in compiled:
             seconds.append((time.perf_counter() - began) / len(batch["image"]))
@@ -78,7 +78,7 @@ def evaluate_split(config, builder, detect_step, variables, progress=None) -> Ev
         if progress:
             progress(done)
     objects = [source.annotations(i) for i in range(len(source))]
-    listed = [places[image["id"]] for image in objects]
+    listed = [{"id": image["id"]} | places[i] for i, image in enumerate(objects)]
     scores = instances.evaluate(objects, listed, class_names)
     missed = misses.find(objects, listed, len(class_names))
 

@@ -140,7 +140,8 @@ def split_source(builder, split: str, segments: int = 0, field: str = "config.ev
     """The random-access source of a split, or of several as `a+b`, see `pipeline.source`. UserError that names `field` if it is missing."""
     if "category_ids" in builder.info.metadata:
         raise UserError(
-            f"config.data.name is {builder.name}, which has objects; a segmenter needs labels of pixels. --config=mask_rcnn finds objects"
+            f"config.data.name is {builder.name}, which has objects; a segmenter needs labels of pixels. A detector finds "
+            "objects, such as --config=configs/mask_rcnn.py"
         )
     splits.check_split(builder, split, field)
     return pipeline.source(builder, split, segments, views)

@@ -82,9 +82,12 @@ class TrainedDetector(_Trained):
             `[n,H,W]`.
 
         Raises:
-            UserError: `image` is not an image, or there is no such file.
+            UserError: `image` is not an image, there is no such file, or the image is too large at `config.eval.size`.
         """
-        pixels, size = read(image, self.config.eval.max_pixels)
+        fields = self.config.eval
+        pixels, size = read(image, fields.max_pixels)
+        if reason := sizes.too_large(pixels.shape[:2], fields.size, fields.max_pixels, self.config.data.max_side):
+            raise UserError(f"the image: {reason}")
         found = self._find(self.variables, pixels, size)
         decoded = [run_lengths.decode(mask).astype(bool) for mask in found["masks"]]
         return found | {"masks": np.stack(decoded) if decoded else np.zeros((0, *size), bool)}

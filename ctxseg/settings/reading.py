@@ -141,6 +141,8 @@ def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = 
         fields |= {} if is_read else dict.fromkeys(names, needs)
     if config.model.detector.name != "none":
         fields |= dict.fromkeys(_of_segmenters(config), "a segmenter: config.model.detector.name=none")
+        for name in _of_neck(config):
+            fields.pop(name, None)
     return fields
 
 
@@ -153,6 +155,15 @@ def _of_segmenters(config):
     protocol = [f"eval.{name}" for name in protocol] + [f"eval.crf.{name}" for name in config.eval.crf]
     modules = [f"model.{section}.{name}" for section in sections for name in config.model[section]]
     return [*losses, *augmentation, *protocol, *modules]
+
+
+def _of_neck(config):
+    """The fields of the context that it always reads as the neck of a detector."""
+    try:
+        neck = find_module("model.context.name", config.model.context.name, CONTEXTS)
+    except UserError:
+        return []
+    return [f"model.context.{field}" for field in getattr(class_of(neck), "READ_AS_NECK", ())]
 
 
 def effective(config) -> dict:

@@ -10,6 +10,7 @@ from PIL import Image
 from ctxseg import devices
 from ctxseg.data import instance_transforms
 from ctxseg.data import instances as samples
+from ctxseg.data.sizes import too_large
 from ctxseg.errors import UserError
 from ctxseg.evaluation import detections, instances
 from ctxseg.inference.instances import create_finder
@@ -85,6 +86,8 @@ def create_prediction(config, folder: str, checkpoint, probabilities: bool):
     )
 
     def predict(name, image, size):
+        if reason := too_large(image.shape[:2], config.eval.size, config.eval.max_pixels, config.data.max_side):
+            return reason
         found = find(state.variables, image, size)
         picture = instance_pictures.draw_detections(image, found, class_names, size)
         content = json.dumps(instance_pictures.as_json(name, found, class_names, size))

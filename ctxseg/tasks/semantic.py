@@ -24,6 +24,11 @@ create_prediction = label_maps.create_prediction
 def check(config, class_names: Sequence[str]) -> None:
     """Raises UserError for invalid super-pixels, augmentation, protocol, or name of the loss."""
     superpixels.check(config.data.superpixels)
+    if not config.data.crop:
+        raise UserError(
+            f"config.data.crop is none, which only a detector takes, such as that of configs/mask_rcnn.py; {config.system} is a segmenter, "
+            "which expects (height, width)"
+        )
     create_augmentation(config.data, class_names)
     create_protocol(config.eval, class_names)
     for section, maximum in create_model(config.model, len(class_names)).most_superpixels.items():

@@ -201,7 +201,7 @@ def test_all_faults_are_listed(tmp_path, capsys):
     lines = capsys.readouterr().err.partition("all 7 faults:\n")[2].splitlines()
     assert len(lines) == 8 and "train/train0.png: the file is empty; " in lines[0]
     assert lines[0].endswith("trainannot/train0.png: not an image")
-    assert lines[1].strip() == "6 files: the file is empty"  # listed once
+    assert lines[1].strip() == "6 times: the file is empty"  # listed once
     assert lines[2].startswith("    /") and lines[7].endswith("train6.png")
     assert not list((tmp_path / "dd").glob("**/dataset_info.json"))
 

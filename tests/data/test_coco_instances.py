@@ -139,7 +139,7 @@ def test_all_faults_at_once(tree, tmp_path, capsys):
     (tree / "annotations/instances_val2017.json").write_text("[1, 2")
     with pytest.raises(UserError) as raised:
         data.load("coco_instances", tmp_path / "cache", tree)
-    assert re.search("^coco_instances: 7 of 7 are faulty: .*; and 6 more, listed above$", str(raised.value))
+    assert re.search("^coco_instances: 7 faults: .*; and 6 more, listed above$", str(raised.value))
     err = capsys.readouterr().err
     for fault in (
         r"instances_train2017.json annotation 11: there is no category 12",

@@ -11,7 +11,7 @@ from pycocotools import mask as run_lengths
 from ctxseg.data import instance_transforms, instances, pipeline
 from ctxseg.data.instance_transforms import InstanceAugmentation, crop, flip, resize
 from ctxseg.data.instances import eval_batches, excess, train_iterator
-from ctxseg.data.sizes import limited_size_of
+from ctxseg.data.sizes import limited_size_of, too_large
 from ctxseg.data.transforms import PADDING
 from ctxseg.errors import UserError
 from ctxseg.settings import collect, declared
@@ -122,6 +122,11 @@ def test_objects_without_pixels_are_dropped_and_an_image_may_have_none():
 )
 def test_limited_sizes(size, base, limit, expected):
     assert limited_size_of(size, base, limit) == expected
+
+
+def test_a_longest_side_keeps_narrow_images_small():
+    assert "80×400000 pixels" in too_large((1, 5000), (80,), 10**6)
+    assert too_large((1, 5000), (80,), 10**6, 1333) is None
 
 
 def test_rows_of_a_batch():
@@ -354,10 +359,10 @@ def test_evaluation_has_every_image_once_in_few_shapes(processes):
     for process in range(processes):
         for batch in eval_batches(Samples(sizes), 2, (16,), 40, process, processes, threads=0):
             assert batch["image"].dtype == np.uint8 and batch["size"].dtype == np.int32
-            assert len(batch["name"]) == len(batch["id"]) == len(batch["original_size"]) == batch["count"]
+            assert len(batch["name"]) == len(batch["index"]) == len(batch["original_size"]) == batch["count"]
             shapes.append(batch["image"].shape[1:3])
             for k in range(batch["count"]):
-                index, size = batch["id"][k] - 100, batch["size"][k]
+                index, size = batch["index"][k], batch["size"][k]
                 assert batch["name"][k] == f"s{index}" and batch["original_size"][k] == sizes[index]
                 assert tuple(size) == limited_size_of(sizes[index], (16,), 40)
                 image = batch["image"][k]

@@ -155,6 +155,18 @@ def plan(rows, common=(), **parts):
     return sweep.plan(table, 1, "x", common, lambda arguments: command_line.read_flags(["main.py", *arguments]).config)
 
 
+def test_a_neck_reads_more_than_the_context_of_a_segmenter():
+    """A detector reads all levels of ZigZagNet, and so `bring` with a single stage too."""
+    fields = "model.context.stages=1", "model.context.bring=strided"
+    with pytest.raises(UserError, match=r"model\.context\.bring is not used"):
+        parse("zigzag", *fields)
+    config = parse("zigzag_mask_rcnn", *fields, "model.backbone.name=tiny")
+    assert "model.context.bring" in reading.effective(config)
+    model = create_model(config.model, 2)
+    shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), *model.example(()))
+    assert "bring1to2_1" in shapes["params"]["neck"]["stage1"]
+
+
 def test_a_common_override_must_be_read_by_at_least_one_row():
     rows = [Row("a", "fcn"), Row("b", "deeplabv3")]
     first, second = plan(rows, common=["--config.model.context.dilations=(3,)"]).values()

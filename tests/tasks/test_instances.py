@@ -146,6 +146,7 @@ def test_predictions_are_the_same_by_mode_and_in_python(mine, run, tmp_path):
         (["--mode=predict", "--input=x.png", "--probabilities"], "probabilities"),
         (["--mode=export"], "a detector cannot be exported"),
         (["--mode=pictures"], "report"),
+        (["--mode=crf"], "mask_rcnn is a detector"),
         (["--config.loss.name=cross_entropy"], "config.loss.name is not used.*config.model.detector.name=none"),
         (["--config.model.memory.name=mcibi"], "config.model.memory.name is not used"),
     ],

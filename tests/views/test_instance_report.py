@@ -9,45 +9,25 @@ from ml_collections import ConfigDict
 
 from ctxseg import files
 from ctxseg.errors import UserError
-from ctxseg.evaluation import instance_samples, instances, misses
-from ctxseg.runs import metrics_log, record
 from ctxseg.views import curves, report
 from ctxseg.views import pictures as views_pictures
 from tests.html_page import Page
-from tests.instance_lists import CAT, DOG, NOWHERE, SIZE, A, B, C, found, truth
+from tests.instance_lists import CAT, DOG, NOWHERE, A, B, C, found, write_run
 
 NAMES = ["cat", '<b>"dog"</b>']
-
-
-def write(folder, detections, system="mask_rcnn"):
-    """A run with two images: a cat and a dog, and a cat."""
-    folder.mkdir()
-    objects = [truth((CAT, A), (DOG, B), image=1), truth((CAT, C), image=2)]
-    scores, missed = instances.evaluate(objects, detections, NAMES), misses.find(objects, detections, 2)
-    image = np.full((SIZE, SIZE, 3), 90, np.uint8)
-    pictures = instance_samples.pictures(objects, detections, missed, lambda i: image, 5)
-    results = scores | {
-        "task": "instances", "misses": missed.summary(),
-        "step": 600, "data": "scenes_instances", "split": "val", "protocol": "shorter side 128", "class_names": NAMES,
-    }  # fmt: skip
-    record.write_instances(folder, results, pictures)
-    config = {"system": system, "model": {"detector": {"name": "mask_rcnn"}}, "data": {"name": "scenes_instances"}}
-    files.write_json(folder / "config.json", config)
-    metrics_log.MetricsLog(folder).write(300, "eval", {"mask_AP": 0.4321})
-    return folder
 
 
 @pytest.fixture
 def run(tmp_path):
     """One cat found, one missed, and the dog taken for a cat."""
-    return write(tmp_path / "first", [found((CAT, A, 0.9), (CAT, B, 0.8), image=1), found(image=2)])
+    return write_run(tmp_path / "first", [found((CAT, A, 0.9), (CAT, B, 0.8), image=1), found(image=2)], NAMES)
 
 
 @pytest.fixture
 def other(tmp_path):
     """Both cats found, a false dog."""
     detections = [found((CAT, A, 0.9), (DOG, NOWHERE, 0.6), image=1), found((CAT, C, 0.7), image=2)]
-    return write(tmp_path / "second", detections, "zigzag_mask_rcnn")
+    return write_run(tmp_path / "second", detections, NAMES, "zigzag_mask_rcnn")
 
 
 def test_the_report_has_the_contents_of_the_run(run):

@@ -209,7 +209,7 @@ def _find(file_name, folders, by_name):
     relative = PurePosixPath(file_name)
     if not relative.is_absolute() and ".." not in relative.parts:  # not outside of the folder
         for folder in folders:
-            if (folder / relative).is_file():
+            if os.path.isfile(folder / relative):  # False, not an error, for a name that is too long
                 return folder / relative, None
     same = by_name.get(relative.name, [])
     if len(same) == 1:

@@ -128,13 +128,13 @@ def fingerprint_pairs(
     return digest.hexdigest()[:12]
 
 
-def raise_faults(subject: str, faults: Sequence[str], total: int, remedy: str = "") -> None:
+def raise_faults(subject: str, faults: Sequence[str], total: int | None, remedy: str = "") -> None:
     """Raises one UserError with all faults, if there are any. If there are many, it has the first, and stderr lists all.
 
     Args:
         subject: how the error begins, if there are several faults.
-        faults: a line each, in the form "file: fault". On stderr, files with the same fault are listed together.
-        total: the number of things that were checked.
+        faults: a line each, in the form "file: fault". On stderr, a fault that several files have is listed once.
+        total: the number of things that were checked, of which each has a fault at most; None if they may have several.
         remedy: how the error ends.
     """
     if len(faults) == 1:
@@ -145,7 +145,8 @@ def raise_faults(subject: str, faults: Sequence[str], total: int, remedy: str = 
     else:
         details = "; ".join(faults)
     if faults:
-        raise UserError(f"{subject}: {len(faults)} of {total} are faulty: {details}{remedy}")
+        count = f"{len(faults)} faults" if total is None else f"{len(faults)} of {total} are faulty"
+        raise UserError(f"{subject}: {count}: {details}{remedy}")
 
 
 def _grouped(faults):
@@ -158,5 +159,5 @@ def _grouped(faults):
         if len(files) == 1:
             yield files[0] if fault == files[0] else f"{files[0]}: {fault}"
         else:
-            yield f"{len(files)} files: {fault}"
+            yield f"{len(files)} times: {fault}"
             yield from (f"  {file}" for file in files)

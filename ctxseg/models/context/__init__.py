@@ -8,7 +8,7 @@ The field `levels` names the maps that a module reads. If it names none, the mod
 `READ_WHEN`: which fields it reads only for some values of other fields (see `ctxseg/settings/reading.py`).
 
 A *neck* is a context that detectors can read (SPEC §9). Its method `pyramid`, with the same arguments, returns the maps of all levels,
-finest first, all with `channels` channels.
+finest first, all with `channels` channels. `READ_AS_NECK` names the fields that it reads whatever `READ_WHEN` says.
 """
 
 from ctxseg.models.context.ann import ANN

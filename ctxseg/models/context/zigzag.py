@@ -217,6 +217,7 @@ class ZigZag(nn.Module):
         "fuse_order": ("fusion", (True,)),
         "readout": ("fusion", (True,)),
     }
+    READ_AS_NECK = ("bring",)  # `pyramid` reads all levels of the last bottom-up pass
 
     def __call__(
         self, features: Maps, regions: Regions | None = None, train: bool = False

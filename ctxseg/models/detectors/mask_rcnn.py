@@ -149,6 +149,13 @@ class MaskRCNN(nn.Module):
                 raise UserError(
                     f"config.model.detector.{kind}_negative is {low}; expected at most {kind}_positive, {high}"
                 )
+        for name, share in (("rpn_samples", "rpn_share"), ("rois", "roi_share")):
+            count, part = getattr(self, name), getattr(self, share)
+            if count * part < 1:
+                raise UserError(
+                    f"config.model.detector.{name} is {count} and {share} is {part}; expected a product, the largest number of positive "
+                    "ones, of at least 1"
+                )
         layers: dict[str, Any] = {"conv": self.conv, "dtype": self.dtype}
         self.rpn = RPNHead(len(self.anchor_ratios), self.rpn_norm, **layers)
         self.box_head = BoxHead(self.num_classes, self.box_channels, self.box_layers, self.box_norm, **layers)

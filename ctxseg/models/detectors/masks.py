@@ -14,7 +14,9 @@ def crop(
     size: int,
     shape: tuple[int, int] | None = None,
 ) -> Float32[Array, "r {size} {size}"]:
-    """The objects' masks within boxes: RoIAlign of 2×2 samples a bin, not `aligned`, as torchvision's targets.
+    """The objects' masks within boxes: RoIAlign of 2×2 samples a bin, `aligned`, so that `paste` restores the masks (detectron2).
+
+    torchvision's targets are not `aligned`. Pasted as here, they would be half a pixel too far up and left.
 
     Args:
         packed: masks, 8 pixels a byte along the width: `np.packbits(mask, axis=-1, bitorder="little")`.
@@ -28,7 +30,7 @@ def crop(
     """
     height, width = (packed.shape[1], 8 * packed.shape[2]) if shape is None else shape
     (y, weight_y), (x, weight_x) = (
-        corners(positions(boxes[:, i], boxes[:, i + 2], size, 2, aligned=False), length, size)
+        corners(positions(boxes[:, i], boxes[:, i + 2], size, 2, aligned=True), length, size)
         for i, length in ((1, height), (0, width))
     )
     r = len(boxes)

@@ -222,6 +222,7 @@ def test_messages():
     for fields, message in (
         ({"anchor_sizes": (8, 16)}, r"anchor_sizes has 2 sizes; expected one for each of the 4 levels"),
         ({"rpn_negative": 0.8}, r"rpn_negative is 0\.8; expected at most rpn_positive, 0\.7"),
+        ({"rois": 3}, r"rois is 3 and roi_share is 0\.25; expected a product, .* of at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             jax.eval_shape(create_model(config(**fields), 3).init, jax.random.PRNGKey(0), images)

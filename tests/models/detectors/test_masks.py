@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from ctxseg.models.detectors import masks
 from tests.references import detection_numpy as reference
@@ -18,7 +19,7 @@ BOXES = np.array(
         (9.0, 7.0, 10.0, 8.0),  # one pixel
         (8.0, 6.0, 11.0, 9.0),
         (8.0, 16.0, 40.0, 16.0),
-        (50.0, 10.0, 61.0, 20.0),  # samples between the last pixel's centre and its border
+        (59.0, 10.0, 61.0, 20.0),  # samples between the last pixel's centre and the border
     ],
     np.float32,
 )
@@ -39,12 +40,27 @@ def test_crop():
     batch = jax.jit(jax.vmap(lambda size: masks.crop(packed, BOXES, objects, 5, tuple(size))))(sizes)
     for (_, width), actual in zip(sizes, batch, strict=True):
         padded = np.pad(whole, ((0, 0), (0, 0), (0, width - 61)))
-        expected = [reference.crop(padded[i], box, 5) for i, box in zip(objects, BOXES, strict=True)]
+        expected = [reference.crop(padded[i], box, 5, aligned=True) for i, box in zip(objects, BOXES, strict=True)]
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     assert np.abs(batch[0] - batch[1]).max() > 0.1
     assert 0.5 < batch[0, 6].max() <= 1 and 0 < batch[0, 7].sum() < 25
     whole_shape = jax.jit(masks.crop, static_argnums=3)(packed, BOXES, objects, 5)
     np.testing.assert_allclose(whole_shape, batch[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("radius", [4, 6, 10, 20])
+def test_pasting_restores_what_was_cropped(radius):
+    """Small objects too: a shift by half a pixel would leave an IoU of 0.8 of the smallest."""
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[:61, :64] + 0.5
+    centres = rng.uniform(21, 40, (6, 2))
+    discs = np.array([(x - i) ** 2 + (y - j) ** 2 <= radius**2 for i, j in centres])
+    corners = [(x.min(), y.min(), x.max() + 1, y.max() + 1) for y, x in map(np.nonzero, discs)]
+    boxes = np.array(corners, np.float32)
+    cropped = masks.crop(np.packbits(discs, axis=-1, bitorder="little"), boxes, np.arange(6), 28)
+    np.testing.assert_allclose(cropped, cropped.clip(0, 1))
+    pasted = paste(cropped, boxes, (61, 64)) >= 0.5
+    iou = (pasted & discs).sum((1, 2)) / (pasted | discs).sum((1, 2))
+    assert iou.min() > 0.99
 
 
 def test_paste():
