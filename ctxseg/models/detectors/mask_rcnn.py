@@ -77,7 +77,7 @@ class MaskRCNN(nn.Module):
         mask_layers: number of 3×3 convolutions of the masks.
         mask_norm: normalisation of these convolutions: `none` or `batch`.
         mask_scores: `sigmoid`: each class has a mask of its own, K outputs (Mask R-CNN). `softmax`: each cell has one class or the
-            background, K + 1 outputs (ZigZagNet).
+            background, K + 1 outputs (ZigZagNet); a cell of a detection belongs to it if its class is likelier than the background.
         score_threshold: probability of its class from which, exclusively, a box is a detection.
         nms: IoU from which, exclusively, a detection is suppressed by a better one of its class.
         detections: largest number of detections of an image.
@@ -320,10 +320,10 @@ class MaskRCNN(nn.Module):
             lambda *inputs: detect(*inputs, self.score_threshold, self.nms, count)
         )(probabilities, boxes, exists)
         masks = _grouped(self.mask_head(regions.read(boxes, self.mask_bins), train), b)
-        softmax = self.mask_scores == "softmax"
-        masks = nn.softmax(masks)[..., 1:] if softmax else nn.sigmoid(masks)
+        if self.mask_scores == "softmax":  # the class against the background, whatever the other classes have
+            masks = masks[..., 1:] - masks[..., :1]
         masks = jnp.take_along_axis(masks, jnp.maximum(classes, 0)[:, :, None, None, None], -1)[..., 0]
-        return Detections(boxes, scores, classes, valid, masks)
+        return Detections(boxes, scores, classes, valid, nn.sigmoid(masks))
 
 
 class Regions:
