@@ -45,7 +45,7 @@ def of_batch(model, variables, batch: dict, rng, config, axis_name: str | None =
         model: a detector.
         variables: its variables.
         batch: see `data.instances.train_iterator`.
-        rng: key from which anchors and proposals are drawn.
+        rng: key from which anchors and proposals are drawn, and the dropout of the backbone, if it has one.
         config: `config.loss`.
         axis_name: as in `losses`.
 
@@ -58,7 +58,7 @@ def of_batch(model, variables, batch: dict, rng, config, axis_name: str | None =
         batch["size"],
         {key: batch[key] for key in ("boxes", "classes", "masks")},
         train=True,
-        rngs={"sample": rng},
+        rngs={"sample": rng, "dropout": rng},
         mutable=["batch_stats"],
     )
     return total(output, config, axis_name)[0], (updated, None)

@@ -78,6 +78,12 @@ def names(builder):
             for split, n in builder.info.splits.items()}  # fmt: skip
 
 
+def test_a_class_without_objects_is_told(mine, tmp_path, capsys):
+    edit(mine, lambda c: c["categories"].append({"id": 9, "name": "owl"}))
+    assert load(mine, tmp_path).info.metadata["class_names"] == ["cat", "dog", "owl"]
+    assert "classes without objects in train cannot be learnt: 2, the first is dog" in capsys.readouterr().err
+
+
 def test_one_json_for_all_images(mine, tmp_path, capsys):
     builder = load(mine, tmp_path)
     metadata = builder.info.metadata

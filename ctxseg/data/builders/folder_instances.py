@@ -96,7 +96,7 @@ class FolderInstances(tfds.core.GeneratorBasedBuilder):
             raise UserError(
                 f"{splits['train'][0].source}: no image of the split train has an object, so nothing can be learnt"
             )
-        for warning in _warnings(manual_dir, splits):
+        for warning in _warnings(manual_dir, splits, categories):
             print(f"warning: {self.name}: {warning}", file=sys.stderr)
         return {split: self._generate_examples(split, entries, rules) for split, entries in splits.items()}
 
@@ -251,7 +251,7 @@ def _classes(contents):
     }
 
 
-def _warnings(manual_dir, splits):
+def _warnings(manual_dir, splits, categories):
     """What may surprise, a line each: images in two splits, classes and images without objects."""
     paths = {split: {entry.path for entry in entries} for split, entries in splits.items()}
     for first in paths:
@@ -262,6 +262,9 @@ def _warnings(manual_dir, splits):
     others = [path for path in files.below(manual_dir) if path.suffix.lower() in SUFFIXES and path not in listed]
     if others:
         yield f"images that no JSON file lists are not used: {len(others)}, the first is {others[0]}"
+    used = {a["category_id"] for entry in splits["train"] for a in entry.image.annotations}
+    if unused := [name for number, name in categories.items() if number not in used]:
+        yield f"classes without objects in train cannot be learnt: {len(unused)}, the first is {unused[0]}"
     empty = [entry.path for entries in splits.values() for entry in entries if not entry.image.annotations]
     if empty:
         yield f"images without objects are used, as background: {len(empty)}, the first is {empty[0]}"

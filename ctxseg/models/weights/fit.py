@@ -118,7 +118,11 @@ def fit(
             raise UserError(
                 f"{title}: {_short(name)} has the type {tensor.dtype} in it and {initial.dtype} in this network"
             )
-        if tensor.shape == initial.shape and (axis is None or classes is None):
+        if _path(name).startswith(background_first) and _differ_in_background(
+            tensor.shape, initial.shape, axis, source.class_names, class_names
+        ):
+            left.append(name)
+        elif tensor.shape == initial.shape and (axis is None or classes is None):
             whole.append(name)
         elif axis is None or same_classes or _without(tensor.shape, axis) != _without(initial.shape, axis):
             raise UserError(
@@ -127,9 +131,6 @@ def fit(
         elif classes:
             # Some arrays have other rows beside those of the classes.
             rows, length = tensor.shape[axis] - initial.shape[axis] + len(class_names or ()), len(source.class_names)
-            if rows != length and _path(name).startswith(background_first):  # one has a background, the other does not
-                left.append(name)
-                continue
             if rows != length:
                 raise UserError(f"{title} names {length} classes, but {_short(name)} has {rows} in it")
             by_class.append(name)
@@ -231,6 +232,13 @@ def _read_part(source, names, tensors, arrays):
 def _is_same_kind(*dtypes):
     """Whether all have real numbers, or all whole numbers, or all truth values."""
     return any(all(jnp.issubdtype(dtype, kind) for dtype in dtypes) for kind in (np.floating, np.integer, np.bool_))
+
+
+def _differ_in_background(theirs, ours, axis, their_classes, our_classes):
+    """Whether one of two shapes has rows of classes and of a background, and the other has no background."""
+    if axis is None or not their_classes or our_classes is None or len(theirs) != len(ours):
+        return False
+    return theirs[axis] - len(their_classes) != ours[axis] - len(our_classes)
 
 
 def _without(shape, axis):

@@ -211,6 +211,18 @@ def test_a_detector_of_a_config():
     assert shapes["box_head"]["scores"]["kernel"].shape == (1024, 8)
 
 
+def test_a_backbone_with_dropout():
+    fields = config(anchor_sizes=(8, 16, 32, 64))
+    fields.backbone.name = "vgg16"
+    model, batch = create_model(fields, 3), example.batch(2)
+
+    def loss(variables):
+        return detection_losses.of_batch(model, variables, batch, jax.random.PRNGKey(0), example.LOSS)[0]
+
+    shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), *model.example(()))
+    assert jax.eval_shape(loss, shapes).shape == ()
+
+
 def test_messages():
     wrong = config()
     wrong.context.name = "ppm"

@@ -113,6 +113,17 @@ def test_classes_are_filled_by_name(tmp_path):
     )
 
 
+@pytest.mark.parametrize("names", [detectors.COCO, ("kite", "person")])
+def test_masks_with_a_background_are_not_filled_from_masks_without(tmp_path, names):
+    """Of the same classes or others: the layer is left, and all others are filled."""
+    file = tmp_path / "a.safetensors"
+    published.write(file, HEADS)
+    model = example.detector(mask_scores="softmax").clone(num_classes=len(names))
+    _, report = ctxseg.load_weights(model, example.variables(model), file, names)
+    assert set(report.left) == {"params/mask_head/scores/kernel", "params/mask_head/scores/bias"}
+    assert len(report.taken) == 5
+
+
 def test_layers_of_other_classes_are_left(tmp_path):
     """All but the class-specific layers are filled, and the report names these."""
     file = tmp_path / "a.safetensors"
