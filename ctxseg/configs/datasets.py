@@ -12,12 +12,14 @@ from ctxseg.errors import UserError
 # Data sets for small networks, which train on two cores. On all others, systems have their papers' settings.
 SMALL = ("scenes", "scenes_half", "scenes_instances", "camvid", "folder", "folder_instances")
 
-# Overrides that start from ImageNet's weights, on a small data set. The first blocks, which see edges and textures, are frozen.
+# Overrides that start from ImageNet's weights, on a small data set. The first blocks, which see edges and textures, are frozen. What is new
+# between backbone and classifier has batch normalisation, and learns at a higher rate than the others.
 EFFICIENTNET_LITE0 = {
     "model.backbone.name": "efficientnet_lite0",
     "model.pretrained": "efficientnet_lite0",
     "model.frozen": ("backbone/stem", "backbone/block1", "backbone/block2"),
-    "optimizer.learning_rate": 0.05,
+    "optimizer.learning_rate": 0.2,
+    "optimizer.rates": ("backbone=0.25", "classifier=0.25"),
 }
 
 
@@ -103,6 +105,7 @@ def folder_instances(config):
     config.data.scale_range = (0.8, 1.25)
     config.data.brightness = config.data.contrast = config.data.saturation = 0.3
     config.update_from_flattened_dict(EFFICIENTNET_LITE0)
+    config.optimizer.rates = ("backbone=0.25",)  # a detector has no classifier of pixels
 
 
 def _from_scratch_on_two_cores(config):
