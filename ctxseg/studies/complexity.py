@@ -18,6 +18,7 @@ from ctxseg.errors import UserError
 from ctxseg.files import make_folder, write_json
 from ctxseg.models import CONTEXTS, create_model, find_module
 from ctxseg.settings import declared
+from ctxseg.studies.operations import count_flops, count_multiply_adds
 
 # Jin et al., ICCV 2021 (MCIBI), Table 3: parameters (M), multiply-adds (G), on `PAPER_INPUT` with 512 channels. SPEC §6.
 PAPER_INPUT, PAPER_CHANNELS = (1, 128, 128, 2048), 512
@@ -67,6 +68,23 @@ class Measured(nn.Module):
             return self.memory(list(features.values())[-1], within, False), aux
 
 
+class Neck(nn.Module):
+    """The module of a row of a neck: all levels of a context, for a detector."""
+
+    context: nn.Module
+
+    def __call__(self, features, regions, scores):
+        """The maps of all levels, in evaluation mode. `regions` and `scores` are not used."""
+        return self.context.pyramid(features, None, False)
+
+
+def strides_to_32(shape):
+    """{name: shape} of the maps of a ResNet with output stride 32, finest first; the map of stride 8 has the positions of `[B,h,w,C]`."""
+    b, h, w, channels = shape
+    sizes = {"res2": (2, 8), "res3": (1, 4), "res4": (0.5, 2), "res5": (0.25, 1)}
+    return {k: (b, max(int(f * h), 1), max(int(f * w), 1), max(channels // n, 1)) for k, (f, n) in sizes.items()}
+
+
 def pyramid(shape):
     """{name: shape} of the maps of a ResNet with output stride 8, finest first; the last one has `shape` `[B,h,w,C]`."""
     b, h, w, channels = shape
@@ -76,7 +94,7 @@ def pyramid(shape):
     }
 
 
-def build(config, context: str = "none", memory: str = "none", projected: bool = False):
+def build(config, context: str = "none", memory: str = "none", projected: bool = False, neck: bool = False):
     """Builds the module and inputs of a row.
 
     Args:
@@ -85,9 +103,10 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
         context: a key of `models.CONTEXTS`; `none` for no context.
         memory: a key of `models.MEMORIES`; `none` for no memory.
         projected: whether the input map already has `config.complexity.channels` channels.
+        neck: whether all levels of the context are measured, see `strides_to_32`.
 
     Returns:
-        The module, a `Measured`, and its arguments as `jax.ShapeDtypeStruct`s.
+        The module, a `Measured` or `Neck`, and its arguments as `jax.ShapeDtypeStruct`s.
     """
     channels, classes = config.complexity.channels, len(data.metadata(config.data)["class_names"])
     section = config.model.to_dict()
@@ -97,12 +116,14 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
     section["memory"] |= {"name": memory, "channels": channels}
     segmenter = create_model(section, classes)
     shape = (*config.complexity.input[:3], channels if projected else config.complexity.input[3])
-    maps = pyramid(shape)
+    maps = strides_to_32(shape) if neck else pyramid(shape)
     inputs = (
         {name: jax.ShapeDtypeStruct(s, segmenter.dtype) for name, s in maps.items()},
         jax.ShapeDtypeStruct((shape[0], 8 * shape[1], 8 * shape[2]), jnp.int32),
         jax.ShapeDtypeStruct((*shape[:3], classes), jnp.float32),
     )
+    if neck:
+        return Neck(segmenter.context), inputs
     return Measured(None if context == "none" else segmenter.context, segmenter.memory), inputs
 
 
@@ -111,6 +132,11 @@ ROWS = {
     name: partial(build, context=name, projected=getattr(module, "KEEPS_CHANNELS", False))
     for name, module in CONTEXTS.items()
     if name != "none"
+}
+ROWS |= {
+    f"{name}_neck": partial(build, context=name, neck=True)
+    for name, module in CONTEXTS.items()
+    if hasattr(module, "pyramid")
 }
 ROWS["dca"] = partial(build, memory="mcibi")
 ROWS["aspp + dca"] = partial(build, context="aspp", memory="mcibi")
@@ -126,92 +152,6 @@ def row_of(name: str):
         )
     module = find_module("complexity.contexts", name, CONTEXTS)
     return partial(build, context=name, projected=getattr(module, "KEEPS_CHANNELS", False))
-
-
-def equations(jaxpr, times: int = 1):
-    """Yields (equation, number of executions) for the equations of `jaxpr` and of every jaxpr that it calls.
-
-    The body of a scan is executed as often as the scan is long. For `lax.platform_dependent` the default is counted: it is the
-    definition, and the other branches are faster implementations.
-
-    Raises:
-        ValueError: a `while`, or a `cond` on data: the number of executions is not known.
-    """
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "scan":
-            yield from equations(params["jaxpr"], times * params["length"])
-        elif name == "cond" and None in (params.get("branches_platforms") or ()):
-            yield from equations(params["branches"][params["branches_platforms"].index(None)], times)
-        elif name in ("cond", "while"):
-            raise ValueError(f"operations cannot be counted: the number of executions in a `{name}` depends on data")
-        elif (called := _called(equation)) is not None:
-            yield from equations(called, times)
-        else:
-            yield equation, times
-
-
-def _called(equation):
-    """The jaxpr that an equation calls (jit, custom_vjp, checkpoint), or None. Other jaxprs, as of a reduction, have other arguments."""
-    for value in equation.params.values():
-        if hasattr(value, "eqns"):
-            shapes = [v.aval.shape for v in getattr(value, "jaxpr", value).invars]
-            if shapes == [v.aval.shape for v in equation.invars]:
-                return value
-    return None
-
-
-def count_multiply_adds(function, *args) -> int:
-    """Multiply-adds of the convolutions in `function(*args)`, counted as in papers:
-
-        output positions · k² · input channels of a group · output channels
-
-    Taps on padding, and on zeros between the samples of a dilated input, are counted. Matrix products are not (the 1×1 convolutions
-    of `models.layers` are defined as convolutions). Nothing is computed: `args` may be `jax.ShapeDtypeStruct`s.
-
-    Raises:
-        ValueError: see `equations`.
-    """
-    total = 0
-    for equation, times in equations(jax.make_jaxpr(function)(*args)):
-        if equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval
-            features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += times * equation.outvars[0].aval.size * kernel.size // features
-    return total
-
-
-def count_flops(function, *args) -> int:
-    """Floating-point operations in `function(*args)`: the sum over its equations of XLA's cost analysis.
-
-    A multiply-add is two operations. Taps on padding, exponentials and tanh are not counted. The compiled program is not analysed as a
-    whole, since XLA counts the body of a loop only once, and does not count library calls on GPUs
-    (github.com/jax-ml/jax/issues/22249). `args` may be `jax.ShapeDtypeStruct`s.
-
-    Raises:
-        ValueError: see `equations`.
-    """
-    # Equal equations are analysed once.
-    counts = {}
-    total = 0
-    for equation, times in equations(jax.make_jaxpr(function)(*args)):
-        key = (equation.primitive.name, str(equation.params), *(str(v.aval) for v in equation.invars))
-        if key not in counts:
-            counts[key] = _flops(equation)
-        total += times * counts[key]
-    return total
-
-
-def _flops(equation) -> int:
-    """The operations of one equation."""
-
-    def run(*args):
-        return equation.primitive.bind(*args, **equation.params)
-
-    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
-    costs = jax.jit(run).lower(*shapes).cost_analysis()
-    assert costs is not None, "the backend has no cost analysis"
-    return int(costs.get("flops", 0))
 
 
 def measure(module: nn.Module, inputs, repeats: int) -> dict:
@@ -382,10 +322,12 @@ def _shape(shape):
 
 def _notes(result, paper):
     for row in result["rows"]:
-        if row["input"] != result["input"]:
+        if row["input"] != result["input"] and not row["context"].endswith("_neck"):
             yield f"{row['context']} keeps the number of channels: its input is {_shape(row['input'])}"
     if several := [row["context"] for row in result["rows"] if getattr(CONTEXTS.get(row["context"]), "READS", 1) > 1]:
         yield f"these also read finer maps, those of a ResNet with output stride 8: {', '.join(several)}"
+    if any(row["context"].endswith("_neck") for row in result["rows"]):
+        yield "necks: all levels, from the maps of the same network with strides 4 to 32"
     yield "multiply-adds: only those of convolutions. FLOPs: all operations, as counted by XLA; a loop's body counts once per iteration"
     yield "memory: parameters, input, results and temporary buffers of the compiled forward pass. ms: the median of the repeats"
     if paper:

@@ -10,7 +10,7 @@ from ctxseg.configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.models import BACKBONES, Segmenter, convolution, create_model, layers
 from ctxseg.models.auxiliary import AuxiliaryLogits
-from ctxseg.studies import complexity
+from ctxseg.studies import operations
 from ctxseg.training import losses
 
 # Parameters of the published ImageNet networks (torchvision's documentation), in millions, without their 1000-way classifiers.
@@ -170,7 +170,7 @@ def test_resnets_have_the_published_multiply_adds(name, giga):
     model = create_model(model_config(name=name, output_stride=32), 5)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
     variables = jax.eval_shape(lambda r: model.init(r, jnp.zeros(images.shape, images.dtype)), jax.random.PRNGKey(0))
-    count = complexity.count_multiply_adds(lambda v, x: model.apply(v, x).features["res5"], variables, images)
+    count = operations.count_multiply_adds(lambda v, x: model.apply(v, x).features["res5"], variables, images)
     classifier = 49 * 5 * (512 if name == "resnet18" else 2048)
     assert (count - classifier) / 1e9 == pytest.approx(giga, rel=0.002)
 

@@ -20,7 +20,8 @@ from ctxseg.models.convolution import convolve
 from ctxseg.models.layers import ConvNorm, relu
 from ctxseg.runs import workdir
 from ctxseg.studies import complexity
-from ctxseg.studies.complexity import ROWS, count_flops, count_multiply_adds, measure
+from ctxseg.studies.complexity import ROWS, measure
+from ctxseg.studies.operations import count_flops, count_multiply_adds
 
 FCN = "--config=configs/fcn.py"
 TINY = ("--config.complexity.input=1,16,16,32", "--config.complexity.channels=16")
