@@ -11,8 +11,8 @@ from ctxseg.configs import datasets, defaults
 
 
 def get_config(dataset: str = "scenes_instances"):
-    if dataset == "folder":
-        dataset = "folder_instances"
+    if dataset in ("folder", "scenes"):  # of their names, the data sets of objects
+        dataset = f"{dataset}_instances"
     config = defaults.get_config()
     config.system = "mask_rcnn"
     datasets.set_protocol(config, dataset)

@@ -182,7 +182,7 @@ def test_every_reader_gives_the_same_pixels(name, tmp_path):
     actual, size = images.read(path)
     assert actual.dtype == np.uint8 and size == actual.shape[:2] == expected.shape[:2]
     np.testing.assert_allclose(actual, expected, atol=6 if lossy or "LAB" in name or "YCbCr" in name else 1)
-    encoded, turn = records._encoded(path)
+    encoded, turn = records.encoded(path)
     assert turn == orientation(path)[0]
     np.testing.assert_allclose(source_of(name, encoded.getvalue()).image(0), actual, atol=2 if lossy else 0)
     if turn == 1:

@@ -29,10 +29,9 @@ def get_table(dataset: str = "coco_instances") -> Table:
         columns = _columns("mask AP", dataset)
         note = "FCIS and Deformable R-CNN are not implemented yet: they have only the paper's figures."
     else:
-        rows = [Row(detector, system) for detector, system in SYSTEMS.items()]
-        columns = [
-            column for score in ("mask AP", "mask AP50", "box AP", "minutes") for column in _columns(score, dataset)
-        ]
+        scores = ("mask AP", "mask AP50", "box AP", "minutes")
+        columns = [column for score in scores for column in _columns(score, dataset)]
+        rows = [Row(detector, system, {}, (None,) * len(columns)) for detector, system in SYSTEMS.items()]
         note = ""
     return Table("zigzag_instances", "ZigZagNet, Table 4", dataset, rows, columns, note=note)
 
