@@ -1,82 +1,19 @@
 """Reads the pickles of `torch.save` without running what they say.
 
 A pickle is a program. It can import any function and call it, and a short one can fill the memory. The interpreter here has the
-instructions that checkpoints consist of. The only functions that it calls are those of `FUNCTIONS`, which describe tensors, or stand
-for a value that is not read. The rest is refused when it is mentioned, before anything is called.
+instructions that checkpoints consist of. `pickled.py` lists all that a pickle may mention.
 """
 
 import struct
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
-from ctxseg.models.weights.tensor import TOO_SHORT, Damaged, short, to_shape
+from ctxseg.models.weights.pickled import Function, Ignored, Storage, find, ignored, set_items, storage_of
+from ctxseg.models.weights.tensor import TOO_SHORT, Damaged
 
 # Most instructions of a pickle. Each takes less than 150 bytes of memory, apart from strings; a tensor has about 25.
 MOST_INSTRUCTIONS = 300_000
 # Longest pickle, in bytes.
 LONGEST = 1 << 23
-DTYPES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": jnp.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-    "ComplexFloatStorage": np.complex64,
-    "ComplexDoubleStorage": np.complex128,
-    "UntypedStorage": np.uint8,
-}
-# Types without a storage of their own.
-OTHER_DTYPES = {
-    "uint16": np.uint16,
-    "uint32": np.uint32,
-    "uint64": np.uint64,
-    "float8_e4m3fn": jnp.float8_e4m3fn,
-    "float8_e5m2": jnp.float8_e5m2,
-}
-
-
-class Storage(NamedTuple):
-    """A block of `length` numbers that tensors are views of."""
-
-    key: str
-    dtype: np.dtype
-    length: int
-
-
-class View(NamedTuple):
-    """A tensor in a storage. Offset and strides are in numbers, not in bytes."""
-
-    storage: Storage
-    dtype: np.dtype
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-class _Dtype(NamedTuple):
-    name: str
-
-
-class _Function(NamedTuple):
-    """A function that a pickle may call."""
-
-    call: Callable
-
-
-class _Ignored:
-    """A value that is no tensor. It has no contents, whatever a pickle creates it from."""
-
-
-class NumpyArray(_Ignored):
-    """An array of NumPy, which is not read."""
 
 
 def load(data: bytes, start: int, storages: dict[str, Storage]) -> tuple[Any, int]:
@@ -155,7 +92,7 @@ def _run(data, i, storages):
             stack.append(tuple(values))
         elif code == 0x52:  # REDUCE
             arguments, function = stack.pop(), stack.pop()
-            if not isinstance(function, _Function) or not isinstance(arguments, tuple):
+            if not isinstance(function, Function) or not isinstance(arguments, tuple):
                 raise Damaged("its pickle calls a value that is no function")
             stack.append(function.call(*arguments))
         elif code == 0x4D:  # BININT2
@@ -169,7 +106,7 @@ def _run(data, i, storages):
         elif code == 0x29:  # EMPTY_TUPLE
             stack.append(())
         elif code == 0x51:  # BINPERSID
-            stack.append(_storage(stack.pop(), storages))
+            stack.append(storage_of(stack.pop(), storages))
         elif code == 0x4A:  # BININT
             stack.append(_INT4.unpack_from(data, i)[0])
             i += 4
@@ -181,13 +118,13 @@ def _run(data, i, storages):
             stack[-3:] = [tuple(stack[-3:])]
         elif code == 0x75:  # SETITEMS
             values = marked()
-            _set_items(stack[-1], values)
+            set_items(stack[-1], values)
         elif code == 0x73:  # SETITEM
             value, key = stack.pop(), stack.pop()
-            _set_items(stack[-1], [key, value])
+            set_items(stack[-1], [key, value])
         elif code == 0x63:  # GLOBAL
             module = line()
-            stack.append(_find(module, line()))
+            stack.append(find(module, line()))
         elif code == 0x6A:  # LONG_BINGET
             stack.append(memo[_UINT4.unpack_from(data, i)[0]])
             i += 4
@@ -212,12 +149,12 @@ def _run(data, i, storages):
             stack.append(int.from_bytes(take(take(1)[0]), "little", signed=True))
         elif code == 0x81:  # NEWOBJ: an object of a class
             arguments, function = stack.pop(), stack.pop()
-            if not isinstance(function, _Function) or function.call is not _ignored or not isinstance(arguments, tuple):
+            if not isinstance(function, Function) or function.call is not ignored or not isinstance(arguments, tuple):
                 raise Damaged("its pickle creates an object of a class that is not known here")
-            stack.append(_Ignored())
+            stack.append(Ignored())
         elif code == 0x62:  # BUILD: attributes, such as `_metadata` of a state_dict
             state = stack.pop()
-            if not isinstance(stack[-1], dict | _Ignored) or not isinstance(state, dict | tuple):
+            if not isinstance(stack[-1], dict | Ignored) or not isinstance(state, dict | tuple):
                 raise Damaged("its pickle sets attributes of a value that has none")
         elif code == 0x2E:  # STOP
             return stack.pop(), i
@@ -231,7 +168,7 @@ def _run(data, i, storages):
             name, module = stack.pop(), stack.pop()
             if not isinstance(module, str) or not isinstance(name, str):
                 raise Damaged("its pickle is damaged")
-            stack.append(_find(module, name))
+            stack.append(find(module, name))
         elif code == 0x8C:  # SHORT_BINUNICODE
             stack.append(take(take(1)[0]).decode("utf-8", "surrogatepass"))
         elif code in (0x55, 0x43):  # SHORT_BINSTRING: a string of Python 2; SHORT_BINBYTES
@@ -246,14 +183,14 @@ def _run(data, i, storages):
         elif code == 0x8B:  # LONG4
             stack.append(int.from_bytes(take(_UINT4.unpack(take(4))[0]), "little", signed=True))
         elif code == 0x8F:  # EMPTY_SET
-            stack.append(_Ignored())
+            stack.append(Ignored())
         elif code == 0x90:  # ADDITEMS
             marked()
-            if not isinstance(stack[-1], _Ignored):
+            if not isinstance(stack[-1], Ignored):
                 raise Damaged("its pickle is damaged")
         elif code == 0x91:  # FROZENSET
             marked()
-            stack.append(_Ignored())
+            stack.append(Ignored())
         elif code == 0x30:  # POP
             stack.pop()
         elif code == 0x31:  # POP_MARK
@@ -267,148 +204,3 @@ def _list(value):
     if not isinstance(value, list):
         raise Damaged("its pickle is damaged")
     return value
-
-
-def _set_items(target, values):
-    """`values`: keys and values in turn."""
-    if not isinstance(target, dict | _Ignored) or len(values) % 2:
-        raise Damaged("its pickle is damaged")
-    keys = values[::2]
-    if not all(_is_short(key) or isinstance(key, tuple) and len(key) < 10 and all(map(_is_short, key)) for key in keys):
-        raise Damaged("it has a dictionary whose keys are not strings or numbers: save model.state_dict() alone")
-    if isinstance(target, dict):
-        target.update(zip(keys, values[1::2], strict=True))
-
-
-def _is_short(key):
-    """Whether it is a value whose hash is computed fast, and is not easily that of others."""
-    return isinstance(key, str | float | bytes | None | _Dtype) or type(key) in (int, bool) and abs(key) < 2**60
-
-
-def _storage(pid, storages):
-    """The storage of a persistent id ("storage", type, key, device, length[, view])."""
-    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
-        if isinstance(pid, tuple) and pid and pid[0] == "module":
-            raise Damaged("it contains a whole network, not its tensors alone: save model.state_dict()")
-        raise Damaged("its pickle is damaged")
-    dtype, key, count = pid[1], pid[2], pid[4]
-    if not isinstance(dtype, _Dtype) or dtype.name not in DTYPES:
-        raise Damaged("a storage is of unknown type")
-    if len(pid) == 6 and pid[5] is not None:
-        raise Damaged("a storage is a view of another one")
-    if not isinstance(key, str):
-        raise Damaged("a storage has no name")
-    new = Storage(key, np.dtype(DTYPES[dtype.name]), *to_shape((count,)))
-    if storages.setdefault(key, new) != new:
-        raise Damaged(f"storage {short(key)} has two types or sizes")
-    return new
-
-
-def _tensor(storage, offset, shape, strides, *_):
-    return _view(storage, offset, shape, strides, None)
-
-
-def _tensor_v2(storage, offset, shape, strides, requires_grad, hooks, metadata=None):
-    if metadata:
-        raise Damaged("a tensor is a conjugate or negative view: save a copy of it")
-    return _view(storage, offset, shape, strides, None)
-
-
-def _tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, metadata=None):
-    if metadata or not isinstance(dtype, _Dtype) or dtype.name not in OTHER_DTYPES:
-        raise Damaged("a tensor is of unknown type")
-    return _view(storage, offset, shape, strides, np.dtype(OTHER_DTYPES[dtype.name]))
-
-
-def _view(storage, offset, shape, strides, dtype):
-    shape, strides, (offset,) = to_shape(shape), to_shape(strides), to_shape((offset,))
-    if not isinstance(storage, Storage) or len(shape) != len(strides):
-        raise Damaged("a tensor is invalid")
-    return View(storage, dtype or storage.dtype, offset, shape, strides)
-
-
-def _parameter(data, *_):
-    if not isinstance(data, View):
-        raise Damaged("a parameter is invalid")
-    return data
-
-
-def _with_attributes(function, kind, arguments, state):
-    """A tensor with attributes, which are dropped."""
-    if function not in map(_Function, (_tensor, _tensor_v2, _tensor_v3)):
-        raise Damaged("a tensor is invalid")
-    return function.call(*arguments)
-
-
-def _ignored(*_):
-    return _Ignored()
-
-
-def _numpy_array(*_):
-    return NumpyArray()
-
-
-# What a pickle may mention, by module and name. No function of this module and name is ever called: `_ignored` returns a value without
-# contents.
-FUNCTIONS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Function(lambda items=(): _dict(items)),
-    ("torch._utils", "_rebuild_tensor"): _Function(_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): _Function(_tensor_v2),
-    ("torch._utils", "_rebuild_tensor_v3"): _Function(_tensor_v3),
-    ("torch._utils", "_rebuild_parameter"): _Function(_parameter),
-    ("torch._utils", "_rebuild_parameter_with_state"): _Function(_parameter),
-    ("torch._tensor", "_rebuild_from_type_v2"): _Function(_with_attributes),
-    ("torch", "Tensor"): _Ignored(),
-    ("torch.nn.parameter", "Parameter"): _Ignored(),
-    ("torch", "Size"): _Function(to_shape),
-    ("torch", "device"): _Function(_ignored),
-    ("torch.serialization", "_get_layout"): _Function(_ignored),
-    ("collections", "Counter"): _Function(_ignored),
-    ("builtins", "set"): _Function(_ignored),
-    ("builtins", "frozenset"): _Function(_ignored),
-    ("builtins", "complex"): _Function(_ignored),
-    ("builtins", "bytearray"): _Function(_ignored),
-    ("_codecs", "encode"): _Function(_ignored),  # bytes in the protocols before 3
-    # What training checkpoints have beside the weights, such as MMEngine's.
-    ("argparse", "Namespace"): _Function(_ignored),
-    ("mmengine.logging.history_buffer", "HistoryBuffer"): _Function(_ignored),
-    ("builtins", "getattr"): _Function(_ignored),  # methods of HistoryBuffer
-    ("numpy", "dtype"): _Function(_ignored),
-    ("numpy", "ndarray"): _Ignored(),
-    ("numpy.core.multiarray", "scalar"): _Function(_ignored),
-    ("numpy.core.multiarray", "_reconstruct"): _Function(_numpy_array),
-    ("numpy.core.numeric", "_frombuffer"): _Function(_numpy_array),
-}  # fmt: skip
-# Other names of modules: of Python 2, and of NumPy since version 2.
-_RENAMED = {"__builtin__": "builtins"} | {
-    f"numpy._core.{name}": f"numpy.core.{name}" for name in ("multiarray", "numeric")
-}
-_TORCH_TYPES = {
-    *OTHER_DTYPES,
-    *("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"),
-    *("complex64", "complex128", "qint8", "quint8", "qint32"),
-}
-_STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
-
-
-def _dict(items):
-    if not isinstance(items, list | tuple) or not all(isinstance(x, list | tuple) and len(x) == 2 for x in items):
-        raise Damaged("its pickle is damaged")
-    result: dict = {}
-    for key, value in items:
-        _set_items(result, [key, value])
-    return result
-
-
-def _find(module, name):
-    """What a pickle may mention by this name. Damaged: nothing."""
-    if module in _STORAGE_MODULES and name in DTYPES:
-        return _Dtype(name)
-    if module == "torch" and name in _TORCH_TYPES:
-        return _Dtype(name)
-    found = FUNCTIONS.get((_RENAMED.get(module, module), name))
-    if found is None:
-        raise Damaged(
-            f"it contains {short(f'{module}.{name}')}, which is not a dense tensor: save model.state_dict() alone"
-        )
-    return found

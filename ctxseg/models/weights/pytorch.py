@@ -1,6 +1,6 @@
 """Reads the files of `torch.save` without PyTorch: the zip format, since PyTorch 1.6, and the older stream of pickles.
 
-`pickles.py` has what a pickle may say. Sizes are compared with the file before memory is allocated.
+`pickled.py` has what a pickle may mention. Sizes are compared with the file before memory is allocated.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 from ctxseg.models.weights import pickles
 from ctxseg.models.weights.archives import Archive
-from ctxseg.models.weights.pickles import NumpyArray, Storage, View
+from ctxseg.models.weights.pickled import NumpyArray, Storage, View
 from ctxseg.models.weights.tensor import Damaged, File, Tensor, short
 
 # The first pickle of a stream: a number as the instruction LONG1, and the end.
