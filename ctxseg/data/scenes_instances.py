@@ -23,7 +23,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ctxseg.data.scenes import BEACONS, BLOCKS, GAP, SIZE, gaps, photographs, random_crop
+from ctxseg.data import scenes
+from ctxseg.data.scenes import BEACONS, BLOCKS, GAP, SIZE, WALLS, gaps, photographs, random_crop
 
 SPLITS = {"train": 2000, "val": 400}
 SIZES = ((14, 18), (24, 32), (42, 54))  # smallest and largest longer side of small, medium and large objects, pixels
@@ -33,21 +34,11 @@ BEACON_DISTANCE = 24  # the boxes of the beacon and of tissue are farther apart 
 VISIBLE, SMALLEST = 0.4, 64  # minimum share of an object that is visible, and minimum number of its visible pixels
 TRIES = 20  # positions tried for one object before the whole layout is drawn again
 
-_CLASSES = (
-    ("grass", "appearance", (60, 160, 60)),
-    ("gravel", "appearance", (170, 150, 110)),
-    ("retina", "appearance", (255, 120, 80)),
-    ("galaxies", "appearance", (40, 30, 120)),
-    ("tissue with retina", "distant_cue", (240, 40, 130)),
-    ("tissue with galaxies", "distant_cue", (120, 60, 255)),
-    ("text at grass", "neighbours", (150, 255, 120)),
-    ("text at gravel", "neighbours", (0, 200, 255)),
-)
-CLASS_NAMES = [name for name, _, _ in _CLASSES]
-PALETTE = [list(colour) for _, _, colour in _CLASSES]
+# Those of `scenes` that have objects here, in its order and colours.
+CLASS_NAMES = [name for name in scenes.CLASS_NAMES if name not in ("background", *WALLS)]
+PALETTE = [scenes.PALETTE[scenes.CLASS_NAMES.index(name)] for name in CLASS_NAMES]
 GROUPS = {
-    group: [name for name, group_of_class, _ in _CLASSES if group_of_class == group]
-    for group in ("appearance", "distant_cue", "neighbours")
+    group: members for group, names in scenes.GROUPS.items() if (members := [n for n in names if n in CLASS_NAMES])
 }
 
 
