@@ -15,7 +15,7 @@ A sample is a dict of
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -211,9 +211,8 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
-    shape_of: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> Iterator[dict]:
-    """Every image once, in batches of a few shapes; see `pipeline.eval_batches`.
+    """Every image once, in batches of a few shapes, the `sizes.bucket` of each side; see `pipeline.eval_batches`.
 
     Args:
         source: samples by index.
@@ -223,7 +222,6 @@ def eval_batches(
         process_index: the index of this process.
         process_count: the number of processes that share each batch.
         threads: the number of threads that read and decode; 0: the calling thread does.
-        shape_of: (height, width) of a resized image → (height, width) of its batch, multiples of 32. Default: `sizes.bucket` of each.
 
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3]; `size` int32 [B, 2], height and width of each resized image, which is in the upper
@@ -233,7 +231,10 @@ def eval_batches(
     Raises:
         UserError: `process_count` does not divide `batch_size`; a wrong size; when iterating, a damaged record.
     """
-    resized = EvalImages(source, base_size, max_side)
-    shape_of = shape_of or (lambda size: (bucket(size[0]), bucket(size[1])))
-    batches = pipeline.eval_batches(resized, batch_size, process_index, process_count, threads, shape_of)
+    images = EvalImages(source, base_size, max_side)
+    batches = pipeline.eval_batches(images, batch_size, process_index, process_count, threads, _shape_of)
     return ({key: batch[key] for key in batch if key != "canvas"} for batch in batches)
+
+
+def _shape_of(size):
+    return bucket(size[0]), bucket(size[1])

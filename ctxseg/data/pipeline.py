@@ -209,14 +209,14 @@ def iterate(
 ) -> grain.DatasetIterator:
     """Batches of an endless, seeded dataset whose items are in their global order. `augment`: (item, rng) → arrays. Otherwise as
     `train_iterator`."""
-    local_size = local_batch_size(batch_size, process_count)
+    local_size = _local_size(batch_size, process_count)
     cv2.setNumThreads(0)  # each thread has an image; OpenCV's own threads would only compete
     dataset = dataset.random_map(augment)
     # After the random transform, so that its seed depends on the sample's position in the global order.
     dataset = dataset[process_index::process_count]
     # Grain computes the number of batches of an endless data set as length / size, rounded, which for size 1 exceeds the largest length.
     dataset = dataset.batch(local_size) if local_size > 1 else dataset.map(_batch_of_one)
-    return iter(dataset.to_iter_dataset(read_options(threads)))
+    return iter(dataset.to_iter_dataset(_read_options(threads)))
 
 
 def eval_batches(
@@ -251,7 +251,7 @@ def eval_batches(
     Raises:
         UserError: `process_count` does not divide `batch_size`; when iterating, a damaged record.
     """
-    local_size = local_batch_size(batch_size, process_count)
+    local_size = _local_size(batch_size, process_count)
     cv2.setNumThreads(0)
     by_shape: dict[tuple[tuple[int, ...], Any], list[int]] = {}
     for index in range(len(source)):
@@ -280,7 +280,7 @@ def eval_batches(
         batch["size"] = np.array(sizes + [shape] * (local_size - len(local)), np.int32)
         return batch
 
-    return iter(grain.MapDataset.source(plan).map(load).to_iter_dataset(read_options(threads)))
+    return iter(grain.MapDataset.source(plan).map(load).to_iter_dataset(_read_options(threads)))
 
 
 def _arrays(sample):
@@ -291,7 +291,7 @@ def _batch_of_one(arrays):
     return {key: array[None] for key, array in arrays.items()}
 
 
-def local_batch_size(batch_size: int, process_count: int) -> int:
+def _local_size(batch_size: int, process_count: int) -> int:
     """The number of images of a batch that each process loads. UserError: the processes cannot share the batch."""
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
@@ -300,6 +300,6 @@ def local_batch_size(batch_size: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def read_options(threads: int) -> grain.ReadOptions:
+def _read_options(threads: int) -> grain.ReadOptions:
     """Grain's options for `threads` threads; 0: the calling thread reads."""
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

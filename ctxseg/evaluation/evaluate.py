@@ -24,7 +24,6 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
     builder = splits.load_tested_of_run(config, folder)
     task = task_of(config)
     task.check_evaluation(config, builder)
-    task.check(config, builder.info.metadata["class_names"])
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     return finish(config, folder, builder, task.create_evaluation(config, builder, model), state, start)
 

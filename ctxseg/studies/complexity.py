@@ -78,20 +78,18 @@ class Neck(nn.Module):
         return self.context.pyramid(features, None, False)
 
 
-def strides_to_32(shape):
-    """{name: shape} of the maps of a ResNet with output stride 32, finest first; the map of stride 8 has the positions of `[B,h,w,C]`."""
-    b, h, w, channels = shape
-    sizes = {"res2": (2, 8), "res3": (1, 4), "res4": (0.5, 2), "res5": (0.25, 1)}
-    return {k: (b, max(int(f * h), 1), max(int(f * w), 1), max(channels // n, 1)) for k, (f, n) in sizes.items()}
+def pyramid(shape, coarser=(1, 1)):
+    """{name: shape} of the maps of a ResNet, finest first.
 
-
-def pyramid(shape):
-    """{name: shape} of the maps of a ResNet with output stride 8, finest first; the last one has `shape` `[B,h,w,C]`."""
+    Args:
+        shape: `[B,h,w,C]`: positions of the map of stride 8, and channels of the last map.
+        coarser: the strides of res4 and res5 divided by 8: (1, 1) for output stride 8, (2, 4) for 32.
+    """
     b, h, w, channels = shape
-    quarters = {"res2": (b, 2 * h, 2 * w, channels // 8), "res3": (b, h, w, channels // 4)}
-    return {
-        k: (*v[:3], max(v[3], 1)) for k, v in (quarters | {"res4": (b, h, w, channels // 2), "res5": shape}).items()
-    }
+    sizes = {"res2": (2 * h, 2 * w), "res3": (h, w)}
+    sizes |= {name: (h // n, w // n) for name, n in zip(("res4", "res5"), coarser, strict=True)}
+    parts = {"res2": 8, "res3": 4, "res4": 2, "res5": 1}
+    return {name: (b, *(max(n, 1) for n in (*size, channels // parts[name]))) for name, size in sizes.items()}
 
 
 def build(config, context: str = "none", memory: str = "none", projected: bool = False, neck: bool = False):
@@ -103,7 +101,7 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
         context: a key of `models.CONTEXTS`; `none` for no context.
         memory: a key of `models.MEMORIES`; `none` for no memory.
         projected: whether the input map already has `config.complexity.channels` channels.
-        neck: whether all levels of the context are measured, see `strides_to_32`.
+        neck: whether all levels of the context are measured, on the maps of output stride 32.
 
     Returns:
         The module, a `Measured` or `Neck`, and its arguments as `jax.ShapeDtypeStruct`s.
@@ -116,7 +114,7 @@ def build(config, context: str = "none", memory: str = "none", projected: bool =
     section["memory"] |= {"name": memory, "channels": channels}
     segmenter = create_model(section, classes)
     shape = (*config.complexity.input[:3], channels if projected else config.complexity.input[3])
-    maps = strides_to_32(shape) if neck else pyramid(shape)
+    maps = pyramid(shape, (2, 4) if neck else (1, 1))
     inputs = (
         {name: jax.ShapeDtypeStruct(s, segmenter.dtype) for name, s in maps.items()},
         jax.ShapeDtypeStruct((shape[0], 8 * shape[1], 8 * shape[2]), jnp.int32),
