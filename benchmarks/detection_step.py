@@ -66,7 +66,7 @@ def ours(batch, size, rois, objects):
     import optax
 
     from ctxseg.configs import defaults
-    from ctxseg.models import create_detector
+    from ctxseg.models import create_model
     from ctxseg.training import detection_losses, optimizers
     from tests.references import published_detector
 
@@ -76,7 +76,7 @@ def ours(batch, size, rois, objects):
     config.model.detector.update(published_detector.FIELDS | {"rois": rois})
     config.loss.box_beta = 1 / 9
     config.optimizer.update({"schedule": "constant", "learning_rate": 1e-3, "weight_decay": 0.0})
-    model = create_detector(config.model, CLASSES)
+    model = create_model(config.model, CLASSES)
     optimizer = optimizers.create_optimizer(config.optimizer, 1000)
     images, boxes, classes, masks = data(batch, size, objects)
     packed = np.packbits(masks, axis=-1, bitorder="little")
