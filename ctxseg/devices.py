@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctxseg.errors import UserError
 
@@ -35,6 +37,23 @@ def replicate(tree):
     return jax.pmap(lambda _, t: t, axis_name=AXIS, in_axes=(0, None))(jnp.arange(n), tree)
 
 
+def for_checkpoint(tree):
+    """A copy that all processes can write together: leaves `[devices, …]` → `[…]`, on every device of all processes."""
+    if jax.process_count() == 1:
+        return unreplicate(tree)
+
+    def joined(x):
+        copies = [shard.data[0] for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape[1:], everywhere(), copies)
+
+    return jax.tree.map(joined, tree)
+
+
+def everywhere() -> NamedSharding:
+    """The placement of an array that all devices of all processes have."""
+    return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
+
+
 def unreplicate(tree):
     """The first local device's copy: leaves `[devices, …]` → `[…]`."""
     return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
@@ -52,5 +71,5 @@ def gather(x):
 
 
 def process() -> tuple[int, int]:
-    """This process's index and the number of processes. Only one is supported so far: several hosts cannot write checkpoints yet."""
+    """This process's index and the number of processes of the run."""
     return jax.process_index(), jax.process_count()

@@ -15,8 +15,8 @@ LINE = "error: interrupted; run the same command to continue"
 # A process that does not react to a signal for this long, for example because it compiles, is ended.
 SECONDS = 3.0
 
-# Functions that `leave` calls before it ends the process.
-cleanups: list[Callable[[], None]] = []
+# Functions that `leave` calls with its line before it ends the process.
+cleanups: list[Callable[[str], None]] = []
 # Whether the main thread may take as long as it needs to handle the next signal.
 patient = False
 # Whether the process is unwinding after a signal.
@@ -55,7 +55,7 @@ def leave(line: str = LINE) -> None:
         threading.Event().wait()  # another thread is ending the process
     for cleanup in cleanups:
         with contextlib.suppress(OSError):
-            cleanup()
+            cleanup(line)
     if threading.current_thread() is threading.main_thread():
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # a closed pipe, or a signal in the middle of a write

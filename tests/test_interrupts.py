@@ -17,7 +17,7 @@ import ctypes, sys, time
 from ctxseg import interrupts
 interrupts.SECONDS = 0.1
 interrupts.install()
-interrupts.cleanups.append(lambda: print("cleaned up", file=sys.stderr))
+interrupts.cleanups.append(lambda line: print("cleaned up", file=sys.stderr))
 def ready():
     print("ready", file=sys.stderr, flush=True)
 def block():  # like a compilation: the second lock waits forever, and no signal makes it return

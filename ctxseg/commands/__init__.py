@@ -5,12 +5,13 @@ import importlib
 import io
 import os
 import sys
+import traceback
 
 from absl import flags, logging
 
 from ctxseg import interrupts
 from ctxseg.commands import command_line
-from ctxseg.errors import UserError
+from ctxseg.errors import UserError, one_line
 
 # A full disk, or an exhausted quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -26,10 +27,26 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except (Exception, KeyboardInterrupt) as e:
+        processes = sys.modules.get("ctxseg.processes")  # which takes seconds to import
+        if processes and processes.several():
+            _leave_others(e, processes)
         if "--debug" in sys.argv:
             raise
         interrupts.leave(error_line(e))
     sys.exit(status)
+
+
+def _leave_others(e, processes):
+    """Ends this process of several. Not by an exception, as the runtime would wait for the others when the interpreter shuts down."""
+    if not isinstance(e, (UserError, KeyboardInterrupt)):
+        processes.await_cause()
+    try:
+        line = error_line(e)
+    except Exception:
+        line = f"error: {type(e).__name__}: {one_line(e)}; this is a fault of the program, whose traceback is above"
+    if "--debug" in sys.argv or line.endswith("above"):
+        traceback.print_exc()
+    interrupts.leave(line)
 
 
 def main(argv: list[str]) -> int:

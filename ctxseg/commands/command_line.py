@@ -56,6 +56,10 @@ READ_BY = {
     "sweep": ("sweep",),
     "jobs": ("sweep",),
     "dry_run": ("sweep",),
+    "coordinator": ("train", "evaluate"),
+    "process_count": ("train", "evaluate"),
+    "process_id": ("train", "evaluate"),
+    "process_timeout": ("train", "evaluate"),
 }
 
 
@@ -92,6 +96,13 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
         "jobs", 1, "sweep: number of runs at the same time; the CPU cores are divided among them", flag_values=values
     )
     flags.DEFINE_bool("dry_run", False, "sweep: only print the commands of the runs", flag_values=values)
+    help = "train, evaluate: HOST:PORT of process 0 of several; default: that of SLURM, Open MPI, Kubernetes, Cloud TPU"
+    flags.DEFINE_string("coordinator", None, help, flag_values=values)
+    help = "train, evaluate: number of processes of the run; 1: this one runs alone, also on a cluster"
+    flags.DEFINE_integer("process_count", None, help, flag_values=values)
+    flags.DEFINE_integer("process_id", None, "train, evaluate: index of this process, from 0", flag_values=values)
+    help = "train, evaluate: seconds without a sign of life after which a process counts as lost, and ends the others"
+    flags.DEFINE_float("process_timeout", 300.0, help, lower_bound=1.0, flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help; --mode=show lists the fields of a config", flag_values=values)
     if base is None:

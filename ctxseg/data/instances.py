@@ -225,8 +225,8 @@ def eval_batches(
 
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3]; `size` int32 [B, 2], height and width of each resized image, which is in the upper
-        left; `count`, the number of real images, which come first; and lists with an entry for each of them: `index` in the source, `name`
-        and `original_size` (height, width).
+        left; `count`, the number of real images, which come first; `images`, that of all processes; and lists with an entry for each real
+        image: `index` in the source, `name` and `original_size` (height, width).
 
     Raises:
         UserError: `process_count` does not divide `batch_size`; a wrong size; when iterating, a damaged record.

@@ -192,6 +192,24 @@ def train_iterator(
     return iterate(dataset, augment, batch_size, process_index, process_count, threads)
 
 
+class _Part(grain.MapDataset):
+    """Of every `count · size` successive items of an endless dataset, the `index`-th `size`: a process's part of each batch.
+
+    The parts follow each other as those of the devices of a process do, so dropout does not depend on the number of processes.
+    """
+
+    def __init__(self, dataset, index: int, count: int, size: int):
+        super().__init__(dataset)
+        self._index, self._count, self._size = index, count, size
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._count
+
+    def __getitem__(self, i):
+        batch, place = divmod(i, self._size)
+        return self._parent[(batch * self._count + self._index) * self._size + place]
+
+
 def seeded(source, seed: int) -> grain.MapDataset:
     """Grain's dataset of a source, with a seed. UserError for a negative seed."""
     if seed < 0:
@@ -213,7 +231,7 @@ def iterate(
     cv2.setNumThreads(0)  # each thread has an image; OpenCV's own threads would only compete
     dataset = dataset.random_map(augment)
     # After the random transform, so that its seed depends on the sample's position in the global order.
-    dataset = dataset[process_index::process_count]
+    dataset = _Part(dataset, process_index, process_count, local_size) if process_count > 1 else dataset
     # Grain computes the number of batches of an endless data set as length / size, rounded, which for size 1 exceeds the largest length.
     dataset = dataset.batch(local_size) if local_size > 1 else dataset.map(_batch_of_one)
     return iter(dataset.to_iter_dataset(_read_options(threads)))
@@ -245,8 +263,8 @@ def eval_batches(
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W], `regions` int32 [B, H, W] if samples have them,
         with B = batch_size / process_count; `size` int32 [B, 2], height and width of each image, which is in the upper left of its
-        arrays; `count` int and `name` list[str], the number and names of the real images, which come first; `canvas`, their value of
-        `canvas_of`; and a list for each other entry of the samples.
+        arrays; `count` int and `name` list[str], the number and names of the real images, which come first; `images` int, the number of
+        real images over all processes; `canvas`, their value of `canvas_of`; and a list for each other entry of the samples.
 
     Raises:
         UserError: `process_count` does not divide `batch_size`; when iterating, a damaged record.
@@ -269,7 +287,7 @@ def eval_batches(
         local = indices[first : first + local_size]
         # A process without images still reads one, for the shapes.
         samples = [source[index] for index in local or indices[:1]]
-        batch = {"count": len(local), "canvas": canvas}
+        batch = {"count": len(local), "images": len(indices), "canvas": canvas}
         batch |= {key: [sample[key] for sample in samples[: len(local)]] for key in samples[0] if key not in PADDING}
         for key, array in _arrays(samples[0]).items():
             batch[key] = np.empty((local_size, *shape, *array.shape[2:]), array.dtype)

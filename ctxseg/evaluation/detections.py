@@ -5,11 +5,12 @@ import time
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from ctxseg import devices
 from ctxseg.data.instances import InstanceSource, eval_batches
 from ctxseg.errors import UserError
-from ctxseg.evaluation import instance_samples, instances, misses, splits
+from ctxseg.evaluation import gathering, instance_samples, instances, misses, splits
 from ctxseg.inference.instances import create_detect_step, objects_of
 from ctxseg.runs.record import Picture
 
@@ -58,7 +59,7 @@ def evaluate_split(config, builder, detect_step, variables, progress=None) -> Ev
     """
     source = split_source(builder, config.eval.split)
     class_names = list(builder.info.metadata["class_names"])
-    places = {}  # {index of an image: its detections}; images of two splits may have one id
+    found: list[list[tuple[int, dict]]] = []  # for each batch, the index of each image and its detections
     compiled, seconds, done = set(), [], 0
     batches = eval_batches(
         source, config.eval.batch_size, tuple(config.eval.size), config.data.max_side, *devices.process()
@@ -67,16 +68,18 @@ def evaluate_split(config, builder, detect_step, variables, progress=None) -> Ev
         began = time.perf_counter()
         inputs = devices.shard({key: batch[key] for key in ("image", "size")})
         detections = jax.tree.map(devices.gather, jax.device_get(detect_step(variables, inputs)))
+        found.append([])
         for i in range(batch["count"]):
-            found = objects_of(detections, i, batch["size"][i], batch["original_size"][i])
-            places[batch["index"][i]] = {"name": batch["name"][i]} | found
+            own = objects_of(detections, i, batch["size"][i], batch["original_size"][i])
+            found[-1].append((batch["index"][i], {"name": batch["name"][i]} | _to_json(own)))
         shape = batch["image"].shape
         if shape in compiled:
             seconds.append((time.perf_counter() - began) / len(batch["image"]))
         compiled.add(shape)
-        done += batch["count"]
+        done += batch["images"]
         if progress:
             progress(done)
+    places = {i: _from_json(values) for i, values in gathering.in_order(found)}
     objects = [source.annotations(i) for i in range(len(source))]
     listed = [{"id": image["id"]} | places[i] for i, image in enumerate(objects)]
     scores = instances.evaluate(objects, listed, class_names)
@@ -85,6 +88,21 @@ def evaluate_split(config, builder, detect_step, variables, progress=None) -> Ev
     pictures = instance_samples.pictures(objects, listed, missed, source.image, config.eval.samples)
     curves = scores.pop("curves")
     return Evaluation(scores, curves, listed, missed, pictures, statistics.median(seconds) if seconds else None)
+
+
+def _to_json(objects):
+    """The result of `objects_of` as JSON values, which the processes of a run exchange."""
+    masks = [mask | {"counts": mask["counts"].decode()} for mask in objects["masks"]]
+    return {key: objects[key].tolist() for key in ("boxes", "scores", "classes")} | {"masks": masks}
+
+
+def _from_json(objects):
+    return objects | {
+        "boxes": np.array(objects["boxes"], np.float32).reshape(-1, 4),
+        "scores": np.array(objects["scores"], np.float32),
+        "classes": np.array(objects["classes"], np.int32),
+        "masks": [mask | {"counts": mask["counts"].encode()} for mask in objects["masks"]],
+    }
 
 
 def create_evaluation(config, builder, model):

@@ -5,7 +5,7 @@ import time
 
 import jax
 
-from ctxseg import devices
+from ctxseg import devices, processes
 from ctxseg.evaluation import splits
 from ctxseg.progress import Progress
 from ctxseg.runs import checkpoints, provenance, workdir
@@ -38,7 +38,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
     with Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate", compiles=True) as progress:
         evaluated = evaluation(devices.replicate(state.variables), progress.update)
     scores = evaluated.scores
-    if devices.process()[0]:
+    if not processes.is_first():
         return scores
     dataset = splits.describe(config, builder)
     results = scores | {
@@ -61,9 +61,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
 
 
 def print_scores(config, scores: dict, page=None) -> None:
-    """Prints the scores of `finish`; before the last line, the path of the report, if any. Only the first host prints."""
-    if devices.process()[0]:
-        return
+    """Prints the scores of `finish`; before the last line, the path of the report, if any."""
     *lines, last = task_of(config).lines(scores)
     for line in [*lines, *([page] if page else []), last]:
         print(line, flush=True)

@@ -13,7 +13,7 @@ import numpy as np
 from ctxseg import devices, files
 from ctxseg.data import pipeline
 from ctxseg.errors import UserError
-from ctxseg.evaluation import crf_search, metrics, splits
+from ctxseg.evaluation import crf_search, gathering, metrics, splits
 from ctxseg.inference.probabilities import create_predictor, predict_probabilities
 from ctxseg.inference.protocol import Protocol, canvas_of, create_protocol, shape_of, superpixel_views
 from ctxseg.progress import Progress
@@ -30,7 +30,7 @@ class Evaluation(NamedTuple):
         image_names: N strings.
         seconds_per_image: median over batches, from the batch in memory to the label maps, without the first batch of each shape,
             which is compiled. None without another batch.
-        samples: (name, image, label, prediction) of the first `config.eval.samples` images.
+        samples: (name, image, label, prediction) of the first `config.eval.samples` images of this process.
     """
 
     scores: dict
@@ -76,8 +76,7 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
     protocol = create_protocol(config.eval)
     names = list(builder.info.metadata["class_names"])
     total = np.zeros((len(names), len(names)), np.int64)
-    counts: list[np.ndarray] = []
-    image_names: list[str] = []
+    counted: list[list[tuple[str, Any]]] = []  # for each batch, the name and the counts of each image
     samples: list[tuple[Any, ...]] = []
     compiled, seconds = set(), []
     batches = pipeline.eval_batches(
@@ -96,8 +95,7 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
         if shapes in compiled:
             seconds.append((time.perf_counter() - began) / len(batch["label"]))
         compiled.add(shapes)
-        counts.append(np.asarray(devices.gather(batch_counts))[: batch["count"]])
-        image_names += batch["name"]
+        counted.append(list(zip(batch["name"], devices.gather(batch_counts).tolist(), strict=False)))
         if len(samples) < config.eval.samples:
             predictions = np.asarray(devices.gather(predictions))
             for i in range(min(batch["count"], config.eval.samples - len(samples))):
@@ -105,14 +103,15 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
                 samples.append(
                     (batch["name"][i], *(x[i][inside] for x in (batch["image"], batch["label"], predictions)))
                 )
-        done += batch["count"]
+        done += batch["images"]
         if progress:
             progress(done)
+    images = gathering.in_order(counted)
     return Evaluation(
         metrics.scores(total, names, dict(builder.info.metadata["groups"])),
         total,
-        np.concatenate(counts) if counts else np.zeros((0, len(names), 3), np.int32),
-        image_names,
+        np.array([counts for _, counts in images], np.int32).reshape(-1, len(names), 3),
+        [name for name, _ in images],
         statistics.median(seconds) if seconds else None,
         samples,
     )

@@ -20,6 +20,7 @@ def load_tested(config, class_names: Sequence[str] | None = None):
     name = config.eval.data or config.data.name
     manual_dir = config.data.manual_dir if name == config.data.name else None
     builder = data.load(name, config.data.data_dir, manual_dir, field="eval.data" if config.eval.data else "data.name")
+    provenance.check_everywhere(builder)
     if config.eval.data:
         trained = data.metadata(config.data)["class_names"] if class_names is None else class_names
         if list(trained) != list(builder.info.metadata["class_names"]):

@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from ctxseg import files
+from ctxseg import devices, files, processes
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.runs import metrics_log, old_names, provenance, record, workdir
@@ -54,6 +54,11 @@ class Checkpoints:
     def __exit__(self, *_):
         with self._saving(), contextlib.ExitStack() as stack:
             stack.callback(self._manager.close)
+            self._manager.wait_until_finished()
+
+    def wait(self) -> None:
+        """Waits for the save in progress. UserError: as `save`."""
+        with self._saving():
             self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
@@ -118,13 +123,13 @@ class Checkpoints:
             )
             _check_same(translated, expected, path)
             renamed = saved.keys() != expected.keys()
-            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+            target = jax.tree.map(_target, state)
             if renamed:  # Orbax needs the names in the checkpoint
                 zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
-                target = jax.tree.map(ocp.utils.to_shape_dtype_struct, zeros)
+                target = jax.tree.map(_target, zeros)
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=args)
-            restored_state = restored["state"]
+            restored_state = jax.tree.map(lambda x: x.addressable_data(0), restored["state"])
             if renamed:
                 arrays = translate(_arrays(restored_state))
                 restored_state = jax.tree_util.tree_map_with_path(
@@ -135,6 +140,13 @@ class Checkpoints:
         except Exception as e:  # Orbax and TensorStore raise many types on damaged files
             raise UserError(f"{path} {DAMAGED}") from e
         return restored_state, restored["data"]
+
+
+def _target(x):
+    """What Orbax restores for an array: on this device, or if there are other processes, on the devices of all."""
+    if processes.several():
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.everywhere())
+    return ocp.utils.to_shape_dtype_struct(x)
 
 
 def _score(metrics):

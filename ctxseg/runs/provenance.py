@@ -7,7 +7,7 @@ from pathlib import Path
 
 from etils import epath
 
-from ctxseg import data
+from ctxseg import data, processes
 from ctxseg.data import store
 from ctxseg.errors import UserError
 from ctxseg.runs import record, workdir
@@ -36,6 +36,16 @@ def describe(builder, manual_dir=None) -> dict:
         "palette": [list(colour) for colour in metadata["palette"]],
         "groups": {group: list(names) for group, names in metadata["groups"].items()},
     }
+
+
+def check_everywhere(builder) -> None:
+    """UserError if the processes of the run have different data."""
+    fingerprint = builder.info.metadata["fingerprint"]
+    processes.check_equal(
+        f"the data set {builder.name}",
+        fingerprint,
+        "copy the same files to all machines, or to a folder that they share",
+    )
 
 
 def check(folder: str, dataset: dict, remedy: str) -> None:

@@ -5,6 +5,7 @@ import difflib
 import glob
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from etils import epath
 from filelock import Timeout
 from ml_collections import ConfigDict
 
-from ctxseg import interrupts, locks
+from ctxseg import interrupts, locks, processes
 from ctxseg.errors import UserError
 from ctxseg.files import is_remote, make_folder, parse_json, read_bytes, write_json
 from ctxseg.nearest import NEAR
@@ -35,18 +36,18 @@ def hold(workdir: str, create: bool):
     """Locks the folder of a run while this process writes there. With `create`, a missing folder is created.
 
     If nothing is written, created folders and the lock file are removed. Cloud storage has no locks: a remote folder is not locked,
-    and the user must not start two processes at once.
+    and the user must not start two runs at once. In a run of several processes, the first one locks it.
 
     Raises:
         UserError: another process has locked it, or it cannot be used.
     """
     folder = Path(os.path.abspath(workdir))
-    if is_remote(workdir) or not create and not folder.is_dir():
+    if not processes.is_first() or is_remote(workdir) or not create and not folder.is_dir():
         yield  # nothing to lock; reading a missing folder fails later
         return
     created = [path for path in (folder, *folder.parents) if not path.exists()]
 
-    def remove_if_unused():
+    def remove_if_unused(line=""):
         if [path.name for path in folder.iterdir()] == [".lock"]:
             (folder / ".lock").unlink()
             for path in created:
@@ -92,6 +93,36 @@ def check(workdir: str, config: ConfigDict) -> None:
                     f"{path} has config.{field}={value}, a field that was removed: {remedy}; the run can still be evaluated"
                 )
         check_same(path, config)
+
+
+def check_shared(workdir: str) -> None:
+    """UserError if the processes of the run do not see the same folder `workdir`, which exists."""
+    if not processes.several():
+        return
+    path = epath.Path(workdir) / ".shared"
+    written = processes.gather(os.urandom(8).hex().encode())[0].decode()
+    try:
+        if processes.is_first():
+            path.write_text(written)
+        processes.gather(b"")
+        processes.check_equal(
+            f"--workdir={workdir}",
+            "the folder of process 0" if _reads(path, written) else "another folder",
+            "choose a folder that all processes share",
+        )
+    finally:
+        if processes.is_first():
+            path.unlink(missing_ok=True)
+
+
+def _reads(path, text):
+    """Whether the file at `path` has this text, which a network's file system may show late."""
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            if path.read_text() == text:
+                return True
+        time.sleep(0.5)
+    return False
 
 
 def claim(workdir: str, config: ConfigDict, dataset: dict | None = None) -> None:

@@ -7,7 +7,9 @@ import sys
 import time
 from functools import partial
 
-from ctxseg import data, devices, interrupts
+from jax.experimental import multihost_utils
+
+from ctxseg import data, devices, interrupts, processes
 from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate, splits
 from ctxseg.models import create_model
@@ -29,12 +31,14 @@ def train(config, folder: str) -> dict:
     start = time.time()
     check_fields(config)
     config = pretrained.resolve(config, folder)
-    primary = devices.process()[0] == 0  # only one of several hosts writes
-    if primary:
+    first_process = processes.is_first()  # only this one writes, except for checkpoints
+    if first_process:
         workdir.check(folder, config)
+    workdir.check_shared(folder)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
     dataset = provenance.describe(builder, config.data.manual_dir)
-    if primary:
+    provenance.check_everywhere(builder)
+    if first_process:
         provenance.check(folder, dataset, "choose another --workdir")
     tested = splits.load_tested(config, dataset["class_names"])
     task = task_of(config)
@@ -54,7 +58,7 @@ def train(config, folder: str) -> dict:
         state, report = pretrained.start(config, model, state, optimizer, class_names)
         print(f"{folder}: {report}", flush=True)
     evaluation = task.create_evaluation(config, tested, model)
-    if primary:  # only now: a config that failed above must not claim the folder
+    if first_process:  # only now: a config that failed above must not claim the folder
         workdir.claim(folder, config, dataset)
         if report:
             pretrained.write_report(folder, report)
@@ -73,7 +77,7 @@ def train(config, folder: str) -> dict:
         elif model.memory and model.memory.filling and not (report and report.has("memory")):
             epoch = math.ceil(len(source) / config.train.batch_size)
             state = fill_memory(model, state, new_batches(), min(model.memory.filling, epoch))
-        log = metrics_log.MetricsLog(folder, config.train.loggers) if primary else None
+        log = metrics_log.MetricsLog(folder, config.train.loggers) if first_process else None
         if log:
             log.truncate(first)
         step = create_train_step(model, optimizer, config, task.loss)
@@ -98,7 +102,7 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
             pending.append((i, step_metrics))
             interrupt.defer()
             final = i == config.train.steps
-            stopping = interrupt.requested and not final
+            stopping = interrupt.stops_after(i) and not final
             evaluating = _every(config.train.eval_every, i) and not final
             saving = final or stopping or evaluating or _every(config.train.checkpoint_every, i)
 
@@ -119,9 +123,11 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
                 last_time = time.time()
             if saving:
                 score = None if scores is None else record.main_score(scores) or 0.0
-                saved.save(i, devices.unreplicate(state), batches.get_state(), score)
+                saved.save(i, devices.for_checkpoint(state), batches.get_state(), score)
                 last_saved = i
             if stopping:
+                saved.wait()
+                processes.gather(b"")  # the first process to end would end the others before they have saved
                 raise UserError(f"interrupted at step {i}, saved in {folder}: the same command continues the run")
     return devices.unreplicate(state)
 
@@ -155,21 +161,31 @@ def _mean_loss(pending, folder, last_saved) -> float:
 
 
 class _Interrupt:
-    """Turns the first SIGINT or SIGTERM after `defer` into a request to save and stop after the step; the second has its normal effect."""
+    """Turns the first SIGINT or SIGTERM after `defer` into a request to save and stop after the step; the second has its normal effect.
+
+    In a run of several processes, jax.distributed handles SIGTERM from its start on: all processes stop after the same step.
+    """
 
     def __enter__(self):
-        self.requested, self._handlers = False, {}
+        self._requested, self._handlers = False, {}
         return self
+
+    def stops_after(self, step: int) -> bool:
+        """Whether to stop after `step`. Called after each step; the same in all processes."""
+        return multihost_utils.reached_preemption_sync_point(step) if processes.several() else self._requested
 
     def defer(self) -> None:
         """Starts to defer signals, after the first step is compiled: before that, there is nothing to save. Later calls do nothing."""
         if not self._handlers:
             interrupts.patient = True
-            self._handlers = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
+            numbers = (signal.SIGINT,) if processes.several() else (signal.SIGINT, signal.SIGTERM)
+            self._handlers = {number: signal.signal(number, self._request) for number in numbers}
 
     def _request(self, *_):
-        self.requested = True
+        self._requested = True
         self._restore()
+        if processes.several():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self):
         for number, handler in self._handlers.items():
