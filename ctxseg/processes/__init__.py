@@ -5,7 +5,6 @@ With a single process, `gather` returns its own contents, and `is_first` is true
 
 import contextlib
 import io
-import json
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,8 @@ from ctxseg.processes.link import Link
 
 # The connection to the other processes of this run; None in a run of one process.
 _link: Link | None = None
+# The machine of each process of a run of several.
+_hosts: list[str] = []
 
 
 @contextlib.contextmanager
@@ -40,12 +41,13 @@ def joined(
     Raises:
         UserError: see `meeting.meet`.
     """
-    global _link
+    global _link, _hosts
     if launch is None:
         yield
         return
     _link, runtime = meeting.meet(launch, timeout, identity)
     interrupts.cleanups.append(_link.fail)
+    _hosts = [host.decode() for host in gather(socket.gethostname().encode())]
     jax.config.update("jax_enable_preemption_service", preemption)
     jax.distributed.initialize(
         runtime,
@@ -62,7 +64,7 @@ def joined(
         yield
         gather(b"")
         jax.distributed.shutdown()
-        _link.close()
+        end_together()
         interrupts.cleanups.remove(_link.fail)
         _link = None
 
@@ -72,12 +74,26 @@ def gather(contents: bytes) -> list[bytes]:
     return _link.gather(contents) if _link else [contents]
 
 
-def check_equal(name: str, value: str, remedy: str) -> None:
-    """UserError, in all processes, if they call this with different values of what `name` is called in the message."""
-    answers = [json.loads(part) for part in gather(json.dumps([socket.gethostname(), value]).encode())]
-    for index, (host, other) in enumerate(answers):
-        if other != answers[0][1]:
-            raise UserError(f"{name} is {other} in process {index} on {host}, {answers[0][1]} in process 0: {remedy}")
+def check_equal(what: str, value: str, remedy: str) -> None:
+    """UserError, in all processes, if they call this with different values.
+
+    Args:
+        what: what `value` is of, in the message.
+        value: the same in all processes, if all is well.
+        remedy: the end of the message.
+    """
+    first, *others = [part.decode() for part in gather(value.encode())]
+    for index, other in enumerate(others, 1):
+        if other != first:
+            end_together()
+            raise UserError(f"process {index} on {_hosts[index]} has {what} {other}, process 0 has {first}: {remedy}")
+
+
+def end_together() -> None:
+    """Ends the connections, when all processes are about to end, each with a line of its own."""
+    if _link:
+        gather(b"")
+        _link.close()
 
 
 def is_first() -> bool:

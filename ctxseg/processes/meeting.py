@@ -5,6 +5,7 @@ jax.distributed aborts a process with a stack trace if process 0 does not answer
 
 import contextlib
 import json
+import os
 import socket
 import sys
 import threading
@@ -56,8 +57,8 @@ class _Meeting:
             self._listener = socket.create_server(("", port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as e:
             raise UserError(
-                f"--coordinator={launch.coordinator}: process 0 cannot use port {port} ({e.strerror}); if another run, or another process "
-                "0, uses it, choose another port"
+                f"--coordinator={launch.coordinator}: process 0 cannot use port {port} ({os.strerror(e.errno)}); if another run, or "
+                "another process 0, uses it, choose another port"
             ) from e
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -78,7 +79,7 @@ class _Meeting:
             line = (
                 self._refused[0]
                 if self._refused
-                else f"of {count} processes, {names} did not start within --process_timeout={timeout:g} seconds"
+                else f"of the {count} processes of this run, {names} did not start within --process_timeout={timeout:g} seconds"
             )
             for peer in peers.values():
                 peer.send_now(messages.REFUSED, line.encode())
@@ -111,11 +112,11 @@ class _Meeting:
             fault = self._fault(hello)
             if not fault:
                 self._peers[peer.index] = peer
-            elif len(self._peers) < self._launch.count - 1:
-                self._refused.append(fault)
+            else:
+                peer.send_now(messages.REFUSED, fault.encode())
+                if len(self._peers) < self._launch.count - 1:  # a run that has started goes on
+                    self._refused.append(fault)
             self._changed.notify_all()
-        if fault:
-            peer.send_now(messages.REFUSED, fault.encode())
 
     def _fault(self, hello):
         """Why the process that sent `hello` cannot take part, or ''."""

@@ -41,11 +41,8 @@ def describe(builder, manual_dir=None) -> dict:
 def check_everywhere(builder) -> None:
     """UserError if the processes of the run have different data."""
     fingerprint = builder.info.metadata["fingerprint"]
-    processes.check_equal(
-        f"the data set {builder.name}",
-        fingerprint,
-        "copy the same files to all machines, or to a folder that they share",
-    )
+    remedy = "copy the same files to all machines, or to a folder that they share"
+    processes.check_equal(f"the data set {builder.name} with fingerprint", fingerprint, remedy)
 
 
 def check(folder: str, dataset: dict, remedy: str) -> None:

@@ -105,11 +105,8 @@ def check_shared(workdir: str) -> None:
         if processes.is_first():
             path.write_text(written)
         processes.gather(b"")
-        processes.check_equal(
-            f"--workdir={workdir}",
-            "the folder of process 0" if _reads(path, written) else "another folder",
-            "choose a folder that all processes share",
-        )
+        seen = "the file" if _reads(path, written) else "no file"
+        processes.check_equal(f"at {path}", seen, "choose a --workdir that all processes share")
     finally:
         if processes.is_first():
             path.unlink(missing_ok=True)

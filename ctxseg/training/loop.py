@@ -127,7 +127,7 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
                 last_saved = i
             if stopping:
                 saved.wait()
-                processes.gather(b"")  # the first process to end would end the others before they have saved
+                processes.end_together()  # the first process to end would end the others before they have saved
                 raise UserError(f"interrupted at step {i}, saved in {folder}: the same command continues the run")
     return devices.unreplicate(state)
 
