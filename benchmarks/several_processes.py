@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--config.data.crop=48,48", "--config.model.backbone.width=8", "--config.eval.batch_size=8"]
 SYSTEMS = {
     "fcn": [],
-    "mcibi": ["--config.model.memory.first=cluster", "--config.model.memory.clustering_batches=4"],
+    "mcibi": ["--config.model.memory.first=clustering", "--config.model.memory.clustering_batches=4"],
     "msci": ["--config.data.superpixels=30"],
 }
 # Replaces float32 by float64 in the whole program.
