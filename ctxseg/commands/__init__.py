@@ -9,7 +9,7 @@ import traceback
 
 from absl import flags, logging
 
-from ctxseg import interrupts
+from ctxseg import interrupts, processes
 from ctxseg.commands import command_line
 from ctxseg.errors import UserError, one_line
 
@@ -27,16 +27,15 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except (Exception, KeyboardInterrupt) as e:
-        processes = sys.modules.get("ctxseg.processes")  # which takes seconds to import
-        if processes and processes.several():
-            _leave_others(e, processes)
+        if processes.several():
+            _leave_others(e)
         if "--debug" in sys.argv:
             raise
         interrupts.leave(error_line(e))
     sys.exit(status)
 
 
-def _leave_others(e, processes):
+def _leave_others(e):
     """Ends this process of several. Not by an exception, as the runtime would wait for the others when the interpreter shuts down."""
     if not isinstance(e, (UserError, KeyboardInterrupt)):
         processes.await_cause()
@@ -76,6 +75,8 @@ def main(argv: list[str]) -> int:
     # Slow imports come after the check of the flags, and after the first line.
     module = importlib.import_module(f"ctxseg.commands.{mode}")
     interrupts.unwind()
+    if mode not in (*command_line.READ_BY["coordinator"], "sweep"):
+        importlib.import_module("ctxseg.commands.joining").check_alone(mode)
     # Orbax warns of every checkpoint without a score, and raises the errors that it logs.
     logging.set_verbosity(logging.FATAL)
     return module.run(values) or 0

@@ -1,7 +1,8 @@
 """`--mode=evaluate`: evaluates a checkpoint of a run and writes its report."""
 
 from ctxseg.commands.command_line import parse_checkpoint
-from ctxseg.commands.train import finish, joined
+from ctxseg.commands.joining import joined
+from ctxseg.commands.train import finish
 from ctxseg.evaluation import evaluate
 from ctxseg.runs import workdir
 from ctxseg.training import checks

@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-
 from ctxseg import interrupts
 from ctxseg.errors import UserError
 from ctxseg.processes import meeting
@@ -41,6 +39,8 @@ def joined(
     Raises:
         UserError: see `meeting.meet`.
     """
+    import jax  # here, as it takes seconds
+
     global _link, _hosts
     if launch is None:
         yield

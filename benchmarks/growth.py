@@ -1,0 +1,95 @@
+"""What grows with devices, pixels and super-pixels: the gradient's traffic between machines, and the memory of a training step.
+
+python benchmarks/growth.py [traffic memory] [--bandwidth=25]
+
+traffic: the bytes of the gradient of each system as its paper has it, and the seconds that a ring all-reduce takes between 2 to 64 devices,
+    2·(n−1)/n · bytes / bandwidth, without latency. Calculated, not measured. --bandwidth is in 10⁹ bytes per second and device.
+memory: the temporary memory that XLA plans for a training step of 2 images on a CPU, for the small networks of `scenes`. It is planned, not
+    measured.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from ctxseg import devices
+from ctxseg.configs import attention, hrenet, mcibi, msci, zigzag
+from ctxseg.models import create_model
+from ctxseg.training import optimizers
+from ctxseg.training.state import create_state
+from ctxseg.training.step import train_step
+
+PAPERS = {"H-ReNet": hrenet, "Attention to Scale": attention, "MSCI": msci, "ZigZagNet": zigzag, "MCIBI": mcibi}
+CLASSES = 21
+GIBIBYTE = 2**30
+
+
+def shapes_of(config):
+    """The model, its optimiser, and the shapes of its train state."""
+    model = create_model(config.model, CLASSES)
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps)
+    return model, optimizer, jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, 0))
+
+
+def traffic(bandwidth):
+    counts = (2, 8, 16, 64)
+    print(f"{'system':20} parameters, M   gradient, MB   " + "   ".join(f"{n:2} devices, ms" for n in counts))
+    for name, system in PAPERS.items():
+        config = system.get_config("voc2012")
+        _, _, state = shapes_of(config)
+        size = sum(4 * x.size for x in jax.tree.leaves(state.params))
+        times = [2 * (n - 1) / n * size / (bandwidth * 1e9) * 1e3 for n in counts]
+        print(f"{name:20} {size / 4e6:13.1f} {size / 1e6:14.1f}   " + "   ".join(f"{ms:14.1f}" for ms in times))
+
+
+def planned(config, crop):
+    """Gibibytes of temporary memory of a training step of two images."""
+    config.data.crop = crop
+    model, optimizer, state = shapes_of(config)
+    # The axis has one device, so that its sums change nothing.
+    step = partial(train_step, model=model, optimizer=optimizer, config=config)
+    batch = {
+        "image": jax.ShapeDtypeStruct((1, 2, *crop, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((1, 2, *crop), jnp.uint8),
+    }
+    if config.data.superpixels:
+        batch["regions"] = jax.ShapeDtypeStruct((1, 2, *crop), jnp.int32)
+    replicated = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
+    compiled = jax.jit(jax.vmap(step, axis_name=devices.AXIS)).lower(replicated, batch).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / GIBIBYTE
+
+
+def memory():
+    print("GiB of a training step of 2 images, by the side of the crop")
+    sides = (64, 128, 256)
+    for name, system in PAPERS.items():
+        values = [planned(system.get_config("scenes"), (side, side)) for side in sides]
+        print(
+            f"{name:20} " + "   ".join(f"{side}: {value:.3f}" for side, value in zip(sides, values, strict=True)),
+            flush=True,
+        )
+    print("GiB of a training step of 2 crops of 128×128 of MSCI, by its number of super-pixels")
+    for segments in (50, 100, 200, 400):
+        config = msci.get_config("scenes")
+        config.data.superpixels = segments
+        print(f"{segments:4}: {planned(config, (128, 128)):.3f}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=["traffic", "memory", []], default=["traffic", "memory"])
+    parser.add_argument("--bandwidth", type=float, default=25.0)
+    arguments = parser.parse_args()
+    if "traffic" in arguments.parts:
+        traffic(arguments.bandwidth)
+    if "memory" in arguments.parts:
+        memory()
+
+
+if __name__ == "__main__":
+    main()
