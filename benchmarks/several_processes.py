@@ -157,44 +157,45 @@ def equal(root, _):
 
 
 def kills(root, arguments):
-    extra = [
-        "--config.train.steps=60",
-        "--config.train.checkpoint_every=5",
-        "--config.train.eval_every=30",
-        "--config.train.log_every=5",
-    ]
-    options = {"count": 2, "devices": 2, "system": "mcibi", "extra": extra}
+    steps = 300
+    extra = [f"--config.train.steps={steps}", "--config.train.checkpoint_every=10", "--config.train.eval_every=150"]
+    options = {"count": 2, "devices": 2, "system": "mcibi", "extra": [*extra, "--config.train.log_every=10"]}
     undisturbed, killed = root / "undisturbed", root / "killed"
     began = time.monotonic()
-    assert not any(run(undisturbed, **options))
+    if any(run(undisturbed, **options)):
+        sys.exit(f"the undisturbed run failed: {last_line(undisturbed, 0)}")
     whole = time.monotonic() - began
-    rng, done = random.Random(0), 0
+    expected, rng, done = state(undisturbed, steps), random.Random(0), 0
+
+    def compare():
+        arrays = state(killed, steps)
+        same = arrays.keys() == expected.keys() and all(np.array_equal(arrays[name], expected[name]) for name in arrays)
+        print(f"finished; its {len(arrays)} arrays equal those of the undisturbed run to the bit: {same}", flush=True)
+
     while done < arguments.kills:
-        port = free_port()
+        port, victim, after = free_port(), rng.randrange(2), rng.uniform(0.15, 0.7) * whole
         processes = [start(killed, i, port=port, **options) for i in range(2)]
-        victim = rng.randrange(2)
-        after = rng.uniform(0.05, 0.6) * whole
         try:
             processes[victim].wait(after)
-            print(f"finished before a kill after {after:.1f} s", flush=True)
-            processes[1 - victim].wait()
-            shutil.rmtree(killed)  # from the beginning
-            continue
         except subprocess.TimeoutExpired:
             processes[victim].kill()
+        else:
+            processes[1 - victim].wait()
+            compare()
+            shutil.rmtree(killed)  # the next one starts from the beginning
+            continue
         began = time.monotonic()
         status = processes[1 - victim].wait(120)
+        processes[victim].wait()
         done += 1
-        line = last_line(killed, 1 - victim)
+        saved = steps_saved(killed) if (killed / "checkpoints").exists() else []
         print(
-            f"kill {done}: process {victim} after {after:.1f} s; the other ended after {time.monotonic() - began:.1f} s "
-            f"with status {status}: {line}; saved: {steps_saved(killed) if (killed / 'checkpoints').exists() else []}",
+            f"kill {done}: process {victim} after {after:.1f} of {whole:.1f} s; the other ended {time.monotonic() - began:.1f} s later with "
+            f"status {status}; saved {saved}: {last_line(killed, 1 - victim)}",
             flush=True,
         )
-    statuses = run(killed, **options)
-    one, other = state(undisturbed, 60), state(killed, 60)
-    same = one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-    print(f"finished: statuses {statuses}; {len(one)} arrays equal to the bit: {same}", flush=True)
+    print(f"statuses of the last start: {run(killed, **options)}", flush=True)
+    compare()
 
 
 def signals(root, _):
