@@ -25,6 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from etils import epath
 from orbax import checkpoint as ocp
@@ -102,21 +103,13 @@ def metrics(folder, kind="train"):
 
 def state(folder, step):
     """{name: array} of a checkpoint."""
-    tree = ocp.StandardCheckpointer().restore(epath.Path(folder).absolute() / "checkpoints" / str(step) / "state")
-    leaves = {}
-
-    def visit(name, node):
-        children = (
-            node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else None
-        )
-        if children is None:
-            leaves[name] = np.asarray(node)
-        else:
-            for key, child in children:
-                visit(f"{name}/{key}", child)
-
-    visit("", tree)
-    return leaves
+    path, reader = epath.Path(folder).absolute() / "checkpoints" / str(step) / "state", ocp.StandardCheckpointer()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), reader.metadata(path).item_metadata.tree
+    )
+    leaves = jax.tree_util.tree_flatten_with_path(reader.restore(path, target))[0]
+    return {jax.tree_util.keystr(keys): np.asarray(leaf) for keys, leaf in leaves}
 
 
 def steps_saved(folder):
@@ -190,8 +183,8 @@ def kills(root, arguments):
         done += 1
         saved = steps_saved(killed) if (killed / "checkpoints").exists() else []
         print(
-            f"kill {done}: process {victim} after {after:.1f} of {whole:.1f} s; the other ended {time.monotonic() - began:.1f} s later with "
-            f"status {status}; saved {saved}: {last_line(killed, 1 - victim)}",
+            f"kill {done}: process {victim} after {after:.1f} of {whole:.1f} s; the other ended {time.monotonic() - began:.1f} s later "
+            f"with status {status}; saved {saved}: {last_line(killed, 1 - victim)}",
             flush=True,
         )
     print(f"statuses of the last start: {run(killed, **options)}", flush=True)

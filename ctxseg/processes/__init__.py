@@ -4,7 +4,7 @@ With a single process, `gather` returns its own contents, and `is_first` is true
 """
 
 import contextlib
-import io
+import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -39,12 +39,12 @@ def joined(
     Raises:
         UserError: see `meeting.meet`.
     """
-    import jax  # here, as it takes seconds
-
     global _link, _hosts
     if launch is None:
         yield
         return
+    import jax  # here, as it takes seconds
+
     _link, runtime = meeting.meet(launch, timeout, identity)
     interrupts.cleanups.append(_link.fail)
     _hosts = [host.decode() for host in gather(socket.gethostname().encode())]
@@ -114,5 +114,5 @@ def await_cause() -> None:
 
 @contextlib.contextmanager
 def _silent():
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
         yield
