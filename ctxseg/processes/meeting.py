@@ -52,9 +52,12 @@ class _Meeting:
         self._launch, self._identity = launch, dict(identity)
         self._peers, self._refused = {}, []
         self._changed = threading.Condition()
-        host, port = check_address(launch.coordinator)
+        _, port = check_address(launch.coordinator)
+        both = socket.has_dualstack_ipv6()
         try:
-            self._listener = socket.create_server(("", port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+            self._listener = socket.create_server(
+                ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+            )
         except OSError as e:
             raise UserError(
                 f"--coordinator={launch.coordinator}: process 0 cannot use port {port} ({os.strerror(e.errno)}); if another run, or "

@@ -21,9 +21,9 @@ def lines(monkeypatch):
     return lines
 
 
-def meet(*processes, timeout=20.0):
+def meet(*processes, timeout=20.0, host="127.0.0.1"):
     """The result of `meeting.meet` in each process, or its UserError. `processes`: (index, count, identity)."""
-    coordinator = relay.free_address()
+    coordinator = f"{host}:{relay.free_address().rpartition(':')[2]}"
 
     def one(index, count, identity):
         try:
@@ -47,6 +47,12 @@ def test_processes_exchange_data_and_end(lines):
         for peer in link._peers:
             peer.connection.close()
     assert lines.empty()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_ipv6(lines):
+    one, other = meet((0, 2, {}), (1, 2, {}), host="[::1]")
+    assert one[0].index == 0 and other[0].index == 1
 
 
 def test_the_end_of_a_process_ends_all_with_its_line(lines):
