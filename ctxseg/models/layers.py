@@ -109,8 +109,8 @@ class Norm(nn.Module):
         if not self.is_initializing() and x.shape[:3] == (1, 1, 1) and (not axis_name or lax.axis_size(axis_name) == 1):
             sections = [section for section in ("context", "connections") if section in self.path]
             raise UserError(
-                f"config.train.batch_size is 1, but {'/'.join(self.path)} normalises a map of one position over its batch, so all values "
-                "would be 0: set it to 2 or more"
+                f"config.train.batch_size / config.train.micro_batches is 1, but {'/'.join(self.path)} normalises a map of one position "
+                "over that many images, so all values would be 0: make it 2 or more"
                 + "".join(f", or config.model.{section}.norm to none" for section in sections)
             )
         y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name, self.epsilon)
