@@ -399,7 +399,7 @@ REFUSED = {
     "model.frozen=backbone/stem": "config.model.frozen .*config.model.pretrained",
     "optimizer.rates=backbone/stam=2": "config.optimizer.rates has 'backbone/stam'.*backbone/stem",
     "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5.*less than 1",
-    "train.batch_size=1": "config.train.batch_size is 1.*context/pool1/norm",
+    "train.batch_size=1": "config.train.batch_size .* is 1.*context/pool1/norm",
 }
 
 
