@@ -1,6 +1,7 @@
 """Convolution, normalisation and dropout layers.
 
-Maps are `[B,h,w,C]`. Parameters and batch statistics are float32; computation is in `dtype`.
+Maps are `[B,h,w,C]`. Parameters and batch statistics are float32; computation is in `dtype`. Sums of many values are float32 in any case:
+bfloat16 has 8 significant bits, so adding ones stops at 256. The gradient of a value that is used at many positions is such a sum too.
 """
 
 import fnmatch
@@ -49,8 +50,14 @@ class Conv(nn.Module):
         convolution = convolve_depthwise if self.depthwise else convolve
         y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation, self.before)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+            # The bias is added in float32, since its gradient is a sum over all positions.
+            y = (y + self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)).astype(self.dtype)
         return y
+
+
+def promote_all_but_bias(inputs, kernel, bias, dtype):
+    """`promote_dtype` of flax's dense layers that leaves the bias, and so the result, in float32, since the bias's gradient is a sum."""
+    return inputs.astype(dtype), kernel.astype(dtype), bias
 
 
 EPSILON, MOMENTUM = 1e-5, 0.9

@@ -30,7 +30,7 @@ class ModelFields:
     """The network as a whole.
 
     Attributes:
-        dtype: type of the computation; parameters are always float32.
+        dtype: type of the network's computation; parameters, losses, batch statistics and the memory are always float32.
         pretrained: weights to start from: a file, a run (RUN or RUN/checkpoints/STEP), an export, or an installed set: efficientnet_lite0.
         frozen: name prefixes of parameters that pretrained weights fill and that are not trained, such as "backbone/res2"; * stands for
             any text: "backbone/*/norm" is the batch normalisation of the backbone.
