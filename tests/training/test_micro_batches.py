@@ -125,7 +125,8 @@ def test_each_micro_batch_has_its_own_statistics_and_dropout(batch):
 
 def test_the_loss_of_a_detector_is_the_mean_over_micro_batches():
     rng = np.random.default_rng(0)
-    deltas, masks, yes = rng.normal(size=(2, 5, 4)), rng.normal(size=(2, 5, 6, 6)), np.ones((2, 5), bool)
+    deltas, masks = (rng.normal(size=size).astype(np.float32) for size in ((2, 5, 4), (2, 5, 6, 6)))
+    yes = np.ones((2, 5), bool)
     output = DetectorOutput(
         SampledAnchors(deltas[..., 0], deltas, 0 * deltas, yes, yes),
         SampledBoxes(deltas[..., :3], deltas[:, :, None], yes.astype(np.int32), 0 * deltas, yes, yes),
