@@ -21,6 +21,17 @@ def check_batch_size(field: str, batch_size: int) -> None:
         raise UserError(f"config.{field} is {batch_size}, which cannot be split evenly over {n} devices; try {nearest}")
 
 
+def check_micro_batches(count: int, batch_size: int) -> None:
+    """UserError if each device's part of a batch of `batch_size` images cannot be split into `count` equal micro-batches."""
+    images = batch_size // jax.device_count()
+    if images % count:
+        *divisors, last = (str(n) for n in range(1, images + 1) if images % n == 0)
+        raise UserError(
+            f"config.train.micro_batches is {count}, but each device has {images} of the {batch_size} images of config.train.batch_size, "
+            f"which cannot be split evenly: set it to {', '.join(divisors)}{' or ' if divisors else ''}{last}"
+        )
+
+
 def parallel(function, donate: tuple[int, ...] = (), static: tuple[int, ...] = ()):
     """`function(state, batch)`, compiled to run on every local device, over the axis `AXIS`.
 

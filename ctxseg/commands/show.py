@@ -25,7 +25,7 @@ def show(config) -> None:
     config = pretrained.resolve(config)
     class_names = data.metadata(config.data)["class_names"]
     checks.check_fields(config, class_names)
-    if config.train.batch_size == 1:
+    if config.train.batch_size == config.train.micro_batches:
         checks.check_network(config, class_names)
     model = create_model(config.model, len(class_names))
     arguments = model.example(config.data.crop)

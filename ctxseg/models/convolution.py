@@ -10,6 +10,8 @@ XLA's CPU backend computes the gradient of a kernel several times slower than th
 - the gradient of any other kernel is k·l matrix products, one per tap;
 - a depthwise convolution and its gradients are sums of k·l shifted maps.
 
+In bfloat16, Winograd's transforms would make the rounding errors five times as large, so a 3×3 convolution is then treated as any other.
+
 `benchmarks/train_step.py` measures the time that this saves.
 """
 
@@ -114,6 +116,7 @@ convolve_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 def _depthwise_kernel_gradient(x, kernel, dy, stride, dilation, before):
     """One row of `dy` at a time: the products of a row fit in the cache, but those of the whole map would be written to memory."""
+    x, dy = (a.astype(_sum_dtype(a)) for a in (x, dy))
     x = materialize(jnp.pad(x, ((0, 0), *_padding(kernel, dilation, before), (0, 0))))
     width = (dy.shape[2] - 1) * stride + 1
     down, across = (range(0, k * dilation, dilation) for k in kernel.shape[:2])
@@ -124,7 +127,13 @@ def _depthwise_kernel_gradient(x, kernel, dy, stride, dilation, before):
         taps = [[(rows[:, a, b : b + width : stride] * row).sum((0, 1)) for b in across] for a in down]
         return total + jnp.stack([jnp.stack(line) for line in taps])[:, :, None], None
 
-    return lax.scan(add_row, jnp.zeros_like(kernel), jnp.arange(dy.shape[1]))[0]
+    total = jnp.zeros(kernel.shape, _sum_dtype(kernel))
+    return lax.scan(add_row, total, jnp.arange(dy.shape[1]))[0].astype(kernel.dtype)
+
+
+def _sum_dtype(x):
+    """The dtype in which many values of `x` are added: float32 for bfloat16."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def tensorflow_padding(kernel_size: int, stride: int) -> int:
@@ -190,9 +199,10 @@ def _shifted(x, kernel, shape, stride, dilation, before):
 def _shifted_sum(x, kernel, stride, dilation, before):
     b, *size, c = x.shape
     taps = _shifted(x, kernel, (b, *(-(-n // stride) for n in size), c), stride, dilation, before)
+    kernel = kernel.astype(_sum_dtype(kernel))
     return sum(
         x * w for row, weights in zip(taps, kernel[:, :, 0], strict=True) for x, w in zip(row, weights, strict=True)
-    )
+    ).astype(x.dtype)
 
 
 def _cpu(x, kernel, stride, dilation, before):
@@ -235,9 +245,10 @@ def _cpu_kernel_gradient(x, kernel, dy, stride, dilation, before):
 
 
 def _winograd_pays(kernel, stride, before):
-    """Whether the saved products (∝ I·O) outweigh the transforms (∝ I+O). The bound was measured."""
+    """Whether the saved products (∝ I·O) outweigh the transforms (∝ I+O), which was measured. Not in bfloat16, see above."""
     *size, i, o = kernel.shape
-    return size == [3, 3] and stride == 1 and before is None and i * o >= 32 * (i + o)
+    exact = kernel.dtype != jnp.bfloat16
+    return exact and size == [3, 3] and stride == 1 and before is None and i * o >= 32 * (i + o)
 
 
 def _matmul(x, w):

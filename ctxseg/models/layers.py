@@ -1,6 +1,7 @@
 """Convolution, normalisation and dropout layers.
 
-Maps are `[B,h,w,C]`. Parameters and batch statistics are float32; computation is in `dtype`.
+Maps are `[B,h,w,C]`. Parameters and batch statistics are float32; computation is in `dtype`. Sums of many values are float32 in any case:
+bfloat16 has 8 significant bits, so adding ones stops at 256. The gradient of a value that is used at many positions is such a sum too.
 """
 
 import fnmatch
@@ -49,8 +50,14 @@ class Conv(nn.Module):
         convolution = convolve_depthwise if self.depthwise else convolve
         y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation, self.before)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+            # The bias is added in float32, since its gradient is a sum over all positions.
+            y = (y + self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)).astype(self.dtype)
         return y
+
+
+def promote_all_but_bias(inputs, kernel, bias, dtype):
+    """`promote_dtype` of flax's dense layers that leaves the bias, and so the result, in float32, since the bias's gradient is a sum."""
+    return inputs.astype(dtype), kernel.astype(dtype), bias
 
 
 EPSILON, MOMENTUM = 1e-5, 0.9
@@ -109,8 +116,8 @@ class Norm(nn.Module):
         if not self.is_initializing() and x.shape[:3] == (1, 1, 1) and (not axis_name or lax.axis_size(axis_name) == 1):
             sections = [section for section in ("context", "connections") if section in self.path]
             raise UserError(
-                f"config.train.batch_size is 1, but {'/'.join(self.path)} normalises a map of one position over its batch, so all values "
-                "would be 0: set it to 2 or more"
+                f"config.train.batch_size / config.train.micro_batches is 1, but {'/'.join(self.path)} normalises a map of one position "
+                "over that many images, so all values would be 0: make it 2 or more"
                 + "".join(f", or config.model.{section}.norm to none" for section in sections)
             )
         y, batch_mean, batch_var = batch_norm(x, scale, bias, axis_name, self.epsilon)

@@ -10,6 +10,7 @@ training batches before the first step, and `update` changes it after each step.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -32,6 +33,9 @@ Memory = dict[str, Float[Array, "k c"] | Bool[Array, " k"]]
 Sample = dict[str, UInt32[Array, " k"] | Float[Array, "k c"]]
 # {"count", "length", "direction"}: sums over the pixels of each class.
 Sums = dict[str, Float[Array, " k"] | Float[Array, "k c"]]
+
+# Of the memory's sums. By default, GPUs and TPUs round the factors of float32 products to fewer bits.
+_einsum = partial(jnp.einsum, precision="highest")
 
 
 class CrossAttention(nn.Module):
@@ -186,8 +190,8 @@ class FeatureMemory(nn.Module):
         both = jnp.concatenate([r, beyond], axis=-1)
         if self.fusion == "concat":
             return self.conv(self.channels, 3, name="fuse_beyond")(both, train)
-        weights = nn.softmax(Conv(2, 1, dtype=self.dtype, name="weights")(both))
-        return weights[..., :1] * r + weights[..., 1:] * beyond
+        weights = nn.softmax(Conv(2, 1, dtype=self.dtype, name="weights")(both).astype(jnp.float32))
+        return (weights[..., :1] * r + weights[..., 1:] * beyond).astype(r.dtype)
 
 
 def momentum(step, steps: int, initial: float = 0.9, power: float = 0.9):
@@ -232,12 +236,12 @@ def update(
         r, label = row
         member = jax.nn.one_hot(label, classes, dtype=jnp.float32)  # all 0 for an ignored pixel
         norm = jnp.maximum(jnp.linalg.norm(r, axis=-1, keepdims=True), 1e-12)
-        weights = member * (1 - jnp.einsum("bwc,kc->bwk", r / norm, unit))
+        weights = member * (1 - _einsum("bwc,kc->bwk", r / norm, unit))
         new = {
             "count": member.sum((0, 1)),
-            "sum": jnp.einsum("bwk,bwc->kc", member, r),
+            "sum": _einsum("bwk,bwc->kc", member, r),
             "weight": weights.sum((0, 1)),
-            "weighted": jnp.einsum("bwk,bwc->kc", weights, r),
+            "weighted": _einsum("bwk,bwc->kc", weights, r),
         }
         return jax.tree.map(jnp.add, sums, new), None
 
@@ -282,7 +286,7 @@ def sample(
     chosen = chosen.at[flat_labels].min(position, mode="drop")
     image, y, x = jnp.unravel_index(jnp.minimum(chosen, flat.size - 1), labels.shape)
     rows, columns = (jnp.asarray(interpolation(n, m)) for n, m in zip(pixels.shape[1:3], (height, width), strict=True))
-    r = jnp.einsum("kh,kw,khwc->kc", rows[y], columns[x], pixels.astype(jnp.float32)[image])
+    r = _einsum("kh,kw,khwc->kc", rows[y], columns[x], pixels.astype(jnp.float32)[image])
     local = jnp.where(chosen < flat.size, best, 0)
     if axis_name is None:
         return {"draw": local, "pixel": jnp.where((local > 0)[:, None], r, 0)}
@@ -323,8 +327,8 @@ def cluster(
         norm = jnp.linalg.norm(r, axis=-1)
         new = {
             "count": member.sum((0, 1)),
-            "length": jnp.einsum("bwk,bw->k", member, norm),
-            "direction": jnp.einsum("bwk,bwc->kc", member, r / jnp.maximum(norm, 1e-12)[..., None]),
+            "length": _einsum("bwk,bw->k", member, norm),
+            "direction": _einsum("bwk,bwc->kc", member, r / jnp.maximum(norm, 1e-12)[..., None]),
         }
         return jax.tree.map(jnp.add, sums, new), None
 
@@ -354,7 +358,7 @@ def _zero_sums(bank):
 def _over_rows(add, sums, pixels, labels):
     """Scans `add` over the rows of the labels. It gets the representations, interpolated to the row, and the labels: `[B,W,C]`, `[B,W]`."""
     height, width = labels.shape[1:3]
-    across = jnp.einsum("bhwc,Ww->hbWc", pixels.astype(jnp.float32), interpolation(pixels.shape[2], width))
+    across = _einsum("bhwc,Ww->hbWc", pixels.astype(jnp.float32), interpolation(pixels.shape[2], width))
     rows = jnp.asarray(interpolation(pixels.shape[1], height))
     nearest = rows.argmax(1)
 
@@ -364,6 +368,6 @@ def _over_rows(add, sums, pixels, labels):
         inside = (near >= 0) & (near < pixels.shape[1])
         near = jnp.clip(near, 0, pixels.shape[1] - 1)
         weights = jnp.where(inside, rows[y, near], 0)
-        return add(sums, (jnp.einsum("n,nbwc->bwc", weights, across[near]), labels[:, y]))
+        return add(sums, (_einsum("n,nbwc->bwc", weights, across[near]), labels[:, y]))
 
     return lax.scan(step, sums, jnp.arange(height))[0]

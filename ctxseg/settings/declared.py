@@ -30,7 +30,7 @@ class ModelFields:
     """The network as a whole.
 
     Attributes:
-        dtype: type of the computation; parameters are always float32.
+        dtype: type of the network's computation; parameters, losses, batch statistics and the memory are always float32.
         pretrained: weights to start from: a file, a run (RUN or RUN/checkpoints/STEP), an export, or an installed set: efficientnet_lite0.
         frozen: name prefixes of parameters that pretrained weights fill and that are not trained, such as "backbone/res2"; * stands for
             any text: "backbone/*/norm" is the batch normalisation of the backbone.
@@ -134,6 +134,9 @@ class TrainFields:
         split: split of the data set on which the run trains; several are joined by +, as in "fold1+fold2".
         steps: number of optimiser updates.
         batch_size: images per step, over all devices.
+        micro_batches: number of parts into which each device splits its images of a step, to need less memory. The update is that of the
+            whole batch, but each part has its own batch statistics and dropout; a detector's loss is the mean over the parts, since its
+            counts depend on the boxes that a part samples.
         log_every: steps between lines of the log; none: a line only when the run is evaluated or saved.
         loggers: loggers besides metrics.jsonl: tensorboard, or package.module:Class.
         eval_every: steps between evaluations on the validation split; none: only at the end.
@@ -144,6 +147,7 @@ class TrainFields:
     split: str = "train"
     steps: Annotated[int, Bound(minimum=1, maximum=2**31 - 1)] = 600  # a 32-bit counter
     batch_size: Count = 16
+    micro_batches: Count = 1
     log_every: Annotated[Whole, OFF] = 20
     loggers: Annotated[tuple, OFF] = ("tensorboard",)
     eval_every: Annotated[Whole, OFF] = 0

@@ -1,5 +1,6 @@
 """Semantic segmentation: a class for every pixel, scored by mIoU."""
 
+import inspect
 from collections.abc import Sequence
 from functools import partial
 
@@ -22,7 +23,7 @@ create_prediction = label_maps.create_prediction
 
 
 def check(config, class_names: Sequence[str]) -> None:
-    """Raises UserError for invalid super-pixels, augmentation, protocol, or name of the loss."""
+    """Raises UserError for invalid super-pixels, augmentation, protocol, or name of the loss, or a loss that micro-batches cannot use."""
     superpixels.check(config.data.superpixels)
     if not config.data.crop:
         raise UserError(
@@ -43,7 +44,12 @@ def check(config, class_names: Sequence[str]) -> None:
                 f"config.data.superpixels is {segments}; expected at most {maximum}, "
                 f"the limit of config.model.{section}, whose fields --mode=show lists"
             )
-    find("loss.name", config.loss.name, losses.LOSSES)
+    loss = find("loss.name", config.loss.name, losses.LOSSES)
+    if config.train.micro_batches > 1 and "counted" not in inspect.signature(loss).parameters:
+        raise UserError(
+            f"config.loss.name is {config.loss.name}, which has no argument `counted`, but config.train.micro_batches is "
+            f"{config.train.micro_batches}: set it to 1, or add the argument, see `losses.cross_entropy`"
+        )
 
 
 def training_source(config, builder) -> pipeline.Source:

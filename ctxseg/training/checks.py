@@ -21,6 +21,7 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
     """
     declared.check_all(config)
     devices.check_batch_size("train.batch_size", config.train.batch_size)
+    devices.check_micro_batches(config.train.micro_batches, config.train.batch_size)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     task_of(config).check(config, class_names)
     for name in config.train.loggers:
@@ -35,7 +36,8 @@ def check_network(config, class_names: Sequence[str]) -> None:
     state = jax.eval_shape(
         lambda: create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
     )
-    if config.train.batch_size == 1:  # batch normalisation of a 1×1 map would have a single value per channel
+    # With one image at a time, batch normalisation of a 1×1 map would have a single value per channel.
+    if config.train.batch_size == config.train.micro_batches:
 
         def forward(variables):
             rngs = {"dropout": jax.random.PRNGKey(0)}

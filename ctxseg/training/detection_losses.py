@@ -38,8 +38,13 @@ def total(output: DetectorOutput, config, axis_name: str | None = None) -> tuple
     return sum(config[name] * loss for name, loss in parts.items()), parts
 
 
-def of_batch(model, variables, batch: dict, rng, config, axis_name: str | None = None):
-    """The loss of instance segmentation on a training batch.
+def of_batch(
+    model, variables, batch: dict, rng, config, axis_name: str | None = None, whole: dict | None = None
+) -> tuple[Float[Array, ""], tuple]:
+    """The loss of instance segmentation on a training batch, or the share of one of its micro-batches.
+
+    The counts that divide the losses depend on the sampled boxes, which are known for only one micro-batch at a time. So each micro-batch
+    is divided by its own counts, and the loss of the batch is the mean over micro-batches.
 
     Args:
         model: a detector.
@@ -48,6 +53,7 @@ def of_batch(model, variables, batch: dict, rng, config, axis_name: str | None =
         rng: key from which anchors and proposals are drawn, and the dropout of the backbone, if it has one.
         config: `config.loss`.
         axis_name: as in `losses`.
+        whole: this device's whole batch, if `batch` is a micro-batch of it; else None.
 
     Returns:
         This device's share of the loss, and the updated batch statistics and None, as detectors have no memory.
@@ -61,7 +67,9 @@ def of_batch(model, variables, batch: dict, rng, config, axis_name: str | None =
         rngs={"sample": rng, "dropout": rng},
         mutable=["batch_stats"],
     )
-    return total(output, config, axis_name)[0], (updated, None)
+    loss, _ = total(output, config, axis_name)
+    parts = 1 if whole is None else len(whole["image"]) // len(batch["image"])
+    return loss if parts == 1 else loss / parts, (updated, None)
 
 
 def rpn_class(rpn: SampledAnchors, axis_name: str | None = None) -> Float[Array, ""]:

@@ -46,7 +46,7 @@ def train(config, folder: str) -> dict:
     class_names = builder.info.metadata["class_names"]
     source = task.training_source(config, builder)
     new_batches = partial(task.training_batches, config, source, class_names)
-    if config.train.batch_size == 1:
+    if config.train.batch_size == config.train.micro_batches:
         check_network(config, class_names)
     batches = new_batches()
     model = create_model(config.model, len(class_names), axis_name=devices.AXIS)
@@ -76,7 +76,8 @@ def train(config, folder: str) -> dict:
             print(f"{folder}: {status}", flush=True)
         elif model.memory and model.memory.filling and not (report and report.has("memory")):
             epoch = math.ceil(len(source) / config.train.batch_size)
-            state = fill_memory(model, state, new_batches(), min(model.memory.filling, epoch))
+            filling = min(model.memory.filling, epoch)
+            state = fill_memory(model, state, new_batches(), filling, config.train.micro_batches)
         log = metrics_log.MetricsLog(folder, config.train.loggers) if first_process else None
         if log:
             log.truncate(first)

@@ -279,6 +279,8 @@ BAD_VALUES = {
     "train.steps=0": "config.train.steps is 0.*at least 1",
     "train.steps=-5": "config.train.steps is -5.*at least 1",
     "train.batch_size=0": "config.train.batch_size is 0.*at least 1",
+    "train.micro_batches=0": "config.train.micro_batches is 0.*at least 1",
+    "train.micro_batches=3": "config.train.micro_batches is 3.* each device has 4 .*config.train.batch_size.*1, 2 or 4",
     "train.keep=0": "config.train.keep is 0.*at least 1",
     "train.log_every=-1": "config.train.log_every is -1.*at least 0",
     "train.eval_every=-1": "config.train.eval_every is -1.*at least 0",
@@ -397,7 +399,7 @@ REFUSED = {
     "model.frozen=backbone/stem": "config.model.frozen .*config.model.pretrained",
     "optimizer.rates=backbone/stam=2": "config.optimizer.rates has 'backbone/stam'.*backbone/stem",
     "optimizer.momentum=1.5": "config.optimizer.momentum is 1.5.*less than 1",
-    "train.batch_size=1": "config.train.batch_size is 1.*context/pool1/norm",
+    "train.batch_size=1": "config.train.batch_size .* is 1.*context/pool1/norm",
 }
 
 

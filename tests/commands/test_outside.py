@@ -109,6 +109,10 @@ def test_parts_from_outside_the_package(tmp_path, monkeypatch):
     ]  # fmt: skip
     out = call("--config=configs/fcn.py", "--mode=show", *settings)
     assert "config.model.context.levels = ['res5']" in out and "config.model.context.slope = 0.5" in out
+    with pytest.raises(
+        UserError, match="config.loss.name is outside_parts:doubled.*`counted`.*config.train.micro_batches is 2"
+    ):
+        call("--config=configs/fcn.py", "--mode=show", *settings, "--config.train.micro_batches=2")
     call("--config=configs/fcn.py", "--mode=sweep", *settings, f"--workdir={tmp_path}/sweep")
     (run,) = (path.parent for path in (tmp_path / "sweep").glob("*/config.json"))
     assert (run / "lines.txt").read_text().splitlines() == [

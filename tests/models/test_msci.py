@@ -10,7 +10,7 @@ import pytest
 from ctxseg.configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
-from ctxseg.models.context.msci import MSCI, adjacency, cell_regions, region_sums
+from ctxseg.models.context.msci import MSCI, adjacency, cell_regions, region_sums, spread
 from ctxseg.models.layers import ConvNorm
 from tests.models.gradients import check_against, random_like
 from tests.references import msci_numpy, zigzag_numpy
@@ -100,7 +100,10 @@ def test_centre_of_a_cell_is_pixel_i_times_stride():
 
 def test_sums_over_many_cells_are_exact_in_bfloat16():
     f = jnp.ones((1, 40, 40, 1), jnp.bfloat16)
-    assert region_sums(f, jnp.zeros((1, 40, 40), int), 1).item() == 1600
+    cells = jnp.zeros((1, 40, 40), int)
+    assert region_sums(f, cells, 1).item() == 1600
+    gradient = jax.grad(lambda r: spread(r, cells).sum())(jnp.zeros((1, 1, 1), jnp.bfloat16))
+    assert gradient.item() == 1600
 
 
 def test_adjacency_matches_the_reference():
@@ -169,7 +172,7 @@ def test_message_names_the_faulty_stage(connections, context, side, message):
         variables = model.init(rng, jnp.zeros((*size, 3)), regions)
         return model.apply(variables, jnp.zeros((*size, 3)), regions, train=True, mutable=["batch_stats"])
 
-    with pytest.raises(UserError, match=rf"^(config\.train\.batch_size is 1.*)?config\.model\.{message}"):
+    with pytest.raises(UserError, match=rf"^(config\.train\.batch_size .* is 1.*)?config\.model\.{message}"):
         jax.eval_shape(step, jax.random.PRNGKey(0))
 
 

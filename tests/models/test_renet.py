@@ -32,6 +32,24 @@ def test_layer_matches_the_reference(cell, vertical):
     check_against(lambda params, x: layer.apply({"params": params}, x), reference, layer, x)
 
 
+def test_the_state_of_an_lstm_is_a_sum_over_a_line_in_bfloat16_too():
+    """512 equal terms, each of which is less than half of the sum's last digit in bfloat16 after the first 256."""
+    layer = renet.ReNetLayer(1, True, "lstm", jnp.bfloat16)
+    params = {"input_kernel": jnp.zeros((2, 1, 4)), "recurrent_kernel": jnp.zeros((2, 1, 4))}
+    params["bias"] = jnp.tile(jnp.array([20, 20, 20, 1 / 512]), (2, 1))  # all gates are open
+    y = layer.apply({"params": params}, jnp.zeros((1, 512, 1, 1)))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y[0, [-1, 0], 0, [0, 1]].astype(jnp.float32), np.tanh(1), rtol=0.01)
+
+
+@pytest.mark.parametrize("cell", renet.CELLS)
+def test_every_cell_computes_in_bfloat16(cell):
+    y, variables = renet.ReNetLayer(2, True, cell, jnp.bfloat16).init_with_output(
+        jax.random.key(0), jnp.ones((1, 3, 2, 2), jnp.bfloat16)
+    )
+    assert y.dtype == jnp.bfloat16 and {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
 def test_groups_patches_and_levels_match_the_reference():
     """Two L2-normalised and concatenated maps; patches that do not divide the map's size; two groups."""
     rng = np.random.default_rng(0)

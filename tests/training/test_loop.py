@@ -87,7 +87,7 @@ def test_memory_is_filled_only_before_the_first_step(camvid, tmp_path, monkeypat
     config.model.memory.update({"name": "mcibi", "channels": 4, "first": first})
     calls = []
 
-    def fill(model, state, batches, count):
+    def fill(model, state, batches, count, micro_batches):
         calls.append(count)
         return state.replace(memory={"memory": {k: x + 1 for k, x in state.memory["memory"].items()}})
 
@@ -106,10 +106,10 @@ def test_memory_is_filled_only_before_the_first_step(camvid, tmp_path, monkeypat
     assert calls == [batches] * bool(batches) + [(0, bank), (1, bank)]
 
 
-def network_error(module, batch_size, **context):
+def network_error(module, batch_size, micro_batches=1, **context):
     """The message if a small network of a system cannot train with such a batch, or None."""
     config = module.get_config()
-    config.data.crop, config.train.batch_size = (32, 32), batch_size
+    config.data.crop, config.train.batch_size, config.train.micro_batches = (32, 32), batch_size, micro_batches
     config.model.backbone.width = 2
     config.model.context.update({"channels": 2} | context)
     try:
@@ -121,9 +121,13 @@ def network_error(module, batch_size, **context):
 def test_batch_normalisation_of_a_single_value_is_an_error():
     """Pooling the whole image gives such a value for a batch of one image."""
     message = network_error(pspnet, 1)
-    assert re.match(r"config\.train\.batch_size is 1.*context/pool1/norm.*\b2\b.*context\.norm .*none$", message)
+    assert re.match(
+        r"config\.train\.batch_size / config\.train\.micro_batches is 1.*context/pool1/norm.*\b2\b.*context\.norm .*none$",
+        message,
+    )
     assert "context/mean/norm" in network_error(deeplabv3, 1)
     assert network_error(pspnet, 2) is None
+    assert "context/pool1/norm" in network_error(pspnet, 2, micro_batches=2)
     assert network_error(pspnet, 1, norm="none") is None
     assert network_error(pspnet, 1, bins=(2,)) is None
     assert network_error(fcn, 1) is None

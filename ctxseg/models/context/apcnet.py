@@ -36,7 +36,8 @@ class AdaptiveContext(nn.Module):
         cells = conv1x1(average_pool(x, (self.bins, self.bins)), "pool")
         cells = cells.reshape(x.shape[0], self.bins**2, self.channels)
         x = conv1x1(x, "reduce")
-        whole = conv1x1(average_pool(x, (1, 1)), "global")
+        # Added in float32, since the gradient of the vector is a sum over all positions.
+        whole = conv1x1(average_pool(x, (1, 1)), "global").astype(jnp.float32)
         affinity = nn.sigmoid(Conv(self.bins**2, 1, dtype=self.dtype, name="affinity")(x + whole))
         z = conv1x1(jnp.einsum("bhwk,bkc->bhwc", affinity, cells), "residual")
         return conv1x1(relu(z + x), "fuse")

@@ -70,7 +70,7 @@ class CCNet(nn.Module):
             Conv(n, 1, dtype=self.dtype, name=name)
             for name, n in (("query", keys), ("key", keys), ("value", self.channels))
         )
-        gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32).astype(y.dtype)
+        gamma = self.param("gamma", nn.initializers.zeros, (), jnp.float32)
         for _ in range(self.recurrence):
-            y = gamma * criss_cross(query(y), key(y), value(y)) + y
+            y = (gamma * criss_cross(query(y), key(y), value(y)) + y).astype(y.dtype)
         return joined(x, y, self.conv, self.channels, 3, self.norm, train), {}

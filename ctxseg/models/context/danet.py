@@ -52,8 +52,8 @@ class DANet(nn.Module):
         branches = []
         for name, attend in (("position", self._position), ("channel", channel_attention)):
             y = self.conv(self.channels, 3, norm=self.norm, name=f"{name}_reduce")(x, train)
-            gamma = self.param(f"{name}_gamma", nn.initializers.zeros, (), jnp.float32).astype(y.dtype)
-            y = gamma * attend(y) + y
+            gamma = self.param(f"{name}_gamma", nn.initializers.zeros, (), jnp.float32)
+            y = (gamma * attend(y) + y).astype(y.dtype)
             branches.append(self.conv(self.channels, 3, norm=self.norm, name=f"{name}_out")(y, train))
         return sum(branches), {}
 

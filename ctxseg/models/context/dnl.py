@@ -31,10 +31,12 @@ def disentangled(
     positions to attend to; None for all.
     """
     counts = None if mask is None else mask[..., None]
-    query, key = (x - jnp.mean(x, 1, keepdims=True, where=counts) for x in (query, key))
+    dtype = jnp.promote_types(value.dtype, jnp.float32)
+    query, key = (x.astype(dtype) for x in (query, key))
+    query, key = ((x - jnp.mean(x, 1, keepdims=True, where=counts)).astype(value.dtype) for x in (query, key))
     pairwise = attention(query, key, value, scale=query.shape[-1] ** -0.5 / temperature, mask=mask)
     weights = jax.nn.softmax(unary.astype(jnp.float32), axis=1, where=counts).astype(value.dtype)
-    return pairwise + jnp.einsum("bmo,bmc->boc", weights, value)
+    return (pairwise + jnp.einsum("bmo,bmc->boc", weights, value).astype(dtype)).astype(value.dtype)
 
 
 class DNL(nn.Module):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Float
 
 from ctxseg.bounds import Count
@@ -48,5 +49,6 @@ class GlobalFC(nn.Module):
         cells = average_pool(x, (self.grid, self.grid))
         size = (1, 1) if self.kind == "image" else (self.grid, self.grid)
         layer = nn.DenseGeneral((*size, self.channels), axis=(1, 2, 3), dtype=x.dtype, name="connect")
-        y = nn.relu(layer(cells))
-        return x + resize(y, x.shape[1:3], "nearest", grid=True), {}
+        # Spread in float32, since the gradient of a vector is a sum over its positions.
+        y = nn.relu(layer(cells)).astype(jnp.float32)
+        return (x + resize(y, x.shape[1:3], "nearest", grid=True)).astype(x.dtype), {}

@@ -76,7 +76,11 @@ def region_sums(f: Float[Array, "b h w c"], cells: Int[Array, "b h w"], count: i
 
 
 def spread(r: Float[Array, "b n c"], cells: Int[Array, "b h w"]) -> Float[Array, "b h w c"]:
-    """The vector that the region of each cell has in `r`; 0 for a cell in no region."""
+    """The vector that the region of each cell has in `r`; 0 for a cell in no region.
+
+    It has at least the precision of float32, and so has its gradient, which is a sum over the cells of a region.
+    """
+    r = r.astype(jnp.promote_types(r.dtype, jnp.float32))
     ids = jnp.where((cells >= 0) & (cells < r.shape[1]), cells, r.shape[1])
     take = jax.vmap(lambda x, i: x.at[i].get(mode="fill", fill_value=0))
     return take(r, ids)
@@ -92,7 +96,8 @@ def grid_regions(shape: tuple[Any, ...], count: int) -> Regions:
 
 
 def mean_around(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """The mean over the 3×3 positions around each position; at the border, over those that are in the map."""
+    """The mean over the 3×3 positions around each position, of the same dtype; at the border, over those that are in the map."""
+    dtype, x = x.dtype, x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     def sums(x):
         for axis in (1, 2):
@@ -101,7 +106,7 @@ def mean_around(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
             x = sum(jax.lax.slice_in_dim(x, i, i + n, axis=axis) for i in range(3))
         return x
 
-    return sums(extent.clear(x)) / jnp.maximum(sums(extent.clear(jnp.ones_like(x[..., :1]))), 1)
+    return (sums(extent.clear(x)) / jnp.maximum(sums(extent.clear(jnp.ones_like(x[..., :1]))), 1)).astype(dtype)
 
 
 class Direction(nn.Module):

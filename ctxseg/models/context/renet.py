@@ -110,12 +110,13 @@ class ReNetLayer(nn.Module):
         if self.cell == "irnn":
             recurrent_init, bias_init = _identities, nn.initializers.zeros
         kernel = self.param("input_kernel", _uniform, (2, inputs, gates * d), jnp.float32).astype(self.dtype)
-        recurrent = self.param("recurrent_kernel", recurrent_init, (2, d, gates * d), jnp.float32).astype(self.dtype)
-        bias = self.param("bias", bias_init, (2, gates * d), jnp.float32).astype(self.dtype)
+        recurrent = self.param("recurrent_kernel", recurrent_init, (2, d, gates * d), jnp.float32)
+        bias = self.param("bias", bias_init, (2, gates * d), jnp.float32)
 
         sequence = x.astype(self.dtype).swapaxes(0, 1).reshape(length * b * lines, inputs)
         flat = kernel.transpose(1, 0, 2).reshape(inputs, -1)
-        projected = (sequence @ flat).reshape(length, b * lines, 2, gates * d).swapaxes(1, 2) + bias[:, None]
+        projected = (sequence @ flat).reshape(length, b * lines, 2, gates * d).swapaxes(1, 2)
+        projected = (projected + bias[:, None]).astype(self.dtype)
         # The backward direction starts at the other end.
         projected = jnp.stack([projected[:, 0], projected[::-1, 1]], axis=1)
 
@@ -124,14 +125,21 @@ class ReNetLayer(nn.Module):
             count = jnp.repeat(lengths[0 if self.vertical else 1], lines)
             inside = jnp.stack([jnp.ones((length, b * lines), bool), jnp.arange(length)[::-1, None] < count], axis=1)
 
+        # The state is float32, since it may be a sum over a line. So is the gradient of the recurrent weights.
+        state_dtype = jnp.promote_types(self.dtype, jnp.float32)
+
+        def multiply(h):
+            y = jnp.einsum("znd,zdg->zng", h.astype(self.dtype), recurrent.astype(self.dtype))
+            return y.astype(state_dtype)
+
         def scan(state, inputs):
             x, inside = inputs
-            state = step(x, lambda h: jnp.einsum("znd,zdg->zng", h, recurrent), state)
+            state = step(x, multiply, state)
             if inside is not None:
                 state = tuple(jnp.where(inside[..., None], s, 0) for s in state)
-            return state, state[0]
+            return state, state[0].astype(self.dtype)
 
-        start = (jnp.zeros((2, b * lines, d), self.dtype),) * entries
+        start = (jnp.zeros((2, b * lines, d), state_dtype),) * entries
         _, h = lax.scan(scan, start, (projected, inside))
         y = jnp.concatenate([h[:, 0], h[::-1, 1]], axis=-1).reshape(length, b, lines, 2 * d).swapaxes(0, 1)
         return y if self.vertical else y.swapaxes(1, 2)

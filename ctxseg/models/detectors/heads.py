@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int32
 
 from ctxseg.models.detectors import boxes as box_ops
-from ctxseg.models.layers import Conv, ConvNorm, relu
+from ctxseg.models.layers import Conv, ConvNorm, promote_all_but_bias, relu
 from ctxseg.models.shapes import Array
 
 MINIMUM_SIZE = 1e-2  # pixels; smaller detections are dropped, as in torchvision
@@ -43,8 +43,9 @@ class BoxHead(nn.Module):
         for i in range(1, self.layers + 1):
             x = self.conv(self.channels, 1, norm=self.norm, name=f"hidden{i}")(x, train)
         x, normal = x[:, 0, 0], nn.initializers.normal
-        scores = nn.Dense(self.num_classes + 1, kernel_init=normal(0.01), dtype=self.dtype, name="scores")(x)
-        deltas = nn.DenseGeneral((self.num_classes, 4), kernel_init=normal(0.001), dtype=self.dtype, name="deltas")(x)
+        types = {"dtype": self.dtype, "promote_dtype": promote_all_but_bias}
+        scores = nn.Dense(self.num_classes + 1, kernel_init=normal(0.01), **types, name="scores")(x)
+        deltas = nn.DenseGeneral((self.num_classes, 4), kernel_init=normal(0.001), **types, name="deltas")(x)
         return scores.astype(jnp.float32), deltas.astype(jnp.float32)
 
 
@@ -90,10 +91,10 @@ class Deconvolution(nn.Module):
         b, h, w, c = x.shape
         init = nn.initializers.he_normal(in_axis=-2, out_axis=-1, batch_axis=(0, 1))  # each value has C inputs
         kernel = self.param("kernel", init, (2, 2, c, self.features), jnp.float32).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         y = x.astype(self.dtype).reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
         y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
-        return y.reshape(b, 2 * h, 2 * w, self.features) + bias
+        return (y.reshape(b, 2 * h, 2 * w, self.features) + bias).astype(self.dtype)
 
 
 def detect(
