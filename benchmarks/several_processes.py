@@ -3,7 +3,8 @@
 python benchmarks/several_processes.py [equal kills signals faults speed] [--folder=DIR] [--kills=12]
 
 equal: FCN, MCIBI (with a clustered memory) and MSCI; one process of four devices against two of two, in float32 and in float64, and the
-    second one's run continued by one process of one device.
+    second one's run continued by one process of one device. --rate is the learning rate: at a high one, training is chaotic, and
+    differences of rounding grow in 20 steps.
 kills: SIGKILL to either process at random moments, and the same commands again until they finish, against an undisturbed run.
 signals: SIGTERM to the second process alone, while it trains, compiles and evaluates; SIGSTOP; SIGINT.
 faults: wrong coordinators, ports in use, equal indices, other configs, other data, folders that are not shared.
@@ -116,16 +117,17 @@ def steps_saved(folder):
     return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
 
 
-def equal(root, _):
+def equal(root, arguments):
+    extra = [
+        "--config.train.steps=20",
+        "--config.train.log_every=1",
+        f"--config.optimizer.learning_rate={arguments.rate}",
+    ]
     for system in SYSTEMS:
         for float64 in (False, True):
             name = f"{system}, {'float64' if float64 else 'float32'}"
             one, two = (root / f"{system}-{int(float64)}-{n}" for n in (1, 2))
-            options = {
-                "system": system,
-                "float64": float64,
-                "extra": ["--config.train.steps=20", "--config.train.log_every=1"],
-            }
+            options = {"system": system, "float64": float64, "extra": extra}
             statuses = run(one, devices=4, **options) + run(two, count=2, devices=2, **options)
             if any(statuses):
                 print(f"{name}: statuses {statuses}: {last_line(two, 0)}", flush=True)
@@ -141,9 +143,8 @@ def equal(root, _):
                 flush=True,
             )
             if not float64:
-                extra = ["--config.train.steps=20", "--config.train.log_every=1"]
                 shutil.rmtree(two / "checkpoints" / "20")
-                status = run(two, devices=1, system=system, extra=[*extra])
+                status = run(two, devices=1, system=system, extra=extra)
                 print(
                     f"{name}: continued by one process of one device: status {status}, {last_line(two, 0)}", flush=True
                 )
@@ -310,6 +311,7 @@ def main():
     checks = {"equal": equal, "kills": kills, "signals": signals, "faults": faults, "speed": speed}
     parser.add_argument("checks", nargs="*", choices=[*checks, []], default=[*checks])
     parser.add_argument("--folder", type=Path, help="where the runs are written, empty; default: a temporary folder")
+    parser.add_argument("--rate", type=float, default=0.02)
     parser.add_argument("--kills", type=int, default=12)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
