@@ -145,8 +145,13 @@ def equal(root, arguments):
             if not float64:
                 shutil.rmtree(two / "checkpoints" / "20")
                 status = run(two, devices=1, system=system, extra=extra)
+                resumed = "continuing from step 10" in log_of(two, 0)
+                continued = [metrics(two)[step]["loss"] for step in range(11, 21)]
+                relative = np.abs(np.subtract(continued, losses[0][10:])) / losses[0][10:]
                 print(
-                    f"{name}: continued by one process of one device: status {status}, {last_line(two, 0)}", flush=True
+                    f"{name}: continued from step 10 by one process of one device: {resumed}, status {status}, loss differs by at most "
+                    f"{relative.max():.1e}; {last_line(two, 0)}",
+                    flush=True,
                 )
 
 
