@@ -120,6 +120,8 @@ def steps_saved(folder):
 def equal(root, arguments):
     extra = [
         "--config.train.steps=20",
+        "--config.train.checkpoint_every=10",
+        "--config.train.keep=2",
         "--config.train.log_every=1",
         f"--config.optimizer.learning_rate={arguments.rate}",
     ]
