@@ -4,8 +4,8 @@ import tempfile
 from importlib import metadata
 
 # Programs of the tests run only once or twice, so compilation has to be fast. XLA reads these flags when the first array is created. The
-# flags after the first are set for this release only, as XLA aborts if it does not know a flag. Without fusion emitters, compilation takes
-# less than half the time. A program in one part saves a tenth: XLA compiles parts in parallel, but each costs time, and both cores are busy.
+# second flag more than halves the compilation time. The third saves a tenth of it: programs in one part cost less in all than in parts that
+# are compiled in parallel. These two are set for this release only, as XLA aborts if it does not know a flag.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"

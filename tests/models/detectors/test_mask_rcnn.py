@@ -31,7 +31,8 @@ def variables(model):
 
 @pytest.fixture(scope="module")
 def forward(model):
-    """The training forward, (variables, batch) → output in NumPy. The batch is an argument, or XLA would evaluate what depends on it alone."""
+    """The training forward, (variables, batch) → output in NumPy."""
+    # The batch is an argument: of a constant, XLA evaluates all that it can while it compiles.
     compiled = jax.jit(lambda variables, batch: example.apply(model, variables, batch)[0])
     return lambda *arguments: jax.tree.map(np.asarray, compiled(*arguments))
 
