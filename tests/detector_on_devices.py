@@ -1,14 +1,15 @@
-"""The losses of a tiny detector and their gradients on a forced number of host devices, run by `tests/models/detectors/test_mask_rcnn.py`.
+"""The losses of a tiny detector and their gradients on 1, 2 and 4 forced host devices, run by `tests/models/detectors/test_mask_rcnn.py`.
 
-python -m tests.detector_on_devices N OUT.npz
+python -m tests.detector_on_devices FOLDER
 """
 
 import os
 import sys
+from pathlib import Path
 
 if __name__ == "__main__":
-    count, out = int(sys.argv[1]), sys.argv[2]
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={count}"
+    folder = Path(sys.argv[1])
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 
     import jax
     import numpy as np
@@ -17,7 +18,7 @@ if __name__ == "__main__":
     from ctxseg.models import convolution, layers
     from tests.models.detectors import example
 
-    assert jax.local_device_count() == count
+    assert jax.local_device_count() == 4
     layers.convolve = convolution._plain  # compiles faster
     model = example.detector(axis_name=devices.AXIS)
     variables, batch = example.variables(model), example.batch(4)
@@ -31,6 +32,10 @@ if __name__ == "__main__":
         gradients, (parts, updated) = jax.grad(loss, has_aux=True)(variables["params"])
         return jax.lax.psum((parts, gradients), devices.AXIS), updated
 
-    result = devices.unreplicate(devices.parallel(step)(devices.replicate(variables), devices.shard(batch)))
-    leaves = jax.tree_util.tree_flatten_with_path(result)[0]
-    np.savez(out, **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
+    for count in (1, 2, 4):  # `parallel` runs on as many devices as its arguments' first axis is long
+        copies = jax.tree.map(lambda x, n=count: np.stack([x] * n), variables)
+        shares = {name: x.reshape(count, -1, *x.shape[1:]) for name, x in batch.items()}
+        result = devices.parallel(step)(copies, shares)
+        assert {x.device for x in jax.tree.leaves(result)[0].addressable_shards} == set(jax.local_devices()[:count])
+        leaves = jax.tree_util.tree_flatten_with_path(devices.unreplicate(result))[0]
+        np.savez(folder / f"{count}.npz", **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})

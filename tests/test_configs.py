@@ -31,6 +31,8 @@ PAPER = {
 
 DETECTORS = ["mask_rcnn", "zigzag_mask_rcnn"]
 
+pytestmark = pytest.mark.usefixtures("plain_convolutions")
+
 
 def test_one_config_per_system():
     assert SYSTEMS == sorted([*PAPER, *DETECTORS])

@@ -18,6 +18,8 @@ from ctxseg.training import loop
 SIZE = 64
 STEPS = 60
 
+pytestmark = pytest.mark.usefixtures("plain_convolutions")
+
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):

@@ -23,7 +23,7 @@ LOSS = ConfigDict(
     }
 )
 FIELDS = {
-    "anchor_sizes": (8, 16, 32, 64, 128), "proposals_before": (30, 30), "proposals_after": (20, 20), "rois": 16, "rpn_samples": 32,
+    "anchor_sizes": (16, 32, 64), "proposals_before": (30, 30), "proposals_after": (20, 20), "rois": 16, "rpn_samples": 32,
     "box_channels": 8, "mask_channels": 4, "mask_layers": 1, "mask_bins": 4, "box_bins": 3, "detections": 6, "canonical_size": 32.0,
     "score_threshold": 0.2,
 }  # fmt: skip
@@ -33,7 +33,8 @@ def detector(axis_name=None, **fields):
     def conv(*args, **kwargs):
         return ConvNorm(*args, axis_name=axis_name, **kwargs)
 
-    backbone, neck = Tiny(width=2, output_stride=32, conv=conv), FPN(channels=4, conv=conv)
+    # Two maps and a coarser level of anchors: the fewest with every kind of level. Each level adds to the time of compilation.
+    backbone, neck = Tiny(width=2, output_stride=32, conv=conv), FPN(("res3", "res4"), channels=4, conv=conv)
     return MaskRCNN(backbone, neck, CLASSES, conv=conv, axis_name=axis_name, **(FIELDS | fields))
 
 
@@ -87,4 +88,5 @@ def apply(model, variables, batch, seed=1):
 
 
 def total(output, axis_name=None):
+    """The weighted sum of the losses, and the losses by name."""
     return detection_losses.total(output, LOSS, axis_name)

@@ -30,8 +30,29 @@ def variables(model):
 
 
 @pytest.fixture(scope="module")
-def output(model, variables):
-    return jax.jit(lambda v: example.apply(model, v, example.batch(4))[0])(variables)
+def forward(model):
+    """The training forward, (variables, batch) → output in NumPy."""
+    # The batch is an argument: of a constant, XLA evaluates all that it can while it compiles.
+    compiled = jax.jit(lambda variables, batch: example.apply(model, variables, batch)[0])
+    return lambda *arguments: jax.tree.map(np.asarray, compiled(*arguments))
+
+
+@pytest.fixture(scope="module")
+def output(forward, variables):
+    return forward(variables, example.batch(4))
+
+
+@pytest.fixture(scope="module")
+def detect(model):
+    """(variables, images, sizes) → detections in NumPy."""
+    compiled = jax.jit(model.apply)
+    return lambda *arguments: jax.tree.map(np.asarray, compiled(*arguments))
+
+
+@pytest.fixture(scope="module")
+def found(detect, variables):
+    batch = example.batch(4)
+    return detect(variables, batch["image"], batch["size"])
 
 
 def test_what_the_training_forward_samples(output):
@@ -60,7 +81,7 @@ def test_losses_equal_the_reference(output, kind):
     logits = rng.normal(size=(*output.masks.logits.shape[:-1], 3 + (kind == "softmax"))).astype(np.float32)
     output = output.replace(masks=output.masks.replace(logits=logits, kind=kind))
     rpn, boxes, masks = output.rpn, output.boxes, output.masks
-    total, losses = detection_losses.total(output, example.LOSS)
+    total, losses = jax.jit(example.total)(output)
     expected = dict(
         zip(
             ("rpn_class", "rpn_box", "box_class", "box", "mask"),
@@ -78,11 +99,10 @@ def test_losses_equal_the_reference(output, kind):
     np.testing.assert_allclose(total, sum(expected.values()), rtol=1e-4)
 
 
-def test_losses_without_any_object(model, variables):
-    batch = example.batch(2)
+def test_losses_without_any_object(forward, variables):
+    batch = example.batch(4)
     batch["classes"][:] = -1
-    output, _ = jax.jit(lambda v: example.apply(model, v, batch))(variables)
-    _, losses = example.total(output)
+    _, losses = jax.jit(example.total)(forward(variables, batch))
     assert losses["rpn_box"] == losses["box"] == losses["mask"] == 0
     assert losses["rpn_class"] > 0.01 and losses["box_class"] > 0.01
 
@@ -91,30 +111,39 @@ def test_smooth_l1_without_a_parabola():
     np.testing.assert_allclose(detection_losses.smooth_l1(jnp.array([-2.0, 0, 0.5]), 0), [2, 0, 0.5])
 
 
+@pytest.fixture(scope="module")
+def loss_along(model):
+    """(step, parameters, direction, batch statistics, batch, {loss: factor}) → the sum of the losses, and its derivative by the step."""
+
+    def loss(step, params, direction, others, batch, factors):
+        moved = jax.tree.map(lambda x, d: x + step * d, params, direction)
+        losses = example.total(example.apply(model, others | {"params": moved}, batch)[0])[1]
+        return sum(factors[name] * losses[name] for name in losses)
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
 @pytest.mark.parametrize("part", ["rpn", "heads"])
-def test_gradients_equal_finite_differences(model, variables, part):
+def test_gradients_equal_finite_differences(loss_along, variables, part):
     """Proposals are constants for the gradient. So that they are constant, no score or delta of an anchor depends on the image."""
-    batch = example.batch(2)
-    params = jax.tree.map(jnp.asarray, variables["params"])
+    params, others = variables["params"], {"batch_stats": variables["batch_stats"]}
     if part == "heads":
-        for name in ("scores", "deltas"):
-            params["rpn"][name]["kernel"] *= 0
+        rpn = params["rpn"] | {k: v | {"kernel": 0 * v["kernel"]} for k, v in params["rpn"].items() if k != "conv"}
+        params = params | {"rpn": rpn}
     names = ("rpn_class", "rpn_box") if part == "rpn" else ("box_class", "box", "mask")
     rng = np.random.default_rng(1)
     fixed = ("rpn",) if part == "heads" else ("box_head", "mask_head")
     direction = {
-        key: jax.tree.map(lambda x, k=key: jnp.asarray((k not in fixed) * rng.normal(size=x.shape), jnp.float32), value)
+        key: jax.tree.map(lambda x, k=key: np.float32((k not in fixed) * rng.normal(size=x.shape)), value)
         for key, value in params.items()
     }
+    factors = {name: float(name in names) for name in ("rpn_class", "rpn_box", "box_class", "box", "mask")}
 
-    @jax.jit
-    def loss(step):
-        moved = jax.tree.map(lambda x, d: x + step * d, params, direction)
-        output, _ = example.apply(model, variables | {"params": moved}, batch)
-        return sum(example.total(output)[1][name] for name in names)
+    def at(step):
+        return loss_along(np.float32(step), params, direction, others, example.batch(2), factors)
 
-    slope, h = jax.jit(jax.grad(loss))(0.0), 1e-4
-    difference = (loss(h) - loss(-h)) / (2 * h)
+    slope, h = at(0)[1], 1e-4
+    difference = (at(h)[0] - at(-h)[0]) / (2 * h)
     assert abs(slope) > 0.1
     np.testing.assert_allclose(slope, difference, rtol=0.02)
 
@@ -122,37 +151,32 @@ def test_gradients_equal_finite_differences(model, variables, part):
 def test_number_of_devices_changes_nothing(tmp_path):
     """1, 2 and 4 devices: the same losses, gradients and batch statistics, though an image has no object."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    files = {n: tmp_path / f"{n}.npz" for n in (1, 2, 4)}
-    runs = [
-        subprocess.Popen([sys.executable, "-m", "tests.detector_on_devices", str(n), file], env=environment)
-        for n, file in files.items()
-    ]
-    assert [run.wait(timeout=300) for run in runs] == [0, 0, 0]
-    one, *others = (dict(np.load(file)) for file in files.values())
+    subprocess.run(
+        [sys.executable, "-m", "tests.detector_on_devices", tmp_path], env=environment, check=True, timeout=300
+    )
+    one, *others = (dict(np.load(tmp_path / f"{n}.npz")) for n in (1, 2, 4))
     assert len(one) > 40
     for other in others:
         for name, x in one.items():
             np.testing.assert_allclose(other[name], x, rtol=1e-3, atol=1e-5 * max(np.abs(x).max(), 1), err_msg=name)
 
 
-def test_padding_changes_nothing(model, variables):
-    """Images in a larger canvas have the proposals, the detections and the losses that they have alone."""
-    batch = example.batch(2)
-    apply = jax.jit(model.apply)
-    found = apply(variables, batch["image"], batch["size"])
-    for i, (height, width) in enumerate(batch["size"]):
-        alone = apply(variables, batch["image"][i : i + 1, :height, :width])
-        assert alone.valid.sum() >= 3
-        np.testing.assert_array_equal(found.valid[i], alone.valid[0])
-        for name in ("boxes", "scores", "classes", "masks"):
-            ours, theirs = getattr(found, name)[i], getattr(alone, name)[0]
-            valid = np.array(alone.valid[0])
-            np.testing.assert_allclose(ours[valid], theirs[valid], rtol=1e-4, atol=1e-3, err_msg=name)
+def test_padding_changes_nothing(detect, found, variables):
+    """An image in a larger canvas has the proposals and the detections that it has alone."""
+    batch, i = example.batch(4), 1
+    height, width = batch["size"][i]
+    assert height < example.SIZE and width < example.SIZE
+    alone = detect(variables, batch["image"][i : i + 1, :height, :width])
+    assert alone.valid.sum() >= 3
+    np.testing.assert_array_equal(found.valid[i], alone.valid[0])
+    for name in ("boxes", "scores", "classes", "masks"):
+        ours, theirs = getattr(found, name)[i], getattr(alone, name)[0]
+        valid = alone.valid[0]
+        np.testing.assert_allclose(ours[valid], theirs[valid], rtol=1e-4, atol=1e-3, err_msg=name)
 
 
-def test_detections(model, variables):
+def test_detections(found):
     batch = example.batch(4)
-    found = jax.jit(model.apply)(variables, batch["image"], batch["size"])
     for i, (height, width) in enumerate(batch["size"]):
         n = int(found.valid[i].sum())
         assert found.valid[i, :n].all() and (found.classes[i, n:] == -1).all()
@@ -181,15 +205,13 @@ CHOICES = {
 def test_choices(case):
     """Every choice runs, in training and in testing."""
     model = example.detector(**CHOICES[case])
-    variables = example.variables(model)
-    batch = example.batch(2)
 
     @jax.jit
-    def run(variables):
+    def run(variables, batch):
         output, _ = example.apply(model, variables, batch)
         return example.total(output)[0], output, model.apply(variables, batch["image"], batch["size"])
 
-    total, output, found = run(variables)
+    total, output, found = run(example.variables(model), example.batch(2))
     assert np.isfinite(total) and total > 0.1
     assert found.valid.any()
     assert output.rpn.valid.all() == (case != "many samples, padding is seen")  # there are fewer anchors

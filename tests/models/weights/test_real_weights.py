@@ -18,6 +18,13 @@ from tests.references import published
 SIDE = 224
 
 
+def installed(model):
+    """The model's variables with ImageNet's weights, zeros where there are none, and the report."""
+    shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), np.zeros((1, 64, 64, 3), np.uint8))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    return ctxseg.load_weights(model, zeros, "efficientnet_lite0")
+
+
 @pytest.fixture(scope="module")
 def classify():
     """A function of an image `[1,H,W,3]` → (maps, scores of ImageNet's 1000 classes). No network here has this classifier: it is NumPy."""
@@ -26,15 +33,14 @@ def classify():
     config.model.backbone.output_stride = 32
     config.model.pixels.update(source.open_source("efficientnet_lite0").pixels)
     model = create_model(config.model, 2)
-    variables = jax.jit(model.init)(jax.random.PRNGKey(0), jnp.zeros((1, 64, 64, 3), jnp.uint8))
-    variables, report = ctxseg.load_weights(model, variables, "efficientnet_lite0")
+    variables, report = installed(model)
     assert {name.split("/")[1] for name in report.new} == {"classifier"}
     tensors = read(source.installed("efficientnet_lite0")).tensors
     head = {name: tensors[name].read(Scratch()) for name in report.left}
-    apply = jax.jit(lambda images: model.apply(variables, images).features)
+    apply = jax.jit(lambda *inputs: model.apply(*inputs).features)
 
     def run(image):
-        maps = apply(image)
+        maps = apply(variables, image)
         x = np.asarray(maps["res5"])[0] @ head["_conv_head.weight"][:, :, 0, 0].T
         x = (x - head["_bn1.running_mean"]) / np.sqrt(head["_bn1.running_var"] + 1e-3)
         x = np.clip(x * head["_bn1.weight"] + head["_bn1.bias"], 0, 6).mean((0, 1))
@@ -76,8 +82,7 @@ def test_output_strides_give_the_same_maps():
         config.model.backbone.output_stride = stride
         model = create_model(config.model, 2)
         if stride == 32:
-            variables = jax.jit(model.init)(jax.random.PRNGKey(0), image)
-            variables, _ = ctxseg.load_weights(model, variables, "efficientnet_lite0")
+            variables, _ = installed(model)
         maps[stride] = jax.jit(model.apply)(variables, image).features["res5"]
     expected = maps[32]
     error = jnp.abs(maps[8][:, ::4, ::4] - expected).max() / jnp.abs(expected).max()
