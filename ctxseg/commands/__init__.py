@@ -15,6 +15,7 @@ from ctxseg.errors import UserError, one_line
 
 # A full disk, or an exhausted quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = "error: its output was closed; run the same command to continue"
 
 
 def run() -> None:
@@ -24,6 +25,8 @@ def run() -> None:
         sys.stdout.flush()
         interrupts.ignore()
     except BrokenPipeError:  # as with `| head`; results are written before they are printed
+        if processes.several():  # the others would wait for this one
+            interrupts.leave(CLOSED)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except (Exception, KeyboardInterrupt) as e:
