@@ -78,7 +78,8 @@ def main(argv: list[str]) -> int:
     # Slow imports come after the check of the flags, and after the first line.
     module = importlib.import_module(f"ctxseg.commands.{mode}")
     interrupts.unwind()
-    if mode not in (*command_line.READ_BY["coordinator"], "sweep"):
+    # Each machine may prepare its own data.
+    if mode not in (*command_line.READ_BY["coordinator"], "prepare", "sweep"):
         importlib.import_module("ctxseg.commands.joining").check_alone(mode)
     # Orbax warns of every checkpoint without a score, and raises the errors that it logs.
     logging.set_verbosity(logging.FATAL)
