@@ -40,4 +40,5 @@ def check_alone(mode: str) -> None:
     """UserError if this process was started as one of several, in a mode that runs in one."""
     found = None if workdir.LOCK in os.environ else processes.started_together(os.environ)
     if found:
-        raise UserError(f"--mode={mode} runs in one process, but this is process {found[0]} of {found[1]}: start it once")
+        index, count = found
+        raise UserError(f"--mode={mode} runs in one process, but this is process {index} of {count}: start it once")
