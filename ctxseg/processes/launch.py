@@ -85,7 +85,7 @@ def started_together(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def check_address(text: str) -> tuple[str, int]:
-    """'HOST:PORT' → (HOST, PORT). UserError if it is none."""
+    """'HOST:PORT' → (HOST, PORT). UserError if `text` has another form."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) < 65536:
