@@ -15,6 +15,7 @@ from ctxseg.errors import UserError, one_line
 
 # A full disk, or an exhausted quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = "error: its output was closed; run the same command to continue"
 
 
 def run() -> None:
@@ -24,6 +25,8 @@ def run() -> None:
         sys.stdout.flush()
         interrupts.ignore()
     except BrokenPipeError:  # as with `| head`; results are written before they are printed
+        if processes.several():  # the others would wait for this one
+            interrupts.leave(CLOSED)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except (Exception, KeyboardInterrupt) as e:
@@ -75,7 +78,8 @@ def main(argv: list[str]) -> int:
     # Slow imports come after the check of the flags, and after the first line.
     module = importlib.import_module(f"ctxseg.commands.{mode}")
     interrupts.unwind()
-    if mode not in (*command_line.READ_BY["coordinator"], "sweep"):
+    # Each machine may prepare its own data.
+    if mode not in (*command_line.READ_BY["coordinator"], "prepare", "sweep"):
         importlib.import_module("ctxseg.commands.joining").check_alone(mode)
     # Orbax warns of every checkpoint without a score, and raises the errors that it logs.
     logging.set_verbosity(logging.FATAL)

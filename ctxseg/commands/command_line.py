@@ -102,7 +102,7 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_integer("process_count", None, help, flag_values=values)
     flags.DEFINE_integer("process_id", None, "train, evaluate: index of this process, from 0", flag_values=values)
     help = "train, evaluate: seconds without a sign of life after which a process counts as lost, and ends the others"
-    flags.DEFINE_float("process_timeout", 300.0, help, lower_bound=1.0, flag_values=values)
+    flags.DEFINE_float("process_timeout", 300.0, help, lower_bound=1.0, upper_bound=86400.0, flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help; --mode=show lists the fields of a config", flag_values=values)
     if base is None:

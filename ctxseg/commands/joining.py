@@ -38,8 +38,7 @@ def joined(values, preemption: bool):
 
 def check_alone(mode: str) -> None:
     """UserError if this process was started as one of several, in a mode that runs in one."""
-    launch = None if workdir.LOCK in os.environ else processes.find(None, None, None, os.environ)
-    if launch:
-        raise UserError(
-            f"--mode={mode} runs in one process, but this is process {launch.index} of {launch.count}: start it once"
-        )
+    found = None if workdir.LOCK in os.environ else processes.started_together(os.environ)
+    if found:
+        index, count = found
+        raise UserError(f"--mode={mode} runs in one process, but this is process {index} of {count}: start it once")

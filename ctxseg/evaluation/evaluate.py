@@ -16,10 +16,11 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
     """`--mode=evaluate`: scores a checkpoint of the run in `folder` (see `checkpoints.restore_run`) on `config.eval.split`.
 
     Raises:
-        UserError: `folder` has no run or no checkpoint, or its checkpoint belongs to another model.
+        UserError: `folder` has no run or no checkpoint, its checkpoint belongs to another model, or the processes do not share `folder`.
     """
     start = time.time()
     workdir.check_same(os.path.join(folder, "config.json"), config)
+    workdir.check_shared(folder)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     builder = splits.load_tested_of_run(config, folder)
     task = task_of(config)

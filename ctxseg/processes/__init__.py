@@ -15,6 +15,7 @@ from ctxseg.errors import UserError
 from ctxseg.processes import meeting
 from ctxseg.processes.launch import Launch
 from ctxseg.processes.launch import find as find
+from ctxseg.processes.launch import started_together as started_together
 from ctxseg.processes.link import Link
 
 # The connection to the other processes of this run; None in a run of one process.

@@ -75,8 +75,17 @@ def find(
     return Launch(**found)
 
 
+def started_together(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """The index of this process and their number, if `srun` or `mpirun` started several at once; else None.
+
+    The machines of a TPU slice and the pods of a Job also have indices, but a user starts a command on one of them.
+    """
+    found = _slurm(environment) or _open_mpi(environment)
+    return (found["index"], found["count"]) if found.get("count", 1) > 1 else None
+
+
 def check_address(text: str) -> tuple[str, int]:
-    """'HOST:PORT' → (HOST, PORT). UserError if it is none."""
+    """'HOST:PORT' → (HOST, PORT). UserError if `text` has another form."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) < 65536:

@@ -36,13 +36,18 @@ class Link:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def gather(self, contents: bytes) -> list[bytes]:
-        """The `contents` of all processes, in the order of their indices. All processes call this equally often."""
+        """The `contents` of all processes, in the order of their indices. All processes call this equally often.
+
+        If another process has ended, this does not return: the thread that reads its messages ends this process.
+        """
         if self.index:
-            self._peers[0].send(messages.PART, contents)
+            with contextlib.suppress(OSError):
+                self._peers[0].send(messages.PART, contents)
             return messages.split(self._peers[0].received.get())
         everything = [contents, *(peer.received.get() for peer in self._peers)]
         for peer in self._peers:
-            peer.send(messages.ALL, messages.join(everything))
+            with contextlib.suppress(OSError):
+                peer.send(messages.ALL, messages.join(everything))
         return everything
 
     def fail(self, line: str) -> None:

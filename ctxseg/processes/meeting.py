@@ -76,7 +76,7 @@ class _Meeting:
             peers, missing = self._peers, [i for i in range(1, count) if i not in self._peers]
             if not missing and not self._refused:
                 for peer in peers.values():
-                    peer.send(messages.WELCOME, self.host.encode())
+                    peer.send_now(messages.WELCOME, self.host.encode())  # `Link` notices if it has ended
                 return [peers[i] for i in range(1, count)]
             names = ", ".join(map(str, missing))
             line = (
@@ -124,7 +124,7 @@ class _Meeting:
     def _fault(self, hello):
         """Why the process that sent `hello` cannot take part, or ''."""
         index, host, count = hello["index"], hello["host"], self._launch.count
-        if index == 0 or index in self._peers:
+        if index == 0 or index in self._peers and not self._peers[index].has_ended():
             other = self._peers[index].host if index else self.host
             return f"two processes of this run have the index {index} (--process_id), on {other} and on {host}"
         if hello["count"] != count:

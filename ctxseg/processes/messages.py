@@ -49,6 +49,15 @@ class Peer:
                 self.connection.send(HEADER.pack(kind, len(contents)) + contents, socket.MSG_DONTWAIT)
             self._sending.release()
 
+    def has_ended(self) -> bool:
+        """Whether the other process, which has sent nothing more, has closed the connection."""
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
 
 def receive(connection: socket.socket, longest: int | None = None) -> tuple[bytes, bytes]:
     """The next message: its kind and its contents. OSError or EOFError: the connection has ended. ValueError: longer than `longest`."""

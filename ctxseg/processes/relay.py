@@ -1,7 +1,7 @@
 """Carries the connections of jax.distributed through the port of process 0.
 
-So a run needs one port, and the runtime of a process does not notice that process 0 has ended, for which it would abort with a stack trace
-before `link` could end the process with a line.
+So a run needs only one port. And the runtime of a process does not notice the end of process 0: it would abort with a stack trace before
+`link` could end the process with a line.
 """
 
 import contextlib

@@ -62,8 +62,14 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
+        """Step of the newest complete checkpoint, or None. UserError if the processes of the run see different ones.
+
+        All processes call this equally often.
+        """
+        step = self._manager.latest_step()
+        remedy = "the file system shows old files; run the same command again in a minute"
+        processes.check_equal(f"in {self._manager.directory}, as its newest checkpoint,", str(step), remedy)
+        return step
 
     def all_steps(self) -> list[int]:
         """Steps of all complete checkpoints."""
@@ -107,7 +113,7 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint does not exist, belongs to another model or optimiser, or is damaged.
         """
-        step = self._manager.latest_step() if step is None else step
+        step = self.latest_step() if step is None else step
         if step not in self._manager.all_steps():
             of_step = "" if step is None else f" of step {step}"
             raise UserError(f"{self._manager.directory} has no checkpoint{of_step}: train first (--mode=train)")

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ctxseg import commands, devices
+from ctxseg import commands, devices, interrupts, processes
 from ctxseg.commands import command_line
 from ctxseg.configs import fcn
 from ctxseg.errors import UserError
@@ -556,6 +556,25 @@ def test_a_checkpoint_of_another_model_is_refused(copied, tiny):
         with pytest.raises(UserError, match=message):
             call(f"{FCN}:camvid", *changes, f"--mode={mode}", f"--workdir={copied}")
     assert newest(copied)[0] == 4
+
+
+def test_a_closed_pipe_of_one_of_several_processes_ends_all(monkeypatch):
+    """The runtime of a process that ends normally would wait for the others."""
+    lines = []
+
+    def fail(_):
+        raise BrokenPipeError
+
+    def leave(line):
+        lines.append(line)
+        raise SystemExit(2)
+
+    monkeypatch.setattr(commands, "main", fail)
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(interrupts, "leave", leave)
+    with pytest.raises(SystemExit, match="2"):
+        commands.run()
+    assert lines == [commands.CLOSED]
 
 
 def test_a_closed_pipe_is_no_error():

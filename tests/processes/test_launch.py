@@ -1,13 +1,16 @@
 """Which process of a run this one is, from flags and from the environments of launchers."""
 
 import http.server
+import os
 import threading
 
 import pytest
 
+from ctxseg.commands import joining
 from ctxseg.errors import UserError
 from ctxseg.processes import launch
 from ctxseg.processes.launch import Launch, find
+from ctxseg.runs import workdir
 
 # Of the second of two nodes with four tasks each, in `srun`.
 SLURM = {
@@ -99,6 +102,18 @@ def test_open_mpi():
     assert find("a:1", None, None, version_5).coordinator == "a:1"
     one_host = version_5 | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "3"}
     assert find(None, None, None, one_host).coordinator.startswith("127.0.0.1:")
+
+
+def test_modes_of_one_process_are_refused_only_below_srun_and_mpirun(monkeypatch):
+    monkeypatch.delenv(workdir.LOCK, raising=False)
+    for environment, index in ((SLURM, 5), (OPEN_MPI, 3)):
+        monkeypatch.setattr(os, "environ", dict(environment))
+        with pytest.raises(UserError, match=f"--mode=predict runs in one process, but this is process {index} of"):
+            joining.check_alone("predict")
+    tpu = {"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "t-0.svc,t-1.svc"}
+    for environment in (tpu, SLURM | {workdir.LOCK: "run"}, SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, {}):
+        monkeypatch.setattr(os, "environ", dict(environment))
+        joining.check_alone("predict")
 
 
 def test_kubernetes(monkeypatch):

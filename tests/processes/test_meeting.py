@@ -1,8 +1,10 @@
 """How processes meet and notice each other's end: each is a thread here."""
 
+import json
 import queue
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -35,6 +37,15 @@ def meet(*processes, timeout=20.0, host="127.0.0.1"):
         return [future.result() for future in [pool.submit(one, *process) for process in processes]]
 
 
+def connected(coordinator):
+    """A connection to process 0, which another thread starts."""
+    while True:
+        try:
+            return socket.create_connection(check_address(coordinator))
+        except OSError:
+            time.sleep(0.01)
+
+
 def test_processes_exchange_data_and_end(lines):
     links = [link for link, _ in meet(*((i, 3, {"a": [1]}) for i in range(3)))]
     contents = [b"", b"x" * 3_000_000, b"third"]
@@ -60,6 +71,18 @@ def test_the_end_of_a_process_ends_all_with_its_line(lines):
     links[2].fail("error: config.x is wrong")
     host = socket.gethostname()
     assert [lines.get(timeout=30) for _ in range(2)] == [f"error: process 2 on {host}: config.x is wrong"] * 2
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_data_for_a_process_that_has_ended_raise_no_error(index, lines):
+    """The thread that reads its messages ends this process."""
+    links = [link for link, _ in meet(*((i, 2, {}) for i in range(2)))]
+    links[1 - index]._ended = True
+    links[1 - index]._peers[0].connection.shutdown(socket.SHUT_RDWR)
+    assert "has ended" in lines.get(timeout=30)
+    for _ in range(2):  # the first message to a closed connection is not yet an error
+        links[index]._peers[0].received.put(b"")  # `gather` would wait for the end of this process
+        links[index].gather(b"contents")
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -95,6 +118,18 @@ def test_two_processes_of_one_index(lines):
     assert len(set(messages_)) == 1 and "index 1" in messages_[0]
 
 
+def test_a_process_that_was_started_again_before_all_had_met(lines):
+    coordinator = relay.free_address()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(meeting.meet, Launch(coordinator, 3, 0), 20.0, {})
+        hello = json.dumps({"index": 1, "count": 3, "host": "node", "identity": {}}).encode()
+        with connected(coordinator) as connection:
+            connection.sendall(messages.HEADER.pack(messages.HELLO, len(hello)) + hello)
+            time.sleep(0.5)
+        others = [pool.submit(meeting.meet, Launch(coordinator, 3, i), 20.0, {}) for i in (1, 2)]
+        assert [future.result()[0].index for future in [first, *others]] == [0, 1, 2]
+
+
 def test_another_number_of_processes(lines):
     one, other = map(str, meet((0, 2, {}), (1, 3, {})))
     assert one == other and "one of 3 processes" in one
@@ -126,14 +161,8 @@ def test_process_0_ignores_other_programs(lines):
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(meeting.meet, Launch(coordinator, 2, 0), 20.0, {})
         for data in (b"GET / HTTP/1.1\r\n\r\n", messages.HEADER.pack(messages.HELLO, 1 << 60), b""):
-            while True:
-                try:
-                    connection = socket.create_connection(check_address(coordinator))
-                    break
-                except OSError:
-                    continue
-            connection.sendall(data)
-            connection.close()
+            with connected(coordinator) as connection:
+                connection.sendall(data)
         second = pool.submit(meeting.meet, Launch(coordinator, 2, 1), 20.0, {})
         assert first.result()[0].index == 0 and second.result()[0].index == 1
 

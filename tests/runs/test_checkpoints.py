@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from ctxseg import processes
 from ctxseg.configs import defaults
 from ctxseg.errors import UserError
 from ctxseg.models.context.zigzag import ZigZag
@@ -224,3 +225,11 @@ def test_a_full_disk_is_reported_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=message), Checkpoints(str(tmp_path / "checkpoints")) as saved:
         assert saved.latest_step() == 1
         monkeypatch.setattr(saved._manager, "wait_until_finished", fail)
+
+
+def test_processes_that_see_different_checkpoints_end(tmp_path, monkeypatch):
+    """A network's file system may list a folder late; each process would restore another step."""
+    monkeypatch.setattr(processes, "gather", lambda contents: [contents, b"5"])
+    monkeypatch.setattr(processes, "_hosts", ["a", "b"])
+    with Checkpoints(str(tmp_path)) as saved, pytest.raises(UserError, match="process 1 on b .* 5, process 0 has None"):
+        saved.latest_step()
