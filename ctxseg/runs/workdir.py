@@ -105,8 +105,8 @@ def check_shared(workdir: str) -> None:
         if processes.is_first():
             path.write_text(written)
         processes.gather(b"")
-        seen = "the file" if _reads(path, written) else "no file"
-        processes.check_equal(f"at {path}", seen, "choose a --workdir that all processes share")
+        seen = f"{'a' if _reads(path, written) else 'no'} new file {path.name}"
+        processes.check_equal("in --workdir", seen, "choose a --workdir that all processes share")
     finally:
         if processes.is_first():
             path.unlink(missing_ok=True)
