@@ -31,8 +31,9 @@ class Link:
         self._ended = False
         for peer in peers:
             peer.seen = time.monotonic()
+            # For each, as one that no longer reads must not keep signs of life from the others.
+            threading.Thread(target=self._send_signs, args=(peer,), daemon=True).start()
             threading.Thread(target=self._read, args=(peer,), daemon=True).start()
-        threading.Thread(target=self._send_signs, daemon=True).start()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def gather(self, contents: bytes) -> list[bytes]:
@@ -81,11 +82,10 @@ class Link:
         except (OSError, EOFError):
             self._end(f"{_name(peer)} has ended (killed, or out of memory?): {AGAIN}")
 
-    def _send_signs(self):
+    def _send_signs(self, peer):
         while not self._ended:
-            for peer in self._peers:
-                with contextlib.suppress(OSError):
-                    peer.send(messages.ALIVE)
+            with contextlib.suppress(OSError):
+                peer.send(messages.ALIVE)
             time.sleep(self._timeout / 10)
 
     def _watch(self):
