@@ -135,7 +135,9 @@ class Checkpoints:
                 target = jax.tree.map(_target, zeros)
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=args)
-            restored_state = jax.tree.map(lambda x: x.addressable_data(0), restored["state"])
+            restored_state = restored["state"]
+            if processes.several():
+                restored_state = jax.tree.map(lambda x: x.addressable_data(0), restored_state)
             if renamed:
                 arrays = translate(_arrays(restored_state))
                 restored_state = jax.tree_util.tree_map_with_path(
