@@ -1,11 +1,12 @@
 """What grows with devices, pixels and super-pixels: the gradient's traffic between machines, and the memory of a training step.
 
-python benchmarks/growth.py [traffic memory] [--bandwidth=25]
+python benchmarks/growth.py [traffic memory micro] [--bandwidth=25]
 
 traffic: the bytes of the gradient of each system as its paper has it, and the seconds that a ring all-reduce takes between 2 to 64 devices,
     2·(n−1)/n · bytes / bandwidth, without latency. Calculated, not measured. --bandwidth is in 10⁹ bytes per second and device.
 memory: the temporary memory that XLA plans for a training step of 2 images on a CPU, for the small networks of `scenes`. It is planned, not
     measured.
+micro: the same for micro-batches.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ctxseg import devices
-from ctxseg.configs import attention, hrenet, mcibi, msci, zigzag
+from ctxseg.configs import attention, fcn, hrenet, mcibi, msci, zigzag
 from ctxseg.models import create_model
 from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
@@ -47,18 +48,18 @@ def traffic(bandwidth):
         print(f"{name:20} {size / 4e6:13.1f} {size / 1e6:14.1f}   " + "   ".join(f"{ms:14.1f}" for ms in times))
 
 
-def planned(config, crop):
-    """Gibibytes of temporary memory of a training step of two images."""
+def planned(config, crop, images=2):
+    """Gibibytes of temporary memory of a training step of `images` images."""
     config.data.crop = crop
     model, optimizer, state = shapes_of(config)
     # The axis has one device, so that its sums change nothing.
     step = partial(train_step, model=model, optimizer=optimizer, config=config)
     batch = {
-        "image": jax.ShapeDtypeStruct((1, 2, *crop, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((1, 2, *crop), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((1, images, *crop, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((1, images, *crop), jnp.uint8),
     }
     if config.data.superpixels:
-        batch["regions"] = jax.ShapeDtypeStruct((1, 2, *crop), jnp.int32)
+        batch["regions"] = jax.ShapeDtypeStruct((1, images, *crop), jnp.int32)
     replicated = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
     compiled = jax.jit(jax.vmap(step, axis_name=devices.AXIS)).lower(replicated, batch).compile()
     return compiled.memory_analysis().temp_size_in_bytes / GIBIBYTE
@@ -80,15 +81,28 @@ def memory():
         print(f"{segments:4}: {planned(config, (128, 128)):.3f}", flush=True)
 
 
+def micro():
+    for name, system in {"FCN": fcn, "MCIBI": mcibi}.items():
+        for count in (1, 4):
+            config = system.get_config("scenes")
+            config.train.micro_batches = count
+            value = 1024 * planned(config, (128, 128), images=16)
+            print(f"{name}, 16 images of 128×128 in {count} micro-batches: {value:.0f} MiB", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["traffic", "memory", []], default=["traffic", "memory"])
+    parser.add_argument(
+        "parts", nargs="*", choices=["traffic", "memory", "micro", []], default=["traffic", "memory", "micro"]
+    )
     parser.add_argument("--bandwidth", type=float, default=25.0)
     arguments = parser.parse_args()
     if "traffic" in arguments.parts:
         traffic(arguments.bandwidth)
     if "memory" in arguments.parts:
         memory()
+    if "micro" in arguments.parts:
+        micro()
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def start(
         f"--config=configs/{system}.py",
         f"--workdir={workdir or folder}",
         f"--mode={mode}",
-        *SMALL,
+        *(flag for flag in SMALL if flag.split("=")[0] not in {given.split("=")[0] for given in extra}),
         *SYSTEMS[system],
         *extra,
     ]
