@@ -27,7 +27,7 @@ from ctxseg.training.step import train_step
 
 PAPERS = {"H-ReNet": hrenet, "Attention to Scale": attention, "MSCI": msci, "ZigZagNet": zigzag, "MCIBI": mcibi}
 CLASSES = 21
-GIBIBYTE = 2**30
+MEBIBYTE = 2**20
 
 
 def shapes_of(config):
@@ -49,7 +49,7 @@ def traffic(bandwidth):
 
 
 def planned(config, crop, images=2):
-    """Gibibytes of temporary memory of a training step of `images` images."""
+    """Mebibytes of temporary memory of a training step of `images` images."""
     config.data.crop = crop
     model, optimizer, state = shapes_of(config)
     # The axis has one device, so that its sums change nothing.
@@ -62,23 +62,23 @@ def planned(config, crop, images=2):
         batch["regions"] = jax.ShapeDtypeStruct((1, images, *crop), jnp.int32)
     replicated = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
     compiled = jax.jit(jax.vmap(step, axis_name=devices.AXIS)).lower(replicated, batch).compile()
-    return compiled.memory_analysis().temp_size_in_bytes / GIBIBYTE
+    return compiled.memory_analysis().temp_size_in_bytes / MEBIBYTE
 
 
 def memory():
-    print("GiB of a training step of 2 images, by the side of the crop")
+    print("MiB of a training step of 2 images, by the side of the crop")
     sides = (64, 128, 256)
     for name, system in PAPERS.items():
         values = [planned(system.get_config("scenes"), (side, side)) for side in sides]
         print(
-            f"{name:20} " + "   ".join(f"{side}: {value:.3f}" for side, value in zip(sides, values, strict=True)),
+            f"{name:20} " + "   ".join(f"{side}: {value:.0f}" for side, value in zip(sides, values, strict=True)),
             flush=True,
         )
-    print("GiB of a training step of 2 crops of 128×128 of MSCI, by its number of super-pixels")
+    print("MiB of a training step of 2 crops of 128×128 of MSCI, by its number of super-pixels")
     for segments in (50, 100, 200, 400):
         config = msci.get_config("scenes")
         config.data.superpixels = segments
-        print(f"{segments:4}: {planned(config, (128, 128)):.3f}", flush=True)
+        print(f"{segments:4}: {planned(config, (128, 128)):.0f}", flush=True)
 
 
 def micro():
@@ -86,7 +86,7 @@ def micro():
         for count in (1, 4):
             config = system.get_config("scenes")
             config.train.micro_batches = count
-            value = 1024 * planned(config, (128, 128), images=16)
+            value = planned(config, (128, 128), images=16)
             print(f"{name}, 16 images of 128×128 in {count} micro-batches: {value:.0f} MiB", flush=True)
 
 
