@@ -61,8 +61,8 @@ def find(
         found = found or launcher(environment)
     given = {"coordinator": coordinator, "count": count, "index": index}
     found |= {name: value for name, value in given.items() if value is not None}
-    if found.get("count", 1) == 1 and coordinator is None and index is None:
-        return None  # the environment is that of a single process
+    if found.get("count") == 1 or found.get("count") is None and coordinator is None and index is None:
+        return None  # started as a single process
     flags = {"coordinator": "--coordinator=HOST:PORT", "count": "--process_count=N", "index": "--process_id=I"}
     missing = [flag for name, flag in flags.items() if found.get(name) is None]
     if missing:

@@ -36,6 +36,10 @@ def test_one_process_without_flags_and_environment():
     assert find(None, None, None, {}) is None
     assert find(None, 1, None, SLURM) is None
     assert find(None, None, None, SLURM | {"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}) is None
+    alone = OPEN_MPI | {
+        f"OMPI_COMM_WORLD_{name}": value for name, value in {"SIZE": "1", "RANK": "0", "LOCAL_SIZE": "1"}.items()
+    }
+    assert find("node1:8476", None, None, alone) is None  # mpirun -n 1, as in docs/clusters/open_mpi.sh
     batch_script = {name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")}
     assert find(None, None, None, batch_script) is None
     assert find(None, None, None, {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}) is None
