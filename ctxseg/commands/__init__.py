@@ -42,12 +42,14 @@ def _leave_others(e):
     """Ends this process of several. Not by an exception, as the runtime would wait for the others when the interpreter shuts down."""
     if not isinstance(e, (UserError, KeyboardInterrupt)):
         processes.await_cause()
+    shows_traceback = "--debug" in sys.argv
     try:
         line = error_line(e)
     except Exception:
         line = f"error: {type(e).__name__}: {one_line(e)}; this is a fault of the program, whose traceback is above"
-    if "--debug" in sys.argv or line.endswith("above"):
-        traceback.print_exc()
+        shows_traceback = True
+    if shows_traceback:
+        traceback.print_exception(e)
     interrupts.leave(line)
 
 

@@ -30,7 +30,6 @@ def joined(values, preemption: bool):
         "jax": jax.__version__,
         "--mode": values.mode,
         "--checkpoint": values.checkpoint,
-        "config.system": values.config.system,
         **config,
     }
     return processes.joined(launch, values.process_timeout, identity, preemption)

@@ -108,9 +108,8 @@ def several() -> bool:
 
 
 def await_cause() -> None:
-    """After an error: waits a moment, as it may follow from the end of another process, which then ends this one with a better line."""
-    if _link:
-        time.sleep(3)
+    """After an error of one of several: waits a moment, as another process may have ended, which then ends this one with a better line."""
+    time.sleep(3)
 
 
 @contextlib.contextmanager

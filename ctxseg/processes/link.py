@@ -46,9 +46,10 @@ class Link:
                 self._peers[0].send(messages.PART, contents)
             return messages.split(self._peers[0].received.get())
         everything = [contents, *(peer.received.get() for peer in self._peers)]
+        joined = messages.join(everything)
         for peer in self._peers:
             with contextlib.suppress(OSError):
-                peer.send(messages.ALL, messages.join(everything))
+                peer.send(messages.ALL, joined)
         return everything
 
     def fail(self, line: str) -> None:

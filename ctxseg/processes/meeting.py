@@ -73,20 +73,16 @@ class _Meeting:
             while len(self._peers) < count - 1 and not self._refused and time.monotonic() < deadline:
                 self._changed.wait(PAUSE)
                 late.check()
-            peers, missing = self._peers, [i for i in range(1, count) if i not in self._peers]
-            if not missing and not self._refused:
-                for peer in peers.values():
-                    peer.send_now(messages.WELCOME, self.host.encode())  # `Link` notices if it has ended
-                return [peers[i] for i in range(1, count)]
-            names = ", ".join(map(str, missing))
-            line = (
-                self._refused[0]
-                if self._refused
-                else f"of the {count} processes of this run, {names} did not start within --process_timeout={timeout:g} seconds"
-            )
-            for peer in peers.values():
-                peer.send_now(messages.REFUSED, line.encode())
-        raise UserError(line)
+            faults = list(self._refused)
+            if missing := ", ".join(str(i) for i in range(1, count) if i not in self._peers):
+                within = f"within --process_timeout={timeout:g} seconds"
+                faults.append(f"of the {count} processes of this run, {missing} did not start {within}")
+            answer = (messages.REFUSED, faults[0].encode()) if faults else (messages.WELCOME, self.host.encode())
+            for peer in self._peers.values():
+                peer.send_now(*answer)  # `Link` notices if it has ended
+            if faults:
+                raise UserError(faults[0])
+            return [self._peers[i] for i in range(1, count)]
 
     def _accept(self):
         while True:

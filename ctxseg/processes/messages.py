@@ -84,9 +84,9 @@ def join(parts: Sequence[bytes]) -> bytes:
 
 def split(joined: bytes) -> list[bytes]:
     """The contents that `join` joined."""
-    parts = []
-    while joined:
-        (length,) = struct.unpack(">Q", joined[:8])
-        parts.append(joined[8 : 8 + length])
-        joined = joined[8 + length :]
+    parts, start = [], 0
+    while start < len(joined):
+        (length,) = struct.unpack_from(">Q", joined, start)
+        parts.append(joined[start + 8 : start + 8 + length])
+        start += 8 + length
     return parts
