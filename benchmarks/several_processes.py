@@ -210,7 +210,7 @@ def signals(root, _):
         ),
         "SIGTERM, evaluating": (
             signal.SIGTERM,
-            lambda folder: "evaluate" in log_of(folder, 0) or "val" in log_of(folder, 0) and 10 in metrics(folder),
+            lambda folder: 10 in metrics(folder),  # the evaluation after this step comes next
             ["--config.train.eval_every=10"],
         ),
         "SIGINT, training": (signal.SIGINT, lambda folder: bool(metrics(folder)), []),
