@@ -67,6 +67,11 @@ def load(name: str, data_dir, manual_dir=None, download: bool = False, field: st
     return store.prepare(find(field, name, DATASETS), data_dir, manual_dir, download)
 
 
+def has_objects(name: str, field: str = "data.name") -> bool:
+    """Whether the images of a data set have objects, for detectors; otherwise their pixels have labels. UserError: unknown name."""
+    return "category_ids" in store.unprepared(find(field, name, DATASETS)).info.metadata
+
+
 def metadata(config) -> dict:
     """`class_names`, `palette` and `groups` of the data set of `config.data`. Reads the data only if they define the classes.
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from ctxseg import devices
 from ctxseg.data.instances import InstanceSource, eval_batches
-from ctxseg.errors import UserError
 from ctxseg.evaluation import gathering, instance_samples, instances, misses, splits
 from ctxseg.inference.instances import create_detect_step, objects_of
 from ctxseg.runs.record import Picture
@@ -38,11 +37,6 @@ class Evaluation(NamedTuple):
 
 def split_source(builder, split: str, field: str = "config.eval.split") -> InstanceSource:
     """The samples of a split, or of several as `a+b`. UserError that names `field` if it is missing."""
-    if "category_ids" not in builder.info.metadata:
-        raise UserError(
-            f"config.data.name is {builder.name}, which has labels of pixels; a detector needs objects: scenes_instances, coco_instances, "
-            "or a folder with annotations.json"
-        )
     splits.check_split(builder, split, field)
     return InstanceSource(builder, split)
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from ctxseg import devices, files
 from ctxseg.data import pipeline
-from ctxseg.errors import UserError
 from ctxseg.evaluation import crf_search, gathering, metrics, splits
 from ctxseg.inference.probabilities import create_predictor, predict_probabilities
 from ctxseg.inference.protocol import Protocol, canvas_of, create_protocol, shape_of, superpixel_views
@@ -137,11 +136,6 @@ def tested_source(config, builder):
 
 def split_source(builder, split: str, segments: int = 0, field: str = "config.eval.split", views=()):
     """The random-access source of a split, or of several as `a+b`, see `pipeline.source`. UserError that names `field` if it is missing."""
-    if "category_ids" in builder.info.metadata:
-        raise UserError(
-            f"config.data.name is {builder.name}, which has objects; a segmenter needs labels of pixels. A detector finds "
-            "objects, such as --config=configs/mask_rcnn.py"
-        )
     splits.check_split(builder, split, field)
     return pipeline.source(builder, split, segments, views)
 

@@ -7,6 +7,22 @@ from ctxseg.errors import UserError
 from ctxseg.runs import provenance
 
 
+def check_objects(config, objects: bool) -> None:
+    """UserError if a data set of the config has no objects although a detector needs them, or the other way round. Needs no data."""
+    for field, name in (("data.name", config.data.name), ("eval.data", config.eval.data)):
+        if not name or data.has_objects(name, field) == objects:
+            continue
+        if objects:
+            raise UserError(
+                f"config.{field} is {name}, which has labels of pixels; a detector needs objects: scenes_instances, coco_instances, or "
+                "folder_instances for your own"
+            )
+        raise UserError(
+            f"config.{field} is {name}, which has objects; a segmenter needs labels of pixels. A detector finds objects, such as "
+            "--config=configs/mask_rcnn.py"
+        )
+
+
 def load_tested(config, class_names: Sequence[str] | None = None):
     """The prepared builder of the data set of `config.eval`.
 

@@ -103,7 +103,7 @@ def predict(
     finally:  # also after an interruption
         for line in failed:
             print(f"skipped {line}", file=sys.stderr)
-    print(f"{len(todo) - len(failed)} of {len(todo)} images labelled in {results}")
+    print(f"{len(todo) - len(failed)} of {len(todo)} images done, in {results}")
     return len(failed)
 
 

@@ -12,7 +12,7 @@ from ctxseg.data import instance_transforms
 from ctxseg.data import instances as samples
 from ctxseg.data.sizes import too_large
 from ctxseg.errors import UserError
-from ctxseg.evaluation import detections, instances
+from ctxseg.evaluation import detections, instances, splits
 from ctxseg.inference.instances import create_finder
 from ctxseg.inference.label_maps import encoded
 from ctxseg.runs import checkpoints, provenance, record
@@ -27,6 +27,11 @@ def check(config, class_names: Sequence[str]) -> None:
     """Raises UserError for an invalid augmentation or size of evaluation."""
     instance_transforms.create_augmentation(config.data, class_names)
     instance_transforms.check_resizing(tuple(config.eval.size), config.data.max_side, "eval.size")
+
+
+def check_data(config) -> None:
+    """UserError: a data set of the config has no objects."""
+    splits.check_objects(config, objects=True)
 
 
 def training_source(config, builder) -> samples.InstanceSource:

@@ -9,7 +9,7 @@ from ctxseg.choices import find
 from ctxseg.data import pipeline, superpixels
 from ctxseg.data.transforms import create_augmentation
 from ctxseg.errors import UserError
-from ctxseg.evaluation import semantic
+from ctxseg.evaluation import semantic, splits
 from ctxseg.inference import label_maps
 from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
@@ -50,6 +50,11 @@ def check(config, class_names: Sequence[str]) -> None:
             f"config.loss.name is {config.loss.name}, which has no argument `counted`, but config.train.micro_batches is "
             f"{config.train.micro_batches}: set it to 1, or add the argument, see `losses.cross_entropy`"
         )
+
+
+def check_data(config) -> None:
+    """UserError: a data set of the config has objects in place of labels."""
+    splits.check_objects(config, objects=False)
 
 
 def training_source(config, builder) -> pipeline.Source:

@@ -24,6 +24,7 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
     devices.check_micro_batches(config.train.micro_batches, config.train.batch_size)
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     task_of(config).check(config, class_names)
+    task_of(config).check_data(config)
     for name in config.train.loggers:
         find("train.loggers", name, LOGGERS)
     optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))

@@ -69,7 +69,7 @@ def test_images_of_a_folder_are_labelled_and_broken_files_named(run, tmp_path):
     (images / "notes.txt").write_text("not asked for")
 
     status, out, err = call(f"--workdir={folder}", f"--input={images}", f"--output={results}", "--probabilities")
-    assert status == 1 and out == f"5 of 8 images labelled in {results}\n"
+    assert status == 1 and out == f"5 of 8 images done, in {results}\n"
     skipped = sorted(line for line in err.splitlines() if line.startswith("skipped"))
     assert [line.split(": ")[0] for line in skipped] == [
         f"skipped {images / n}" for n in ("empty.png", "half.jpg", "text.png")
