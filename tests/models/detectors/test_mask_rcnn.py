@@ -175,6 +175,19 @@ def test_padding_changes_nothing(detect, found, variables):
         np.testing.assert_allclose(ours[valid], theirs[valid], rtol=1e-4, atol=1e-3, err_msg=name)
 
 
+def test_anchors_in_the_padding_are_not_sampled():
+    """Neither as background nor as the best anchor of an object, although there is room for all."""
+    anchors = np.array([(0, 0, 16, 16), (16, 0, 32, 16), (4, 2, 20, 20), (0, 16, 16, 32)], np.float32)
+    valid = np.array([True, True, False, False])
+    size, boxes, classes = np.array([16, 32]), np.array([(4, 2, 20, 20)], np.float32), np.array([1])
+    sampled = example.detector(rpn_samples=4)._sample_anchors(
+        jax.random.PRNGKey(0), anchors, valid, size, boxes, classes
+    )
+    chosen, is_valid, positive, _ = map(np.asarray, sampled)
+    assert sorted(chosen[is_valid]) == [0, 1]
+    assert list(chosen[positive]) == [0], "of the anchors that exist, the best one"
+
+
 def test_detections(found):
     batch = example.batch(4)
     for i, (height, width) in enumerate(batch["size"]):
