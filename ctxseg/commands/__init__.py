@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     if command_line.value_of(argv, "mode") == "sweep":
         values = command_line.read_sweep(argv)
         print(f"sweep: {values.path}{values.dataset and ':'}{values.dataset}: starting", file=sys.stderr, flush=True)
-        mode = "sweep"
+        mode, data_dir = "sweep", None
     else:
         values = command_line.check_flags(argv)
         mode, config = values.mode, values.config
@@ -77,12 +77,15 @@ def main(argv: list[str]) -> int:
         print(f"{mode}: {what}: starting", file=sys.stderr, flush=True)
         command_line.check_remote(values)
         command_line.drop_unread(values, argv)
+        data_dir = values.config.data.data_dir
     # Slow imports come after the check of the flags, and after the first line.
     module = importlib.import_module(f"ctxseg.commands.{mode}")
     interrupts.unwind()
     # Each machine may prepare its own data.
     if mode not in (*command_line.READ_BY["coordinator"], "prepare", "sweep"):
         importlib.import_module("ctxseg.commands.joining").check_alone(mode)
+    if mode not in ("prepare", "show", "report", "convert", "sweep"):  # these compile nothing
+        importlib.import_module("ctxseg.compiled").keep_beside(data_dir)
     # Orbax warns of every checkpoint without a score, and raises the errors that it logs.
     logging.set_verbosity(logging.FATAL)
     return module.run(values) or 0
