@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Float32
 
 from ctxseg.bounds import Portion, Whole
+from ctxseg.models import initial
 from ctxseg.models.layers import Conv, ConvNorm, Dropout
 from ctxseg.models.shapes import Array
 
@@ -39,5 +40,5 @@ class Classifier(nn.Module):
         if self.hidden:
             x = self.conv(self.hidden, self.hidden_kernel, name="hidden")(x, train)
         x = self.dropout_layer(self.dropout)(x, train)
-        init = nn.initializers.lecun_normal()
+        init = initial.lecun_normal()
         return Conv(self.num_classes, 1, kernel_init=init, dtype=self.dtype, name="scores")(x).astype(jnp.float32)

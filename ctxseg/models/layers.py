@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Float, Float32
 
 from ctxseg.errors import UserError
-from ctxseg.models import extent
+from ctxseg.models import extent, initial
 from ctxseg.models.convolution import convolve, convolve_depthwise, materialize
 from ctxseg.models.shapes import Array
 
@@ -36,7 +36,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-    kernel_init: Callable = nn.initializers.he_normal()
+    kernel_init: Callable = initial.he_normal()
     before: int | None = None
     depthwise: bool = False
 

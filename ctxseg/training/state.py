@@ -7,6 +7,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from ctxseg.models import initial
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -41,8 +43,7 @@ def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std:
     the backbone) are drawn from a normal distribution with this standard deviation (H-ReNet, §4.2: 0.1) instead of He's.
     """
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
-    arguments = model.example(crop)
-    variables = jax.jit(lambda r: model.init(r, *arguments))(init_rng)
+    variables = initial.variables(model, init_rng, model.example(crop))
     if kernel_std:
         untrained = getattr(model.backbone, "UNTRAINED", ())
         variables = variables | {"params": _normal_kernels(variables["params"], init_rng, kernel_std, untrained)}
@@ -65,6 +66,6 @@ def _normal_kernels(params, rng, std, untrained):
         if pretrained or names[-1] != "kernel" or x.ndim != 4:
             return x
         key = jax.random.fold_in(rng, zlib.crc32("/".join(names).encode()))
-        return std * jax.random.normal(key, x.shape, x.dtype)
+        return initial.normal(std)(key, x.shape, x.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, params)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ctxseg.bounds import Count
+from ctxseg.models import initial
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm
 from ctxseg.models.resizing import average_pool, resize
@@ -48,7 +49,9 @@ class GlobalFC(nn.Module):
         x = self.conv(self.channels, 1, norm=self.norm, relu=False, name="project")(x, train)
         cells = average_pool(x, (self.grid, self.grid))
         size = (1, 1) if self.kind == "image" else (self.grid, self.grid)
-        layer = nn.DenseGeneral((*size, self.channels), axis=(1, 2, 3), dtype=x.dtype, name="connect")
+        layer = nn.DenseGeneral(
+            (*size, self.channels), axis=(1, 2, 3), dtype=x.dtype, kernel_init=initial.lecun_normal(), name="connect"
+        )
         # Spread in float32, since the gradient of a vector is a sum over its positions.
         y = nn.relu(layer(cells)).astype(jnp.float32)
         return (x + resize(y, x.shape[1:3], "nearest", grid=True)).astype(x.dtype), {}

@@ -25,7 +25,7 @@ from jaxtyping import Float, Float32, Int
 
 from ctxseg.bounds import Count
 from ctxseg.errors import UserError
-from ctxseg.models import extent
+from ctxseg.models import extent, initial
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Conv, ConvNorm
 from ctxseg.models.resizing import Upsample2, resize
@@ -121,7 +121,7 @@ class Direction(nn.Module):
     def setup(self):
         gates = 4 * self.channels
         self.conv = Conv(gates, 3, dtype=self.dtype)
-        dense = {"use_bias": False, "dtype": self.dtype}
+        dense = {"use_bias": False, "dtype": self.dtype, "kernel_init": initial.lecun_normal()}
         self.sum = nn.Dense(gates, **dense)
         self.around = nn.Dense(gates, **dense)
 

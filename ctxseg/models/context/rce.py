@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ctxseg.bounds import Count
-from ctxseg.models import extent
+from ctxseg.models import extent, initial
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import ConvNorm
 from ctxseg.models.shapes import Array, Maps, Regions
@@ -67,15 +67,15 @@ class RegionContextEncoding(nn.Module):
         )
         lengths = extent.lengths((height, width)) or (None, None)
         z = "" if lengths[0] is None else "b"  # with padding, the subregions differ between images
-        r = f
+        r, dense = f, {"dtype": f.dtype, "kernel_init": initial.lecun_normal()}
         for k, x in zip(self.subdivisions, jnp.split(branches, len(self.subdivisions), axis=-1), strict=True):
             rows, columns = subregions(height, k, lengths[0]), subregions(width, k, lengths[1])
             pool_rows, pool_columns = rows, columns
             if self.region_pool == "mean":
                 pool_rows, pool_columns = (m / m.sum(-2, keepdims=True).clip(1) for m in (rows, columns))
             m = jnp.einsum(f"{z}hk,bhwc,{z}wl->bklc", pool_rows.astype(x.dtype), x, pool_columns.astype(x.dtype))
-            encode = nn.DenseGeneral(channels, axis=(1, 2, 3), dtype=x.dtype, name=f"encode{k}")
-            decode = nn.DenseGeneral((k, k, channels), use_bias=False, dtype=x.dtype, name=f"decode{k}")
+            encode = nn.DenseGeneral(channels, axis=(1, 2, 3), **dense, name=f"encode{k}")
+            decode = nn.DenseGeneral((k, k, channels), use_bias=False, **dense, name=f"decode{k}")
             q = decode(nn.relu(encode(m)))
             r = r + jnp.einsum(f"{z}hk,bklc,{z}wl->bhwc", rows.astype(x.dtype), q, columns.astype(x.dtype))
         return r, {}

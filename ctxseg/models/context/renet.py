@@ -14,13 +14,12 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
 from ctxseg.bounds import Amount, Count
-from ctxseg.models import extent
+from ctxseg.models import extent, initial
 from ctxseg.models.context.levels import select
 from ctxseg.models.layers import Norm
 from ctxseg.models.resizing import resize
@@ -57,8 +56,7 @@ def _irnn(x, recurrent, state):
 CELLS = {"lstm": (_lstm, 4, 2), "gru": (_gru, 3, 1), "irnn": (_irnn, 1, 1)}  # step, number of gates, entries of a state
 
 
-def _uniform(key, shape, dtype):
-    return jax.random.uniform(key, shape, dtype, -0.2, 0.2)
+_uniform = initial.uniform(-0.2, 0.2)
 
 
 def _identities(key, shape, dtype):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int32
 
+from ctxseg.models import initial
 from ctxseg.models.detectors import boxes as box_ops
 from ctxseg.models.layers import Conv, ConvNorm, promote_all_but_bias, relu
 from ctxseg.models.shapes import Array
@@ -42,7 +43,7 @@ class BoxHead(nn.Module):
         x = x.reshape(len(x), 1, 1, -1)
         for i in range(1, self.layers + 1):
             x = self.conv(self.channels, 1, norm=self.norm, name=f"hidden{i}")(x, train)
-        x, normal = x[:, 0, 0], nn.initializers.normal
+        x, normal = x[:, 0, 0], initial.normal
         types = {"dtype": self.dtype, "promote_dtype": promote_all_but_bias}
         scores = nn.Dense(self.num_classes + 1, kernel_init=normal(0.01), **types, name="scores")(x)
         deltas = nn.DenseGeneral((self.num_classes, 4), kernel_init=normal(0.001), **types, name="deltas")(x)
@@ -89,7 +90,7 @@ class Deconvolution(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w {self.features}"]:
         b, h, w, c = x.shape
-        init = nn.initializers.he_normal(in_axis=-2, out_axis=-1, batch_axis=(0, 1))  # each value has C inputs
+        init = initial.he_normal(batch_axis=(0, 1))  # each value has C inputs
         kernel = self.param("kernel", init, (2, 2, c, self.features), jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         y = x.astype(self.dtype).reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)

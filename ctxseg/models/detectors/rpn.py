@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int
 
+from ctxseg.models import initial
 from ctxseg.models.detectors import boxes as box_ops
 from ctxseg.models.detectors.nms import nms
 from ctxseg.models.layers import Conv, ConvNorm
@@ -38,7 +39,7 @@ class RPNHead(nn.Module):
     ) -> tuple[Float32[Array, "b h*w*{self.anchors}"], Float32[Array, "b h*w*{self.anchors} 4"]]:
         """Scores (logits) and deltas of the anchors, in the order of `anchors.grid_anchors`."""
         x = self.conv(x.shape[-1], 3, norm=self.norm, name="conv")(x, train)
-        init = nn.initializers.normal(0.01)
+        init = initial.normal(0.01)
         scores = Conv(self.anchors, 1, kernel_init=init, dtype=self.dtype, name="scores")(x)
         deltas = Conv(4 * self.anchors, 1, kernel_init=init, dtype=self.dtype, name="deltas")(x)
         scores, deltas = (y.astype(jnp.float32).reshape(len(x), -1, n) for y, n in ((scores, 1), (deltas, 4)))
