@@ -8,18 +8,26 @@ No paper has this table.
 from ctxseg.configs.datasets import EFFICIENTNET_LITE0
 from ctxseg.studies.tables import Column, Row, Table
 
-# The last row trains the same network from scratch.
-SCRATCH = {"model.backbone.name": EFFICIENTNET_LITE0["model.backbone.name"]}
+# Systems that read several maps: at stride 32, where the weights were trained, their finest map has stride 4. The backbone stays as it is,
+# and what is new learns at a high rate, which makes a step four times faster.
+FROZEN = {
+    "model.backbone.name": "efficientnet_lite0",
+    "model.backbone.output_stride": 32,
+    "model.pretrained": "efficientnet_lite0",
+    "model.frozen": ("backbone",),
+    "optimizer.learning_rate": 0.4,
+}
+# name → config, overrides with EfficientNet-Lite0. Systems that read one map need one of stride 8, so the backbone is trained too.
 SYSTEMS = {
-    "FCN": "fcn",
-    "H-ReNet": "hrenet",
-    "Attention to Scale": "attention",
-    "MSCI": "msci",
-    "ZigZagNet": "zigzag",
-    "MCIBI": "mcibi",
-    "PSPNet": "pspnet",
-    "DeepLabV3+": "deeplabv3plus",
-    "OCRNet": "ocrnet",
+    "FCN": ("fcn", EFFICIENTNET_LITE0),
+    "H-ReNet": ("hrenet", EFFICIENTNET_LITE0),
+    "Attention to Scale": ("attention", EFFICIENTNET_LITE0),
+    "MSCI": ("msci", FROZEN),
+    "ZigZagNet": ("zigzag", FROZEN | {"model.context.channels": 64}),
+    "MCIBI": ("mcibi", EFFICIENTNET_LITE0),
+    "PSPNet": ("pspnet", EFFICIENTNET_LITE0),
+    "DeepLabV3+": ("deeplabv3plus", EFFICIENTNET_LITE0),
+    "OCRNet": ("ocrnet", EFFICIENTNET_LITE0),
 }
 
 
@@ -29,16 +37,15 @@ def get_table(dataset: str = "camvid") -> Table:
         "ImageNet's weights on a small data set",
         dataset,
         [
-            *(Row(name, system) for name, system in SYSTEMS.items()),
-            Row("FCN, EfficientNet-Lite0 in both", "fcn", SCRATCH),
+            *(Row(f"{name}, tiny, from scratch", system) for name, (system, _) in SYSTEMS.items()),
+            *(Row(f"{name}, EfficientNet-Lite0", system, overrides) for name, (system, overrides) in SYSTEMS.items()),
+            Row("FCN, EfficientNet-Lite0, from scratch", "fcn", {"model.backbone.name": "efficientnet_lite0"}),
         ],
         [
-            Column("tiny, from scratch"),
-            Column("EfficientNet-Lite0, pretrained", overrides=EFFICIENTNET_LITE0),
-            Column("parameters of tiny's, M", "parameters, M"),
-            Column("parameters of EfficientNet-Lite0's, M", "parameters, M", overrides=EFFICIENTNET_LITE0),
-            Column("minutes of tiny's", "minutes"),
-            Column("minutes of EfficientNet-Lite0's", "minutes", overrides=EFFICIENTNET_LITE0),
+            Column(),
+            Column("pixel accuracy", "pixel accuracy"),
+            Column("parameters, M", "parameters, M"),
+            Column("minutes", "minutes"),
         ],
-        note="The training loop's minutes on one core.",
+        note="The training loop's minutes, on one core each with --jobs=2.",
     )

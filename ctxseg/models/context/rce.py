@@ -1,6 +1,7 @@
 """Region context encoding (RCE), which computes the context of a map in ZigZagNet (Lin et al., CVPR 2019, §4). SPEC §5."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -67,15 +68,15 @@ class RegionContextEncoding(nn.Module):
         )
         lengths = extent.lengths((height, width)) or (None, None)
         z = "" if lengths[0] is None else "b"  # with padding, the subregions differ between images
-        r, dense = f, {"dtype": f.dtype, "kernel_init": initial.lecun_normal()}
+        r, dense = f, partial(nn.DenseGeneral, dtype=f.dtype, kernel_init=initial.lecun_normal())
         for k, x in zip(self.subdivisions, jnp.split(branches, len(self.subdivisions), axis=-1), strict=True):
             rows, columns = subregions(height, k, lengths[0]), subregions(width, k, lengths[1])
             pool_rows, pool_columns = rows, columns
             if self.region_pool == "mean":
                 pool_rows, pool_columns = (m / m.sum(-2, keepdims=True).clip(1) for m in (rows, columns))
             m = jnp.einsum(f"{z}hk,bhwc,{z}wl->bklc", pool_rows.astype(x.dtype), x, pool_columns.astype(x.dtype))
-            encode = nn.DenseGeneral(channels, axis=(1, 2, 3), **dense, name=f"encode{k}")
-            decode = nn.DenseGeneral((k, k, channels), use_bias=False, **dense, name=f"decode{k}")
+            encode = dense(channels, axis=(1, 2, 3), name=f"encode{k}")
+            decode = dense((k, k, channels), use_bias=False, name=f"decode{k}")
             q = decode(nn.relu(encode(m)))
             r = r + jnp.einsum(f"{z}hk,bklc,{z}wl->bhwc", rows.astype(x.dtype), q, columns.astype(x.dtype))
         return r, {}
