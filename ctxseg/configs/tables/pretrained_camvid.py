@@ -8,8 +8,8 @@ No paper has this table.
 from ctxseg.configs.datasets import EFFICIENTNET_LITE0
 from ctxseg.studies.tables import Column, Row, Table
 
-# Systems that read several maps: at stride 32, where the weights were trained, their finest map has stride 4. The backbone stays as it is,
-# and what is new learns at a high rate, which makes a step four times faster.
+# Systems that read several maps, of which the finest has stride 4, need no last map of stride 8. The backbone stays as it is, and what is
+# new learns at a high rate, which makes a step four times faster.
 FROZEN = {
     "model.backbone.name": "efficientnet_lite0",
     "model.backbone.output_stride": 32,
@@ -26,7 +26,7 @@ SYSTEMS = {
     "ZigZagNet": ("zigzag", FROZEN | {"model.context.channels": 64}),
     "MCIBI": ("mcibi", EFFICIENTNET_LITE0),
     "PSPNet": ("pspnet", EFFICIENTNET_LITE0),
-    "DeepLabV3+": ("deeplabv3plus", EFFICIENTNET_LITE0),
+    "DeepLabV3+": ("deeplabv3plus", FROZEN | {"model.backbone.output_stride": 16}),
     "OCRNet": ("ocrnet", EFFICIENTNET_LITE0),
 }
 
