@@ -466,6 +466,7 @@ def test_a_run_writes_its_files(finished, street):
     trained = read_metrics(folder, "train")
     assert [entry["step"] for entry in trained] == [1, 2, 3, 4]
     assert all(entry["loss"] > 0 and entry["images_per_second"] > 0 for entry in trained)
+    assert all(0 <= entry["waiting_for_data"] <= 1 for entry in trained)
     expected = [0.1 * (1 - t / 4) ** 0.9 for t in range(4)]
     assert [entry["learning_rate"] for entry in trained] == pytest.approx(expected)
     assert [entry["step"] for entry in read_metrics(folder, "eval")] == [2, 4]
@@ -473,6 +474,7 @@ def test_a_run_writes_its_files(finished, street):
     assert json.loads((folder / "config.json").read_text())["data"]["manual_dir"] == str(street)
     page = (folder / "report.html").read_text()
     assert "fcn on camvid" in page and "--config.model.backbone.width=4" in page
+    assert re.search(r"fcn: the devices waited for data during \d+\.\d % of the training time", page)
 
 
 def test_the_same_command_again_evaluates(copied, finished, tiny):
