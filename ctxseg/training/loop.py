@@ -20,12 +20,15 @@ from ctxseg.tasks import task_of
 from ctxseg.training import optimizers, schedules
 from ctxseg.training.checks import check_fields, check_network
 from ctxseg.training.prefetch import Prefetch
+from ctxseg.training.profile import Profile
 from ctxseg.training.state import create_state
 from ctxseg.training.step import create_train_step, fill_memory
 
 
-def train(config, folder: str) -> dict:
+def train(config, folder: str, traced: int = 0) -> dict:
     """`--mode=train`: trains the run in `folder` from its newest checkpoint, evaluates it at the end and returns the scores.
+
+    `traced`: the number of steps to trace, see `Profile`; more than 0 needs a folder on this machine.
 
     Raises:
         UserError: invalid input, a loss that is no longer finite, or an interruption (SIGINT, SIGTERM). Checkpoints are kept.
@@ -84,7 +87,7 @@ def train(config, folder: str) -> dict:
         if log:
             log.truncate(first)
         step = create_train_step(model, optimizer, config, task.loss)
-        state = _loop(config, folder, step, evaluation, state, first, batches, saved, log)
+        state = _loop(config, folder, step, evaluation, state, first, batches, saved, log, traced)
     scores = evaluate.finish(config, folder, tested, evaluation, state, start)
     evaluated = log and any(
         e["kind"] == "eval" and e["step"] == config.train.steps for e in metrics_log.read_metrics(folder)
@@ -94,7 +97,7 @@ def train(config, folder: str) -> dict:
     return scores
 
 
-def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
+def _loop(config, folder, step, evaluation, state, first, batches, saved, log, traced):
     """Runs the updates `first` + 1 … `config.train.steps`. Returns the final state."""
     rate = schedules.learning_rate(config.optimizer, config.train.steps)
     state = devices.replicate(state)
@@ -102,14 +105,18 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
     pending, computing, last_saved, last_time = [], None, first, time.time()
     with (
         Prefetch(batches, total - first) as prefetch,
+        Profile(folder, traced, first, total) as profile,
         Progress(total, first, "train", compiles=True) as progress,
         _Interrupt() as interrupt,
     ):
         for i in range(first + 1, total + 1):
-            state, step_metrics = step(state, prefetch.next(computing))
-            # At most two steps are unfinished: more would keep more batches on the devices, and a signal would stop them later.
-            jax.block_until_ready(computing)
+            profile.before(i, computing)
+            with jax.profiler.StepTraceAnnotation("train", step_num=i):
+                state, step_metrics = step(state, prefetch.next(computing))
+                # At most two steps are unfinished: more would keep more batches on the devices, and a signal would stop them later.
+                jax.block_until_ready(computing)
             computing = step_metrics
+            profile.after(i, computing)
             pending.append((i, step_metrics))
             interrupt.defer()
             final = i == total
