@@ -76,6 +76,13 @@ def shard(batch: dict) -> dict:
     return {k: v.reshape(n, v.shape[0] // n, *v.shape[1:]) for k, v in batch.items() if hasattr(v, "reshape")}
 
 
+def put(batch: dict) -> dict:
+    """Starts to copy this process's part of a batch to the local devices, split as by `shard`."""
+    # The placement that `pmap` gives its arguments; it would copy arrays with another one again.
+    placement = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
+    return jax.device_put(shard(batch), placement)
+
+
 def gather(x):
     """Joins the results of the local devices: `[devices, B, …]` → `[devices·B, …]`."""
     return x.reshape(-1, *x.shape[2:])

@@ -42,7 +42,10 @@ if __name__ == "__main__":
     batch["label"][2, 5:] = 255
     reversed_batch = {"image": batch["image"][::-1], "label": batch["label"][::-1]}
     initial = fill_memory(model, state, iter([reversed_batch, batch]), 2)
-    state, metrics = create_train_step(model, optimizer, config)(devices.replicate(initial), devices.shard(batch))
+    replicas, placed = devices.replicate(initial), devices.put(batch)
+    # With another placement, the step would copy the batch again.
+    assert placed["label"].sharding.is_equivalent_to(jax.tree.leaves(replicas)[0].sharding, placed["label"].ndim)
+    state, metrics = create_train_step(model, optimizer, config)(replicas, placed)
     confusion, labels, image_counts = semantic.create_eval_step(model, Protocol())(
         devices.replicate(initial.variables), devices.shard(batch)
     )

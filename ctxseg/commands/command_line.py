@@ -60,6 +60,7 @@ READ_BY = {
     "process_count": ("train", "evaluate"),
     "process_id": ("train", "evaluate"),
     "process_timeout": ("train", "evaluate"),
+    "profile": ("train",),
 }
 
 
@@ -103,6 +104,8 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_integer("process_id", None, "train, evaluate: index of this process, from 0", flag_values=values)
     help = "train, evaluate: seconds without a sign of life after which a process counts as lost, and ends the others"
     flags.DEFINE_float("process_timeout", 300.0, help, lower_bound=1.0, upper_bound=86400.0, flag_values=values)
+    help = "train: steps to trace into WORKDIR/profile, for Perfetto and TensorBoard; the first two, which compile, are left out"
+    flags.DEFINE_integer("profile", None, help, lower_bound=1, flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help; --mode=show lists the fields of a config", flag_values=values)
     if base is None:
@@ -185,6 +188,10 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
             f"--checkpoint={values.checkpoint} and --workdir={values.workdir} name different runs; give only one of them"
         )
     values.workdir = values.workdir or run or _workdir(values)
+    if values.profile and "://" in str(values.workdir):
+        raise UserError(
+            f"--workdir={values.workdir}: expected a local folder, since --profile writes a trace there; leave --profile out"
+        )
     return values
 
 

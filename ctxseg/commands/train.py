@@ -11,7 +11,7 @@ from ctxseg.views import report
 
 def run(values) -> None:
     with joined(values, preemption=True), workdir.hold(values.workdir, create=True):
-        finish(values, loop.train(values.config, values.workdir))
+        finish(values, loop.train(values.config, values.workdir, values.profile or 0))
 
 
 def finish(values, scores: dict) -> None:

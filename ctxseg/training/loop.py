@@ -7,6 +7,7 @@ import sys
 import time
 from functools import partial
 
+import jax
 from jax.experimental import multihost_utils
 
 from ctxseg import data, devices, interrupts, processes
@@ -18,12 +19,16 @@ from ctxseg.runs import checkpoints, metrics_log, pretrained, provenance, record
 from ctxseg.tasks import task_of
 from ctxseg.training import optimizers, schedules
 from ctxseg.training.checks import check_fields, check_network
+from ctxseg.training.prefetch import Prefetch
+from ctxseg.training.profile import Profile
 from ctxseg.training.state import create_state
 from ctxseg.training.step import create_train_step, fill_memory
 
 
-def train(config, folder: str) -> dict:
+def train(config, folder: str, traced: int = 0) -> dict:
     """`--mode=train`: trains the run in `folder` from its newest checkpoint, evaluates it at the end and returns the scores.
+
+    `traced`: the number of steps to trace, see `Profile`; more than 0 needs a folder on this machine.
 
     Raises:
         UserError: invalid input, a loss that is no longer finite, or an interruption (SIGINT, SIGTERM). Checkpoints are kept.
@@ -82,7 +87,7 @@ def train(config, folder: str) -> dict:
         if log:
             log.truncate(first)
         step = create_train_step(model, optimizer, config, task.loss)
-        state = _loop(config, folder, step, evaluation, state, first, batches, saved, log)
+        state = _loop(config, folder, step, evaluation, state, first, batches, saved, log, traced)
     scores = evaluate.finish(config, folder, tested, evaluation, state, start)
     evaluated = log and any(
         e["kind"] == "eval" and e["step"] == config.train.steps for e in metrics_log.read_metrics(folder)
@@ -92,30 +97,46 @@ def train(config, folder: str) -> dict:
     return scores
 
 
-def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
+def _loop(config, folder, step, evaluation, state, first, batches, saved, log, traced):
     """Runs the updates `first` + 1 … `config.train.steps`. Returns the final state."""
     rate = schedules.learning_rate(config.optimizer, config.train.steps)
     state = devices.replicate(state)
-    pending, last_saved, last_time = [], first, time.time()
-    with Progress(config.train.steps, first, "train", compiles=True) as progress, _Interrupt() as interrupt:
-        for i in range(first + 1, config.train.steps + 1):
-            state, step_metrics = step(state, devices.shard(next(batches)))
+    total = config.train.steps
+    pending, computing, last_saved, last_time = [], None, first, time.time()
+    with (
+        Prefetch(batches, total - first) as prefetch,
+        Profile(folder, traced, first, total) as profile,
+        Progress(total, first, "train", compiles=True) as progress,
+        _Interrupt() as interrupt,
+    ):
+        for i in range(first + 1, total + 1):
+            profile.before(i, computing)
+            with jax.profiler.StepTraceAnnotation("train", step_num=i):
+                state, step_metrics = step(state, prefetch.next(computing))
+                # At most two steps are unfinished: more would keep more batches on the devices, and a signal would stop them later.
+                jax.block_until_ready(computing)
+            computing = step_metrics
+            profile.after(i, computing)
             pending.append((i, step_metrics))
             interrupt.defer()
-            final = i == config.train.steps
+            final = i == total
             stopping = interrupt.stops_after(i) and not final
             evaluating = _every(config.train.eval_every, i) and not final
             saving = final or stopping or evaluating or _every(config.train.checkpoint_every, i)
 
             if saving or _every(config.train.log_every, i):
                 loss = _mean_loss(pending, folder, last_saved)
-                speed = len(pending) * config.train.batch_size / (time.time() - last_time)
+                seconds = time.time() - last_time
+                values = {
+                    "loss": loss,
+                    "learning_rate": float(rate(i - 1)),
+                    "images_per_second": len(pending) * config.train.batch_size / seconds,
+                    "waiting_for_data": prefetch.waited / seconds,
+                }
                 if log:
-                    log.write(
-                        i, "train", {"loss": loss, "learning_rate": float(rate(i - 1)), "images_per_second": speed}
-                    )
-                progress.update(i, {"loss": loss, "images_per_second": speed})
-                pending, last_time = [], time.time()
+                    log.write(i, "train", values)
+                progress.update(i, values)
+                pending, prefetch.waited, last_time = [], 0.0, time.time()
             scores = None
             if evaluating:
                 scores = evaluation(state.variables).scores
@@ -124,7 +145,7 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log):
                 last_time = time.time()
             if saving:
                 score = None if scores is None else record.main_score(scores) or 0.0
-                saved.save(i, devices.for_checkpoint(state), batches.get_state(), score)
+                saved.save(i, devices.for_checkpoint(state), prefetch.position, score)
                 last_saved = i
             if stopping:
                 saved.wait()

@@ -106,11 +106,26 @@ def _words(score):
 
 
 def _curves(runs):
-    """The training curves as pictures, and the names of runs without a log."""
+    """The training curves as pictures, the share of the time in which each run waited for data, and the names of runs without a log."""
     pictures = []
     for name, figure in curves.training_curves([run.metrics for run in runs]).items():
         pictures.append(page.figure(figure, f"{name} over training steps"))
-    return {"pictures": pictures, "missing": [run.name for run in runs if not run.metrics]}
+    shares = [(run, _waiting(run.metrics)) for run in runs]
+    waiting = [(run, f"{100 * share:.1f} %") for run, share in shares if share is not None]
+    return {"pictures": pictures, "waiting": waiting, "missing": [run.name for run in runs if not run.metrics]}
+
+
+def _waiting(metrics):
+    """The share of the training time in which the devices waited for data, None if it was not logged."""
+    previous, waited, total = 0, 0.0, 0.0
+    for entry in metrics:
+        if entry["kind"] == "train":
+            steps, previous = entry["step"] - previous, entry["step"]
+            speed, share = entry.get("images_per_second"), entry.get("waiting_for_data")
+            if speed and share is not None:
+                time = steps / speed  # in units that the batch size makes seconds
+                waited, total = waited + share * time, total + time
+    return waited / total if total else None
 
 
 def _settings(runs):

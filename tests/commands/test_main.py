@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import io
 import json
 import os
@@ -109,6 +110,9 @@ BAD_COMMAND_LINES = {
     "int of a placeholder": ([FCN, "--config.model.context.stages=2.5"], "stages=2.5: .*whole number"),
     "float": ([FCN, "--config.optimizer.learning_rate=low"], "learning_rate=low: .*number"),
     "bool": ([FCN, "--config.data.flip=maybe"], "--config.data.flip=maybe: .*true or false"),
+    "no steps to trace": ([FCN, "--profile=0"], "--profile=0: .*positive integer"),
+    "steps to trace": ([FCN, "--profile=few"], "--profile=few: .*int"),
+    "a remote trace": ([FCN, "--profile=3", "--workdir=gs://bucket/run"], "--workdir=gs://bucket/run: .*local folder.* --profile"),
     "no value": ([FCN, "--config.train.steps"], "Missing value for flag --config.train.steps"),
     "a tuple twice": ([FCN, "--config.eval.scales=0.5", "--config.eval.scales=1"], "--config.eval.scales .*twice.*A,B"),
     "a folder for show": ([FCN, "--mode=show", "--workdir=x"], "--workdir .*--mode=show .*--config"),
@@ -179,7 +183,7 @@ def test_a_flag_is_only_for_the_modes_that_read_it():
     given = {
         "images": "1", "input": "x", "output": "x", "probabilities": "true", "checkpoint": "best",
         "overwrite": "true", "seeds": "2", "rows": "0", "row": "0", "sweep": "seed=1", "jobs": "1", "dry_run": "true",
-        "names": "torchvision", "coordinator": "a:1", "process_count": "2", "process_id": "0", "process_timeout": "9",
+        "profile": "3", "names": "torchvision", "coordinator": "a:1", "process_count": "2", "process_id": "0", "process_timeout": "9",
     }  # fmt: skip
     common = {"mode", "workdir", "debug", "help", "config"}
     assert (
@@ -187,7 +191,7 @@ def test_a_flag_is_only_for_the_modes_that_read_it():
     )
     several = {"coordinator", "process_count", "process_id", "process_timeout"}
     read = {
-        "train": several, "pictures": {"images"}, "predict": {"input", "output", "probabilities", "checkpoint", "overwrite"},
+        "train": {"profile", *several}, "pictures": {"images"}, "predict": {"input", "output", "probabilities", "checkpoint", "overwrite"},
         "export": {"output", "checkpoint", "overwrite"}, "evaluate": {"checkpoint", *several}, "crf": {"checkpoint"},
         "sweep": {"seeds", "rows", "row", "sweep", "jobs", "dry_run"}, "convert": {"input", "output", "names", "overwrite"},
     }  # fmt: skip
@@ -422,7 +426,7 @@ def finished(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     before = os.getcwd()
     os.chdir(ROOT)
-    out = call(f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", f"--workdir={folder}")
+    out = call(f"{FCN}:camvid", *tiny, "--config.train.eval_every=2", "--profile=9", f"--workdir={folder}")
     os.chdir(before)
     return folder, out
 
@@ -466,6 +470,7 @@ def test_a_run_writes_its_files(finished, street):
     trained = read_metrics(folder, "train")
     assert [entry["step"] for entry in trained] == [1, 2, 3, 4]
     assert all(entry["loss"] > 0 and entry["images_per_second"] > 0 for entry in trained)
+    assert all(0 <= entry["waiting_for_data"] <= 1 for entry in trained)
     expected = [0.1 * (1 - t / 4) ** 0.9 for t in range(4)]
     assert [entry["learning_rate"] for entry in trained] == pytest.approx(expected)
     assert [entry["step"] for entry in read_metrics(folder, "eval")] == [2, 4]
@@ -473,6 +478,15 @@ def test_a_run_writes_its_files(finished, street):
     assert json.loads((folder / "config.json").read_text())["data"]["manual_dir"] == str(street)
     page = (folder / "report.html").read_text()
     assert "fcn on camvid" in page and "--config.model.backbone.width=4" in page
+    assert re.search(r"fcn: the devices waited for data during \d+\.\d % of the training time", page)
+
+
+def test_a_trace_has_the_steps_after_the_first_two(finished):
+    (path,) = (finished[0] / "profile").glob("plugins/profile/*/perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    steps = [event for event in events if event.get("name") == "train"]
+    assert [event["args"]["step_num"] for event in sorted(steps, key=lambda event: event["ts"])] == ["3", "4"]
+    assert not any(event.get("name", "").startswith("$") for event in events)  # functions of Python
 
 
 def test_the_same_command_again_evaluates(copied, finished, tiny):

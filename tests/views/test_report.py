@@ -107,6 +107,17 @@ def other(workdir, tmp_path):
     return folder
 
 
+def test_the_share_of_waiting_is_that_of_the_whole_time(workdir, other):
+    """Runs of before it was logged have none. Lines count by their time: 100 steps at 5 images a second, 60 at 1."""
+    assert "waited" not in Page(report.write_report([workdir])).text
+    log = metrics_log.MetricsLog(other)
+    log.write(100, "train", {"images_per_second": 5.0, "waiting_for_data": 0.5})
+    log.write(160, "train", {"images_per_second": 1.0, "waiting_for_data": 0.05})
+    text = Page(report.write_report([workdir, other], path=workdir / "both.html")).text
+    assert text.count("waited") == 1
+    assert "other <run>: the devices waited for data during 16.2 % of the training time" in text
+
+
 def test_several_runs_side_by_side(workdir, other):
     base_configs = {workdir: CONFIG, other: CONFIG | {"system": "fcn"}}
     path = report.write_report([workdir, other], base_configs.get, workdir / "both.html")
