@@ -281,6 +281,8 @@ def check_same(path: str, config: ConfigDict) -> None:
     contents = _read(path)
     saved = flatten_as_json({section: value for section, value in contents.items() if section != "dataset"})
     given, unread = flatten_as_json(config), reading.unread(config)
+    # Pixels that are not given are those of the run.
+    given |= {k: saved.get(k) for k in given if k.startswith("model.pixels.") and given[k] is None}
     unset = [k for k, v in given.items() if k not in unread and (k not in saved or (saved[k] is None) != (v is None))]
     if unset:
         saved_config = collect.get_config(collect.names_of(contents))
@@ -297,8 +299,6 @@ def check_same(path: str, config: ConfigDict) -> None:
         and saved[k] != given.get(k)
         and not k.startswith(FREE)
         and k not in unread
-        # Pixels that are not given are those of the run.
-        and not (k.startswith("model.pixels.") and given.get(k) is None)
     ]
     if differences:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""

@@ -78,6 +78,15 @@ def test_an_unset_field_counts_as_the_default_of_its_module(run):
         workdir.check(run, changed(model__backbone__width=25))
 
 
+def test_pixels_that_are_not_given_are_those_of_the_run(tmp_path):
+    """Those of its weights: the same command continues the run, and the same sweep finds it."""
+    pixels = {"model__pixels__mean": (127.0, 127.0, 127.0), "model__pixels__order": "bgr"}
+    workdir.claim(tmp_path, changed(**pixels))
+    workdir.check(tmp_path, fcn.get_config())
+    with pytest.raises(UserError, match="config.model.pixels.order is rgb .* bgr "):
+        workdir.check(tmp_path, changed(model__pixels__order="rgb"))
+
+
 def test_a_field_added_after_the_run_counts_as_its_default(run):
     saved = json.loads((run / "config.json").read_text())
     for section, field in (("data", "padding"), ("model", "auxiliary"), ("train", "split"), ("eval", "flip")):
