@@ -21,6 +21,16 @@ EFFICIENTNET_LITE0 = {
     "optimizer.learning_rate": 0.2,
     "optimizer.rates": ("backbone=0.25", "classifier=0.25"),
 }
+# The same for systems that read several maps. The finest has stride 4, so the last one needs no stride of 8. All of the backbone is frozen,
+# and what is new learns at a high rate: on CamVid, ZigZagNet is better so, in less time (docs/weights.md).
+EFFICIENTNET_LITE0_LEVELS = {
+    "model.backbone.name": "efficientnet_lite0",
+    "model.backbone.output_stride": 32,
+    "model.pretrained": "efficientnet_lite0",
+    "model.frozen": ("backbone",),
+    "optimizer.learning_rate": 0.4,
+    "optimizer.rates": (),
+}
 
 
 def set_protocol(config, dataset: str, paper=None) -> None:

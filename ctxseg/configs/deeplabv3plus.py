@@ -16,6 +16,9 @@ def get_config(dataset: str = "scenes"):
         config.model.context.channels = 64
         config.model.context.low_channels = 16
         config.model.context.dilations = (2, 4, 6)  # on maps of 16×16
+        if dataset == "folder":
+            config.update_from_flattened_dict(datasets.EFFICIENTNET_LITE0_LEVELS)
+            config.model.backbone.output_stride = 16
     else:
         datasets.dilated_resnet50(config)
     return config

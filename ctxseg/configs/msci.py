@@ -19,6 +19,8 @@ def get_config(dataset: str = "scenes"):
         # At this learning rate from scratch, sums and means over regions both overflow unless gradients are clipped.
         config.model.context.region_pool = "mean"
         config.optimizer.clip_norm = 1.0
+        if dataset == "folder":
+            config.update_from_flattened_dict(datasets.EFFICIENTNET_LITE0_LEVELS)
     else:
         config.model.backbone.name = "resnet152"
         config.model.backbone.output_stride = 32  # each level is half as large as the one before

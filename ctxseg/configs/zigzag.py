@@ -15,6 +15,9 @@ def get_config(dataset: str = "scenes"):
     if dataset in datasets.SMALL:
         config.model.context.stages = 2
         config.model.context.channels = 24
+        if dataset == "folder":
+            config.update_from_flattened_dict(datasets.EFFICIENTNET_LITE0_LEVELS)
+            config.model.context.channels = 64
     else:
         config.model.backbone.name = "resnet101"
         config.model.backbone.output_stride = 32  # each level is half as large as the one before

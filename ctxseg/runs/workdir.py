@@ -295,10 +295,7 @@ def check_same(path: str, config: ConfigDict) -> None:
         f"config.{k} is {given.get(k)} here and {saved.get(k)} in the run"
         for k in sorted(saved.keys() | given.keys(), key=lambda k: (k not in ("system", "data.name"), k))
         # Unused fields may differ.
-        if k in saved
-        and saved[k] != given.get(k)
-        and not k.startswith(FREE)
-        and k not in unread
+        if k in saved and saved[k] != given.get(k) and not k.startswith(FREE) and k not in unread
     ]
     if differences:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""

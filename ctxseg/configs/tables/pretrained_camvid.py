@@ -5,28 +5,19 @@
 No paper has this table.
 """
 
-from ctxseg.configs.datasets import EFFICIENTNET_LITE0
+from ctxseg.configs.datasets import EFFICIENTNET_LITE0, EFFICIENTNET_LITE0_LEVELS
 from ctxseg.studies.tables import Column, Row, Table
 
-# Systems that read several maps, of which the finest has stride 4, need no last map of stride 8. The backbone stays as it is, and what is
-# new learns at a high rate, which makes a step four times faster.
-FROZEN = {
-    "model.backbone.name": "efficientnet_lite0",
-    "model.backbone.output_stride": 32,
-    "model.pretrained": "efficientnet_lite0",
-    "model.frozen": ("backbone",),
-    "optimizer.learning_rate": 0.4,
-}
-# name → config, overrides with EfficientNet-Lite0. Systems that read one map need one of stride 8, so the backbone is trained too.
+# name → config, overrides with EfficientNet-Lite0
 SYSTEMS = {
     "FCN": ("fcn", EFFICIENTNET_LITE0),
     "H-ReNet": ("hrenet", EFFICIENTNET_LITE0),
     "Attention to Scale": ("attention", EFFICIENTNET_LITE0),
-    "MSCI": ("msci", FROZEN),
-    "ZigZagNet": ("zigzag", FROZEN | {"model.context.channels": 64}),
+    "MSCI": ("msci", EFFICIENTNET_LITE0_LEVELS),
+    "ZigZagNet": ("zigzag", EFFICIENTNET_LITE0_LEVELS | {"model.context.channels": 64}),
     "MCIBI": ("mcibi", EFFICIENTNET_LITE0),
     "PSPNet": ("pspnet", EFFICIENTNET_LITE0),
-    "DeepLabV3+": ("deeplabv3plus", FROZEN | {"model.backbone.output_stride": 16}),
+    "DeepLabV3+": ("deeplabv3plus", EFFICIENTNET_LITE0_LEVELS | {"model.backbone.output_stride": 16}),
     "OCRNet": ("ocrnet", EFFICIENTNET_LITE0),
 }
 
