@@ -22,8 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch_fcn import train_step
 
 from ctxseg import devices
 from ctxseg.configs import defaults
@@ -33,59 +32,6 @@ from ctxseg.training.state import create_state
 from ctxseg.training.step import create_train_step
 
 CLASSES = 21
-
-
-class Bottleneck(nn.Module):
-    """The PyTorch equivalent of `ctxseg.models.backbones.resnet.Bottleneck`."""
-
-    def __init__(self, inputs, features, stride, dilation):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, features, 1, bias=False), nn.BatchNorm2d(features)
-        self.conv2 = nn.Conv2d(features, features, 3, stride, dilation, dilation, bias=False)
-        self.bn2 = nn.BatchNorm2d(features)
-        self.conv3, self.bn3 = nn.Conv2d(features, 4 * features, 1, bias=False), nn.BatchNorm2d(4 * features)
-        self.shortcut = None
-        if stride != 1 or inputs != 4 * features:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, 4 * features, 1, stride, bias=False), nn.BatchNorm2d(4 * features)
-            )
-
-    def forward(self, x):
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
-        return F.relu(self.bn3(self.conv3(y)) + (x if self.shortcut is None else self.shortcut(x)), inplace=True)
-
-
-def torch_fcn():
-    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
-    inputs = 64
-    for i, (blocks, stride, first, rest) in enumerate(
-        zip((3, 4, 6, 3), (1, 2, 1, 1), (1, 1, 1, 2), (1, 1, 2, 4), strict=True)
-    ):
-        for j in range(blocks):
-            layers.append(Bottleneck(inputs, 64 * 2**i, stride if j == 0 else 1, first if j == 0 else rest))
-            inputs = 256 * 2**i
-    return nn.Sequential(*layers, nn.Conv2d(inputs, CLASSES, 1))
-
-
-def torch_step(images, labels, channels_last):
-    """A function that runs one PyTorch step and returns the loss, and the number of parameters."""
-    model = torch_fcn().train()
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    if channels_last:
-        model, x = (t.to(memory_format=torch.channels_last) for t in (model, x))
-    y = torch.from_numpy(labels.astype(np.int64))
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        logits = F.interpolate(model(x), size=y.shape[1:], mode="bilinear", align_corners=False)
-        loss = F.cross_entropy(logits, y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step, sum(p.numel() for p in model.parameters())
 
 
 def ctxseg_step(images, labels):
@@ -131,7 +77,7 @@ def main():
     images = rng.normal(size=(args.batch, args.size, args.size, 3)).astype(np.float32)
     labels = rng.integers(0, CLASSES, (args.batch, args.size, args.size)).astype(np.uint8)
 
-    candidates = [torch_step(images, labels, last) for last in (False, True)]
+    candidates = [train_step(images, labels, CLASSES, last) for last in (False, True)]
     for step, _ in candidates:
         step()
     times = [min(seconds(step) for _ in range(2)) for step, _ in candidates]

@@ -18,7 +18,9 @@ MODULES = sorted([ROOT / "main.py", *(path for folder in FOLDERS for path in (RO
 FILE_NAMES = {path.name for path in [*PAGES, *MODULES]}
 
 # Files outside the repository: a reader's own, those that a command writes, and another project's.
-ELSEWHERE = {"ctxseg/models/context/mine.py", "mine.py", "run.py", "table.md", "helpers/labels.py", "labelme2coco.py"}
+ELSEWHERE = {
+    "ctxseg/models/context/mine.py", "mine.py", "run.py", "table.md", "gpu.md", "helpers/labels.py", "labelme2coco.py",
+}  # fmt: skip
 PLACEHOLDER = re.compile("SYSTEM|NAME")
 
 CITATION = re.compile(r"\bSPEC\b((?:(?:,|\s+and|\s+to)?\s+§\w+)*)")
