@@ -20,6 +20,7 @@ in the next run.
 
 import argparse
 import json
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int | None:
         for name in options.only:
             print(f"{name}: {', '.join(part(name).entries())}")
         return None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the process that measures too
     process = schedule.Worker([sys.executable, __file__, "--worker"])
     try:
         return measure(options, process)
@@ -78,15 +80,15 @@ def measure(options, process) -> int | None:
         stored = results["parts"].setdefault(name, {})
         entries = schedule.due(part(name).entries(), stored, options.again)
         if entries and device is None:
-            device = process.ask({"part": "device", "tiny": options.tiny}, 60 * options.minutes) | {
-                "tiny": options.tiny
-            }
+            device = process.ask({"part": "device", "tiny": options.tiny}, 60 * options.minutes)
             if "device" not in device:
                 return fail(f"JAX does not start: {device.get('error', 'no answer')}")
+            device["tiny"] = options.tiny
+            commits = dict.fromkeys(filter(None, [*results.pop("commit", "").split(", "), device.pop("commit")]))
             if others := [key for key in device if key in results and results[key] != device[key]]:
                 differences = ", ".join(f"{key} {results[key]}, not {device[key]}" for key in others)
                 return fail(f"{options.output} has figures of {differences}; choose another --output")
-            results = device | results
+            results = device | {"commit": ", ".join(commits)} | results  # the figures may be of several commits
             print(json.dumps(device), flush=True)
         for entry, result in schedule.run(entries, partial(ask, name), options.images, 60 * options.minutes):
             stored[entry] = result

@@ -22,7 +22,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import gpu  # noqa: E402
 from gpu_parts import attention, measuring, renet, schedule, steps, values, worker  # noqa: E402
 
-DEVICE = {"device": "a GPU", "platform": "gpu", "devices": 1, "jax": "0.12.0", "flax": "0.12.8", "commit": None}
+DEVICE = {"device": "a GPU", "platform": "gpu", "devices": 1, "jax": "0.12.0", "flax": "0.12.8"}
 FIGURES = {
     "ceilings": {"operations_per_second": 1e14},
     "crf": {"seconds": 0.5, "vertices": 90_000, "memory_bytes": 2**30, "compile_seconds": 9.0},
@@ -32,12 +32,12 @@ FIGURES = {
 class Process:
     """Stands in for `schedule.Worker`: gives every entry the same figures, except those in `answers`."""
 
-    def __init__(self, **answers):
-        self.answers, self.asked = answers, []
+    def __init__(self, commit="1111111", **answers):
+        self.commit, self.answers, self.asked = commit, answers, []
 
     def ask(self, request, seconds):
         if request["part"] == "device":
-            return DEVICE
+            return DEVICE | {"commit": self.commit}
         self.asked.append(request["entry"])
         return self.answers.get(request["entry"], FIGURES[request["part"]])
 
@@ -64,9 +64,10 @@ def test_what_is_in_the_file_is_not_measured_again_unless_it_failed_and_again_as
     path = tmp_path / "gpu.json"
     run(path, Process(smooth={"error": "ValueError: too smooth"}))
     for flags, asked in (([], []), (["--again"], ["smooth"]), (["--again"], [])):
-        process = Process()
+        process = Process(commit="2222222")
         assert run(path, process, *flags) is None
         assert process.asked == asked
+    assert json.loads(path.read_text())["commit"] == "1111111, 2222222"
 
 
 def test_figures_of_two_devices_do_not_mix(tmp_path, capsys):

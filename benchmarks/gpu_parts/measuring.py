@@ -67,9 +67,8 @@ def _products(jaxpr, times=1):
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     needed = set(_variables(jaxpr.outvars))
     for equation in reversed(jaxpr.eqns):
-        if needed.isdisjoint(
-            equation.outvars
-        ):  # XLA removes it, such as the convolution that is traced with its gradient
+        # XLA removes what nothing needs, such as the convolution that is traced with its gradient.
+        if needed.isdisjoint(equation.outvars):
             continue
         needed.update(_variables(equation.invars))
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):

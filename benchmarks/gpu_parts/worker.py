@@ -13,7 +13,10 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # all other output goes to stderr
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
+        try:
+            print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
+        except BrokenPipeError:  # the process that asked was killed
+            os._exit(1)
 
 
 def answer(request: dict) -> dict:
