@@ -221,8 +221,10 @@ def test_the_kernel_of_renet_is_translated_for_a_gpu(dtype):
     traced = jax.jit(partial(renet.pallas, dtype=jnp.dtype(dtype))).trace(params, x)
     try:
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    except RuntimeError as error:  # JAX 0.12
-        pytest.skip(str(error))
+    except RuntimeError as error:
+        if "No supported GPU devices found" not in str(error):
+            raise
+        pytest.skip("JAX 0.11 and 0.12 translate the kernel only where there is a GPU")
     assert "triton" in text
 
 
