@@ -6,6 +6,8 @@ import time
 import jax
 from jax.extend.core import Literal
 
+from ctxseg.studies.operations import total_flops
+
 GIBIBYTE = 2**30
 
 
@@ -52,14 +54,7 @@ def count_operations(function, *arguments) -> int:
     XLA counts the operations of each. The body of a scan counts as often as it is executed. In its analysis of a whole program, XLA counts
     it once, and does not count library calls on GPUs (see `ctxseg/studies/operations.py`).
     """
-    counts: dict[tuple, int] = {}
-    total = 0
-    for equation, times in _products(jax.make_jaxpr(function)(*arguments)):
-        key = (equation.primitive.name, str(equation.params), *(str(v.aval) for v in equation.invars))
-        if key not in counts:
-            counts[key] = _operations(equation)
-        total += times * counts[key]
-    return total
+    return total_flops(_products(jax.make_jaxpr(function)(*arguments)))
 
 
 def _products(jaxpr, times=1):
@@ -85,11 +80,3 @@ def _products(jaxpr, times=1):
 
 def _variables(atoms):
     return [atom for atom in atoms if not isinstance(atom, Literal)]
-
-
-def _operations(equation) -> int:
-    def run(*arguments):
-        return equation.primitive.bind(*arguments, **equation.params)
-
-    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
-    return int(jax.jit(run).lower(*shapes).cost_analysis().get("flops", 0))

@@ -66,10 +66,14 @@ def count_flops(function, *args) -> int:
     Raises:
         ValueError: see `equations`.
     """
-    # Equal equations are analysed once.
-    counts = {}
+    return total_flops(equations(jax.make_jaxpr(function)(*args)))
+
+
+def total_flops(executed) -> int:
+    """The sum over pairs (equation, number of executions) of XLA's cost analysis. Equal equations are analysed once."""
+    counts: dict[tuple, int] = {}
     total = 0
-    for equation, times in equations(jax.make_jaxpr(function)(*args)):
+    for equation, times in executed:
         key = (equation.primitive.name, str(equation.params), *(str(v.aval) for v in equation.invars))
         if key not in counts:
             counts[key] = _flops(equation)
