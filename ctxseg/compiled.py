@@ -1,4 +1,4 @@
-"""Compiled programs on disk, so that a network starts in seconds when it is run again: JAX's persistent compilation cache."""
+"""Compiled programs on disk, so that a network that is run again starts without compiling: JAX's persistent compilation cache."""
 
 import os
 import stat

@@ -22,7 +22,7 @@ EFFICIENTNET_LITE0 = {
     "optimizer.rates": ("backbone=0.25", "classifier=0.25"),
 }
 # The same for systems that read several maps. The finest has stride 4, so the last one needs no stride of 8. All of the backbone is frozen,
-# and what is new learns at a high rate: on CamVid, ZigZagNet is better so, in less time (docs/weights.md).
+# and what is new learns at a high rate: on CamVid, ZigZagNet with 64 channels is better so, in less time (docs/weights.md).
 EFFICIENTNET_LITE0_LEVELS = {
     "model.backbone.name": "efficientnet_lite0",
     "model.backbone.output_stride": 32,
