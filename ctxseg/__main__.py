@@ -3,9 +3,10 @@
 
 def main() -> None:
     """Runs the command line `sys.argv` and ends the process."""
-    from ctxseg import interrupts
+    from ctxseg import heap, interrupts
 
     interrupts.install()  # before the slow imports
+    heap.keep_freed_memory()
 
     from ctxseg import commands
 

@@ -115,20 +115,39 @@ convolve_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _depthwise_kernel_gradient(x, kernel, dy, stride, dilation, before):
-    """One row of `dy` at a time: the products of a row fit in the cache, but those of the whole map would be written to memory."""
-    x, dy = (a.astype(_sum_dtype(a)) for a in (x, dy))
-    x = materialize(jnp.pad(x, ((0, 0), *_padding(kernel, dilation, before), (0, 0))))
-    width = (dy.shape[2] - 1) * stride + 1
+    """One row of `dy`, of a few images, at a time: it and the rows of `x` that it is multiplied with fit in the cache. The products are
+    added up for each position of a row, and over the row only at the end, since XLA is slow to add up over positions. `materialize`:
+    it is also slow to read a row whose index is a variable within a sum."""
+    dtype = _sum_dtype(x)
+    (above, _), sides = _padding(kernel, dilation, before)
     down, across = (range(0, k * dilation, dilation) for k in kernel.shape[:2])
+    images, height, _, channels = x.shape
+    rows, columns = dy.shape[1:3]
+    last = (columns - 1) * stride + 1
+    together = max(n for n in range(1, 9) if images % n == 0)
 
-    def add_row(total, i):
-        rows = lax.dynamic_slice_in_dim(x, i * stride, down[-1] + 1, axis=1)
-        row = lax.dynamic_index_in_dim(dy, i, axis=1, keepdims=False)
-        taps = [[(rows[:, a, b : b + width : stride] * row).sum((0, 1)) for b in across] for a in down]
-        return total + jnp.stack([jnp.stack(line) for line in taps])[:, :, None], None
+    def row_of(x, image, i):
+        x = lax.dynamic_slice_in_dim(x, image, together, axis=0)
+        return lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False).astype(dtype)
 
-    total = jnp.zeros(kernel.shape, _sum_dtype(kernel))
-    return lax.scan(add_row, total, jnp.arange(dy.shape[1]))[0].astype(kernel.dtype)
+    def padded_row(image, i):
+        row = jnp.where((i >= 0) & (i < height), row_of(x, image, jnp.clip(i, 0, height - 1)), 0)
+        return materialize(jnp.pad(row, ((0, 0), sides, (0, 0))))
+
+    def add_row(totals, step):
+        image, i = together * (step // rows), step % rows
+        gradient = materialize(row_of(dy, image, i))
+        sums = []
+        for line, a in zip(totals, down, strict=True):
+            row = padded_row(image, i * stride + a - above)
+            taps = [row[:, b : b + last : stride] for b in across]
+            products = [[tap[n] * gradient[n] for n in range(together)] for tap in taps]
+            sums.append([sum(terms, total) for terms, total in zip(products, line, strict=True)])
+        return sums, None
+
+    zeros = [[jnp.zeros((columns, channels), dtype)] * len(across)] * len(down)
+    totals, _ = lax.scan(add_row, zeros, jnp.arange(images // together * rows))
+    return jnp.stack([jnp.stack([t.sum(0) for t in line]) for line in totals])[:, :, None].astype(kernel.dtype)
 
 
 def _sum_dtype(x):

@@ -93,6 +93,14 @@ def test_other_paddings_and_depthwise_convolutions_match_xla(
         assert_near(actual, gradient, 5e-6)
 
 
+@pytest.mark.parametrize("images", [1, 10, 11])
+def test_the_gradient_of_a_depthwise_kernel_for_any_number_of_images(images):
+    """The sum takes a few images at a time: here one, five and one."""
+    x, w, dy = normal(images, 5, 4, 3), normal(3, 3, 1, 3, seed=1), normal(images, 5, 4, 3, seed=2)
+    gradients = [jax.vjp(f, x, w)[1](dy)[1] for f in (convolve_depthwise, lambda *a: plain(*a, 1, 1, None, 3))]
+    assert_near(*gradients, 5e-6)
+
+
 def test_depthwise_convolution_and_its_gradients_in_bfloat16():
     """Only the results are rounded: the gradient of the kernel adds up 2·40 rows."""
     x, w, dy = (

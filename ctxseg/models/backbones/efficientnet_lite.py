@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
@@ -32,7 +33,16 @@ GROUPS = (
 
 def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """min(max(x, 0), 6), computed once (see `materialize`)."""
-    return materialize(jnp.clip(x, 0, 6))
+    return materialize(_clip(x))
+
+
+@jax.custom_jvp
+def _clip(x):
+    return jnp.clip(x, 0, 6)
+
+
+# `jnp.clip` halves the gradient where a value equals a bound, which needs divisions; PyTorch's is 0 there.
+_clip.defjvps(lambda dx, y, x: jnp.where((y > 0) & (y < 6), dx, 0))
 
 
 class InvertedResidual(nn.Module):

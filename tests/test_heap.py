@@ -1,0 +1,63 @@
+"""Freed memory is kept: what the C library and the system do, in processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Faults of pages when 64 MiB are allocated and filled for the second time, in a thread, as XLA does.
+SCRIPT = """
+import ctypes, resource, threading
+from ctxseg import heap
+{first}
+heap.keep_freed_memory()
+malloc, free, memset = (getattr(ctypes.CDLL(None), name) for name in ("malloc", "free", "memset"))
+malloc.restype, free.argtypes, memset.argtypes = ctypes.c_void_p, [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def fill():
+    block = malloc({size})
+    assert block
+    memset(block, 1, {size})
+    free(block)
+def twice():
+    fill()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    fill()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+thread = threading.Thread(target=twice)
+thread.start()
+thread.join()
+"""
+SIZE = 64 * 2**20
+PAGES = SIZE // os.sysconf("SC_PAGE_SIZE")
+
+
+def faults(first="", **environment):
+    own = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+    script = SCRIPT.format(first=first, size=SIZE)
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=own | {"JAX_PLATFORMS": "cpu"} | environment, capture_output=True, text=True, check=True
+    )
+    return int(result.stdout)
+
+
+def glibc():
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+@pytest.mark.skipif(not glibc(), reason="the C library is not glibc")
+def test_a_block_that_was_freed_is_kept():
+    assert faults() < PAGES / 100
+
+
+@pytest.mark.skipif(not glibc(), reason="the C library is not glibc")
+@pytest.mark.parametrize("environment", [{"MALLOC_ARENA_MAX": "2"}, {"JAX_PLATFORMS": "cuda,cpu"}])
+def test_the_environment_decides(environment):
+    assert faults(**environment) > PAGES / 2
+
+
+def test_another_c_library_is_left_alone():
+    faults("heap.ctypes = type('', (), {'CDLL': lambda name: object()})")
