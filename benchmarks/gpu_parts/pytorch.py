@@ -19,7 +19,7 @@ def missing(tiny: bool) -> str | None:
 def measure(images, labels, classes: int, dtype: str, tiny: bool) -> tuple[float, dict]:
     """Seconds of a step, the better of both memory formats, and the peak memory."""
     import torch
-    from torch_fcn import train_step
+    from torch_networks import train_step
 
     torch.set_float32_matmul_precision("high")  # TF32, as JAX's default
     device = "cuda" if torch.cuda.is_available() else "cpu"

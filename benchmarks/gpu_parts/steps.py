@@ -40,7 +40,7 @@ SYSTEMS = {
     "ocrnet": ("ade20k", 150),
     "mask_rcnn": ("coco_instances", 80),
 }
-# The network that is also measured in PyTorch, that of `benchmarks/train_step.py`.
+# The network that is also measured in PyTorch, that of `benchmarks/cpu_steps.py`.
 COMPARED = "fcn_resnet50"
 PYTORCH = " PyTorch"
 

@@ -12,7 +12,7 @@ XLA's CPU backend computes the gradient of a kernel several times slower than th
 
 In bfloat16, Winograd's transforms would make the rounding errors five times as large, so a 3×3 convolution is then treated as any other.
 
-`benchmarks/train_step.py` measures the time that this saves.
+`benchmarks/cpu_steps.py` measures the time that this saves.
 """
 
 from functools import partial
