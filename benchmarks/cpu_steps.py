@@ -53,7 +53,7 @@ def ours(network: str) -> dict:
     import jax
     import jax.numpy as jnp
 
-    inputs, targets = data(network)
+    inputs, targets = map(jnp.asarray, data(network))
     if network.startswith("renet"):
         from ctxseg.models.context.renet import ReNet
 

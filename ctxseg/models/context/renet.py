@@ -21,6 +21,7 @@ from jaxtyping import Float
 from ctxseg.bounds import Amount, Count
 from ctxseg.models import extent, initial
 from ctxseg.models.context.levels import select
+from ctxseg.models.convolution import materialize
 from ctxseg.models.layers import Norm
 from ctxseg.models.resizing import resize
 from ctxseg.models.seen import show
@@ -132,7 +133,8 @@ class ReNetLayer(nn.Module):
 
         def scan(state, inputs):
             x, inside = inputs
-            state = step(x, multiply, state)
+            # Not read where the gates are computed: XLA's code for that is slow on CPUs if the index of the row is a variable.
+            state = step(materialize(x), multiply, state)
             if inside is not None:
                 state = tuple(jnp.where(inside[..., None], s, 0) for s in state)
             return state, state[0].astype(self.dtype)
