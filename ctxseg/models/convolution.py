@@ -31,6 +31,7 @@ from ctxseg.models.shapes import Array
 B_T = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
+REVERSED = (3, 1, 2, 0)  # G with its columns reversed has these rows of G
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -229,9 +230,13 @@ def _cpu(x, kernel, stride, dilation, before):
         return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
     if not _winograd_pays(kernel, stride, before):
         return _plain(x, kernel, stride, dilation, before)
+    return _winograd(x, _transform(G, kernel), _matmul, dilation)
+
+
+def _winograd(x, filters, multiply, dilation):
+    """The convolution of `x` with the transformed `filters`, by the products `multiply`."""
     tiles = _transform(B_T, _tiles(x, dilation, halo=1))
-    filters = _transform(G, kernel)
-    y = _transform(A_T, _pairs(_matmul, tiles, filters))
+    y = _transform(A_T, _pairs(multiply, tiles, filters))
     y = jnp.stack([jnp.stack(row, axis=4) for row in y], axis=2)  # [B, tiles, 2, dilation, tiles, 2, dilation, O]
     y = y.reshape(y.shape[0], 2 * dilation * y.shape[1], 2 * dilation * y.shape[4], y.shape[-1])
     return y[:, : x.shape[1], : x.shape[2]].astype(x.dtype)
@@ -239,10 +244,14 @@ def _cpu(x, kernel, stride, dilation, before):
 
 def _cpu_input_gradient(x, kernel, dy, stride, dilation, before):
     if kernel.shape[:2] == (1, 1):
-        dx = _matmul(dy, kernel[0, 0].T)
+        dx = _matmul_transposed(dy, kernel[0, 0])
         return _spread(dx, x.shape, stride)
+    if _winograd_pays(kernel, stride, before):
+        # The transform of the reversed kernel has the same parts in another order. It is not transposed: XLA would do so in each of its sums.
+        filters = _transform(G, kernel)
+        return _winograd(dy, [[filters[i][j] for j in REVERSED] for i in REVERSED], _matmul_transposed, dilation)
     if stride == 1 and before is None:
-        return _cpu(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, dilation, None)
+        return _plain(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, dilation, None)
     (dx,) = jax.vjp(lambda x: _plain(x, kernel, stride, dilation, before), x)[1](dy)
     return dx
 
@@ -273,6 +282,12 @@ def _winograd_pays(kernel, stride, before):
 def _matmul(x, w):
     """`x` `[…,I]` times `w` `[I,O]` → `[…,O]`."""
     return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[1])
+
+
+def _matmul_transposed(y, w):
+    """`y` `[…,O]` times the transpose of `w` `[I,O]` → `[…,I]`."""
+    x = lax.dot_general(y.reshape(-1, y.shape[-1]), w, (((1,), (1,)), ((), ())))
+    return x.reshape(*y.shape[:-1], w.shape[0])
 
 
 def _outer(x, dy):
