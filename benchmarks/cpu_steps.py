@@ -22,11 +22,10 @@ import os
 import sys
 from pathlib import Path
 
+import alternating
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import alternating
 
 NETWORKS = ("fcn", "fcn_inference", "mcibi", "renet", "renet_forward", "lite")
 CLASSES = {"fcn": 21, "fcn_inference": 21, "mcibi": 150}
@@ -61,7 +60,10 @@ def ours(network: str) -> dict:
         variables = model.init(jax.random.PRNGKey(0), {"map": inputs})
         forward = jax.jit(lambda variables, x: model.apply(variables, {"map": x})[0])
         both = jax.jit(lambda variables, x, dy: jax.vjp(forward, variables, x)[1](dy))
-        functions = {"renet_forward": lambda: forward(variables, inputs), "renet": lambda: both(variables, inputs, targets)}
+        functions = {
+            "renet_forward": lambda: forward(variables, inputs),
+            "renet": lambda: both(variables, inputs, targets),
+        }
         return {"run": lambda: float(jax.tree.leaves(functions[network]())[0].ravel()[0])}
 
     from ctxseg import devices
@@ -175,9 +177,10 @@ def compare(network: str, python: str | None, rounds: int) -> dict:
     pairs = [(ours.ask("run"), theirs.ask(run)) for _ in range(rounds)]
     for side in (ours, theirs):
         side.close()
-    figures = {"network": network, "format": "channels last" if run == "other" else "channels first", "ratio": alternating.ratio(pairs)}
+    figures: dict = {"network": network, "ratio": alternating.ratio(pairs)}
+    figures["format"] = "channels last" if run == "other" else "channels first"
     for i, side in enumerate(("ours", "theirs")):
-        figures[side] = {key: alternating.median(pairs, i, key) for key in ("seconds", "processor", "memory", "value") if pairs[0][i][key] is not None}
+        figures[side] = {key: alternating.median(pairs, i, key) for key in ("seconds", "processor", "memory")}
     return figures
 
 
@@ -198,7 +201,10 @@ def main():
         print(json.dumps(figures))
         other = "without heap.py" if arguments.heap else f"PyTorch ({figures['format']})"
         for name, side in (("ctxseg", "ours"), (other, "theirs")):
-            print(f"{network:14} {name:26} {figures[side]['seconds']:.3f} s  {figures[side]['memory']:.2f} GiB", flush=True)
+            print(
+                f"{network:14} {name:26} {figures[side]['seconds']:.3f} s  {figures[side]['memory']:.2f} GiB",
+                flush=True,
+            )
         print(f"{network:14} ratio {figures['ratio']:.2f}, median of {arguments.rounds} pairs", flush=True)
 
 

@@ -13,15 +13,11 @@ the process.
 """
 
 import argparse
-import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
+import alternating
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,24 +172,6 @@ def torchvision(batch, size, rois, objects):
 SIDES = {"ours": ours, "torchvision": torchvision}
 
 
-def serve(arguments):
-    """Runs a step, or a part, for each line on the standard input, and writes its times."""
-    step, parts = SIDES[arguments.side](arguments.batch, arguments.size, arguments.rois, arguments.objects)
-    for line in sys.stdin:
-        start, used = time.perf_counter(), time.process_time()
-        function = step if line.strip() == "step" else parts[line.strip()]
-        value = function()
-        figures = {"seconds": time.perf_counter() - start, "processor": time.process_time() - used}
-        figures |= {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-        print(json.dumps(figures | {"loss": value if isinstance(value, float) else None}), flush=True)
-
-
-def ask(process, what):
-    process.stdin.write(f"{what}\n")
-    process.stdin.flush()
-    return json.loads(process.stdout.readline())
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", help="interpreter of an environment with torchvision")
@@ -206,36 +184,35 @@ def main():
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        return serve(arguments)
-    processes = {}
-    for side, python in (("ours", sys.executable), ("torchvision", arguments.torch)):
-        options = [f"--{name}={getattr(arguments, name)}" for name in ("batch", "size", "rois", "objects")]
-        command = [python, __file__, f"--side={side}", *options]
-        processes[side] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    for process in processes.values():
+        step, parts = SIDES[arguments.side](arguments.batch, arguments.size, arguments.rois, arguments.objects)
+        return alternating.serve({"step": step} | parts)
+    options = [f"--{name}={getattr(arguments, name)}" for name in ("batch", "size", "rois", "objects")]
+    sides = {
+        side: alternating.Side([python, __file__, f"--side={side}", *options])
+        for side, python in (("ours", sys.executable), ("torchvision", arguments.torch))
+    }
+    for side in sides.values():
         for _ in range(2):
-            ask(process, "step")  # compiles
-    rounds = [{side: ask(process, "step") for side, process in processes.items()} for _ in range(arguments.rounds)]
+            side.ask("step")  # compiles
+    pairs = [tuple(side.ask("step") for side in sides.values()) for _ in range(arguments.rounds)]
     print(
         f"Mask R-CNN on ResNet-50 and FPN, batch {arguments.batch}, {arguments.size}×{arguments.size}, {arguments.rois} regions"
     )
-    for side in processes:
-        seconds, processor = (statistics.median(r[side][key] for r in rounds) for key in ("seconds", "processor"))
+    for i, name in enumerate(sides):
+        seconds, processor = (alternating.median(pairs, i, key) for key in ("seconds", "processor"))
         figures = f"{arguments.batch / seconds:.3f} images/s  ({seconds:.2f} s per step; processor {processor:.2f} s)"
-        print(f"{side:12}{figures}, {rounds[-1][side]['memory']:.2f} GiB, loss {rounds[-1][side]['loss']:.2f}")
+        print(f"{name:12}{figures}, {pairs[-1][i]['memory']:.2f} GiB, loss {pairs[-1][i]['value']:.2f}")
     for key, name in (("seconds", "images/s"), ("processor", "processor time")):
-        ratio = statistics.median(r["torchvision"][key] / r["ours"][key] for r in rounds)
+        ratio = alternating.ratio(pairs, key)
         print(f"ratio of {name}: {ratio:.2f}  (ours / torchvision's; median of {arguments.rounds} pairs)")
     if arguments.parts:
         for part in ("forward", "backbone and neck, forward and backward"):
-            for side, process in processes.items():
-                times = [ask(process, part) for _ in range(3)]
-                print(
-                    f"{side}'s {part}: {min(t['seconds'] for t in times):.2f} s, processor {min(t['processor'] for t in times):.2f} s"
-                )
-    for process in processes.values():
-        process.stdin.close()
-        process.wait()
+            for name, side in sides.items():
+                times = [side.ask(part) for _ in range(3)]
+                seconds, processor = (min(t[key] for t in times) for key in ("seconds", "processor"))
+                print(f"{name}'s {part}: {seconds:.2f} s, processor {processor:.2f} s")
+    for side in sides.values():
+        side.close()
 
 
 if __name__ == "__main__":

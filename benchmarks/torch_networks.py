@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+
 class Bottleneck(nn.Module):
     """The PyTorch equivalent of `ctxseg.models.backbones.resnet.Bottleneck`."""
 
@@ -99,7 +100,9 @@ class MCIBI(nn.Module):
         weights = 1 - F.cosine_similarity(pixels, self.bank[flat], dim=1)
         sums = torch.zeros_like(self.bank).index_add_(0, flat, pixels * weights[:, None])
         total = torch.zeros(len(self.bank)).index_add_(0, flat, weights)[:, None]
-        self.bank.copy_(torch.where(total > 0, (1 - rate) * self.bank + rate * sums / total.clamp(min=1e-12), self.bank))
+        self.bank.copy_(
+            torch.where(total > 0, (1 - rate) * self.bank + rate * sums / total.clamp(min=1e-12), self.bank)
+        )
 
 
 class ReNetGroup(nn.Module):
@@ -160,7 +163,7 @@ def prepared(model, images, channels_last, device="cpu"):
 
 
 def train_step(images, labels, classes, channels_last, device="cpu", dtype=torch.float32):
-    """A function that runs one step of the FCN, forward, backward and SGD with momentum, and returns the loss; and the number of parameters.
+    """A function that runs one step of the FCN and returns the loss, and the number of parameters.
 
     Args:
         images: float32 `[B,H,W,3]`.

@@ -36,7 +36,11 @@ def faults(first="", **environment):
     own = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
     script = SCRIPT.format(first=first, size=SIZE)
     result = subprocess.run(
-        [sys.executable, "-c", script], env=own | {"JAX_PLATFORMS": "cpu"} | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env=own | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return int(result.stdout)
 

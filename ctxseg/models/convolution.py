@@ -247,7 +247,8 @@ def _cpu_input_gradient(x, kernel, dy, stride, dilation, before):
         dx = _matmul_transposed(dy, kernel[0, 0])
         return _spread(dx, x.shape, stride)
     if _winograd_pays(kernel, stride, before):
-        # The transform of the reversed kernel has the same parts in another order. It is not transposed: XLA would do so in each of its sums.
+        # The transform of the reversed kernel has the same parts in another order. The parts are not transposed before the products,
+        # as XLA would transpose in each of the transform's sums.
         filters = _transform(G, kernel)
         return _winograd(dy, [[filters[i][j] for j in REVERSED] for i in REVERSED], _matmul_transposed, dilation)
     if stride == 1 and before is None:
