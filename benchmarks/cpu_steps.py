@@ -13,7 +13,7 @@ adjacent pairs: more than 1 if ctxseg is faster.
     renet, renet_forward    a ReNet group of 120 units on [1,47,63,1024], with and without the gradients of weights and input
     lite                    EfficientNet-Lite0, 8 images of 176×240; the loss is the mean square of the last map
 
-With --heap, both sides are ctxseg's, with and without `ctxseg/heap.py`.
+With --heap, both sides are ctxseg's, with and without `ctxseg/cpu.py`.
 """
 
 import argparse
@@ -45,10 +45,10 @@ def ours(network: str) -> dict:
     """{"run": a function that runs the network once}."""
     sys.path.insert(0, str(ROOT))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from ctxseg import heap
+    from ctxseg import cpu
 
     if os.environ.get("HEAP") != "left":
-        heap.keep_freed_memory()
+        cpu.keep_freed_memory()
     import jax
     import jax.numpy as jnp
 
@@ -188,7 +188,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []], help="all by default")
     parser.add_argument("--torch", help="interpreter of an environment with PyTorch")
-    parser.add_argument("--heap", action="store_true", help="compare with and without ctxseg/heap.py")
+    parser.add_argument("--heap", action="store_true", help="compare with and without ctxseg/cpu.py")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", choices=("ours", "pytorch"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -199,7 +199,7 @@ def main():
     for network in arguments.networks or NETWORKS:
         figures = compare(network, None if arguments.heap else arguments.torch, arguments.rounds)
         print(json.dumps(figures))
-        other = "without heap.py" if arguments.heap else f"PyTorch ({figures['format']})"
+        other = "without" if arguments.heap else f"PyTorch ({figures['format']})"
         for name, side in (("ctxseg", "ours"), (other, "theirs")):
             print(
                 f"{network:14} {name:26} {figures[side]['seconds']:.3f} s  {figures[side]['memory']:.2f} GiB",

@@ -1,12 +1,13 @@
 """What grows with devices, pixels and super-pixels: the gradient's traffic between machines, and the memory of a training step.
 
-python benchmarks/growth.py [traffic memory micro] [--bandwidth=25]
+python benchmarks/growth.py [traffic memory micro remat] [--bandwidth=25]
 
 traffic: the bytes of the gradient of each system as its paper has it, and the seconds that a ring all-reduce takes between 2 to 64 devices,
     2·(n−1)/n · bytes / bandwidth, without latency. Calculated, not measured. --bandwidth is in 10⁹ bytes per second and device.
 memory: the temporary memory that XLA plans for a training step of 2 images on a CPU, for the small networks of `scenes`. It is planned, not
     measured.
 micro: the same for micro-batches.
+remat: the same for each value of config.model.remat, for the network of each paper, with 2 of its crops.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from ctxseg.training.step import train_step
 PAPERS = {"H-ReNet": hrenet, "Attention to Scale": attention, "MSCI": msci, "ZigZagNet": zigzag, "MCIBI": mcibi}
 CLASSES = 21
 MEBIBYTE = 2**20
+# As `cpu.recompute`; without effect where nothing is recomputed.
+RECOMPUTE = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def shapes_of(config):
@@ -61,7 +64,7 @@ def planned(config, crop, images=2):
     if config.data.superpixels:
         batch["regions"] = jax.ShapeDtypeStruct((1, images, *crop), jnp.int32)
     replicated = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
-    compiled = jax.jit(jax.vmap(step, axis_name=devices.AXIS)).lower(replicated, batch).compile()
+    compiled = jax.jit(jax.vmap(step, axis_name=devices.AXIS)).lower(replicated, batch).compile(RECOMPUTE)
     return compiled.memory_analysis().temp_size_in_bytes / MEBIBYTE
 
 
@@ -90,10 +93,20 @@ def micro():
             print(f"{name}, 16 images of 128×128 in {count} micro-batches: {value:.0f} MiB", flush=True)
 
 
+def remat():
+    print("MiB of a training step of 2 crops, by config.model.remat")
+    for name, system in PAPERS.items():
+        for value in ("none", "blocks", "all"):
+            config = system.get_config("voc2012")
+            config.model.remat = value
+            crop = tuple(config.data.crop)
+            print(f"{name}, {crop[0]}×{crop[1]}, {value}: {planned(config, crop):.0f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "parts", nargs="*", choices=["traffic", "memory", "micro", []], default=["traffic", "memory", "micro"]
+        "parts", nargs="*", choices=["traffic", "memory", "micro", "remat", []], default=["traffic", "memory", "micro"]
     )
     parser.add_argument("--bandwidth", type=float, default=25.0)
     arguments = parser.parse_args()
@@ -103,6 +116,8 @@ def main():
         memory()
     if "micro" in arguments.parts:
         micro()
+    if "remat" in arguments.parts:
+        remat()
 
 
 if __name__ == "__main__":

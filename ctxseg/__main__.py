@@ -3,10 +3,10 @@
 
 def main() -> None:
     """Runs the command line `sys.argv` and ends the process."""
-    from ctxseg import heap, interrupts
+    from ctxseg import cpu, interrupts
 
     interrupts.install()  # before the slow imports
-    heap.keep_freed_memory()
+    cpu.keep_freed_memory()
 
     from ctxseg import commands
 

@@ -9,7 +9,7 @@ import traceback
 
 from absl import flags, logging
 
-from ctxseg import interrupts, processes
+from ctxseg import cpu, interrupts, processes
 from ctxseg.commands import command_line
 from ctxseg.errors import UserError, one_line
 
@@ -78,6 +78,8 @@ def main(argv: list[str]) -> int:
         command_line.check_remote(values)
         command_line.drop_unread(values, argv)
         data_dir = values.config.data.data_dir
+        if mode == "train" and values.config.model.remat != "none":
+            cpu.recompute()
     # Slow imports come after the check of the flags, and after the first line.
     module = importlib.import_module(f"ctxseg.commands.{mode}")
     interrupts.unwind()

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 
 from ctxseg.bounds import check_fields
 from ctxseg.choices import find
 from ctxseg.errors import UserError
+from ctxseg.models import recomputing
 from ctxseg.models.auxiliary import AuxiliaryHeads
 from ctxseg.models.backbones import BACKBONES
 from ctxseg.models.context import CONTEXTS
@@ -46,7 +47,7 @@ MEMORIES = {"none": None, "mcibi": FeatureMemory}
 DETECTORS = {"none": None, "mask_rcnn": MaskRCNN}
 MERGES = ("none", "attention", "average", "max")
 # The fields of modules that `create_model` sets, not the config.
-BOUND = {"conv", "normalisation", "dropout_layer", "num_classes", "dtype", "axis_name", "parent", "name"}
+BOUND = {"conv", "normalisation", "dropout_layer", "num_classes", "dtype", "axis_name", "remat", "parent", "name"}
 
 
 def create_model(config, num_classes: int, axis_name: str | None = None):
@@ -54,8 +55,9 @@ def create_model(config, num_classes: int, axis_name: str | None = None):
 
     Args:
         config: a ConfigDict (or any mapping) with `pixels`, `backbone`, `connections`, `context`, `detector`, `memory`, `auxiliary`,
-            `classifier`, `scales`, `frozen` and `dtype`. A field that is None has the module's default. Fields that the chosen module does
-            not have are ignored. A `name` may be `package.module:Class`, a flax module with the same call signature as the built-in ones.
+            `classifier`, `scales`, `frozen`, `remat` and `dtype`. A field that is None has the module's default. Fields that the chosen
+            module does not have are ignored. A `name` may be `package.module:Class`, a flax module with the same call signature as the
+            built-in ones.
         num_classes: K, the number of classes of the data set, without a background.
         axis_name: name of the `pmap` axis over which batch statistics are averaged, or None for one device.
 
@@ -116,6 +118,7 @@ def _bound(config, num_classes, axis_name):
         "num_classes": num_classes,
         "dtype": dtype,
         "axis_name": axis_name,
+        "remat": _choice("model.remat", config["remat"], get_args(recomputing.Remat)),
     }
 
 

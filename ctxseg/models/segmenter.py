@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Float32, Real
 
 from ctxseg.bounds import OFF, Portion, Whole
-from ctxseg.models import extent
+from ctxseg.models import extent, recomputing
 from ctxseg.models.auxiliary import AuxiliaryLogits
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.context.levels import select
@@ -68,6 +68,7 @@ class Segmenter(nn.Module):
         dropout_layer: the dropout layer, with `axis_name` bound.
         dtype: dtype of the computation; parameters, batch statistics and logits are float32.
         pixels: normalises images for the backbone.
+        remat: see `recomputing`.
     """
 
     backbone: nn.Module
@@ -83,6 +84,7 @@ class Segmenter(nn.Module):
     dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32
     pixels: PixelFormat = PixelFormat()
+    remat: recomputing.Remat = "none"
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -130,21 +132,26 @@ class Segmenter(nn.Module):
         heads = {} if self.auxiliary is None else self.auxiliary(features, train)
         maps = features
         if self.connections is not None:
-            maps = self.connections.intertwine(features, regions, train, phases=1)
-        x, aux = self.context(maps, regions, train)
+            maps = self._stage(
+                lambda self, *maps: self.connections.intertwine(*maps, train, phases=1), features, regions
+            )
+        x, aux = self._stage(lambda self, *maps: self.context(*maps, train), maps, regions)
         pixels = None
         if self.memory is not None:
             last = select(maps, self.context.levels, 1)[-1]
             within = None if isinstance(self.context, NoContext) else x
-            x, more, pixels, memory = self.memory(last, within, train)
+            x, more, pixels, memory = self._stage(lambda self, *maps: self.memory(*maps, train), last, within)
             # Images of one position: a hidden 3×3 convolution reads each entry alone.
             with extent.padded(None, (1, 1)):
                 entries = self._entries(memory["bank"][:, None, None].astype(self.dtype), train)[:, 0, 0]
             aux = aux | more | {"memory": AuxiliaryLogits(entries, "memory", "classes", memory["seen"])}
-        logits = self.classifier(x, train)
+        logits = self._stage(lambda self, x: self.classifier(x, train), x)
         features = features | {"context": x}
         aux = {k: v if isinstance(v, AuxiliaryLogits) else AuxiliaryLogits(v) for k, v in (aux | heads).items()}
         return SegmenterOutput(logits, aux, features, pixels, lengths=extent.lengths(logits.shape[1:3]))
+
+    def _stage(self, function, *arrays):
+        return recomputing.stage(self, function)(self, *arrays)
 
     def _entries(self, bank, train):
         """The classifier's scores of the memory's entries, for representation consistent learning."""

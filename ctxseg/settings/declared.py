@@ -36,12 +36,15 @@ class ModelFields:
             any text: "backbone/*/norm" is the batch normalisation of the backbone.
         kernel_std: standard deviation of the normal distribution that initialises the kernels of vgg16's conv6 and conv7 and of
             convolutions after the backbone; none: He initialisation.
+        remat: what the backward pass computes again, in place of keeping it in memory. blocks: the blocks of the backbone; all: also the
+            context and the other stages. The results are the same but for rounding.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     pretrained: Annotated[str | None, OFF] = None
     frozen: Annotated[tuple, OFF] = ()
     kernel_std: Annotated[Amount, OFF] = 0.0
+    remat: Literal["none", "blocks", "all"] = "none"
 
 
 @dataclass

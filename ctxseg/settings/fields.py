@@ -13,8 +13,9 @@ FIXED = [
     if typing.get_origin(annotation) is tuple
 ]
 
-# Fields that may change when a run is resumed: none of them affects the weights.
+# Fields that may change when a run is resumed: none of them affects the weights, but for rounding.
 FREE = (
+    "model.remat",
     "data.data_dir", "data.manual_dir", "data.threads",
     "train.loggers", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep",
     "eval.", "complexity.",

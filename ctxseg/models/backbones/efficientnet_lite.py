@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from ctxseg.models import recomputing
 from ctxseg.models.backbones.layout import STAGES
 from ctxseg.models.convolution import materialize, tensorflow_padding
 from ctxseg.models.layers import ConvNorm
@@ -88,10 +89,12 @@ class EfficientNetLite0(nn.Module):
     Attributes:
         output_stride: stride of the coarsest map, 32, 16 or 8.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        remat: see `recomputing`.
     """
 
     output_stride: Literal[32, 16, 8] = 8
     conv: Callable = ConvNorm
+    remat: recomputing.Remat = "none"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:
@@ -102,11 +105,12 @@ class EfficientNetLite0(nn.Module):
         stages = {"stem": (1, 1, 1), "res2": (2, 1, 1)}
         stages |= {f"res{i}": stage for i, stage in enumerate(STAGES[self.output_stride][1:], 3)}
         maps: Maps = {}
+        block = recomputing.block(self, InvertedResidual)
         for i, (count, kernel_size, expansion, features, stage) in enumerate(GROUPS, 1):
             stride, first, rest = stages[stage]
             for j in range(count):
                 starts = stage != "stem" and stage not in maps and j == 0
-                x = InvertedResidual(
+                x = block(
                     features=features,
                     kernel_size=kernel_size,
                     expansion=expansion,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import flax.linen as nn
 from jaxtyping import Float
 
+from ctxseg.models import recomputing
 from ctxseg.models.backbones.layout import STAGES
 from ctxseg.models.layers import ConvNorm, relu
 from ctxseg.models.resizing import max_pool
@@ -75,6 +76,7 @@ class ResNet(nn.Module):
         strided: convolution of a bottleneck that has its stride: `3x3` (PyTorch's weights), or the first `1x1` (Detectron's weights, He et
             al.'s paper). resnet18 and resnet34 have no bottlenecks.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        remat: see `recomputing`.
     """
 
     stage_sizes: tuple[int, int, int, int]
@@ -83,6 +85,7 @@ class ResNet(nn.Module):
     stem: Literal["conv7", "conv3_32", "conv3"] = "conv7"
     strided: Literal["3x3", "1x1"] = "3x3"
     conv: Callable = ConvNorm
+    remat: recomputing.Remat = "none"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:
@@ -96,12 +99,13 @@ class ResNet(nn.Module):
             x = self.conv(2 * width, 3, name="stem3")(x, train)
         x = max_pool(x, 3, stride=2, padding=1)
         maps: Maps = {}
+        block = recomputing.block(self, self.block)
         bottleneck: dict[str, Any] = {} if self.block is BasicBlock else {"strided": self.strided}
         for i, (blocks, (stride, first, rest)) in enumerate(
             zip(self.stage_sizes, STAGES[self.output_stride], strict=True)
         ):
             for j in range(blocks):
-                x = self.block(
+                x = block(
                     features=64 * 2**i,
                     stride=stride if j == 0 else 1,
                     dilations=(first if j == 0 else rest, rest),

@@ -7,6 +7,7 @@ import flax.linen as nn
 from jaxtyping import Float
 
 from ctxseg.bounds import Count
+from ctxseg.models import recomputing
 from ctxseg.models.backbones.layout import STAGES
 from ctxseg.models.layers import ConvNorm, relu
 from ctxseg.models.shapes import Array, Maps
@@ -39,19 +40,21 @@ class Tiny(nn.Module):
         width: channels of the stem; res2, res3, res4 and res5 have 1, 2, 4 and 6 times as many.
         output_stride: stride of the last map, res5: 32, 16 or 8.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
+        remat: see `recomputing`.
     """
 
     width: Count = 24
     output_stride: Literal[32, 16, 8] = 8
     conv: Callable = ConvNorm
+    remat: recomputing.Remat = "none"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W 3"], train: bool = False) -> Maps:
         """Normalised images → maps of stride 4, 8, … `output_stride`."""
         x = self.conv(self.width, 3, stride=2, name="stem")(x, train)
-        maps = {}
+        maps, block = {}, recomputing.block(self, TinyBlock)
         for i, (stride, dilation, _) in enumerate(STAGES[self.output_stride]):
-            x = TinyBlock(
+            x = block(
                 features=self.width * (1, 2, 4, 6)[i],
                 stride=2 if i == 0 else stride,  # there is no max-pooling: res2 halves the stem's map
                 dilation=dilation,

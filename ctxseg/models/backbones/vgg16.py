@@ -18,6 +18,7 @@ import flax.linen as nn
 from jaxtyping import Float
 
 from ctxseg.bounds import Count, Portion
+from ctxseg.models import recomputing
 from ctxseg.models.layers import ConvNorm, Dropout
 from ctxseg.models.resizing import max_pool, window_mean
 from ctxseg.models.shapes import Array, Maps
@@ -39,6 +40,7 @@ class VGG16(nn.Module):
         dropout: dropout probability after conv6 and conv7.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
+        remat: see `recomputing`.
     """
 
     layout: Literal["largefov", "hrenet"] = "largefov"
@@ -48,6 +50,7 @@ class VGG16(nn.Module):
     dropout: Portion = 0.5
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
+    remat: recomputing.Remat = "none"
 
     # The layers that ImageNet weights lack: `config.model.kernel_std` draws them as those after the backbone.
     UNTRAINED: ClassVar[tuple[str, ...]] = ("conv6", "conv7")
@@ -63,9 +66,16 @@ class VGG16(nn.Module):
         largefov = self.layout == "largefov"
         maps = {}
         for i, (count, factor) in enumerate(BLOCKS, 1):
-            for j in range(1, count + 1):
-                dilation = 2 if i == 5 else 1
-                x = self.conv(factor * self.width, 3, dilation=dilation, norm=self.norm, name=f"conv{i}_{j}")(x, train)
+
+            def convolutions(self, x, i=i, count=count, factor=factor):
+                for j in range(1, count + 1):
+                    conv = self.conv(
+                        factor * self.width, 3, dilation=2 if i == 5 else 1, norm=self.norm, name=f"conv{i}_{j}"
+                    )
+                    x = conv(x, train)
+                return x
+
+            x = recomputing.blocks(self, convolutions)(self, x)
             if i > 3:
                 x = max_pool(x, 3, stride=1, padding=1)
             elif largefov:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Real
 
 from ctxseg.bounds import Bound, Count, Factor
 from ctxseg.errors import UserError
-from ctxseg.models import extent
+from ctxseg.models import extent, recomputing
 from ctxseg.models.detectors import anchors as anchor_ops
 from ctxseg.models.detectors import boxes as box_ops
 from ctxseg.models.detectors import masks as mask_ops
@@ -132,6 +132,7 @@ class MaskRCNN(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     pixels: PixelFormat = PixelFormat()
+    remat: recomputing.Remat = "none"
 
     memory = None  # of a segmenter
     most_superpixels: ClassVar[dict[str, int]] = {}
@@ -190,7 +191,8 @@ class MaskRCNN(nn.Module):
             image = jnp.pad(image, ((0, 0), *((0, m - n) for n, m in zip(shape, whole, strict=True)), (0, 0)))
             shape = whole
         with extent.padded(sizes if unseen else None, shape):
-            maps = self.neck.pyramid(self.backbone(image, train), None, train)
+            pyramid = recomputing.stage(self, lambda self, maps: self.neck.pyramid(maps, None, train))
+            maps = pyramid(self, self.backbone(image, train))
             scores, deltas, anchors, valid = self._anchors(maps, sizes, shape, train)
         strides = [_stride(shape, x.shape[1:3]) for x in maps]
         regions = Regions(

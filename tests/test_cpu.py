@@ -9,9 +9,9 @@ import pytest
 # Faults of pages when 64 MiB are allocated and filled for the second time, in a thread, as XLA does.
 SCRIPT = """
 import ctypes, resource, threading
-from ctxseg import heap
+from ctxseg import cpu
 {first}
-heap.keep_freed_memory()
+cpu.keep_freed_memory()
 malloc, free, memset = (getattr(ctypes.CDLL(None), name) for name in ("malloc", "free", "memset"))
 malloc.restype, free.argtypes, memset.argtypes = ctypes.c_void_p, [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 def fill():
@@ -64,4 +64,4 @@ def test_the_environment_decides(environment):
 
 
 def test_another_c_library_is_left_alone():
-    faults("heap.ctypes = type('', (), {'CDLL': lambda name: object()})")
+    faults("cpu.ctypes = type('', (), {'CDLL': lambda name: object()})")

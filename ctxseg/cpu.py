@@ -1,9 +1,4 @@
-"""Memory that a training step frees is kept for the next one, on a CPU.
-
-XLA allocates the intermediate results of each call of a program anew. The C library of Linux (glibc) gives so large a block back to the
-system when it is freed, and the next call pays for each of its pages again: a fifth of a training step of EfficientNet-Lite0
-(`benchmarks/cpu_steps.py --heap`).
-"""
+"""What a process sets before JAX starts, if JAX has nothing but a CPU."""
 
 import ctypes
 import importlib.metadata
@@ -18,13 +13,15 @@ LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Keeps freed blocks of up to 2 GiB, for the rest of this process. Call it before JAX starts its threads.
+    """Keeps freed blocks of memory of up to 2 GiB, for the rest of this process.
 
-    Without effect where a GPU or a TPU computes, where the C library is not glibc, and where an environment variable of glibc's malloc
-    says otherwise.
+    XLA allocates the intermediate results of each call of a program anew. The C library of Linux (glibc) gives so large a block back to
+    the system when it is freed, and the next call pays for each of its pages again: up to a fifth of a training step
+    (`benchmarks/cpu_steps.py --heap`). Without effect with another C library, and where an environment variable of glibc's malloc says
+    otherwise.
     """
     chosen = any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.getenv("GLIBC_TUNABLES", "")
-    if not sys.platform.startswith("linux") or chosen or not _computes_on_cpu():
+    if not sys.platform.startswith("linux") or chosen or not _only_cpu():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -33,7 +30,17 @@ def keep_freed_memory() -> None:
         mallopt(M_ARENA_MAX, 1)  # threads with an arena of their own would still give large blocks back
 
 
-def _computes_on_cpu() -> bool:
+def recompute() -> None:
+    """Lets XLA recompute maps in the backward pass (`config.model.remat`).
+
+    By default, its compiler for CPUs removes the barrier between both computations of a map, and merges them.
+    """
+    if _only_cpu():
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_disable_hlo_passes=cse_barrier_expander".strip()
+
+
+def _only_cpu() -> bool:
     """Whether JAX has nothing but a CPU, as far as can be said without starting it."""
     platforms = os.getenv("JAX_PLATFORMS")
     if platforms:

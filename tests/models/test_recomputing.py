@@ -1,0 +1,90 @@
+"""`config.model.remat`: which parts are computed again, and that the results do not change."""
+
+import importlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctxseg.models import create_model
+from ctxseg.settings.collect import get_config
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+
+
+def config_of(backbone, remat, **fields):
+    config = get_config()
+    config.model.backbone.name = backbone
+    config.model.remat = remat
+    config.update_from_flattened_dict(fields)
+    return config.model
+
+
+def loss_of(config, variables):
+    def loss(params):
+        output, updated = create_model(config, 3).apply(
+            {**variables, "params": params},
+            IMAGES,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.PRNGKey(1)},
+        )
+        return jnp.square(output.logits).mean() + sum(jnp.square(a.logits).mean() for a in output.aux.values()), updated
+
+    return loss
+
+
+def parts(config):
+    """Number of parts of the network that are computed again."""
+    variables = jax.eval_shape(create_model(config, 3).init, jax.random.PRNGKey(0), IMAGES)
+    jaxpr = jax.make_jaxpr(lambda v: loss_of(config, v)(v["params"])[0])(variables)
+    return str(jaxpr).count("remat2[")
+
+
+@pytest.mark.parametrize("backbone, blocks", [("tiny", 4), ("resnet18", 8), ("efficientnet_lite0", 16), ("vgg16", 5)])
+def test_the_blocks_of_a_backbone(backbone, blocks):
+    # The classifier is a stage, and so is the absent context.
+    assert [parts(config_of(backbone, remat)) for remat in ("none", "blocks", "all")] == [0, blocks, blocks + 2]
+
+
+@pytest.mark.parametrize("system", ["msci", "mcibi"])
+def test_the_results_stay_the_same(system):
+    """A stage that returns maps by name; a memory."""
+    config = importlib.import_module(f"ctxseg.configs.{system}").get_config("scenes").model
+    config.backbone.width = 4
+    if system == "msci":
+        config.connections.name, config.context.name = "msci", "fcn"
+        config.connections.superpixels = False
+    model = create_model(config, 3)
+    variables = jax.jit(model.init)(jax.random.PRNGKey(0), IMAGES)
+    results = {}
+    for remat in ("none", "all"):
+        config.remat = remat
+        results[remat] = jax.jit(jax.value_and_grad(loss_of(config, variables), has_aux=True))(variables["params"])
+    for kept, recomputed in zip(*map(jax.tree.leaves, results.values()), strict=True):
+        np.testing.assert_allclose(recomputed, kept, rtol=0, atol=1e-5 * max(float(jnp.abs(kept).max()), 1e-3))
+
+
+# Prints the planned memory of the gradient of a small network, in bytes.
+SCRIPT = """
+from ctxseg import cpu
+{first}
+import jax, numpy as np
+from tests.models import test_recomputing as test
+test.IMAGES = np.zeros((2, 96, 96, 3), np.uint8)
+config = test.config_of("tiny", "blocks")
+variables = jax.eval_shape(test.create_model(config, 3).init, jax.random.PRNGKey(0), test.IMAGES)
+step = jax.jit(lambda v: jax.grad(test.loss_of(config, v), has_aux=True)(v["params"])[0])
+print(step.lower(variables).compile().memory_analysis().temp_size_in_bytes)
+"""
+
+
+def test_a_cpu_needs_less_memory_only_with_its_setting():
+    def planned(first):
+        command = [sys.executable, "-c", SCRIPT.format(first=first)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert planned("cpu.recompute()") < 0.75 * planned("")
