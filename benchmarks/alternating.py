@@ -19,7 +19,7 @@ def serve(functions: dict) -> None:
         value = functions[line.strip()]()
         figures = {"seconds": time.perf_counter() - start, "processor": time.process_time() - used}
         figures |= {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}  # GiB
-        print(json.dumps(figures | {"value": value if isinstance(value, float | int) else None}), flush=True)
+        print(json.dumps(figures | {"value": value if isinstance(value, float) else None}), flush=True)
 
 
 class Side:

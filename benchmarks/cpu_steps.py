@@ -2,6 +2,7 @@
 
 python benchmarks/cpu_steps.py --torch=PYTHON [fcn fcn_inference mcibi renet renet_forward lite] [--rounds=5]
 python benchmarks/cpu_steps.py --heap [fcn lite …]
+python benchmarks/cpu_steps.py --profile [fcn lite …]
 
 PYTHON is the interpreter of an environment with the packages of `benchmarks/requirements-published.txt`. Both sides compute in float32 on
 one thread per core, in processes of their own that take turns. A training step is the forward pass, the losses, the backward pass, and SGD
@@ -13,13 +14,17 @@ adjacent pairs: more than 1 if ctxseg is faster.
     renet, renet_forward    a ReNet group of 120 units on [1,47,63,1024], with and without the gradients of weights and input
     lite                    EfficientNet-Lite0, 8 images of 176×240; the loss is the mean square of the last map
 
-With --heap, both sides are ctxseg's, with and without `ctxseg/cpu.py`.
+With --heap, both sides are ctxseg's, with and without `ctxseg/cpu.py`. --profile prints where the time of ctxseg's side goes.
 """
 
 import argparse
+import gzip
 import json
 import os
+import re
 import sys
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 import alternating
@@ -102,7 +107,7 @@ def ours(network: str) -> dict:
         state[0], metrics = update(state[0], batch)
         return float(devices.unreplicate(metrics)["loss"])
 
-    return {"run": run}
+    return {"run": run, "program": lambda: update.lower(state[0], batch).compile().as_text()}
 
 
 def pytorch(network: str) -> dict:
@@ -156,6 +161,29 @@ def functions(networks, network, images, labels, channels_last):
     return run
 
 
+def profile(network: str) -> None:
+    """Prints the milliseconds of a step of a training network by kind of operation, and the share of its matrix products."""
+    import jax
+
+    functions, steps = ours(network), 4
+    functions["run"]()
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, create_perfetto_trace=True):
+            for _ in range(steps):
+                functions["run"]()
+        (path,) = Path(folder).rglob("perfetto_trace.json.gz")
+        events = json.loads(gzip.decompress(path.read_bytes()))
+    sources = dict(re.findall(r"%?([\w.-]+) = .*op_name=\"([^\"]*)\"", functions["program"]()))
+    times: Counter = Counter()
+    for event in events["traceEvents"] if isinstance(events, dict) else events:
+        name = event.get("args", {}).get("hlo_op")
+        if name and event.get("ph") == "X":
+            product = sources.get(name, "").endswith(("dot_general", "conv_general_dilated", "transpose"))
+            times["products" if product else re.sub(r"[.\d]+$", "", name)] += event["dur"] / 1e3 / steps
+    for kind, milliseconds in times.most_common(12):
+        print(f"{network:14} {kind:32} {milliseconds:7.1f} ms  {100 * milliseconds / times.total():4.1f} %", flush=True)
+
+
 def compare(network: str, python: str | None, rounds: int) -> dict:
     """Medians of both sides, seconds and GiB, and the ratio."""
     command = [__file__, network, "--side"]
@@ -189,13 +217,18 @@ def main():
     parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []], help="all by default")
     parser.add_argument("--torch", help="interpreter of an environment with PyTorch")
     parser.add_argument("--heap", action="store_true", help="compare with and without ctxseg/cpu.py")
+    parser.add_argument("--profile", action="store_true", help="where the time of a training step goes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", choices=("ours", "pytorch"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         return alternating.serve({"ours": ours, "pytorch": pytorch}[arguments.side](*arguments.networks))
+    if arguments.profile:
+        for network in arguments.networks or ("fcn", "mcibi", "lite"):
+            profile(network)
+        return
     if not arguments.heap and not arguments.torch:
-        parser.error("--torch=PYTHON or --heap is missing")
+        parser.error("--torch=PYTHON, --heap or --profile is missing")
     for network in arguments.networks or NETWORKS:
         figures = compare(network, None if arguments.heap else arguments.torch, arguments.rounds)
         print(json.dumps(figures))

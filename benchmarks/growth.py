@@ -1,6 +1,6 @@
 """What grows with devices, pixels and super-pixels: the gradient's traffic between machines, and the memory of a training step.
 
-python benchmarks/growth.py [traffic memory micro remat] [--bandwidth=25]
+python benchmarks/growth.py [traffic memory micro remat attention crf] [--bandwidth=25]
 
 traffic: the bytes of the gradient of each system as its paper has it, and the seconds that a ring all-reduce takes between 2 to 64 devices,
     2·(n−1)/n · bytes / bandwidth, without latency. Calculated, not measured. --bandwidth is in 10⁹ bytes per second and device.
@@ -8,20 +8,29 @@ memory: the temporary memory that XLA plans for a training step of 2 images on a
     measured.
 micro: the same for micro-batches.
 remat: the same for each value of config.model.remat, for the network of each paper, with 2 of its crops.
+attention: the same for an attention between all positions of a map and its gradient, next to the size of its matrix of weights.
+crf: seconds and planned memory of DenseCRF, for a photograph at four sizes.
 """
 
 import argparse
+import statistics
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import skimage.data
+from skimage.transform import resize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ctxseg import devices
 from ctxseg.configs import attention, fcn, hrenet, mcibi, msci, zigzag
+from ctxseg.inference import crf
 from ctxseg.models import create_model
+from ctxseg.models.attention import attention as attend
 from ctxseg.training import optimizers
 from ctxseg.training.state import create_state
 from ctxseg.training.step import train_step
@@ -70,7 +79,7 @@ def planned(config, crop, images=2):
 
 def memory():
     print("MiB of a training step of 2 images, by the side of the crop")
-    sides = (64, 128, 256)
+    sides = (64, 128, 256, 512)
     for name, system in PAPERS.items():
         values = [planned(system.get_config("scenes"), (side, side)) for side in sides]
         print(
@@ -103,10 +112,39 @@ def remat():
             print(f"{name}, {crop[0]}×{crop[1]}, {value}: {planned(config, crop):.0f}", flush=True)
 
 
+def attention_memory():
+    print("MiB of an attention of 64 channels and its gradient, by the side of the map; of its matrix of weights")
+    for side in (32, 64, 128, 256):
+        x = jax.ShapeDtypeStruct((1, side**2, 64), jnp.float32)
+        gradient = jax.grad(lambda q, k, v: jnp.square(attend(q, k, v)).sum(), (0, 1, 2))
+        plan = jax.jit(gradient).lower(x, x, x).compile().memory_analysis()
+        print(f"{side}: {plan.temp_size_in_bytes / MEBIBYTE:.0f}; {4 * side**4 / MEBIBYTE:.0f}", flush=True)
+
+
+def crf_growth():
+    print("DenseCRF, 10 iterations, 21 classes: seconds, microseconds per pixel, MiB, by the size of the image")
+    for height, width in ((94, 125), (188, 250), (375, 500), (750, 1000)):
+        image = resize(skimage.data.coffee(), (height, width), anti_aliasing=True, preserve_range=True)
+        image = image.round().astype(np.uint8)[None]
+        probabilities = np.random.default_rng(0).dirichlet(np.ones(CLASSES), (1, height, width)).astype(np.float32)
+        run = crf.mean_field.lower(probabilities, image).compile()
+        run(probabilities, image).block_until_ready()
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            run(probabilities, image).block_until_ready()
+            times.append(time.perf_counter() - start)
+        seconds, memory = statistics.median(times), run.memory_analysis().temp_size_in_bytes / MEBIBYTE
+        print(f"{height}×{width}: {seconds:.2f} s, {1e6 * seconds / (height * width):.1f} µs, {memory:.0f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "parts", nargs="*", choices=["traffic", "memory", "micro", "remat", []], default=["traffic", "memory", "micro"]
+        "parts",
+        nargs="*",
+        choices=["traffic", "memory", "micro", "remat", "attention", "crf", []],
+        default=["traffic", "memory", "micro"],
     )
     parser.add_argument("--bandwidth", type=float, default=25.0)
     arguments = parser.parse_args()
@@ -118,6 +156,10 @@ def main():
         micro()
     if "remat" in arguments.parts:
         remat()
+    if "attention" in arguments.parts:
+        attention_memory()
+    if "crf" in arguments.parts:
+        crf_growth()
 
 
 if __name__ == "__main__":
