@@ -14,11 +14,12 @@ import time
 
 def serve(functions: dict) -> None:
     """Runs `functions[line]` for each line on the standard input, and writes its times and what it returns, if that is a number."""
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB on Linux
     for line in sys.stdin:
         start, used = time.perf_counter(), time.process_time()
         value = functions[line.strip()]()
         figures = {"seconds": time.perf_counter() - start, "processor": time.process_time() - used}
-        figures |= {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}  # GiB
+        figures |= {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}  # GiB
         print(json.dumps(figures | {"value": value if isinstance(value, float) else None}), flush=True)
 
 

@@ -115,7 +115,7 @@ def pytorch(network: str) -> dict:
     import torch
     import torch_networks as networks
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     torch.manual_seed(0)
     inputs, targets = data(network)
     if network.startswith("renet"):
@@ -178,7 +178,7 @@ def profile(network: str) -> None:
     for event in events["traceEvents"] if isinstance(events, dict) else events:
         name = event.get("args", {}).get("hlo_op")
         if name and event.get("ph") == "X":
-            product = sources.get(name, "").endswith(("dot_general", "conv_general_dilated", "transpose"))
+            product = name.startswith("dot") or sources.get(name, "").endswith(("dot_general", "conv_general_dilated"))
             times["products" if product else re.sub(r"[.\d]+$", "", name)] += event["dur"] / 1e3 / steps
     for kind, milliseconds in times.most_common(12):
         print(f"{network:14} {kind:32} {milliseconds:7.1f} ms  {100 * milliseconds / times.total():4.1f} %", flush=True)
@@ -224,7 +224,10 @@ def main():
     if arguments.side:
         return alternating.serve({"ours": ours, "pytorch": pytorch}[arguments.side](*arguments.networks))
     if arguments.profile:
-        for network in arguments.networks or ("fcn", "mcibi", "lite"):
+        trained = ("fcn", "mcibi", "lite")
+        if not set(arguments.networks) <= set(trained):
+            parser.error(f"--profile is for {', '.join(trained)}")
+        for network in arguments.networks or trained:
             profile(network)
         return
     if not arguments.heap and not arguments.torch:

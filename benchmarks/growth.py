@@ -140,14 +140,10 @@ def crf_growth():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "parts",
-        nargs="*",
-        choices=["traffic", "memory", "micro", "remat", "attention", "crf", []],
-        default=["traffic", "memory", "micro"],
-    )
+    parser.add_argument("parts", nargs="*", choices=["traffic", "memory", "micro", "remat", "attention", "crf", []])
     parser.add_argument("--bandwidth", type=float, default=25.0)
     arguments = parser.parse_args()
+    arguments.parts = arguments.parts or ["traffic", "memory", "micro"]
     if "traffic" in arguments.parts:
         traffic(arguments.bandwidth)
     if "memory" in arguments.parts:

@@ -16,16 +16,15 @@ def keep_freed_memory() -> None:
     """Keeps freed blocks of memory of up to 2 GiB, for the rest of this process.
 
     XLA allocates the intermediate results of each call of a program anew. The C library of Linux (glibc) gives so large a block back to
-    the system when it is freed, and the next call pays for each of its pages again: up to a fifth of a training step
-    (`benchmarks/cpu_steps.py --heap`). Without effect with another C library, and where an environment variable of glibc's malloc says
-    otherwise.
+    the system when it is freed, and the next call pays for each of its pages again. docs/speed.md has what this costs. Without effect with
+    another C library or an old glibc, and where an environment variable of glibc's malloc is set.
     """
     chosen = any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.getenv("GLIBC_TUNABLES", "")
     if not sys.platform.startswith("linux") or chosen or not _only_cpu():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST)
+    # Before version 2.35, glibc refuses so high a threshold. The other two alone would make things worse.
+    if mallopt is not None and mallopt(M_MMAP_THRESHOLD, LARGEST):
         mallopt(M_TRIM_THRESHOLD, -1)  # never
         mallopt(M_ARENA_MAX, 1)  # threads with an arena of their own would still give large blocks back
 

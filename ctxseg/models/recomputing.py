@@ -28,26 +28,25 @@ def blocks(module: nn.Module, function):
 def stage(module: nn.Module, function):
     """`function(module, *arrays)`, a stage after the backbone, recomputed if `module.remat` is `all`.
 
-    Arguments and the result may be maps by name. They keep their order, which JAX would sort.
+    Arguments and the result may be maps by name. They keep their order, which JAX would sort; names within a tuple are sorted.
     """
     if not _applies(module, "all"):
         return function
-    order: list[str] = []  # of the result
+    order: list[str] | None = None  # of the result, if it is maps by name
 
     def on_values(names, module, *arrays):
+        nonlocal order
         result = function(
             module, *(x if n is None else dict(zip(n, x, strict=True)) for n, x in zip(names, arrays, strict=True))
         )
-        if not isinstance(result, dict):
-            return result
-        order[:] = result
-        return list(result.values())
+        order = list(result) if isinstance(result, dict) else None
+        return result if order is None else list(result.values())
 
     def recomputed(module, *arrays):
         names = [list(x) if isinstance(x, dict) else None for x in arrays]
         values = [list(x.values()) if isinstance(x, dict) else x for x in arrays]
         result = nn.remat(partial(on_values, names))(module, *values)
-        return dict(zip(order, result, strict=True)) if order else result
+        return result if order is None else dict(zip(order, result, strict=True))
 
     return recomputed
 
