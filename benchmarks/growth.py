@@ -26,7 +26,7 @@ import skimage.data
 from skimage.transform import resize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ctxseg import devices
+from ctxseg import cpu, devices
 from ctxseg.configs import attention, fcn, hrenet, mcibi, msci, zigzag
 from ctxseg.inference import crf
 from ctxseg.models import create_model
@@ -38,8 +38,6 @@ from ctxseg.training.step import train_step
 PAPERS = {"H-ReNet": hrenet, "Attention to Scale": attention, "MSCI": msci, "ZigZagNet": zigzag, "MCIBI": mcibi}
 CLASSES = 21
 MEBIBYTE = 2**20
-# As `cpu.recompute`; without effect where nothing is recomputed.
-RECOMPUTE = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def shapes_of(config):
@@ -60,8 +58,8 @@ def traffic(bandwidth):
         print(f"{name:20} {size / 4e6:13.1f} {size / 1e6:14.1f}   " + "   ".join(f"{ms:14.1f}" for ms in times))
 
 
-def planned(config, crop, images=2):
-    """Mebibytes of temporary memory of a training step of `images` images."""
+def planned(config, crop, images=2, options=None):
+    """Mebibytes of temporary memory of a training step of `images` images, compiled with these options of XLA."""
     config.data.crop = crop
     model, optimizer, state = shapes_of(config)
     # The axis has one device, so that its sums change nothing.
@@ -73,7 +71,7 @@ def planned(config, crop, images=2):
     if config.data.superpixels:
         batch["regions"] = jax.ShapeDtypeStruct((1, images, *crop), jnp.int32)
     replicated = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
-    compiled = jax.jit(jax.vmap(step, axis_name=devices.AXIS)).lower(replicated, batch).compile(RECOMPUTE)
+    compiled = jax.jit(jax.vmap(step, axis_name=devices.AXIS)).lower(replicated, batch).compile(options)
     return compiled.memory_analysis().temp_size_in_bytes / MEBIBYTE
 
 
@@ -109,7 +107,9 @@ def remat():
             config = system.get_config("voc2012")
             config.model.remat = value
             crop = tuple(config.data.crop)
-            print(f"{name}, {crop[0]}×{crop[1]}, {value}: {planned(config, crop):.0f}", flush=True)
+            print(
+                f"{name}, {crop[0]}×{crop[1]}, {value}: {planned(config, crop, options=cpu.RECOMPUTE):.0f}", flush=True
+            )
 
 
 def attention_memory():

@@ -10,6 +10,8 @@ import sys
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 # Larger blocks are given back: kept, they would leave holes that the next ones do not fit into. The largest value that mallopt takes.
 LARGEST = 2**31 - 1
+# Options of XLA with which its compiler for CPUs keeps the barrier between a map and its second computation.
+RECOMPUTE = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def keep_freed_memory() -> None:
@@ -23,7 +25,7 @@ def keep_freed_memory() -> None:
     if not sys.platform.startswith("linux") or chosen or not _only_cpu():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # Before version 2.35, glibc refuses so high a threshold. The other two alone would make things worse.
+    # Old versions of glibc refuse so high a threshold. The other two alone would make things worse.
     if mallopt is not None and mallopt(M_MMAP_THRESHOLD, LARGEST):
         mallopt(M_TRIM_THRESHOLD, -1)  # never
         mallopt(M_ARENA_MAX, 1)  # threads with an arena of their own would still give large blocks back
@@ -36,7 +38,7 @@ def recompute() -> None:
     """
     if _only_cpu():
         flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_disable_hlo_passes=cse_barrier_expander".strip()
+        os.environ["XLA_FLAGS"] = " ".join([flags, *(f"--{k}={v}" for k, v in RECOMPUTE.items())]).strip()
 
 
 def _only_cpu() -> bool:

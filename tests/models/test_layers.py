@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 from ctxseg.models import layers
+from ctxseg.models.backbones.efficientnet_lite import relu6
 from ctxseg.models.convolution import convolve, convolve_depthwise, materialize, tensorflow_padding
 
 
@@ -122,6 +123,12 @@ def test_tensorflow_s_padding_of_maps_that_the_stride_divides(kernel, stride):
     y = convolve(x, w, stride, 1, tensorflow_padding(kernel, stride))
     same = lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     assert_near(y, same, 5e-6)
+
+
+def test_relu6_and_its_gradient_which_is_0_at_both_bounds():
+    y, gradient = jax.vjp(relu6, jnp.array([-1.0, 0, 3, 6, 7]))
+    np.testing.assert_array_equal(y, [0, 0, 3, 6, 6])
+    np.testing.assert_array_equal(*gradient(jnp.ones(5)), [0, 0, 1, 0, 0])
 
 
 def test_padding_is_symmetric():

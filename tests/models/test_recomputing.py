@@ -4,22 +4,22 @@ import importlib
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctxseg.models import create_model
+from ctxseg.models import create_model, recomputing
 from ctxseg.settings.collect import get_config
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
 
 
-def config_of(backbone, remat, **fields):
+def config_of(backbone, remat):
     config = get_config()
     config.model.backbone.name = backbone
     config.model.remat = remat
-    config.update_from_flattened_dict(fields)
     return config.model
 
 
@@ -66,6 +66,20 @@ def test_the_results_stay_the_same(system):
         results[remat] = jax.jit(jax.value_and_grad(loss_of(config, variables), has_aux=True))(variables["params"])
     for kept, recomputed in zip(*map(jax.tree.leaves, results.values()), strict=True):
         np.testing.assert_allclose(recomputed, kept, rtol=0, atol=1e-5 * max(float(jnp.abs(kept).max()), 1e-3))
+
+
+class Stage(nn.Module):
+    remat: str = "all"
+
+    def __call__(self, maps):
+        return recomputing.stage(self, lambda self, maps: {f"of {name}": x for name, x in maps.items()})(self, maps)
+
+
+def test_maps_by_name_keep_their_order():
+    maps = {name: jnp.full(1, i) for i, name in enumerate(("res2", "conv7", "pool1"))}
+    result = Stage().apply({}, maps)
+    assert {name: int(x[0]) for name, x in result.items()} == {"of res2": 0, "of conv7": 1, "of pool1": 2}
+    assert list(result) == ["of res2", "of conv7", "of pool1"]
 
 
 # Prints the planned memory of the gradient of a small network, in bytes.

@@ -88,6 +88,7 @@ class MaskRCNN(nn.Module):
         dtype: dtype of the computation; parameters, scores and boxes are float32.
         axis_name: `pmap` axis over which a batch is split, or None.
         pixels: normalises images for the backbone.
+        remat: see `recomputing`.
     """
 
     backbone: nn.Module
