@@ -1,5 +1,7 @@
 """Devices and processes: the only file that knows about `pmap`, replication and the processes of a run."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,37 @@ def check_micro_batches(count: int, batch_size: int) -> None:
             f"config.train.micro_batches is {count}, but each device has {images} of the {batch_size} images of config.train.batch_size, "
             f"which cannot be split evenly: set it to {', '.join(divisors)}{' or ' if divisors else ''}{last}"
         )
+
+
+class Parallel:
+    """`function(state, batch)` of `parallel`, which another thread may compile before it is called."""
+
+    def __init__(self, function, static: tuple[int, ...] = ()):
+        """`static`: see `parallel`."""
+        self._function, self._static = parallel(function, static=static), static
+        self._programs: dict[Any, Any] = {}
+
+    def compile(self, *arguments) -> None:
+        """Compiles the function for arguments of these shapes. Those that are not static may be arrays or `jax.ShapeDtypeStruct`s."""
+        key = self._key(arguments)
+        if key not in self._programs:
+            known = [a if i in self._static else shapes(a) for i, a in enumerate(arguments)]
+            self._programs[key] = self._function.lower(*known).compile()
+
+    def __call__(self, *arguments):
+        program = self._programs.get(self._key(arguments)) if self._programs else None
+        if program is None:
+            return self._function(*arguments)
+        return program(*(a for i, a in enumerate(arguments) if i not in self._static))
+
+    def _key(self, arguments):
+        leaves, structure = jax.tree.flatten([a for i, a in enumerate(arguments) if i not in self._static])
+        return structure, *((x.shape, x.dtype) for x in leaves), *(arguments[i] for i in self._static)
+
+
+def shapes(tree):
+    """`tree` with the shape and dtype of each array in its place."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def parallel(function, donate: tuple[int, ...] = (), static: tuple[int, ...] = ()):

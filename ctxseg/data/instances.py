@@ -211,6 +211,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
+    one_of_each: bool = False,
 ) -> Iterator[dict]:
     """Every image once, in batches of a few shapes, the `sizes.bucket` of each side; see `pipeline.eval_batches`.
 
@@ -222,6 +223,7 @@ def eval_batches(
         process_index: the index of this process.
         process_count: the number of processes that share each batch.
         threads: the number of threads that read and decode; 0: the calling thread does.
+        one_of_each: see `pipeline.eval_batches`.
 
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3]; `size` int32 [B, 2], height and width of each resized image, which is in the upper
@@ -232,7 +234,9 @@ def eval_batches(
         UserError: `process_count` does not divide `batch_size`; a wrong size; when iterating, a damaged record.
     """
     images = EvalImages(source, base_size, max_side)
-    batches = pipeline.eval_batches(images, batch_size, process_index, process_count, threads, _shape_of)
+    batches = pipeline.eval_batches(
+        images, batch_size, process_index, process_count, threads, _shape_of, one_of_each=one_of_each
+    )
     return ({key: batch[key] for key in batch if key != "canvas"} for batch in batches)
 
 

@@ -245,6 +245,7 @@ def eval_batches(
     threads: int = 2,
     shape_of: Callable[[tuple[int, int]], tuple[int, int]] = lambda size: size,
     canvas_of: Callable[[tuple[int, int]], Any] = lambda size: None,
+    one_of_each: bool = False,
 ) -> Iterator[dict]:
     """Every sample once, uncropped, in batches of images that share a shape; within a shape, in the order of `source`.
 
@@ -259,6 +260,7 @@ def eval_batches(
         threads: the number of threads that read and decode; 0: the calling thread does.
         shape_of: (height, width) of an image → (height, width) of its batch, at least as large. Default: the image's own.
         canvas_of: (height, width) of an image → any value that all images of a batch share, see `protocol.canvas_of`.
+        one_of_each: whether to return only the first batch of each kind: of each shape and canvas, with and without padding.
 
     Returns:
         An iterator of dicts `image` uint8 [B, H, W, 3], `label` uint8 [B, H, W], `regions` int32 [B, H, W] if samples have them,
@@ -280,6 +282,9 @@ def eval_batches(
         for (shape, canvas), indices in by_shape.items()
         for start in range(0, len(indices), batch_size)
     ]
+    if one_of_each:
+        kinds = [(shape, canvas, any(source.size(i) != shape for i in indices)) for shape, canvas, indices in plan]
+        plan = [plan[kinds.index(kind)] for kind in dict.fromkeys(kinds)]
     first = process_index * local_size
 
     def load(planned):

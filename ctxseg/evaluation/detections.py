@@ -2,6 +2,8 @@
 
 import statistics
 import time
+from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -51,17 +53,13 @@ def evaluate_split(config, builder, detect_step, variables, progress=None) -> Ev
         variables: replicated variables of the model.
         progress: called after each batch with the number of images done.
     """
-    source = split_source(builder, config.eval.split)
+    source, batches = _batches(config, builder)
     class_names = list(builder.info.metadata["class_names"])
     found: list[list[tuple[int, dict]]] = []  # for each batch, the index of each image and its detections
     compiled, seconds, done = set(), [], 0
-    batches = eval_batches(
-        source, config.eval.batch_size, tuple(config.eval.size), config.data.max_side, *devices.process()
-    )
     for batch in batches:
         began = time.perf_counter()
-        inputs = devices.shard({key: batch[key] for key in ("image", "size")})
-        detections = jax.tree.map(devices.gather, jax.device_get(detect_step(variables, inputs)))
+        detections = jax.tree.map(devices.gather, jax.device_get(detect_step(variables, _arrays(batch))))
         found.append([])
         for i in range(batch["count"]):
             own = objects_of(detections, i, batch["size"][i], batch["original_size"][i])
@@ -84,6 +82,28 @@ def evaluate_split(config, builder, detect_step, variables, progress=None) -> Ev
     return Evaluation(scores, curves, listed, missed, pictures, statistics.median(seconds) if seconds else None)
 
 
+def compile_step(config, builder, detect_step, variables) -> Iterator[None]:
+    """Compiles `detect_step` for the batches of `evaluate_split`: a program at each step of the iterator, in their order.
+
+    `variables`: the replicated variables of the model, or their shapes.
+    """
+    for batch in _batches(config, builder, one_of_each=True)[1]:
+        detect_step.compile(variables, _arrays(batch))
+        yield
+
+
+def _batches(config, builder, **options):
+    """The source of `config.eval.split` and its batches."""
+    source = split_source(builder, config.eval.split)
+    size, process = tuple(config.eval.size), devices.process()
+    return source, eval_batches(source, config.eval.batch_size, size, config.data.max_side, *process, **options)
+
+
+def _arrays(batch):
+    """The arrays that the step reads."""
+    return devices.shard({key: batch[key] for key in ("image", "size")})
+
+
 def _to_json(objects):
     """The result of `objects_of` as JSON values, which the processes of a run exchange."""
     masks = [mask | {"counts": mask["counts"].decode()} for mask in objects["masks"]]
@@ -100,6 +120,6 @@ def _from_json(objects):
 
 
 def create_evaluation(config, builder, model):
-    """(replicated variables, progress=None) → `Evaluation`."""
-    step = create_detect_step(model)
-    return lambda variables, progress=None: evaluate_split(config, builder, step, variables, progress)
+    """`evaluate_split` and `compile_step` of a model: see `tasks`."""
+    arguments = config, builder, create_detect_step(model)
+    return partial(evaluate_split, *arguments), partial(compile_step, *arguments)

@@ -27,14 +27,15 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
     builder = splits.load_tested_of_run(config, folder)
     task.check_evaluation(config, builder)
     model, state = checkpoints.restore_run(config, folder, checkpoint)
-    return finish(config, folder, builder, task.create_evaluation(config, builder, model), state, start)
+    evaluation, _ = task.create_evaluation(config, builder, model)
+    return finish(config, folder, builder, evaluation, state, start)
 
 
 def finish(config, folder: str, builder, evaluation, state, start: float) -> dict:
     """Evaluates `state`; writes results.json and the other files of an evaluation; returns the scores.
 
     Args:
-        evaluation: the result of `create_evaluation` of the task.
+        evaluation: the first result of `create_evaluation` of the task.
         start: start of the command, in seconds since the epoch.
     """
     with Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate", compiles=True) as progress:

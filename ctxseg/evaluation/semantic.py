@@ -3,6 +3,7 @@
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ class Evaluation(NamedTuple):
 
 
 def create_eval_step(model, protocol: Protocol):
-    """(variables, batch, canvas=None) → (confusion matrix over all devices, label maps, counts), compiled for every local device.
+    """(variables, batch, canvas) → (confusion matrix over all devices, label maps, counts), compiled for every local device.
 
     The batch has `image` `[D,B,H,W,3]`, `label` `[D,B,H,W]`, optionally `regions`, shaped as `label`, and if images are padded, `size`
     `[D,B,2]`. `canvas` is static and comes from `protocol.canvas_of`. The confusion matrix is int32 `[D,K,K]`, on each device the sum over
@@ -58,8 +59,7 @@ def create_eval_step(model, protocol: Protocol):
         )
         return jax.lax.psum(confusion.sum(0), devices.AXIS), predictions, metrics.image_counts(confusion)
 
-    compiled = devices.parallel(step, static=(2,))
-    return lambda variables, batch, canvas=None: compiled(variables, batch, canvas)
+    return devices.Parallel(step, static=(2,))
 
 
 def evaluate_split(config, builder, eval_step, variables, progress=None) -> Evaluation:
@@ -72,21 +72,13 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
         variables: replicated variables of the model.
         progress: called after each batch with the number of images done.
     """
-    protocol = create_protocol(config.eval)
     names = list(builder.info.metadata["class_names"])
     total = np.zeros((len(names), len(names)), np.int64)
     counted: list[list[tuple[str, Any]]] = []  # for each batch, the name and the counts of each image
     samples: list[tuple[Any, ...]] = []
     compiled, seconds = set(), []
-    batches = pipeline.eval_batches(
-        _scored_source(config, builder),
-        config.eval.batch_size,
-        *devices.process(),
-        shape_of=partial(shape_of, shapes=protocol.shapes),
-        canvas_of=partial(canvas_of, protocol=protocol),
-    )
     done = 0
-    for batch in batches:
+    for batch in _batches(config, builder):
         began = time.perf_counter()
         confusion, predictions, batch_counts = eval_step(variables, devices.shard(_arrays(batch)), batch["canvas"])
         total += np.asarray(devices.unreplicate(confusion), np.int64)
@@ -113,6 +105,28 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
         [name for name, _ in images],
         statistics.median(seconds) if seconds else None,
         samples,
+    )
+
+
+def compile_step(config, builder, eval_step, variables) -> Iterator[None]:
+    """Compiles `eval_step` for the batches of `evaluate_split`: a program at each step of the iterator, in their order.
+
+    `variables`: the replicated variables of the model, or their shapes.
+    """
+    for batch in _batches(config, builder, one_of_each=True):
+        eval_step.compile(variables, devices.shard(_arrays(batch)), batch["canvas"])
+        yield
+
+
+def _batches(config, builder, **options):
+    protocol = create_protocol(config.eval)
+    return pipeline.eval_batches(
+        _scored_source(config, builder),
+        config.eval.batch_size,
+        *devices.process(),
+        shape_of=partial(shape_of, shapes=protocol.shapes),
+        canvas_of=partial(canvas_of, protocol=protocol),
+        **options,
     )
 
 

@@ -24,7 +24,7 @@ def create_detect_step(model):
 
     The batch has `image` uint8 `[D,B,H,W,3]` and `size` int32 `[D,B,2]`, the height and width of each image, which is padded.
     """
-    return devices.parallel(lambda variables, batch: model.apply(variables, batch["image"], batch["size"]))
+    return devices.Parallel(lambda variables, batch: model.apply(variables, batch["image"], batch["size"]))
 
 
 def objects_of(detections: Detections, index: int, size, own: tuple[int, int]) -> dict:

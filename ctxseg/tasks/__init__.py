@@ -10,7 +10,8 @@ A task is a module of this package. The network decides the task of a config, se
     training_source(config, builder)            the training samples, by index
     training_batches(config, source, names)     an endless iterator of augmented batches, see `pipeline.train_iterator`
     check_evaluation(config, builder)           UserError if `config.eval` cannot be evaluated on the data set
-    create_evaluation(config, builder, model)   (replicated variables, progress=None) → an evaluation, which has `scores`
+    create_evaluation(config, builder, model)   two functions: (replicated variables, progress=None) → an evaluation, which has `scores`;
+                                                (shapes of these variables) → an iterator, each step of which compiles a program of it
     write(config, folder, builder, evaluation, results)
                                                 writes the files of an evaluation into the folder of a run; `results` are the entries of
                                                 results.json that all tasks share

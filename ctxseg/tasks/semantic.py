@@ -76,9 +76,10 @@ def check_evaluation(config, builder) -> None:
 
 
 def create_evaluation(config, builder, model):
-    """(replicated variables, progress=None) → `semantic.Evaluation` of `config.eval.split`."""
+    """`semantic.evaluate_split` and `compile_step` of a model: see `tasks`."""
     protocol = create_protocol(config.eval, builder.info.metadata["class_names"])
-    return partial(semantic.evaluate_split, config, builder, semantic.create_eval_step(model, protocol))
+    arguments = config, builder, semantic.create_eval_step(model, protocol)
+    return partial(semantic.evaluate_split, *arguments), partial(semantic.compile_step, *arguments)
 
 
 def write(config, folder: str, builder, evaluation: semantic.Evaluation, results: dict) -> None:

@@ -18,6 +18,7 @@ from ctxseg.progress import Progress
 from ctxseg.runs import checkpoints, metrics_log, pretrained, provenance, record, workdir
 from ctxseg.tasks import task_of
 from ctxseg.training import optimizers, schedules
+from ctxseg.training.ahead import CompiledAhead
 from ctxseg.training.checks import check_fields, check_network
 from ctxseg.training.prefetch import Prefetch
 from ctxseg.training.profile import Profile
@@ -62,7 +63,7 @@ def train(config, folder: str, traced: int = 0) -> dict:
     if config.model.pretrained and not checkpoints.exist(folder):
         state, report = pretrained.start(config, model, state, optimizer, class_names)
         print(f"{folder}: {report}", flush=True)
-    evaluation = task.create_evaluation(config, tested, model)
+    evaluation, programs = task.create_evaluation(config, tested, model)
     if first_process:  # only now: a config that failed above must not claim the folder
         workdir.claim(folder, config, dataset)
         if report:
@@ -87,7 +88,7 @@ def train(config, folder: str, traced: int = 0) -> dict:
         if log:
             log.truncate(first)
         step = create_train_step(model, optimizer, config, task.loss)
-        state = _loop(config, folder, step, evaluation, state, first, batches, saved, log, traced)
+        state = _loop(config, folder, step, evaluation, programs, state, first, batches, saved, log, traced)
     scores = evaluate.finish(config, folder, tested, evaluation, state, start)
     evaluated = log and any(
         e["kind"] == "eval" and e["step"] == config.train.steps for e in metrics_log.read_metrics(folder)
@@ -97,7 +98,7 @@ def train(config, folder: str, traced: int = 0) -> dict:
     return scores
 
 
-def _loop(config, folder, step, evaluation, state, first, batches, saved, log, traced):
+def _loop(config, folder, step, evaluation, programs, state, first, batches, saved, log, traced):
     """Runs the updates `first` + 1 … `config.train.steps`. Returns the final state."""
     rate = schedules.learning_rate(config.optimizer, config.train.steps)
     state = devices.replicate(state)
@@ -105,6 +106,7 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log, t
     pending, computing, last_saved, last_time = [], None, first, time.time()
     with (
         Prefetch(batches, total - first) as prefetch,
+        CompiledAhead(programs(devices.shapes(state.variables))) as ahead,
         Profile(folder, traced, first, total) as profile,
         Progress(total, first, "train", compiles=True) as progress,
         _Interrupt() as interrupt,
@@ -113,6 +115,7 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log, t
             profile.before(i, computing)
             with jax.profiler.StepTraceAnnotation("train", step_num=i):
                 state, step_metrics = step(state, prefetch.next(computing))
+                ahead.start()
                 # At most two steps are unfinished: more would keep more batches on the devices, and a signal would stop them later.
                 jax.block_until_ready(computing)
             computing = step_metrics
@@ -139,6 +142,7 @@ def _loop(config, folder, step, evaluation, state, first, batches, saved, log, t
                 pending, prefetch.waited, last_time = [], 0.0, time.time()
             scores = None
             if evaluating:
+                ahead.stop()
                 scores = evaluation(state.variables).scores
                 if log:
                     log.write(i, "eval", scores)

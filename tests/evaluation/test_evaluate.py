@@ -103,8 +103,11 @@ def test_evaluation_matches_a_loop_over_images(shapes, expected, source, trained
     config.eval.update({"batch_size": 2, "samples": 3, "shapes": shapes} | fields)
     model, variables, _ = trained
     step = semantic.create_eval_step(model, create_protocol(config.eval))
-    progress = []
-    result = semantic.evaluate_split(config, builder, step, devices.replicate(variables), progress.append)
+    progress, replicas = [], devices.replicate(variables)
+    kinds = list(semantic.compile_step(config, builder, step, devices.shapes(replicas)))
+    assert len(kinds) == len(step._programs) < len(source)
+    monkeypatch.setattr(step, "_function", None)  # all programs of the evaluation are compiled
+    result = semantic.evaluate_split(config, builder, step, replicas, progress.append)
     scores, confusion, samples = result.scores, result.confusion, result.samples
 
     valid = [s["label"] != 255 for s in source]

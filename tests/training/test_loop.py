@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from ctxseg import commands
+from ctxseg import commands, devices
 from ctxseg.configs import deeplabv3, fcn, pspnet
 from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate
@@ -91,7 +92,7 @@ def test_memory_is_filled_only_before_the_first_step(camvid, tmp_path, monkeypat
         calls.append(count)
         return state.replace(memory={"memory": {k: x + 1 for k, x in state.memory["memory"].items()}})
 
-    def stop_after_one_step(config, folder, step, evaluation, state, start, batches, saved, log, traced):
+    def stop_after_one_step(config, folder, step, evaluation, programs, state, start, batches, saved, log, traced):
         calls.append((start, float(state.memory["memory"]["bank"].max())))
         if not start:
             saved.save(1, state.replace(step=state.step + 1), batches.get_state(), None)
@@ -141,9 +142,17 @@ def final_state(workdir):
     return restored["state"], restored["data"]
 
 
-def test_a_killed_and_restarted_run_has_identical_results(camvid, tmp_path, capsys):
+def test_a_killed_and_restarted_run_has_identical_results(camvid, tmp_path, capsys, monkeypatch):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    compiling, compile_program = [], devices.Parallel.compile
+
+    def compile_in_any_thread(*arguments):
+        compiling.append(threading.current_thread().name)
+        compile_program(*arguments)
+
+    monkeypatch.setattr(devices.Parallel, "compile", compile_in_any_thread)
     commands.main(command(camvid, whole))
+    assert compiling == ["compile ahead"]  # while training runs
     assert capsys.readouterr().out.splitlines()[-1].startswith("mIoU 0.")
 
     run = python(*command(camvid, killed))
