@@ -48,6 +48,7 @@ READ_BY = {
     "output": ("predict", "export", "convert"),
     "names": ("convert",),
     "probabilities": ("predict",),
+    "format": ("predict",),
     "checkpoint": ("evaluate", "predict", "export", "crf"),
     "overwrite": ("predict", "export", "convert"),
     "seeds": ("sweep",),
@@ -81,11 +82,13 @@ def define_flags(argv: list[str], base: ConfigDict | None = None) -> flags.FlagV
     flags.DEFINE_string(
         "output",
         None,
-        "predict: a folder; export, convert: a file; default WORKDIR/predictions, export.zip, INPUT.safetensors",
+        "predict: a folder; export, convert: a file; default WORKDIR/predictions (or FORMAT), export.zip, INPUT.safetensors",
         flag_values=values,
     )
     flags.DEFINE_enum("names", "ctxseg", ("ctxseg", "torchvision"), "convert: names of the arrays", flag_values=values)
     flags.DEFINE_bool("probabilities", False, "predict: also write probabilities, as NumPy arrays", flag_values=values)
+    help = "predict: the archive of label maps that a test server takes; without --input, of config.eval.split"
+    flags.DEFINE_enum("format", None, ("cityscapes", "voc", "ade20k"), help, flag_values=values)
     help = "evaluate, predict, export, crf: a step, best, or RUN/checkpoints/STEP instead of --workdir; default: newest"
     flags.DEFINE_string("checkpoint", None, help, flag_values=values)
     flags.DEFINE_bool("overwrite", False, "predict, export, convert: replace existing files", flag_values=values)
@@ -178,8 +181,10 @@ def check_flags(argv: list[str]) -> flags.FlagValues:
     for name in reset:
         set_none(values.config, name)
     check_tuples(values.config, before)
-    if values.mode == "predict" and not values.input:
+    if values.mode == "predict" and not values.input and not values.format:
         raise UserError("--input is missing: --mode=predict needs an image, a folder of images or a 'GLOB'")
+    if values.format and values.probabilities:
+        raise UserError("--probabilities and --format are both given; a test server takes labels only")
     if values.mode == "convert" and not values.input:
         raise UserError("--input is missing: --mode=convert needs a file of weights, a run or an export")
     run = parse_checkpoint(values.checkpoint)[0]

@@ -34,6 +34,10 @@ class Records:
     def __len__(self) -> int:
         return len(self._records)
 
+    def name(self, index: int) -> str:
+        """Only the name of a sample."""
+        return self._record(index)["name"].decode()
+
     def image(self, index: int) -> np.ndarray:
         """Only the image of a sample, uint8 [H, W, 3]."""
         return self._image(self._record(index))

@@ -1,9 +1,13 @@
 """The data that a run is evaluated on."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 from ctxseg import data
+from ctxseg.data import pipeline
 from ctxseg.errors import UserError
+from ctxseg.inference.predict import Input
 from ctxseg.runs import provenance
 
 
@@ -62,3 +66,20 @@ def check_split(builder, split: str, field: str = "config.eval.split") -> None:
     """UserError that names `field` if `builder` has no such split, or one of several, as `a+b`."""
     if not set(split.split("+")) <= set(builder.info.splits):
         raise UserError(f"{field} is {split!r}; expected a split of {builder.name}: {', '.join(builder.info.splits)}")
+
+
+def inputs(config, folder: str) -> list[Input]:
+    """The images of `config.eval.split` of the run in `folder`, for `--mode=predict`.
+
+    UserError: see `load_tested_of_run`; there is no such split.
+    """
+    builder = load_tested_of_run(config, folder)
+    check_split(builder, config.eval.split)
+    source = pipeline.source(builder, config.eval.split, 0)
+
+    def read(index):
+        image = source[index]["image"]
+        return image, image.shape[:2]
+
+    names = [source.name(i) for i in range(len(source))]
+    return [Input(name, Path(f"{name}.png"), partial(read, i)) for i, name in enumerate(names)]

@@ -1,6 +1,7 @@
 """Label maps and overlays of the user's images, as files."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -35,18 +36,13 @@ def create_prediction(config, folder: str, checkpoint, probabilities: bool) -> P
     Raises:
         UserError: there is no such checkpoint; the config differs from the run's.
     """
-    model, state = checkpoints.restore_run(config, folder, checkpoint)
     metadata = provenance.metadata(config, folder)
-    predictor = create_predictor(model, config.eval, metadata["class_names"])
+    probabilities_of = create_labeller(config, folder, checkpoint)
 
     def predict(name, image, size):
-        if reason := too_large(image.shape[:2], config.eval.size, config.eval.max_pixels):
-            return reason
-        regions = None
-        if config.data.superpixels:
-            views = [superpixels.compute(image, view) for view in superpixel_views(config)]
-            regions = superpixels.stack(views)[None]
-        p = predictor(state.variables, image[None], regions)[0]
+        p = probabilities_of(image)
+        if isinstance(p, str):
+            return p
         files = {
             ".png": _label_map(p, size, metadata["palette"]),
             "_overlay.jpg": _overlay(image, p, metadata["palette"]),
@@ -58,6 +54,26 @@ def create_prediction(config, folder: str, checkpoint, probabilities: bool) -> P
         return files
 
     return predict
+
+
+def create_labeller(config, folder: str, checkpoint) -> Callable[[np.ndarray], np.ndarray | str]:
+    """uint8 image `[h,w,3]` → its probabilities, float32 `[h,w,K]`, by the protocol of `config.eval`; or the reason why there are none.
+
+    Arguments and errors are those of `create_prediction`.
+    """
+    model, state = checkpoints.restore_run(config, folder, checkpoint)
+    predictor = create_predictor(model, config.eval, provenance.metadata(config, folder)["class_names"])
+
+    def label(image):
+        if reason := too_large(image.shape[:2], config.eval.size, config.eval.max_pixels):
+            return reason
+        regions = None
+        if config.data.superpixels:
+            views = [superpixels.compute(image, view) for view in superpixel_views(config)]
+            regions = superpixels.stack(views)[None]
+        return predictor(state.variables, image[None], regions)[0]
+
+    return label
 
 
 def _label_map(p, size, palette):

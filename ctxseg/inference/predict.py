@@ -7,7 +7,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -17,6 +19,23 @@ from ctxseg.errors import UserError
 from ctxseg.files import make_folder, write_bytes
 from ctxseg.progress import Progress
 from ctxseg.runs import workdir
+
+
+class Input(NamedTuple):
+    """An image to predict.
+
+    Attributes:
+        title: what it is called in messages.
+        name: path of its results relative to the output folder, with a suffix, which they do not have.
+        read: → uint8 image `[h,w,3]`, and height and width of its file. Raises any exception.
+        path: its file, which results must not replace; None if it has no file of its own.
+    """
+
+    title: str
+    name: Path
+    read: Callable[[], tuple[np.ndarray, tuple[int, int]]]
+    path: Path | None = None
+
 
 # (name, uint8 image `[h,w,3]`, height and width of its file) → {suffix: content of the file}, or the reason why there is no result. An
 # image of more than `eval.max_pixels` is reduced to that number.
@@ -28,14 +47,14 @@ def predict(
     folder: str,
     create_prediction: Callable[[], Prediction],
     suffixes: Sequence[str],
-    source: str,
-    output: str | None = None,
+    inputs: Sequence[Input],
+    results: epath.Path,
     overwrite=False,
     checkpoint=None,
 ) -> int:
-    """Writes the results of each image, NAME + suffix. Subfolders of `source` are kept in `output`.
+    """Writes the results of each image, NAME + suffix.
 
-    Images are read by `data.images`. Images that cannot be read or labelled are named on stderr and skipped. An image is never replaced by
+    Images that cannot be read or labelled are named on stderr and skipped. An image is never replaced by
     its own results.
 
     Args:
@@ -43,8 +62,8 @@ def predict(
         folder: folder of the run.
         create_prediction: loads the network; called if there is anything to predict.
         suffixes: ends of the names of the results. The last one is written last: its presence marks complete results.
-        source: a file, a folder (all images below it) or a glob.
-        output: folder of the results; default `folder`/predictions.
+        inputs: the images, such as those of `find`.
+        results: folder of the results.
         overwrite: whether to replace existing results; otherwise existing files are kept, whatever their contents.
         checkpoint: see `checkpoints.restore_run`.
 
@@ -57,10 +76,9 @@ def predict(
     workdir.check_same(os.path.join(folder, "config.json"), config)
     if isinstance(checkpoint, int) and not epath.Path(folder, "checkpoints", str(checkpoint)).is_dir():
         raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint of step {checkpoint}")
-    results = epath.Path(output or os.path.join(folder, "predictions"))
-    jobs = _jobs(find(source, results), results)
+    jobs = [(job, results / stem) for job, stem in stems(inputs)]
     todo = [
-        (path, stem) for path, stem in jobs if overwrite or not all(_at(stem, suffix).exists() for suffix in suffixes)
+        (job, stem) for job, stem in jobs if overwrite or not all(_at(stem, suffix).exists() for suffix in suffixes)
     ]
     if len(todo) < len(jobs):
         count = f"{len(jobs) - len(todo)} of {len(jobs)} images"
@@ -69,16 +87,16 @@ def predict(
         return 0
     prediction = create_prediction()
 
-    def label(path, stem):
+    def label(job, stem):
         """Labels an image and writes its results. Returns the reason if it cannot be labelled, or None."""
-        if any(_same(path, _at(stem, suffix)) for suffix in suffixes):
+        if job.path and any(_same(job.path, _at(stem, suffix)) for suffix in suffixes):
             return "its results would replace the image: choose another --output"
         try:
-            image, size = images.read(path, config.eval.max_pixels)
+            image, size = job.read()
         except Exception as e:  # Pillow raises many types on damaged files
             return images.reason(e)
         try:
-            contents = prediction(path.name, image, size)
+            contents = prediction(job.name.name, image, size)
             if isinstance(contents, str):
                 return contents
             make_folder(stem.parent)
@@ -96,9 +114,9 @@ def predict(
     failed = []
     try:
         with Progress(len(todo), 0, "predict", compiles=True) as progress:
-            for done, (path, stem) in enumerate(todo, 1):
-                if reason := label(path, stem):
-                    failed.append(f"{path}: {reason}")
+            for done, (job, stem) in enumerate(todo, 1):
+                if reason := label(job, stem):
+                    failed.append(f"{job.title}: {reason}")
                 progress.update(done)
     finally:  # also after an interruption
         for line in failed:
@@ -107,11 +125,19 @@ def predict(
     return len(failed)
 
 
-def find(source: str, output) -> list[tuple[Path, Path]]:
-    """The images that `source` names, sorted. Each comes with its path relative to the searched folder, which names its results.
+def find(source: str, output, max_pixels: int) -> list[Input]:
+    """The images that `source` names, sorted: a file, a folder (all images below it), or a glob.
 
-    A folder is searched for files with image suffixes, in all subfolders (see `files.below`) except `output`. UserError: there are no
-    images, or a folder cannot be read.
+    A folder is searched for files with image suffixes, in all subfolders (see `files.below`) except `output`. Subfolders are kept in the
+    names of the results.
+
+    Args:
+        source: path or glob.
+        output: folder of the results.
+        max_pixels: see `images.read`.
+
+    Raises:
+        UserError: there are no images, or a folder cannot be read.
     """
     path = Path(source)
     if path.is_dir():
@@ -139,7 +165,7 @@ def find(source: str, output) -> list[tuple[Path, Path]]:
         problem = "expected an existing file or folder, or a glob that matches files"
     if not paths:
         raise UserError(f"--input={source}: {problem}")
-    return [(p, p.relative_to(root)) for p in paths]
+    return [Input(str(p), p.relative_to(root), partial(images.read, p, max_pixels), p) for p in paths]
 
 
 def _below(folder, source):
@@ -158,14 +184,14 @@ def _matches(parts, pattern):
     return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _jobs(inputs, output):
-    """[(image, path of its results without suffix)]. Images that would share a path keep their own suffix in it."""
-    stems = [name.with_suffix("") for _, name in inputs]
-    names = [name for _, name in inputs]
-    while shared := {stem for stem, count in collections.Counter(stems).items() if count > 1}:
+def stems(inputs: Sequence[Input]) -> list[tuple[Input, Path]]:
+    """Each input with the path of its results, without suffix. Images that would share a path keep their own suffix in it."""
+    names = [job.name for job in inputs]
+    chosen = [name.with_suffix("") for name in names]
+    while shared := {stem for stem, count in collections.Counter(chosen).items() if count > 1}:
         # Repeated, because x.jpg with its suffix has the same name as x.jpg.tif without.
-        stems = [name if stem in shared else stem for stem, name in zip(stems, names, strict=True)]
-    return [(path, output / stem) for (path, _), stem in zip(inputs, stems, strict=True)]
+        chosen = [name if stem in shared else stem for stem, name in zip(chosen, names, strict=True)]
+    return list(zip(inputs, chosen, strict=True))
 
 
 def _at(stem, suffix):

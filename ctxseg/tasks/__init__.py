@@ -18,6 +18,8 @@ A task is a module of this package. The network decides the task of a config, se
     prediction_suffixes(probabilities)          ends of the names of the results of `--mode=predict`, see `inference.predict`
     create_prediction(config, folder, checkpoint, probabilities)
                                                 a function that makes these results, see `inference.predict.Prediction`
+    create_submission(config, folder, checkpoint, name)
+                                                the same for `--format`: a function that loads the network, see `inference.submission`
     lines(scores)                               the lines that show the scores; the last one has the main scores
 """
 

@@ -101,6 +101,14 @@ def create_prediction(config, folder: str, checkpoint, probabilities: bool):
     return predict
 
 
+def create_submission(config, folder: str, checkpoint, name: str):
+    """UserError: the servers that `--format` writes for take labels of pixels."""
+    raise UserError(
+        f"--format={name}: this server takes labels of pixels, and {config.system} is a detector; detections.json of a run has the format "
+        "that COCO's server takes"
+    )
+
+
 def protocol(config) -> str:
     """The size of the images in words."""
     size = tuple(config.eval.size)

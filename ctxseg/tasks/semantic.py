@@ -10,7 +10,7 @@ from ctxseg.data import pipeline, superpixels
 from ctxseg.data.transforms import create_augmentation
 from ctxseg.errors import UserError
 from ctxseg.evaluation import semantic, splits
-from ctxseg.inference import label_maps
+from ctxseg.inference import label_maps, submission
 from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
 from ctxseg.runs import record
@@ -20,6 +20,7 @@ SCORES = ("mIoU", "pixel accuracy", "mean accuracy")
 loss = losses.of_batch
 prediction_suffixes = label_maps.suffixes
 create_prediction = label_maps.create_prediction
+create_submission = submission.create_prediction
 
 
 def check(config, class_names: Sequence[str]) -> None:
@@ -102,9 +103,11 @@ def describe(output) -> str:
 
 def lines(scores: dict) -> list[str]:
     """mIoU of each group of classes; then mIoU, pixel accuracy and mean accuracy."""
+    unlabelled = scores["mIoU"] is None and scores["pixel_accuracy"] is None
+    notes = ["no pixel of the split has a label: a test server may score it, see --format"] * unlabelled
     groups = [f"{group:12} mIoU {_number(iou)}" for group, iou in scores["group_iou"].items()]
     names = {"mIoU": "mIoU", "pixel accuracy": "pixel_accuracy", "mean accuracy": "mean_accuracy"}
-    return [*groups, "  ".join(f"{name} {_number(scores[key])}" for name, key in names.items())]
+    return [*notes, *groups, "  ".join(f"{name} {_number(scores[key])}" for name, key in names.items())]
 
 
 def _number(x) -> str:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 import ctxseg
@@ -113,8 +114,8 @@ def check_labels(config, run, photo, labels):
             run,
             lambda: label_maps.create_prediction(config, run, None, False),
             label_maps.suffixes(False),
-            str(photo),
-            str(labels.parent / "predicted"),
+            predict.find(str(photo), labels.parent / "predicted", config.eval.max_pixels),
+            epath.Path(labels.parent / "predicted"),
             overwrite=True,
         )
         == 0

@@ -116,7 +116,7 @@ def test_images_of_a_glob_are_labelled_by_a_checkpoint(run, tmp_path):
     status, out, _ = call(f"--workdir={copied}", f"--input={tmp_path}/x0.png", "--checkpoint=3")
     assert status == 0 and (copied / "predictions" / "x0.png").exists()
     os.unlink(copied)
-    assert len(predict.find(str(tmp_path), tmp_path / "o")) == 3
+    assert len(predict.find(str(tmp_path), tmp_path / "o", 1000)) == 3
 
 
 def png(image):
@@ -173,7 +173,7 @@ def test_hidden_files_are_skipped_and_linked_folders_searched(tmp_path):
     (tmp_path / "in2/only").symlink_to(tmp_path / "elsewhere")
 
     def found(source):
-        return {str(name) for _, name in predict.find(str(tmp_path / source), tmp_path / "o")}
+        return {str(found.name) for found in predict.find(str(tmp_path / source), tmp_path / "o", 1000)}
 
     up = {"deep/up/real.png", "deep/up/elsewhere/a.png", "deep/up/in2/only/a.png"}
     assert found("in") == {"deep/b.png", "linked/a.png", "twice/a.png"} | up
@@ -182,10 +182,10 @@ def test_hidden_files_are_skipped_and_linked_folders_searched(tmp_path):
     assert found("in/._*.png") == {"._real.png"}
 
 
-def test_no_two_images_share_results(tmp_path):
+def test_no_two_images_share_results():
     names = ["x.jpg", "x.png", "x.jpg.tif", "x.jpg.tif.png", "y.png", "a/x.png"]
-    jobs = predict._jobs([(predict.Path(n), predict.Path(n)) for n in names], tmp_path)
-    assert [str(stem.relative_to(tmp_path)) for _, stem in jobs] == [*names[:4], "y", "a/x"]
+    inputs = [predict.Input(name, predict.Path(name), None) for name in names]
+    assert [str(stem) for _, stem in predict.stems(inputs)] == [*names[:4], "y", "a/x"]
 
 
 def test_an_error_with_one_image_does_not_stop_the_others(run, tmp_path, monkeypatch):

@@ -1,12 +1,13 @@
 """ADE20K in the version of the scene parsing benchmark, SceneParse150 (Zhou et al., CVPR 2017).
 
-`manual_dir` is ADEChallengeData2016.zip, unpacked.
+`manual_dir` is ADEChallengeData2016.zip, unpacked. For the benchmark's test images, release_test.zip's folder testing/ is beside
+images/training/.
 """
 
 from pathlib import Path
 
 from ctxseg.data.builders.labels import IGNORE, label_image
-from ctxseg.data.builders.pairs import Pair, by_name, require
+from ctxseg.data.builders.pairs import Pair, by_name, require, unlabelled
 from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Download
 
@@ -44,7 +45,7 @@ ff00f5 ff0066 ffad00 ff0014 ffb8b8 001fff 00ff3d 0047ff ff00cc 00ffc2 00ff52 000
 b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
 """.split()
 ]
-SPLITS = {"train": 20_210, "val": 2_000}  # the benchmark's 3,352 test images have no published labels
+SPLITS = {"train": 20_210, "val": 2_000, "test": 3_352}  # test is optional, and has no labels
 FOLDERS = {"train": "training", "val": "validation"}
 
 # In the files, 0 is a pixel of no class.
@@ -55,18 +56,23 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     """{split: pairs by name}. UserError: a folder is missing or empty."""
     roots = images, labels = manual_dir / "images", manual_dir / "annotations"
     require(ADE20K, manual_dir, *(f"{root.name}/{folder}" for root in roots for folder in FOLDERS.values()))
-    return {split: by_name(images / folder, labels / folder) for split, folder in FOLDERS.items()}
+    splits = {split: by_name(images / folder, labels / folder) for split, folder in FOLDERS.items()}
+    test = unlabelled(images / "testing")
+    return splits | ({"test": test} if test else {})
 
 
 class ADE20K(PairsBuilder):
-    """Scenes of all kinds with 150 classes of things and stuff: 20,210 train and 2,000 val images.
+    """Scenes of all kinds with 150 classes of things and stuff: 20,210 train, 2,000 val and 3,352 test images, the last without labels.
 
     ADE20K, the 150 classes of the scene parsing benchmark; other pixels are ignored.
     """
 
     name = "ade20k"
     homepage = "http://sceneparsing.csail.mit.edu/"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "ADEChallengeData2016: images/ and annotations/, each with training/ and validation/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "ADEChallengeData2016: images/ and annotations/, each with training/ and validation/; "
+        "for test images/testing/ too"
+    )
     downloads = Download(
         "ade20k",
         [

@@ -56,7 +56,7 @@ def find_faults(
 ) -> tuple[list[str], int]:
     """The faults that `check_splits` raises, a line each, and the number of pairs."""
     # Splits may share pairs.
-    pairs = list({(p.name, file_of(p.image), file_of(p.label)): p for pairs in splits.values() for p in pairs}.values())
+    pairs = list({(p.name, *map(file_of, p.sources)): p for pairs in splits.values() for p in pairs}.values())
     faults = each(lambda pair: _fault(pair, read_label, read_image) or "", pairs, f"check {dataset}")
     return [fault for fault in faults if fault], len(pairs)
 
@@ -64,10 +64,8 @@ def find_faults(
 def _fault(pair, read_label, read_image):
     """The faults of a pair's image, label or both, each starting with the file's name; None if there are none."""
     sizes, faults = [], []
-    for source, size_of in (
-        (pair.image, _array_size(read_image) if read_image else _image_size),
-        (pair.label, _array_size(read_label)),
-    ):
+    readers = (_array_size(read_image) if read_image else _image_size, _array_size(read_label))
+    for source, size_of in zip(pair.sources, readers, strict=False):
         path = file_of(source)
         place = f"{path}: {pair.name}" if isinstance(source, Part) else path
         try:
@@ -78,7 +76,7 @@ def _fault(pair, read_label, read_image):
             faults.append(str(error))
         except Exception as error:  # decoders raise many kinds of errors on damaged files
             faults.append(f"{place}: {_reason(error)}")
-    if not faults and sizes[0] != sizes[1]:
+    if not faults and sizes[0] != sizes[-1]:
         (width, height), (label_width, label_height) = sizes
         fault = f"{place}: label is {label_width}x{label_height}, but its image is {width}x{height}"
         turn = 1 if read_image else orientation(pair.image)[0]

@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from ctxseg.data.builders.labels import IGNORE, label_image
-from ctxseg.data.builders.pairs import Pair, by_name, require
+from ctxseg.data.builders.pairs import Pair, by_name, require, unlabelled
 from ctxseg.data.builders.records import PairsBuilder
 
 # {name: (id in labelIds files, colour)}, in the order of the train ids, as in cityscapesScripts, helpers/labels.py.
@@ -31,7 +31,7 @@ CLASSES = {
     "motorcycle": (32, (0, 0, 230)),
     "bicycle": (33, (119, 11, 32)),
 }
-SPLITS = {"train": 2_975, "val": 500, "test": 1_525}  # test is optional; all its pixels are void
+SPLITS = {"train": 2_975, "val": 500, "test": 1_525}  # test is optional, and has no labels
 SUFFIXES = ("_leftImg8bit.png", "_gtFine_labelIds.png")
 
 read_label = label_image(
@@ -45,10 +45,12 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
     splits = {}
     for split in SPLITS:
         roots = images, labels = [manual_dir / kind / split for kind in ("leftImg8bit", "gtFine")]
-        if split != "test":
-            require(Cityscapes, manual_dir, *(str(root.relative_to(manual_dir)) for root in roots))
-        elif not all(root.exists() for root in roots):
+        if split == "test":  # the published labels of test are void
+            cities = sorted(city.name for city in images.iterdir() if city.is_dir()) if images.is_dir() else []
+            if pairs := [pair for city in cities for pair in unlabelled(images / city, SUFFIXES[0])]:
+                splits[split] = pairs
             continue
+        require(Cityscapes, manual_dir, *(str(root.relative_to(manual_dir)) for root in roots))
         cities = sorted({city.name for root in roots for city in root.iterdir() if city.is_dir()})
         splits[split] = [pair for city in cities for pair in by_name(images / city, labels / city, SUFFIXES)]
     return splits
@@ -63,7 +65,7 @@ class Cityscapes(PairsBuilder):
     name = "cityscapes"
     homepage = "https://www.cityscapes-dataset.com/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "leftImg8bit/ and gtFine/, each with train/ and val/ and their folders of cities; optionally the same for test/"
+        "leftImg8bit/ and gtFine/, each with train/ and val/ and their folders of cities; optionally leftImg8bit/test/"
     )
     published = SPLITS
     class_names = list(CLASSES)

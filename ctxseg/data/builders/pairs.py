@@ -21,11 +21,16 @@ class Part(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """An image and its label: files, or parts of files."""
+    """An image and its label: files, or parts of files. `label` is None in a split whose labels are not published."""
 
     name: str
     image: Path | Part
-    label: Path | Part
+    label: Path | Part | None
+
+    @property
+    def sources(self) -> tuple[Path | Part, ...]:
+        """The image, and the label if there is one."""
+        return (self.image,) if self.label is None else (self.image, self.label)
 
 
 def file_of(image_or_label: Path | Part) -> Path:
@@ -53,6 +58,11 @@ def by_name(
     if not names:
         raise UserError(f"config.data.manual_dir: {images} has no images (*{suffixes[0]})")
     return [Pair(name, images / f"{name}{suffixes[0]}", labels / f"{name}{suffixes[1]}") for name in names]
+
+
+def unlabelled(images: Path, suffix: str = ".jpg", names: Sequence[str] | None = None) -> list[Pair]:
+    """The pairs of a folder whose labels are not published, by name; `names`: see `by_name`."""
+    return [Pair(name, images / f"{name}{suffix}", None) for name in names or names_in(images, suffix)]
 
 
 def names_in(folder: Path, suffix: str) -> list[str]:
@@ -106,10 +116,7 @@ def fingerprint_pairs(
         UserError: missing files.
     """
     start = len(str(root / "x")) - 1  # cuts paths below root as text: `Path` takes seconds for 10⁵ files
-    files = {
-        split: [(pair, source) for pair in pairs for source in (pair.image, pair.label)]
-        for split, pairs in splits.items()
-    }
+    files = {split: [(pair, source) for pair in pairs for source in pair.sources] for split, pairs in splits.items()}
     paths = [str(file_of(source)) for sources in files.values() for _, source in sources]
     paths += [str(path) for path in others]
     file_digests, digest = digests(paths), hashlib.sha256()

@@ -40,6 +40,7 @@ from etils import epath
 
 from ctxseg.data import contents, download, images
 from ctxseg.data.builders.checks import check_splits
+from ctxseg.data.builders.labels import IGNORE
 from ctxseg.data.builders.pairs import Pair, Part, fingerprint_pairs
 from ctxseg.data.parallel import each
 from ctxseg.files import write_json
@@ -108,6 +109,8 @@ def pair_examples(
 ) -> Iterator[tuple[int, dict]]:
     """The examples of `_generate_examples` for pairs that passed `check_splits`: labels as PNGs of class ids, images as their files' bytes.
 
+    Without a label, all pixels are ignored.
+
     Images that are not `images.plain`, or that EXIF turns, become PNGs of what `images.read` gives; their labels are turned with them.
 
     Args:
@@ -119,7 +122,11 @@ def pair_examples(
 
     def example(pair):
         image, turn = (encode_png(read_image(pair.image)), 1) if read_image else encoded(pair.image)
-        label = np.ascontiguousarray(images.upright(read_label(pair.label), turn))
+        if pair.label is None:
+            with images.open_image(io.BytesIO(image.getvalue())) as file:
+                label = np.full(file.size[::-1], IGNORE, np.uint8)
+        else:
+            label = np.ascontiguousarray(images.upright(read_label(pair.label), turn))
         return {"image": image, "label": encode_png(label), "name": pair.name}
 
     return enumerate(each(example, pairs, f"write {label}"))

@@ -1,14 +1,14 @@
 """PASCAL VOC 2012 segmentation (Everingham et al. 2010), its training images extended by SBD's (Hariharan et al. 2011).
 
-`manual_dir` has VOCtrainval_11-May-2012.tar and SBD's benchmark.tgz, unpacked side by side. The labels of the test images are not
-published.
+`manual_dir` has VOCtrainval_11-May-2012.tar and SBD's benchmark.tgz, unpacked side by side; for the test images, whose labels are not
+published, also VOC2012test.tar, unpacked to the same VOCdevkit/.
 """
 
 from pathlib import Path
 
 from ctxseg.data.builders import mat
 from ctxseg.data.builders.labels import IGNORE, bit_palette, label_image, map_ids
-from ctxseg.data.builders.pairs import Pair, read_names, require
+from ctxseg.data.builders.pairs import Pair, read_names, require, unlabelled
 from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.data.download import Archive, Download
 
@@ -17,7 +17,8 @@ CLASSES = (
     "pottedplant sheep sofa train tvmonitor"
 ).split()
 IDS = {i: i for i in range(21)} | {255: IGNORE}  # 255: a band of 5 pixels around objects, and difficult pixels
-SPLITS = {"train": 1_464, "val": 1_449, "train_aug": 10_582}  # as published; train_aug only with SBD
+# As published. train_aug only with SBD; test only with its archive, without labels.
+SPLITS = {"train": 1_464, "val": 1_449, "train_aug": 10_582, "test": 1_456}
 VOC, SBD = Path("VOCdevkit/VOC2012"), Path("benchmark_RELEASE/dataset")
 
 _read_image_of_ids = label_image("voc2012", IDS)
@@ -45,6 +46,8 @@ def list_pairs(manual_dir: Path) -> dict[str, list[Pair]]:
         splits["train_aug"] = splits["train"] + [
             _pair(manual_dir, name, SBD / f"cls/{name}.mat") for name in additional
         ]
+    if (manual_dir / lists / "test.txt").exists():
+        splits["test"] = unlabelled(manual_dir / VOC / "JPEGImages", names=read_names(manual_dir / lists / "test.txt"))
     return splits
 
 
@@ -60,7 +63,7 @@ def _pair(manual_dir, name, label):
 
 
 class VOC2012(PairsBuilder):
-    """Photographs of 20 kinds of things: 1,464 train, 1,449 val and, with SBD, 10,582 train_aug images.
+    """Photographs of 20 kinds of things: 1,464 train, 1,449 val and, with SBD, 10,582 train_aug images; 1,456 test images without labels.
 
     PASCAL VOC 2012 segmentation, with SBD's labels in train_aug; the border of objects is ignored.
     """
@@ -69,7 +72,7 @@ class VOC2012(PairsBuilder):
     homepage = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "the folder in which VOCtrainval_11-May-2012.tar is unpacked to VOCdevkit/VOC2012/, and for train_aug SBD's "
-        "benchmark.tgz to benchmark_RELEASE/dataset/"
+        "benchmark.tgz to benchmark_RELEASE/dataset/; for test VOC2012test.tar to VOCdevkit/ too"
     )
     downloads = Download(
         "voc2012",
