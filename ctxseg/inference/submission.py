@@ -39,7 +39,7 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    # The ids of labelIds files, not the train ids (cityscapesScripts, evaluation/evalPixelLevelSemanticLabeling.py).
+    # The ids of labelIds files, not the train ids (cityscapesScripts, evalPixelLevelSemanticLabeling).
     "cityscapes": Format("Cityscapes", {name: i for name, (i, _) in cityscapes.CLASSES.items()}),
     # comp6: any training data; rename the folder to comp5_test_cls for a network trained on VOC alone (VOC2012's development kit, §5.3).
     "voc": Format(
