@@ -33,6 +33,18 @@ EFFICIENTNET_LITE0_LEVELS = {
 }
 
 
+# Training images of MCIBI's data sets, from which numbers of epochs become numbers of steps; and the images of Cityscapes' val.
+IMAGES = {
+    "ade20k": 20_210,
+    "lip": 30_462,
+    "cihp": 28_280,
+    "cityscapes": 2_975,
+    "cityscapes_val": 500,
+    "coco_stuff": 118_287,
+    "coco_stuff10k": 9_000,
+}
+
+
 def set_protocol(config, dataset: str, paper=None) -> None:
     """Writes the protocol of `dataset` into `config`, in place.
 
@@ -188,13 +200,13 @@ def pascal_person_part(config):
 
 def ade20k(config):
     """MCIBI (ICCV 2021, §4.1): 130 epochs."""
-    _mcibi(config, (512, 512), 16, epochs=130, images=20_210)
+    _mcibi(config, (512, 512), 16, epochs=130, images=IMAGES["ade20k"])
     config.data.base_size = (512,)
 
 
 def lip(config):
     """MCIBI (§4.1): 150 epochs. The paper gives neither the scale range nor the rotation: both are from the published runs."""
-    _mcibi(config, (473, 473), 32, epochs=150, images=30_462)
+    _mcibi(config, (473, 473), 32, epochs=150, images=IMAGES["lip"])
     _persons(config)
     config.data.scale_range = (0.75, 1.25)
     config.data.rotate = 30.0
@@ -204,7 +216,7 @@ def lip(config):
 def cihp(config):
     """LIP's settings, except scale range and rotation. The number of epochs is our choice: MCIBI trains on LIP and only tests on CIHP
     (Table 4: `eval.data=cihp`)."""
-    _mcibi(config, (473, 473), 32, epochs=150, images=28_280)
+    _mcibi(config, (473, 473), 32, epochs=150, images=IMAGES["cihp"])
     _persons(config)
 
 
@@ -216,18 +228,18 @@ def _persons(config):
 
 def cityscapes(config):
     """MCIBI (§4.1): 220 epochs. Trained and tested with a shorter side of 1024 pixels, which is the images' own size."""
-    _mcibi(config, (512, 1024), 8, epochs=220, images=2_975)
+    _mcibi(config, (512, 1024), 8, epochs=220, images=IMAGES["cityscapes"])
 
 
 def coco_stuff(config):
     """MCIBI (§4.1): 30 epochs of the 164k version."""
-    _mcibi(config, (512, 512), 16, epochs=30, images=118_287)
+    _mcibi(config, (512, 512), 16, epochs=30, images=IMAGES["coco_stuff"])
     config.data.base_size = (512,)
 
 
 def coco_stuff10k(config):
     """As the 164k version, which has 13 times as many images. The paper gives no number of epochs: 110 is from the published runs."""
-    _mcibi(config, (512, 512), 16, epochs=110, images=9_000)
+    _mcibi(config, (512, 512), 16, epochs=110, images=IMAGES["coco_stuff10k"])
     config.data.base_size = (512,)
 
 

@@ -153,7 +153,7 @@ def _windows(model, variables, x, regions, sizes, window, stride):
     if not padded:
         sizes = jnp.broadcast_to(jnp.array(shape), (b, 2))
     canvas = extent.whole_strides(window) if padded else window
-    steps = [max(round(n * stride), 1) for n in window]
+    steps = [max(round(n * stride), 1) if stride <= 1 else int(stride) for n in window]
     # The size of the image's part of a window.
     inner = _within(sizes, window)
     # Rows and columns of windows in the largest image.

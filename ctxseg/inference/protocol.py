@@ -21,7 +21,7 @@ class Protocol:
         mirrored_classes: for each class, its class in a mirror image, see `transforms.mirrored_classes`; (): the same class.
         size: base size, to which the image is resized before it is scaled: (shorter side,), (height, width), or () to keep its size.
         window: height and width of the sliding window over a scaled image; () for the whole image at once.
-        stride: step of the window, as a fraction of its size.
+        stride: step of the window: up to 1, a fraction of its size; above 1, in pixels.
         crf: arguments of `crf.mean_field`, which refines probabilities at the image's size; None: no CRF.
         shapes: `buckets`: images are padded to one of a few shapes, each compiled once; `exact`: every size is compiled.
     """
@@ -42,7 +42,10 @@ class Protocol:
         if self.size:
             resized = "their shorter side" if len(self.size) == 1 else "images"
             parts.append(f"of {resized} resized to {'×'.join(map(str, self.size))}")
-        window = f"windows of {self.window[0]}×{self.window[1]} at {self.stride:.2f}" if self.window else "whole image"
+        window = "whole image"
+        if self.window:
+            step = f"{self.stride:.2f}" if self.stride <= 1 else f"a stride of {self.stride:g} pixels"
+            window = f"windows of {self.window[0]}×{self.window[1]} at {step}"
         refined = [f"CRF of {self.crf['iterations']} iterations"] if self.crf else []
         return ", ".join([*parts, window, *refined])
 
@@ -53,6 +56,11 @@ def create_protocol(config, class_names: Sequence[str] = ()) -> Protocol:
     check_base_size(config.size, "eval.size")
     if len(config.window) not in (0, 2) or any(type(n) is not int or n < 1 for n in config.window):
         raise UserError(f"config.eval.window is {tuple(config.window)}; expected a height and a width, or ()")
+    if config.stride > 1 and (config.stride % 1 or config.window and config.stride > min(config.window)):
+        raise UserError(
+            f"config.eval.stride is {config.stride:g}; expected a share of the window, up to 1, or whole pixels, at most those of "
+            "config.eval.window"
+        )
     check_crf(dict(config.crf), "config.eval.crf")
     refinement = dict(config.crf) if config.crf.iterations else None
     return Protocol(

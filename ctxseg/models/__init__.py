@@ -47,7 +47,18 @@ MEMORIES = {"none": None, "mcibi": FeatureMemory}
 DETECTORS = {"none": None, "mask_rcnn": MaskRCNN}
 MERGES = ("none", "attention", "average", "max")
 # The fields of modules that `create_model` sets, not the config.
-BOUND = {"conv", "normalisation", "dropout_layer", "num_classes", "dtype", "axis_name", "remat", "parent", "name"}
+BOUND = {
+    "conv",
+    "normalisation",
+    "dropout_layer",
+    "num_classes",
+    "dtype",
+    "axis_name",
+    "remat",
+    "downsample",
+    "parent",
+    "name",
+}
 
 
 def create_model(config, num_classes: int, axis_name: str | None = None):
@@ -55,9 +66,9 @@ def create_model(config, num_classes: int, axis_name: str | None = None):
 
     Args:
         config: a ConfigDict (or any mapping) with `pixels`, `backbone`, `connections`, `context`, `detector`, `memory`, `auxiliary`,
-            `classifier`, `scales`, `frozen`, `remat` and `dtype`. A field that is None has the module's default. Fields that the chosen
-            module does not have are ignored. A `name` may be `package.module:Class`, a flax module with the same call signature as the
-            built-in ones.
+            `classifier`, `scales`, `frozen`, `remat`, `downsample` and `dtype`. A field that is None has the module's default. Fields that
+            the chosen module does not have are ignored. A `name` may be `package.module:Class`, a flax module with the same call signature
+            as the built-in ones.
         num_classes: K, the number of classes of the data set, without a background.
         axis_name: name of the `pmap` axis over which batch statistics are averaged, or None for one device.
 
@@ -82,6 +93,7 @@ def create_model(config, num_classes: int, axis_name: str | None = None):
         if heads["levels"]
         else None,
         pixels=PixelFormat(**_fields("model.pixels", config["pixels"], PixelFormat, {})),
+        downsample=config["downsample"],
         **_fields("model.classifier", config["classifier"], Segmenter, bound),
     )
     if _choice("model.scales.merge", config["scales"]["merge"], MERGES) == "none":

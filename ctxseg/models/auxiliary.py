@@ -12,6 +12,7 @@ from ctxseg.bounds import OFF, Count, Portion
 from ctxseg.errors import UserError
 from ctxseg.models.classifier import Classifier
 from ctxseg.models.layers import ConvNorm, Dropout
+from ctxseg.models.resizing import resize
 from ctxseg.models.shapes import Array, Maps
 
 
@@ -35,12 +36,15 @@ class AuxiliaryLogits:
 
 
 class AuxiliaryHeads(nn.Module):
-    """Heads on several maps: each is a 3×3 convolution with normalisation and ReLU, dropout, and a 1×1 convolution to K scores.
+    """Heads on several maps: each is one or more 3×3 convolutions with normalisation and ReLU, dropout, and a 1×1 convolution to K scores.
 
     Attributes:
         num_classes: K.
         levels: names of the backbone's maps that have an auxiliary head; only the loss reads its scores.
         channels: channels of each head's 3×3 convolution.
+        convolutions: number of 3×3 convolutions of each head.
+        enlarge: factor by which the map is resized after each of them; 1: not resized. MCIBI's published runs on ViT have two
+            convolutions and a factor of 4.
         dropout: dropout probability before each head's 1×1 convolution.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dropout_layer: the dropout layer, with `axis_name` bound.
@@ -50,6 +54,8 @@ class AuxiliaryHeads(nn.Module):
     num_classes: int
     levels: Annotated[tuple[str, ...], OFF] = ()
     channels: Count = 512
+    convolutions: Count = 1
+    enlarge: Count = 1
     dropout: Portion = 0.1
     conv: Callable = ConvNorm
     dropout_layer: Callable = Dropout
@@ -68,7 +74,10 @@ class AuxiliaryHeads(nn.Module):
                 raise UserError(
                     f"config.model.auxiliary.levels has {level!r}; expected maps of the backbone: {', '.join(features)}"
                 )
-            x = self.conv(self.channels, 3, name=f"{level}_conv")(features[level], train)
+            x = features[level]
+            for i in range(1, self.convolutions + 1):
+                x = self.conv(self.channels, 3, name=f"{level}_conv" if i == 1 else f"{level}_conv{i}")(x, train)
+                x = resize(x, (x.shape[1] * self.enlarge, x.shape[2] * self.enlarge))
             classifier = Classifier(
                 self.num_classes,
                 dropout=self.dropout,

@@ -47,6 +47,16 @@ class SegmenterOutput:
     lengths: extent.Lengths | None = None
 
 
+class _Halving(nn.Module):
+    """A 3×3 convolution of stride 2 that keeps the number of channels."""
+
+    conv: Callable
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ c"]:
+        return self.conv(x.shape[-1], 3, stride=2, name="conv")(x, train)
+
+
 class Segmenter(nn.Module):
     """Backbone, context, memory and classifier, in this order.
 
@@ -68,6 +78,8 @@ class Segmenter(nn.Module):
         dropout_layer: the dropout layer, with `axis_name` bound.
         dtype: dtype of the computation; parameters, batch statistics and logits are float32.
         pixels: normalises images for the backbone.
+        downsample: whether a 3×3 convolution of stride 2 halves the backbone's last map, before all later stages. Its result has as many
+            channels.
         remat: see `recomputing`.
     """
 
@@ -84,6 +96,7 @@ class Segmenter(nn.Module):
     dropout_layer: Callable = Dropout
     dtype: Any = jnp.float32
     pixels: PixelFormat = PixelFormat()
+    downsample: bool = False
     remat: recomputing.Remat = "none"
 
     @property
@@ -103,6 +116,8 @@ class Segmenter(nn.Module):
         return jnp.zeros((1, *size, 3), jnp.uint8), jnp.zeros((1, *size), jnp.int32)
 
     def setup(self):
+        if self.downsample:
+            self.halving = _Halving(self.conv)
         self.classifier = Classifier(
             self.num_classes,
             self.hidden,
@@ -130,6 +145,8 @@ class Segmenter(nn.Module):
         image = self.pixels(images).astype(self.dtype)
         features = {"pixels": image} | self.backbone(image, train)
         heads = {} if self.auxiliary is None else self.auxiliary(features, train)
+        if self.downsample:
+            features = features | {"downsampled": self.halving(list(features.values())[-1], train)}
         maps = features
         if self.connections is not None:
             maps = self._stage(

@@ -38,6 +38,8 @@ class ModelFields:
             convolutions after the backbone; none: He initialisation.
         remat: what the backward pass computes again, in place of keeping it in memory. blocks: the blocks of the backbone; all: also the
             context and the other stages. The results are the same but for rounding.
+        downsample: a 3×3 convolution of stride 2, with normalisation and ReLU, halves the backbone's last map, before context and memory
+            read it. MCIBI's published runs on HRNet have it.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -45,6 +47,7 @@ class ModelFields:
     frozen: Annotated[tuple, OFF] = ()
     kernel_std: Annotated[Amount, OFF] = 0.0
     remat: Literal["none", "blocks", "all"] = "none"
+    downsample: bool = False
 
 
 @dataclass
@@ -211,7 +214,7 @@ class EvalFields:
             not resized.
         score: size at which scores are computed, if eval.size is set. original: that of the labels; resized: that of the resized image.
         window: height and width of a sliding window; none: the whole image at once.
-        stride: stride of the window, as a share of its size.
+        stride: stride of the window: up to 1, a share of its size; above 1, in pixels.
         crf_images: number of images of the split on which --mode=crf searches.
         max_pixels: number of pixels to which --mode=predict reduces a larger image; its labels are resized to the original size.
         shapes: shapes for which the network is compiled. buckets: a few shapes, to which images are padded; exact: the size of every
@@ -228,7 +231,7 @@ class EvalFields:
     size: Annotated[tuple, OFF] = ()
     score: Literal["original", "resized"] = "original"
     window: Annotated[tuple, OFF] = ()
-    stride: Annotated[float, Bound(above=0, maximum=1)] = 2 / 3
+    stride: Annotated[float, Bound(above=0)] = 2 / 3
     crf_images: Count = 50
     max_pixels: Count = 4_000_000
     shapes: Literal["buckets", "exact"] = "buckets"

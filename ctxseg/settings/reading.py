@@ -36,7 +36,11 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
             "config.optimizer.schedule=step and config.optimizer.step_boundaries",
         ),
         (["loss.auxiliary"], scores, "auxiliary scores: config.model.context.name=ocr, or a memory"),
-        (["loss.heads", "model.auxiliary.channels", "model.auxiliary.dropout"], heads, "config.model.auxiliary.levels"),
+        (
+            ["loss.heads", *(f"model.auxiliary.{name}" for name in config.model.auxiliary if name != "levels")],
+            heads,
+            "config.model.auxiliary.levels",
+        ),
         (
             ["model.classifier.hidden_kernel"],
             config.model.classifier.hidden > 0,
@@ -154,6 +158,7 @@ def _of_segmenters(config):
     protocol = ("scales", "flip", "score", "shapes", "window", "stride", "superpixels", "crf_images")
     protocol = [f"eval.{name}" for name in protocol] + [f"eval.crf.{name}" for name in config.eval.crf]
     modules = [f"model.{section}.{name}" for section in sections for name in config.model[section]]
+    modules.append("model.downsample")
     return [*losses, *augmentation, *protocol, *modules]
 
 

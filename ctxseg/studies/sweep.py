@@ -79,7 +79,7 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
         raise UserError(f"--seeds is {seeds}; expected at least 1")
     common_fields = set(map(_field, common))
     table_overrides = [
-        *(row.overrides for row in table.rows),
+        *(changes for row in table.rows for changes in (row.overrides, *filter(None, row.on.values()))),
         *(column.overrides for column in table.columns),
         *table.folds,
     ]
@@ -92,12 +92,12 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
     unread_needs: dict[tuple[str, str], str] = {}
     for seed, (f, fold) in itertools.product(range(seeds if table.mode == "train" else 1), enumerate(table.folds)):
         for (r, row), (c, column) in itertools.product(enumerate(table.rows), enumerate(table.columns)):
-            if row.system is None or not column.runs:
+            dataset = column.dataset or row.dataset or table.dataset
+            if not row.runs_on(dataset) or not column.runs:
                 continue
-            overrides = dict(column.overrides) | dict(row.overrides) | dict(fold)
+            overrides = dict(column.overrides) | row.overrides_on(dataset) | dict(fold)
             if table.mode == "train":
                 overrides["seed"] = seed
-            dataset = column.dataset or row.dataset or table.dataset
             start = [f"--config=configs/{row.system}.py:{dataset}"] + [f"--mode={table.mode}"] * (table.mode != "train")
             # Each field only once: ml_collections joins a tuple that is given twice.
             changes = [*common, *(f"--config.{k}={v}" for k, v in overrides.items() if k not in common_fields)]
@@ -116,7 +116,7 @@ def plan(table: Table, seeds: int, folder: str, common: Sequence[str], resolve: 
             except UserError as e:
                 raise UserError(f"{table.name}, row {r} ({row.name}): {e}") from e
             places = {field: f", column {c} ({column.title})" for field in column.overrides}
-            places |= {field: f", row {r} ({row.name})" for field in row.overrides}
+            places |= {field: f", row {r} ({row.name})" for field in row.overrides_on(dataset)}
             places |= {field: f", fold {f}" for field in fold} | dict.fromkeys(common_fields, "")
             read |= {(place, field) for field, place in places.items() if field not in unread}
             unread_needs |= {(place, field): unread[field] for field, place in places.items() if field in unread}

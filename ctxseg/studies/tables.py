@@ -58,6 +58,8 @@ class Row(NamedTuple):
         overrides: {field: value} of the system's config.
         paper: the paper's result in each column: a number, a text, or None.
         dataset: data set of the row; None: the table's data set.
+        on: {data set: {field: value}}: overrides of the row on one data set, in a table over several. They take precedence. None: the row
+            has no run on this data set.
         start: a row whose run this row starts from, for example on another data set. A sweep trains it first; it is not a row of the
             table. None: the row starts from `config.model.pretrained`.
     """
@@ -68,6 +70,15 @@ class Row(NamedTuple):
     paper: Sequence[float | str | None] = ()
     dataset: str | None = None
     start: "Row | None" = None
+    on: Mapping[str, Mapping[str, Any] | None] = {}
+
+    def runs_on(self, dataset: str) -> bool:
+        """Whether the row has a run on a data set."""
+        return self.system is not None and self.on.get(dataset, {}) is not None
+
+    def overrides_on(self, dataset: str) -> dict[str, Any]:
+        """{field: value} of the row's run on a data set."""
+        return {**self.overrides, **(self.on.get(dataset) or {})}
 
 
 class Table(NamedTuple):
@@ -130,6 +141,10 @@ def check(table: Table) -> None:
     for r, row in enumerate(table.rows):
         place = f", row {r} ({row.name})"
         expect(isinstance(row.overrides, Mapping), place, "overrides", row.overrides, "{field: value}")
+        valid = isinstance(row.on, Mapping) and all(
+            changes is None or isinstance(changes, Mapping) for changes in row.on.values()
+        )
+        expect(valid, place, "on", row.on, "{data set: {field: value}, or None}")
         started = row.start is None or isinstance(row.start, Row) and bool(row.start.system) and row.start.start is None
         expect(started, place, "start", row.start, "None, or a Row with a system that starts from no other row")
         valid = isinstance(row.paper, (list, tuple)) and len(row.paper) <= len(table.columns)
@@ -158,7 +173,7 @@ def on(table: Table, dataset: str | None) -> Table:
     note = "" if dataset in datasets else f"The paper's results are on {table.columns[c].title}."
     return table._replace(
         dataset=dataset,
-        rows=[row for row in rows if row.system or row.paper[0] is not None],
+        rows=[row for row in rows if row.runs_on(dataset) or row.paper[0] is not None],
         columns=[table.columns[c]._replace(title=table.columns[c].score, dataset=None)],
         note=" ".join(filter(None, (table.note, note))),
     )

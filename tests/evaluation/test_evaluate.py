@@ -74,7 +74,7 @@ PROTOCOLS = {
     "scales and mirror images": {"scales": (0.5, 1.0, 1.25), "flip": True},
     "windows of resized images": {"size": (48, 40), "window": (32, 24), "stride": 0.5, "flip": True},
     # Images with the same padded shape have two shapes at this base size.
-    "windows of a shorter side": {"size": (72,), "scales": (0.5,), "window": (24, 32)},
+    "windows of a shorter side": {"size": (72,), "scales": (0.5,), "window": (24, 32), "stride": 10},
 }
 
 
@@ -239,6 +239,8 @@ def test_crf_ignores_padding(source, trained):
         ({"size": (512.0,)}, "config.eval.size"),
         ({"size": (1, 2, 3)}, "config.eval.size"),
         ({"stride": 0.0}, "config.eval.stride is 0.0.*more than 0"),
+        ({"stride": 33.0, "window": (32, 64)}, "config.eval.stride is 33; .*share of the window.*whole pixels"),
+        ({"stride": 1.5, "window": (32, 64)}, "config.eval.stride is 1.5; .*whole pixels"),
         ({"score": "both"}, "config.eval.score is 'both'.*original, resized"),
         ({"crf": {"colour_sigma": 0.0}}, "config.eval.crf.colour_sigma is 0.0.*at least 0.1"),
         ({"shapes": "any"}, "config.eval.shapes is 'any'.*buckets, exact"),

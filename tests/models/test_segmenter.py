@@ -248,9 +248,25 @@ def test_auxiliary_heads_have_the_sizes_of_their_maps():
         "head/res3": (1, 8, 12, 5),
         "head/res4": (1, 8, 12, 5),
     }
+    config.auxiliary.update({"convolutions": 2, "enlarge": 4})
+    output, variables = shapes(config)
+    assert output.aux["head/res4"].logits.shape == (1, 8 * 16, 12 * 16, 5)
+    assert {"res4_conv", "res4_conv2"} < set(variables["params"]["auxiliary"])
     config.auxiliary.levels = ("res4", "pool4")
     with pytest.raises(UserError, match="config.model.auxiliary.levels .*'pool4'.*res4"):
         shapes(config)
+
+
+def test_a_convolution_halves_the_map_that_context_and_memory_read():
+    config = model_config(width=4)
+    config.memory.update({"name": "mcibi", "channels": 8})
+    before, _ = shapes(config)
+    config.downsample = True
+    after, variables = shapes(config)
+    assert before.logits.shape == (1, 8, 12, 5) and after.logits.shape == (1, 4, 6, 5)
+    assert before.pixels.shape[1:3] == (8, 12) and after.pixels.shape[1:3] == (4, 6)
+    kernel = variables["params"]["halving"]["conv"]["conv"]["kernel"]
+    assert kernel.shape == (3, 3, 24, 24) == (3, 3, *after.features["downsampled"].shape[-1:] * 2)
 
 
 def test_images_are_normalised():

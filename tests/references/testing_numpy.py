@@ -28,7 +28,7 @@ def softmax(x):
 def starts(length, window, share):
     """Where windows of an axis begin: at multiples of the stride, until one reaches the end; that one ends there."""
     window = min(window, length)
-    stride = max(round(window * share), 1)
+    stride = share if share > 1 else max(round(window * share), 1)  # above 1: pixels
     positions = [0]
     while positions[-1] + window < length:
         positions.append(min(positions[-1] + stride, length - window))

@@ -133,6 +133,19 @@ def test_rows_and_columns_share_equal_runs():
     assert {key[2]: run.config.seed for key, run in runs.items()} == {0: 0, 1: 1}
 
 
+def test_a_row_has_overrides_on_one_data_set():
+    """They take precedence over those of the row and of the column."""
+    columns = [Column("a", overrides={"train.steps": 3}, dataset="scenes"), Column("b", dataset="camvid")]
+    row = Row("row", "fcn", {"data.rotate": 5.0}, on={"camvid": {"data.rotate": 2.0}, "scenes": {"train.steps": 4}})
+    table = Table("t", "", "papers", [row], columns)
+    runs = plan(table, "runs/t")
+    assert [(run.config.data.rotate, run.config.train.steps) for run in runs.values()] == [(5.0, 4), (2.0, 700)]
+    runs = plan(table._replace(rows=[row._replace(on={"camvid": None})]), "runs/t")
+    assert [(*key, run.config.data.name) for key, run in runs.items()] == [(0, 0, 0, 0, "scenes")]
+    with pytest.raises(UserError, match=r"config\.seed .*--seeds"):
+        plan(table._replace(rows=[row._replace(on={"camvid": {"seed": 1}})]), "runs/t")
+
+
 def test_the_commands_resolve_to_the_configs():
     runs = plan(THREE, "runs/t", 2, ["--config.train.steps=9"])
     lines = list(execution.commands(runs.values()))
