@@ -41,7 +41,9 @@ def show(config) -> None:
         text = "(not given)" if value is None else "none" if collect.can_be_off(name) and not value else value
         meaning = collect.meaning(config, name)
         print(f"config.{name} = {text}{meaning and f'  # {meaning}'}")
-    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    optimizer = optimizers.create_optimizer(
+        config.optimizer, config.train.steps, tuple(config.model.frozen), depths=optimizers.layers_after(model)
+    )
     jax.eval_shape(optimizer.init, variables["params"])  # checks the names of parameters
     print()
     for part, tree in variables["params"].items():

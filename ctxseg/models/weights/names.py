@@ -5,7 +5,7 @@ A table has one line for each kind of layer, their name on the left and ours on 
     layer{i}.{j}.conv{c}    backbone/res{i+1}_{j+1}/conv{c}/conv
 
 `{i}` stands for a number and `{*}` for any text. `-` on the right is a layer that no network here has, such as ImageNet's classifier. A
-name on the right that begins with a collection is that of one array, and so is the name on its left:
+name on the right that begins with "params/" is that of one array, and so is the name on its left:
 
     cls_token               params/backbone/class_token
 """
@@ -75,7 +75,7 @@ class Publisher(NamedTuple):
         if name == self.bank:
             return BANK
         for _, pattern, ours, _ in _lines(self.table):
-            of_array = ours.startswith(COLLECTIONS)
+            of_array = ours.startswith("params/")
             if match := pattern.fullmatch(name if of_array else layer) or (ours == "-" and pattern.fullmatch(name)):
                 if ours == "-":
                     return ours
@@ -96,7 +96,7 @@ class Publisher(NamedTuple):
         names = OF_NORM if NORM.fullmatch(path) else OF_CONV
         array = next((theirs for theirs, ours in names.items() if ours == (collection, leaf)), None)
         for theirs, _, ours, pattern in _lines(self.table):
-            of_array = ours.startswith(COLLECTIONS)
+            of_array = ours.startswith("params/")
             if match := pattern.fullmatch(name if of_array else path):
                 values = {key: int(value) - _added(ours, key) for key, value in match.groupdict().items()}
                 theirs = _filled(theirs, values)
