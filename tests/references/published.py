@@ -60,7 +60,11 @@ def _networks():
 
 
 def _transformers():
-    for size, side, layers in (("tiny", 224, (2, 5, 8, 11)), ("small", 224, (2, 5, 8, 11)), ("large", 384, (9, 14, 19, 23))):
+    for size, side, layers in (
+        ("tiny", 224, (2, 5, 8, 11)),
+        ("small", 224, (2, 5, 8, 11)),
+        ("large", 384, (9, 14, 19, 23)),
+    ):
         backbone = {"name": f"vit_{size}_16", "layer_norms": "shared", "grid": side // 16, "layers": layers}
         yield f"vit_{size}_patch16_{side}", (16,), {"backbone": backbone}
     for name, registers in (("dinov2", 0), ("reg4_dinov2", 4)):

@@ -299,9 +299,7 @@ class ViT(nn.Module):
         grid = resize(grid, (height, width), self.interpolation, grid=True)
         others = (class_token + positions[0])[None]
         if self.registers:
-            others = jnp.concatenate(
-                [others, self.param("registers", initial.normal(1e-6), (self.registers, c))]
-            )
+            others = jnp.concatenate([others, self.param("registers", initial.normal(1e-6), (self.registers, c))])
         x = (patches + grid).reshape(b, height * width, c)
         x = jnp.concatenate([jnp.broadcast_to(others, (b, *others.shape)), x], axis=1).astype(self.dtype)
         mask = extent.positions((height, width))

@@ -108,9 +108,7 @@ def open_source(name: str) -> Source:
     class_names: tuple[str, ...] = ()
     if publisher.finish is not None:
         translated, class_names = publisher.finish(translated)
-    return Source(
-        name, publisher.title, translated, left, class_names, pixels, publisher.lacks, publisher.optional
-    )
+    return Source(name, publisher.title, translated, left, class_names, pixels, publisher.lacks, publisher.optional)
 
 
 def _fold_biases(tensors):
