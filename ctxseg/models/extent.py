@@ -10,7 +10,7 @@ an axis in `jax.vmap`. With padding, shapes may be symbolic (`jax.export`), in m
 
 An image of height v is padded to H, a multiple of `STRIDE`. In a map of H/s rows, the image has ⌈v/s⌉ rows, whichever strides multiply to
 s. Caffe's poolings (`resizing.max_pool`) make ⌊n/2⌋ + 1 rows of n. Then the map has H/s + 1 rows, and the image ⌈(v − 1)/s⌉ + 1 of them.
-A map whose stride s does not divide H, such as 14, has ⌈H/s⌉ rows. Its backbone calls `record`, as the number of rows alone does not tell s.
+A map whose stride s does not divide H, such as 14, has ⌈H/s⌉ rows. Its backbone calls `record`, as s does not follow from them.
 """
 
 import contextlib

@@ -46,7 +46,8 @@ def create_optimizer(
         depths: {name prefix: number of layers that follow}, as `layers_after` returns it, for `layer_decay`.
 
     Raises:
-        UserError: an unknown optimiser; `layer_decay` for a network without `depths`; as `learning_rate` and `parse_rates`; and from `init` of the result, as `rate_factors`.
+        UserError: an unknown optimiser; `layer_decay` for a network without `depths`;
+            as `learning_rate` and `parse_rates`; and from `init` of the result, as `rate_factors`.
     """
     stages = [
         *find("optimizer.name", config.name, OPTIMIZERS)(config),

@@ -216,9 +216,9 @@ class ViT(nn.Module):
         blocks = self._blocks_one_by_one if self.is_initializing() else self._blocks
         shared = _norm(self, "norm") if self.layer_norms == "shared" else None
         maps: Maps = {}
-        for i, x in zip(layers, blocks(x, mask, layers, train), strict=True):
+        for i, y in zip(layers, blocks(x, mask, layers, train), strict=True):
             norm = shared or (_norm(self, f"norm{i}") if self.layer_norms == "own" else lambda x: x)
-            maps[f"layer{i}"] = norm(x[:, 1 + self.registers :]).reshape(b, height, width, self.width)
+            maps[f"layer{i}"] = norm(y[:, 1 + self.registers :]).reshape(b, height, width, self.width)
         chosen = list(maps.values())
         last = f"layer{layers[-1]}"
         sources = [*chosen[:-1][:3], *[chosen[-1]] * 4][:3] + [chosen[-1]]
