@@ -2,9 +2,10 @@
 
 python benchmarks/first_step.py [zigzag msci mcibi hrenet …] [--rounds=1] [--backbone=vit_large_16]
 
-Each system is that of its paper, or has the backbone that is given, with batches of 2 images of 256×256 and initial values. Each measurement has a process of its own, and
-each round a new folder of compiled programs. The columns are seconds: the initial state; tracing the step and lowering it to StableHLO;
-compiling it; the first step. Imports, data and evaluation are left out. The table has the medians of the rounds.
+Each system is that of its paper, or has the backbone that is given, with batches of 2 images of 256×256 and initial values. Each
+measurement has a process of its own, and each round a new folder of compiled programs. The columns are seconds: the initial state; tracing
+the step and lowering it to StableHLO; compiling it; the first step. Imports, data and evaluation are left out. The table has the medians
+of the rounds.
 """
 
 import argparse
