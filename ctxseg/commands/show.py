@@ -36,7 +36,15 @@ def show(config) -> None:
     if values.get("model.context.levels") == [] and config.model.connections.name == "none":
         pixels = jax.ShapeDtypeStruct(arguments[0].shape, "float32")
         backbone = model.backbone.clone(parent=None)
-        maps, _ = jax.eval_shape(backbone.init_with_output, jax.random.PRNGKey(0), pixels)
+        order: list[str] = []  # JAX returns maps in the order of their names, not that of the backbone
+
+        def run(pixels):
+            maps, _ = backbone.init_with_output(jax.random.PRNGKey(0), pixels)
+            order.extend(maps)
+            return maps
+
+        shapes = jax.eval_shape(run, pixels)
+        maps = {name: shapes[name] for name in order}
         values["model.context.levels"] = levels.last({"pixels": pixels} | maps, reading.maps_read(config))
     for name, value in values.items():
         text = "(not given)" if value is None else "none" if collect.can_be_off(name) and not value else value
