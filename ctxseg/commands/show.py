@@ -36,16 +36,14 @@ def show(config) -> None:
     if values.get("model.context.levels") == [] and config.model.connections.name == "none":
         pixels = jax.ShapeDtypeStruct(arguments[0].shape, "float32")
         backbone = model.backbone.clone(parent=None)
-        order: list[str] = []  # JAX returns maps in the order of their names, not that of the backbone
+        read: list[str] = []
 
-        def run(pixels):
+        def find(pixels):  # while it is traced, as its result would have the maps in the order of their names
             maps, _ = backbone.init_with_output(jax.random.PRNGKey(0), pixels)
-            order.extend(maps)
-            return maps
+            read.extend(levels.last({"pixels": pixels} | maps, reading.maps_read(config)))
 
-        shapes = jax.eval_shape(run, pixels)
-        maps = {name: shapes[name] for name in order}
-        values["model.context.levels"] = levels.last({"pixels": pixels} | maps, reading.maps_read(config))
+        jax.eval_shape(find, pixels)
+        values["model.context.levels"] = read
     for name, value in values.items():
         text = "(not given)" if value is None else "none" if collect.can_be_off(name) and not value else value
         meaning = collect.meaning(config, name)
