@@ -1,10 +1,11 @@
 """Time to the first training step, of a network that was never run here (cold) and of one that was (warm), see `ctxseg/compiled.py`.
 
-python benchmarks/first_step.py [zigzag msci mcibi hrenet …] [--rounds=1]
+python benchmarks/first_step.py [zigzag msci mcibi hrenet …] [--rounds=1] [--backbone=vit_large_16]
 
-Each system is that of its paper, with batches of 2 images of 256×256 and initial values. Each measurement has a process of its own, and
-each round a new folder of compiled programs. The columns are seconds: the initial state; tracing the step and lowering it to StableHLO;
-compiling it; the first step. Imports, data and evaluation are left out. The table has the medians of the rounds.
+Each system is that of its paper, or has the backbone that is given, with batches of 2 images of 256×256 and initial values. Each
+measurement has a process of its own, and each round a new folder of compiled programs. The columns are seconds: the initial state; tracing
+the step and lowering it to StableHLO; compiling it; the first step. Imports, data and evaluation are left out. The table has the medians
+of the rounds.
 """
 
 import argparse
@@ -25,7 +26,7 @@ CLASSES, SIZE, IMAGES = 21, 256, 2
 PARTS = ("initial state", "tracing", "compiling", "first step")
 
 
-def measure(system):
+def measure(system, backbone):
     """Seconds of each of `PARTS`, in this process."""
     import jax
     import numpy as np
@@ -37,6 +38,7 @@ def measure(system):
     from ctxseg.training.step import create_train_step
 
     config = importlib.import_module(f"ctxseg.configs.{system}").get_config(DATASETS[system])
+    config.model.backbone.name = backbone or config.model.backbone.name
     rng, shape = np.random.default_rng(0), (IMAGES, SIZE, SIZE)
     blocks = np.arange(SIZE) // 16
     batch = {
@@ -64,10 +66,10 @@ def measure(system):
     return [after - before for before, after in zip(times, times[1:], strict=False)]
 
 
-def child(system, folder):
+def child(system, folder, backbone):
     """`measure` in a new process, whose compiled programs are in `folder`."""
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder}
-    command = [sys.executable, __file__, system, "--child"]
+    command = [sys.executable, __file__, system, "--child", f"--backbone={backbone}"]
     result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -76,10 +78,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("systems", nargs="*", choices=[*DATASETS, []], default=[])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--backbone", default="", help="in place of the system's own, such as vit_large_16")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
-        print(json.dumps(measure(flags.systems[0])))
+        print(json.dumps(measure(flags.systems[0], flags.backbone)))
         return
     print(f"{'system':8} {'':5}" + "".join(f"{part:>15}" for part in (*PARTS, "total")))
     for system in flags.systems or DATASETS:
@@ -87,7 +90,7 @@ def main():
         for _ in range(flags.rounds):
             with tempfile.TemporaryDirectory() as folder:
                 for kind in measured:
-                    measured[kind].append(child(system, folder))
+                    measured[kind].append(child(system, folder, flags.backbone))
         for kind, rows in measured.items():
             medians = [statistics.median(column) for column in zip(*rows, strict=True)]
             total = statistics.median(map(sum, rows))

@@ -12,7 +12,8 @@ python benchmarks/published_weights.py compare FOLDER
 
 prints for every network, output stride and size the largest difference of each map, relative to the largest magnitude in it.
 
-Where the networks differ, the reference is the published layers in our layout: VGG-16's poolings (SPEC §1), and the padding of
+Where the networks differ, the reference is the published layers in our layout: VGG-16's poolings (SPEC §1), the resizing of a ViT's
+positions (timm: bicubic with antialiasing; ours: PyTorch's `interpolate`, bilinear or, for DINOv2, bicubic), and the padding of
 EfficientNet-Lite, which here has the same alignment at every size and output stride (SPEC §10). Where the layouts are the same, at 64×96
 and stride 32, the script checks that this changes nothing. MCIBI's network is written here, from SPEC §6 and the names of its published
 runs.
@@ -42,13 +43,16 @@ TESTED = {
     "deeplabv3_resnet50-8": ("res4", "logits", "auxiliary"),
     "mcibi_resnet50-8": ("distribution", "logits", "auxiliary"),
 }
+# The same, in a file of their own.
+TESTED_VIT = {"vit_tiny_patch16_224-16": ("layer2", "layer11")}
 
 
 def record(folder, cases):
     """Runs the published networks."""
     import torch
 
-    kept = dict(np.load(published.RECORDED)) if published.RECORDED.exists() else {}
+    files = {published.RECORDED: TESTED, published.RECORDED_VIT: TESTED_VIT}
+    kept = {file: dict(np.load(file)) if file.exists() else {} for file in files}
     for case in cases:
         start = time.time()
         network, stride, _ = published.CASES[case]
@@ -70,16 +74,19 @@ def record(folder, cases):
             for key, y in maps.items():
                 arrays[f"{size[0]}x{size[1]}/{key}"] = y.permute(0, 2, 3, 1).numpy().astype(np.float32)
         np.savez(folder / f"{case}.npz", **arrays)
-        if case in TESTED:
-            kept |= {f"{case}/{key}": arrays[key] for key in ("names", "shapes")}
-            for key, array in arrays.items():
-                if key.rpartition("/")[2] in TESTED[case]:
-                    kept[f"{case}/{key}"] = published.summary(array)
+        for file, tested in files.items():
+            if case in tested:
+                kept[file] |= {f"{case}/{key}": arrays[key] for key in ("names", "shapes")}
+                for key, array in arrays.items():
+                    if key.rpartition("/")[2] in tested[case]:
+                        kept[file][f"{case}/{key}"] = published.summary(array)
         deviations = ", ".join(f"{key} {y.std():.2g}" for key, y in maps.items())
         print(f"{case}: {time.time() - start:.0f} s; deviations {deviations}", flush=True)
         del model, filled
-    np.savez_compressed(published.RECORDED, **kept)
-    print(f"{published.RECORDED}: {published.RECORDED.stat().st_size:,} bytes")
+    for file, tested in files.items():
+        if any(case in tested for case in cases):
+            np.savez_compressed(file, **kept[file])
+            print(f"{file}: {file.stat().st_size:,} bytes")
 
 
 def record_photographs():
@@ -140,7 +147,7 @@ def pixels(network):
     """Mean and deviation of the pixels that the weights expect."""
     if network == "efficientnet_lite_pytorch":
         return np.array(127.0), np.array(128.0)
-    if network == "tf_efficientnet_lite0":
+    if network == "tf_efficientnet_lite0" or "patch16" in network:
         return np.array(127.5), np.array(127.5)
     return np.array((0.485, 0.456, 0.406)) * 255, np.array((0.229, 0.224, 0.225)) * 255
 
@@ -158,6 +165,8 @@ def build(network, stride):
         return getattr(torchvision.models.segmentation, network)(
             weights=None, weights_backbone=None, num_classes=published.CLASSES, aux_loss=True
         )
+    if network.startswith("vit_"):
+        return timm.create_model(network, pretrained=False, dynamic_img_size=True, dynamic_img_pad=True)
     # torchvision's basic blocks cannot be dilated; timm's can.
     if hasattr(torchvision.models, network) and (stride == 32 or network not in ("resnet18", "resnet34")):
         dilated = [False, stride == 8, stride in (8, 16)]
@@ -177,6 +186,8 @@ def run(model, network, stride, x):
         return run_mcibi(model, x)
     if network.startswith("tf_efficientnet"):
         return run_efficientnet(model, stride, x)
+    if network.startswith("vit_"):
+        return run_vit(model, network, x)
     layers = {f"res{i + 1}": getattr(model, f"layer{i}") for i in (1, 2, 3, 4)}
     return outputs(model, layers, x)
 
@@ -192,6 +203,27 @@ def outputs(model, layers, x):
     for hook in hooks:
         hook.remove()
     return {name: maps[name] for name in layers}
+
+
+def run_vit(model, network, x):
+    """timm's layers, each with the last normalisation. The positions are resized by PyTorch's `interpolate` in our mode."""
+    import torch
+    import torch.nn.functional as F
+
+    size = model.patch_embed.patch_size[0]
+    grid = [-(-n // size) for n in x.shape[2:]]
+    others = 0 if model.no_embed_class else 1
+    positions, before = model.pos_embed, model.patch_embed.grid_size
+    mode = "bicubic" if "dinov2" in network else "bilinear"
+    patches = positions[:, others:].unflatten(1, before).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, grid, mode=mode, align_corners=False).permute(0, 2, 3, 1).flatten(1, 2)
+    model.pos_embed = torch.nn.Parameter(torch.cat([positions[:, :others], patches], dim=1), requires_grad=False)
+    model.patch_embed.grid_size = tuple(grid)  # those that the positions now have: timm resizes them no more
+    _, _, backbone = next(case for case in published.CASES.values() if case[0] == network)
+    layers = backbone["backbone"]["layers"]
+    maps = model.forward_intermediates(x, list(layers), norm=True, intermediates_only=True)
+    model.pos_embed, model.patch_embed.grid_size = positions, before
+    return {f"layer{i}": y for i, y in zip(layers, maps, strict=True)}
 
 
 def run_vgg16(model, layout, x):

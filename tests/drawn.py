@@ -14,7 +14,9 @@ def drawn(shapes):
         name = jax.tree_util.keystr(path[-1:], simple=True)
         if name.endswith("kernel") or name == "bank":
             return (rng.normal(size=x.shape) * np.sqrt(2 / max(np.prod(x.shape[:-1]), 1))).astype(x.dtype)
-        return (np.ones if name in ("scale", "var", "seen") or "gamma" in name else np.zeros)(x.shape, x.dtype)
+        return (np.ones if name.rstrip("12") in ("scale", "var", "seen") or "gamma" in name else np.zeros)(
+            x.shape, x.dtype
+        )
 
     state = jax.tree_util.tree_map_with_path(draw, shapes)
     return state.replace(opt_state=jax.tree.map(np.zeros_like, state.opt_state))

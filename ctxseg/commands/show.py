@@ -4,6 +4,7 @@ import jax
 
 from ctxseg import data
 from ctxseg.models import create_model
+from ctxseg.models.context import levels
 from ctxseg.runs import pretrained
 from ctxseg.settings import collect, reading
 from ctxseg.tasks import task_of
@@ -35,13 +36,21 @@ def show(config) -> None:
     if values.get("model.context.levels") == [] and config.model.connections.name == "none":
         pixels = jax.ShapeDtypeStruct(arguments[0].shape, "float32")
         backbone = model.backbone.clone(parent=None)
-        maps, _ = jax.eval_shape(backbone.init_with_output, jax.random.PRNGKey(0), pixels)
-        values["model.context.levels"] = list(maps)[-reading.maps_read(config) :]
+        read: list[str] = []
+
+        def find(pixels):  # while it is traced, as its result would have the maps in the order of their names
+            maps, _ = backbone.init_with_output(jax.random.PRNGKey(0), pixels)
+            read.extend(levels.last({"pixels": pixels} | maps, reading.maps_read(config)))
+
+        jax.eval_shape(find, pixels)
+        values["model.context.levels"] = read
     for name, value in values.items():
         text = "(not given)" if value is None else "none" if collect.can_be_off(name) and not value else value
         meaning = collect.meaning(config, name)
         print(f"config.{name} = {text}{meaning and f'  # {meaning}'}")
-    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    optimizer = optimizers.create_optimizer(
+        config.optimizer, config.train.steps, tuple(config.model.frozen), depths=optimizers.layers_after(model)
+    )
     jax.eval_shape(optimizer.init, variables["params"])  # checks the names of parameters
     print()
     for part, tree in variables["params"].items():

@@ -41,6 +41,8 @@ def attention(
     if not jax.export.is_symbolic_dim(n) and n <= chunk:
         return attend(queries)
     parts = -(-n // chunk)
+    if not jax.export.is_symbolic_dim(n):
+        chunk = -(-n // parts)  # chunks of one size, with few queries of padding
     padded = jnp.pad(queries, ((0, 0), (0, parts * chunk - n), (0, 0)))
     y = lax.map(attend, padded.reshape(b, parts, chunk, d).swapaxes(0, 1))
     return y.swapaxes(0, 1).reshape(b, parts * chunk, -1)[:, :n]

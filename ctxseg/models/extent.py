@@ -10,6 +10,7 @@ an axis in `jax.vmap`. With padding, shapes may be symbolic (`jax.export`), in m
 
 An image of height v is padded to H, a multiple of `STRIDE`. In a map of H/s rows, the image has ⌈v/s⌉ rows, whichever strides multiply to
 s. Caffe's poolings (`resizing.max_pool`) make ⌊n/2⌋ + 1 rows of n. Then the map has H/s + 1 rows, and the image ⌈(v − 1)/s⌉ + 1 of them.
+A map whose stride s does not divide H, such as 14, has ⌈H/s⌉ rows. Its backbone calls `record`, as s does not follow from them.
 """
 
 import contextlib
@@ -32,7 +33,10 @@ LONGEST = 1 << 14  # maximum height and width of an image, in pixels, in a symbo
 Size = tuple[Any, ...]  # height and width; in an export, symbolic dimensions
 Lengths = tuple[Int[Array, " b"], Int[Array, " b"]]  # rows and columns of each image
 
-_scope: contextvars.ContextVar[tuple[Any, Size] | None] = contextvars.ContextVar("extent", default=None)
+# The sizes of the images, their padded shape, and the strides of the maps that `record` was called with, by the maps' shapes.
+_scope: contextvars.ContextVar[tuple[Any, Size, dict[Size, int]] | None] = contextvars.ContextVar(
+    "extent", default=None
+)
 
 
 @contextlib.contextmanager
@@ -41,7 +45,19 @@ def padded(sizes: Int[Array, "b 2"] | None, shape: Size):
 
     If `sizes` is None, nothing is padded.
     """
-    token = _scope.set(None if sizes is None else (sizes, tuple(shape)))
+    with resumed(None if sizes is None else (sizes, tuple(shape), {})):
+        yield
+
+
+def current() -> Any:
+    """The current block of `padded`, for `resumed`."""
+    return _scope.get()
+
+
+@contextlib.contextmanager
+def resumed(block: Any):
+    """A block of `padded` again, which `current` returned within it. Strides that were recorded in it hold again."""
+    token = _scope.set(block)
     try:
         yield
     finally:
@@ -82,12 +98,30 @@ def whole_strides(shape: Sequence[Any]) -> Size:
     return height, width
 
 
+def record(shape: Size, stride: int) -> None:
+    """Declares that maps of `shape` have this stride, until the end of the current block of `padded`. Needed where it is no power of 2.
+
+    The shape must differ from those of all maps of other strides. For strides 14 and 32, it does at any padded size.
+    """
+    if (scope := _scope.get()) is not None:
+        scope[2][tuple(shape)] = stride
+
+
+def record_strided(before: Size, after: Size, stride: int) -> None:
+    """`record` for a map of shape `after` that has `stride` times the stride of a map of shape `before`, if that is recorded."""
+    scope = _scope.get()
+    if scope is not None and stride > 1 and (recorded := scope[2].get(tuple(before))) is not None:
+        record(after, stride * recorded)
+
+
 def lengths(shape: Size) -> Lengths | None:
     """How many rows and columns of a map of `shape` belong to the image; None without padding."""
     scope = _scope.get()
     if scope is None:
         return None
-    sizes, image = scope
+    sizes, image, strides = scope
+    if (stride := strides.get(tuple(shape))) is not None:
+        return -(-sizes[:, 0] // stride), -(-sizes[:, 1] // stride)
     return tuple(_rows(sizes[:, axis], n, m) for axis, (n, m) in enumerate(zip(image, shape, strict=True)))
 
 

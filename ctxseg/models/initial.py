@@ -48,6 +48,16 @@ def normal(std: float) -> Callable:
     return init
 
 
+def truncated_normal(std: float) -> Callable:
+    """A normal distribution with mean 0 that is cut at about twice `std`, its standard deviation."""
+
+    def init(key, shape: tuple[int, ...], dtype=jnp.float32):
+        scale = np.float32(std / CUT_STD)
+        return _scaled(_draw_cut(key, _drawn(math.prod(shape))), scale, tuple(shape)).astype(dtype)
+
+    return init
+
+
 def uniform(low: float, high: float) -> Callable:
     """A uniform distribution from `low` to `high`."""
 

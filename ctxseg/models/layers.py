@@ -49,6 +49,7 @@ class Conv(nn.Module):
             x = extent.clear(x)
         convolution = convolve_depthwise if self.depthwise else convolve
         y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation, self.before)
+        extent.record_strided(x.shape[1:3], y.shape[1:3], self.stride)
         if self.use_bias:
             # The bias is added in float32, since its gradient is a sum over all positions.
             y = (y + self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)).astype(self.dtype)
@@ -196,10 +197,31 @@ class Dropout(nn.Module):
     def __call__(self, x: Float[Array, "*shape"], train: bool) -> Float[Array, "*shape"]:
         if not train or self.rate == 0:
             return x
-        first = 0 if self.axis_name is None or self.is_initializing() else lax.axis_index(self.axis_name) * x.shape[0]
-        keys = jax.vmap(partial(jax.random.fold_in, self.make_rng("dropout")))(first + jnp.arange(x.shape[0]))
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
-        return jnp.where(kept, x / (1 - self.rate), 0)
+        return jnp.where(_kept(self, self.rate, x.shape), x / (1 - self.rate), 0)
+
+
+def _kept(module, rate, shape):
+    """Which values of a batch of this shape are kept, bool. Those of an image depend on its index in the batch over all devices."""
+    first = 0 if module.axis_name is None or module.is_initializing() else lax.axis_index(module.axis_name) * shape[0]
+    keys = jax.vmap(partial(jax.random.fold_in, module.make_rng("dropout")))(first + jnp.arange(shape[0]))
+    return jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape[1:]))(keys)
+
+
+class StochasticDepth(nn.Module):
+    """Zeroes a whole sample with probability `rate` when training, and scales the others by 1/(1 − rate) (Huang et al., ECCV 2016).
+
+    It is applied to the branch of a residual block. The mask does not depend on the number of devices, as in `Dropout`.
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape"], rate: Any, train: bool) -> Float[Array, "*shape"]:
+        """`rate`: a number, or a scalar array."""
+        if not train:
+            return x
+        kept = _kept(self, rate, (x.shape[0], *(1,) * (x.ndim - 1)))
+        return jnp.where(kept, x / (1 - jnp.asarray(rate, x.dtype)), 0)
 
 
 class ConvNorm(nn.Module):

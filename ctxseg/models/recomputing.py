@@ -20,6 +20,11 @@ def block(module: nn.Module, cls):
     return nn.remat(cls, static_argnums=(2,)) if _applies(module, "blocks", "all") else cls
 
 
+def of_blocks(module: nn.Module) -> bool:
+    """Whether the blocks of the backbone `module` are recomputed."""
+    return _applies(module, "blocks", "all")
+
+
 def blocks(module: nn.Module, function):
     """`function(module, *arrays)`, a part of a backbone, recomputed if `module.remat` says so."""
     return nn.remat(function) if _applies(module, "blocks", "all") else function

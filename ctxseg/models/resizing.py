@@ -22,24 +22,39 @@ def interpolation(length: int, size: int) -> Float32[np.ndarray, "{size} {length
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(length))).astype(np.float32)
 
 
+def _cubic(position, valid, length, xp):
+    """The matrix of cubic interpolation, `[…,length]`, at each `position` of the first `valid` of `length` samples.
+
+    As in PyTorch (Keys 1981 with a = −3/4): four samples have weights; outside of the first and the last sample, that sample is repeated.
+    """
+    a, first = -0.75, xp.floor(position)
+    matrix = 0.0
+    for tap in (-1, 0, 1, 2):
+        d = xp.abs(position - first - tap)
+        near, far = ((a + 2) * d - (a + 3)) * d * d + 1, (((d - 5) * d + 8) * d - 4) * a
+        sample = xp.clip(first + tap, 0, valid - 1)
+        matrix += xp.where(d <= 1, near, far)[..., None] * (sample[..., None] == xp.arange(length))
+    return matrix
+
+
 def resize(
     x: Shaped[Array, "b h w c"],
     size: extent.Size,
-    method: Literal["bilinear", "nearest"] = "bilinear",
+    method: Literal["bilinear", "nearest", "bicubic"] = "bilinear",
     grid: bool = False,
     lengths: tuple[Any, Any] | None = None,
 ) -> Shaped[Array, "b _ _ c"]:
     """`x` resized to `size`, of the same dtype, with half-pixel centres and without antialiasing.
 
     `bilinear` is two small matrix products. Their gradients are matrix products too; the gradient of a gather would be a scatter.
-    `nearest` reads pixel ⌊(i + ½)·h/size⌋ and accepts any dtype.
+    `bicubic` is the same with other weights. `nearest` reads pixel ⌊(i + ½)·h/size⌋ and accepts any dtype.
 
     In padded maps (see `extent`), the image's part of `x` is resized to the image's part of the result.
 
     Args:
         x: a map.
         size: height and width of the result.
-        method: `bilinear` or `nearest`.
+        method: `bilinear`, `nearest`, or `bicubic`, which equals PyTorch's.
         grid: whether `x` is a grid of cells over the whole image, which has no padding.
         lengths: the image's (rows, columns) in `x` and in the result, each int32 `[B]`; None: those of the current `extent.padded`.
     """
@@ -55,7 +70,11 @@ def resize(
             ((np.arange(n) + 0.5) * m / n).astype(np.int32) for m, n in zip(x.shape[1:3], size, strict=True)
         )
         return x[:, rows][:, :, columns]
-    rows, columns = (interpolation(m, n) for m, n in zip(x.shape[1:3], size, strict=True))
+    if method == "bicubic":
+        positions = ((np.arange(n) + 0.5) * m / n - 0.5 for m, n in zip(x.shape[1:3], size, strict=True))
+        rows, columns = (_cubic(p, m, m, np).astype(np.float32) for p, m in zip(positions, x.shape[1:3], strict=True))
+    else:
+        rows, columns = (interpolation(m, n) for m, n in zip(x.shape[1:3], size, strict=True))
     x32 = x.astype(jnp.float32)
     # Full precision: TPUs multiply in bfloat16 by default, which would round the interpolation weights too.
     return jnp.einsum("Hh,bhwc,Ww->bHWc", rows, x32, columns, precision="highest").astype(x.dtype)
@@ -69,16 +88,22 @@ def _resize_part(x, size, method, before, after):
         doubled = (2 * jnp.arange(out) + 1) * m  # whole numbers, so that nothing is rounded before the division
         if method == "nearest":
             sources.append(jnp.minimum(doubled // (2 * n), m - 1))
+        elif method == "bicubic":
+            sources.append(doubled / (2 * n) - 0.5)
         else:
             sources.append(jnp.clip(doubled / (2 * n) - 0.5, 0, m - 1))
     if method == "nearest":
         rows, columns = sources
         x = jnp.take_along_axis(x, rows[:, :, None, None], axis=1)
         return jnp.take_along_axis(x, columns[:, None, :, None], axis=2)
-    rows, columns = (
-        jnp.maximum(0, 1 - jnp.abs(position[..., None] - jnp.arange(n)))
-        for position, n in zip(sources, x.shape[1:3], strict=True)
-    )
+    if method == "bicubic":
+        valid = (jnp.broadcast_to(jnp.asarray(m), x.shape[:1])[:, None] for m in before)
+        rows, columns = (_cubic(p, m, n, jnp) for p, m, n in zip(sources, valid, x.shape[1:3], strict=True))
+    else:
+        rows, columns = (
+            jnp.maximum(0, 1 - jnp.abs(position[..., None] - jnp.arange(n)))
+            for position, n in zip(sources, x.shape[1:3], strict=True)
+        )
     x32 = x.astype(jnp.float32)
     return jnp.einsum("bHh,bhwc,bWw->bHWc", rows, x32, columns, precision="highest").astype(x.dtype)
 

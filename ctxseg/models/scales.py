@@ -100,9 +100,9 @@ class MultiScale(nn.Module):
         outputs, padding = {}, {}
         for s in self.scales:
             size, sizes, lengths = extent.scaled(shape, s)
-            padding[s] = sizes, size
             scaled = images if s == 1 else resize(jnp.asarray(images, jnp.float32), size, lengths=lengths)
             with extent.padded(sizes, size):
+                padding[s] = extent.current()
                 scaled_regions = regions
                 if regions is not None and s != 1:
                     scaled_regions = resize(jnp.asarray(regions)[..., None], size, "nearest", lengths=lengths)
@@ -115,7 +115,7 @@ class MultiScale(nn.Module):
         def to_largest(x, s):
             if s == largest and x.shape[1:3] == size:
                 return x
-            with extent.padded(*padding[s]):
+            with extent.resumed(padding[s]):
                 lengths = extent.lengths(x.shape[1:3])
             return resize(x, size, lengths=None if lengths is None else (lengths, result.lengths))
 
@@ -129,7 +129,7 @@ class MultiScale(nn.Module):
             merged = scores.mean(3)
         else:
             heads = [to_largest(self._head_map(outputs[s]), s) for s in self.scales]
-            with extent.padded(*padding[largest]):
+            with extent.resumed(padding[largest]):
                 weights = self._weights(jnp.concatenate(heads, axis=-1))
             show(self, "scales", lambda: {"weights": weights})
             merged = jnp.einsum("bhws,bhwsk->bhwk", weights, scores)

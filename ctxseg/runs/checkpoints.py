@@ -196,7 +196,9 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     if workdir.exists(folder):
         config = workdir.with_pixels(config, workdir.pixels_of(workdir.read_config(folder)))
     model = create_model(config.model, len(provenance.metadata(config, folder)["class_names"]))
-    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    optimizer = optimizers.create_optimizer(
+        config.optimizer, config.train.steps, tuple(config.model.frozen), depths=optimizers.layers_after(model)
+    )
     if not epath.Path(folder, "checkpoints").is_dir():  # Orbax would create it
         raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint: train first (--mode=train)")
     # Restoring needs only shapes, so no initial weights are computed.

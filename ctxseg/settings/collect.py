@@ -133,8 +133,15 @@ def kind(annotation) -> type | None:
 
 @cache
 def meanings(cls: type) -> dict[str, str]:
-    """{field: meaning} in one line each, from the section `Attributes` of a class's docstring."""
-    _, _, text = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    """{field: meaning} in one line each, from the section `Attributes` of the docstrings of a class and of its base classes."""
+    meanings: dict[str, str] = {}
+    for base in cls.__mro__[::-1]:
+        meanings |= _meanings_of(base.__doc__ or "")
+    return meanings
+
+
+def _meanings_of(docstring):
+    _, _, text = inspect.cleandoc(docstring).partition("Attributes:\n")
     meanings: dict[str, str] = {}
     for entry in re.split(r"\n(?=    \S)", text.split("\n\n")[0]):
         names, _, meaning = entry.strip().partition(":")

@@ -172,6 +172,8 @@ class OptimizerFields:
         nesterov: Nesterov momentum.
         weight_decay: L2 penalty on kernels only; the default is that of Attention to Scale and MCIBI, as the other papers give none.
         rates: factors of the learning rate for parameters with a name prefix, such as "classifier/scores=10".
+        layer_decay: factor of the learning rate for each layer that follows in the backbone, so that its first layers learn most slowly; 1:
+            the same rate for all. For transformers (vit_* and dinov2_*); everything after the blocks counts as one layer.
         clip_norm: global norm to which gradients are clipped.
         schedule: schedule of the learning rate.
         head_steps: number of steps, at the start, in which only the parameters that pretrained weights do not fill are trained.
@@ -187,6 +189,7 @@ class OptimizerFields:
     nesterov: bool = False
     weight_decay: Annotated[Amount, OFF] = 5e-4
     rates: Annotated[tuple, OFF] = ()
+    layer_decay: Annotated[float, Bound(above=0, maximum=1)] = 1.0
     clip_norm: Annotated[Amount, OFF] = 0.0
     schedule: Literal["poly", "step", "constant"] = "poly"
     head_steps: Annotated[Whole, OFF] = 0

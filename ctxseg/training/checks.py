@@ -27,13 +27,16 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
     task_of(config).check_data(config)
     for name in config.train.loggers:
         find("train.loggers", name, LOGGERS)
-    optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    depths = optimizers.layers_after(create_model(config.model, len(class_names)))
+    optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen), depths=depths)
 
 
 def check_network(config, class_names: Sequence[str]) -> None:
     """Traces the initial state without computing it, in seconds. UserError: parts of the network do not fit together."""
     model = create_model(config.model, len(class_names))
-    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    optimizer = optimizers.create_optimizer(
+        config.optimizer, config.train.steps, tuple(config.model.frozen), depths=optimizers.layers_after(model)
+    )
     state = jax.eval_shape(
         lambda: create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
     )

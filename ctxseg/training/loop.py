@@ -56,7 +56,14 @@ def train(config, folder: str, traced: int = 0) -> dict:
         check_network(config, class_names)
     batches = new_batches()
     model = create_model(config.model, len(class_names), axis_name=devices.AXIS)
-    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen))
+    create_optimizer = partial(
+        optimizers.create_optimizer,
+        config.optimizer,
+        config.train.steps,
+        tuple(config.model.frozen),
+        depths=optimizers.layers_after(model),
+    )
+    optimizer = create_optimizer()
     print("train  compiling the initial state", file=sys.stderr, flush=True)
     state = create_state(model, optimizer, config.data.crop, config.seed, config.model.kernel_std)
     report = None
@@ -70,7 +77,7 @@ def train(config, folder: str, traced: int = 0) -> dict:
             pretrained.write_report(folder, report)
     if config.optimizer.head_steps:
         new = report.new_parameters if report else pretrained.new_parameters(folder)
-        optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen), new)
+        optimizer = create_optimizer(new=new)
 
     with checkpoints.Checkpoints(os.path.join(folder, "checkpoints"), config.train.keep) as saved:
         first = 0

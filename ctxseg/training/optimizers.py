@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Container, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import jax
 import optax
@@ -27,22 +28,30 @@ OPTIMIZERS = {"sgd": sgd}
 
 
 def create_optimizer(
-    config, steps: int, frozen: tuple[str, ...] = (), new: Container[str] = ()
+    config,
+    steps: int,
+    frozen: tuple[str, ...] = (),
+    new: Container[str] = (),
+    depths: Mapping[str, int] = MappingProxyType({}),
 ) -> optax.GradientTransformation:
-    """The optimiser `config.optimizer.name`, with learning-rate factors from `rates`:   w ← w − lr(t) · factor · v
+    """The optimiser `config.optimizer.name`, with learning-rate factors:   w ← w − lr(t) · factor · v
+
+    A factor is that of `rates`, times `layer_decay` to the power of the number of layers that follow.
 
     Args:
         config: `config.optimizer`.
         steps: T, the number of updates of the schedule.
         frozen: name prefixes of parameters that are not updated, see `layers.is_frozen`.
         new: names ("classifier/scores/kernel") of the parameters that are trained in the first `head_steps` steps.
+        depths: {name prefix: number of layers that follow}, as `layers_after` returns it, for `layer_decay`.
 
     Raises:
-        UserError: an unknown optimiser; as `learning_rate` and `parse_rates`; and from `init` of the result, as `rate_factors`.
+        UserError: an unknown optimiser; `layer_decay` for a network without `depths`;
+            as `learning_rate` and `parse_rates`; and from `init` of the result, as `rate_factors`.
     """
     stages = [
         *find("optimizer.name", config.name, OPTIMIZERS)(config),
-        _scale_by_name(parse_rates(config.rates)),
+        _scale_by_name(parse_rates(config.rates), decays(config.layer_decay, depths)),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     ]
     if config.clip_norm:
@@ -53,6 +62,27 @@ def create_optimizer(
     if frozen:
         stages.append(optax.masked(optax.set_to_zero(), partial(frozen_mask, frozen=frozen)))
     return optax.chain(*stages)
+
+
+def layers_after(model) -> dict[str, int]:
+    """{name prefix: number of layers that follow} of the parameters of a network, if its backbone has a property `depths`."""
+    return {f"backbone/{prefix}": count for prefix, count in getattr(model.backbone, "depths", {}).items()}
+
+
+def decays(layer_decay: float, depths: Mapping[str, int]) -> dict[str, float]:
+    """{name prefix: factor of the learning rate}: `layer_decay` to the power of the number of layers that follow.
+
+    Raises:
+        UserError: `layer_decay` is not 1, and there are no `depths`.
+    """
+    if layer_decay == 1:
+        return {}
+    if not depths:
+        raise UserError(
+            f"config.optimizer.layer_decay is {layer_decay:g}, but only backbones that are transformers have it: set it to 1, or "
+            "config.model.backbone.name to one of vit_*, dinov2_*"
+        )
+    return {prefix: layer_decay**count for prefix, count in depths.items()}
 
 
 def parse_rates(rates: Sequence[str]) -> dict[str, float]:
@@ -89,23 +119,28 @@ def rate_factors(params, rates: Mapping[str, float]):
     """
     names = _names(params)
     _check_names("config.optimizer.rates", rates, names)
-    longest_first = sorted(rates, key=len, reverse=True)
-
-    def factor(name):
-        return next((rates[prefix] for prefix in longest_first if is_frozen(name, (prefix,))), 1.0)
-
-    return jax.tree.map(factor, names, **_TUPLES)
+    return jax.tree.map(partial(_factor, rates), names, **_TUPLES)
 
 
-def _scale_by_name(rates):
-    """Multiplies updates by `rate_factors`; `init` checks the names."""
+def _factor(rates, name):
+    prefixes = (prefix for prefix in sorted(rates, key=len, reverse=True) if is_frozen(name, (prefix,)))
+    return rates.get(next(prefixes, ""), 1.0)
+
+
+def _scale_by_name(rates, decays):
+    """Multiplies updates by `rate_factors` and by the factors `decays`; `init` checks the names."""
 
     def init(params):
         rate_factors(params, rates)
         return optax.EmptyState()
 
     def update(updates, state, params=None):
-        return jax.tree.map(jax.numpy.multiply, updates, rate_factors(updates, rates)) if rates else updates, state
+        if rates:
+            updates = jax.tree.map(jax.numpy.multiply, updates, rate_factors(updates, rates))
+        if decays:
+            factors = jax.tree.map(partial(_factor, decays), _names(updates), **_TUPLES)
+            updates = jax.tree.map(jax.numpy.multiply, updates, factors)
+        return updates, state
 
     # `masked` masks nothing, but its state keeps the structure of older checkpoints.
     return optax.masked(optax.GradientTransformation(init, update), True)

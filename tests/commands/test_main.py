@@ -386,6 +386,7 @@ def test_show_prints_the_config_and_writes_nothing(tmp_path, monkeypatch):
     assert "config.data.manual_dir = (not given)  #" in out and "= None" not in out
     out = call("--config=configs/largefov.py:voc2012", "--mode=show")
     assert "config.model.backbone.conv7_kernel = 1  # " in out
+    assert "config.model.context.levels = ['conv7']  #" in out, "the last map, not the last name"
     out = call("--config=configs/zigzag.py", "--mode=show")
     assert "config.model.context.levels = ['res2', 'res3', 'res4', 'res5']  #" in out
     for field, value in {"combine": "product", "region_context": "rce", "subdivisions": "[3, 5, 7]"}.items():

@@ -28,6 +28,8 @@ def images_and_regions():
     return images[1], regions[1], batch, ids
 
 
+TRANSFORMER = {"width": 8, "heads": 2, "depth": 4, "grid": 3, "layers": (0, 1, 2, 3)}
+LEVELS = ("res2", "res3", "res4", "res5")
 CASES = {f"{name}": {"context": {"name": name}} for name in CONTEXTS}
 CASES |= {
     f"zigzag, region_context={name}": {"context": {"name": "zigzag", "region_context": name}}
@@ -50,6 +52,15 @@ CASES |= {
     "vgg16, Caffe's poolings": {"backbone": {"name": "vgg16"}, "context": {"name": "msc"}},
     "vgg16, 2×2 poolings": {"backbone": {"name": "vgg16", "layout": "hrenet"}, "context": {"name": "renet"}},
     "memory": {"context": {"name": "ppm"}, "memory": {"name": "mcibi"}},
+    "vit": {"backbone": {"name": "vit_tiny_16"} | TRANSFORMER, "context": {"name": "ppm"}},
+    "vit, levels": {"backbone": {"name": "vit_tiny_16"} | TRANSFORMER, "context": {"name": "fpn", "levels": LEVELS}},
+    "dinov2": {"backbone": {"name": "dinov2_small_14", "registers": 2} | TRANSFORMER, "context": {"name": "ppm"}},
+    "dinov2, levels": {
+        "backbone": {"name": "dinov2_small_14"} | TRANSFORMER, "context": {"name": "fpn", "levels": LEVELS}
+    },
+    "dinov2, attention over scales": {
+        "backbone": {"name": "dinov2_small_14"} | TRANSFORMER, "scales": {"merge": "attention"}, "context": {"name": "aspp"}
+    },
     "attention over scales": {"scales": {"merge": "attention"}, "context": {"name": "msci"}},
     "scales beyond the image": {"scales": {"merge": "attention", "scales": (1.0, 1.5, 0.6), "head_input": "res3"}},
 }  # fmt: skip

@@ -23,12 +23,19 @@ SMALL = {
     "channels": 4, "stages": 2, "subdivisions": (2,), "units": (3,), "regions": 9, "key_channels": 4, "bins": (1, 2),
     "dilations": (1, 2),
 }  # fmt: skip
+TINY = {"depth": 4, "heads": 2, "grid": 2, "layer_scale": 0.5}  # of transformers
 COMBINATIONS = [
     ("tiny", "attention", (1.0, 0.5), "none"),
     ("vgg16", "average", (0.75,), "mcibi"),
     ("resnet18", "max", (0.75,), "none"),
 ]
 RUN = [(context, *COMBINATIONS[i % len(COMBINATIONS)]) for i, context in enumerate(CONTEXTS)]
+# A step of these trains too.
+TRANSFORMERS = [
+    ("aspp", "vit_tiny_16", "none", (), "mcibi"),
+    ("ocr", "vit_tiny_16", "none", (), "none"),
+    ("fpn", "dinov2_small_14", "none", (), "none"),
+]
 ALL = [(context, *combination) for context in CONTEXTS for combination in COMBINATIONS]
 TRACED = [combination for combination in ALL if combination not in RUN]
 AXIS = {"axis_name": "devices", "axis_size": 1}
@@ -46,10 +53,10 @@ def batch():
 def build(context, backbone, merge, scales, memory, batch):
     """A config, its model, an optimiser that keeps the gradient as its state, and the shapes of the initial state."""
     config = defaults.get_config()
-    config.model.backbone.update({"name": backbone, "width": 4, "norm": "batch", "dropout": 0.0})
+    config.model.backbone.update({"name": backbone, "width": 4, "norm": "batch", "dropout": 0.0} | TINY)
     config.model.context.update({"name": context} | SMALL)
     config.model.memory.update({"name": memory, "channels": 4, "dropout": 0.0})
-    config.model.scales.update({"merge": merge, "scales": scales, "head_filters": 3})
+    config.model.scales.update({"merge": merge, "scales": scales or (1.0,), "head_filters": 3})
     model = create_model(config.model, 3, axis_name="devices")
     optimizer = optax.trace(0.9)
     return (
@@ -60,7 +67,7 @@ def build(context, backbone, merge, scales, memory, batch):
     )
 
 
-@pytest.mark.parametrize("context, backbone, merge, scales, memory", RUN)
+@pytest.mark.parametrize("context, backbone, merge, scales, memory", RUN + TRANSFORMERS)
 def test_training_step_gives_every_kernel_a_gradient(context, backbone, merge, scales, memory, batch):
     config, model, optimizer, shapes = build(context, backbone, merge, scales, memory, batch)
     fields = {"model": model, "optimizer": optimizer, "config": config, "axis_name": "devices"}
@@ -93,3 +100,11 @@ def test_loss_depends_on_every_parameter(context, backbone, merge, scales, memor
     paths = jax.tree_util.tree_flatten_with_path(shapes.params)[0]
     unread = [jax.tree_util.keystr(path) for (path, _), used in zip(paths, read, strict=False) if not used]
     assert not unread
+
+
+@pytest.mark.parametrize("backbone", ["vit_tiny_16", "dinov2_small_14"])
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_every_context_reads_the_maps_of_a_transformer(context, backbone, batch):
+    _, model, _, shapes = build(context, backbone, "none", (), "none", batch)
+    output = jax.eval_shape(model.apply, shapes.variables, batch["image"], batch["regions"])
+    assert output.logits.shape[::3] == (2, 3)

@@ -1,18 +1,22 @@
 """Our networks compute what the published ones do, with weights of the published names from a file (`tests/references/published.py`)."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
+import ctxseg
+from ctxseg.configs import defaults
 from ctxseg.errors import UserError
-from ctxseg.models.weights import mcibi, mmsegmentation, timm, torchvision
+from ctxseg.models.weights import mcibi, mmsegmentation, timm, torchvision, vit
 from ctxseg.models.weights.names import BANK, SEEN, recognise
 from ctxseg.models.weights.source import PUBLISHERS, open_source
 from ctxseg.models.weights.tensor import Scratch
 from tests.references import published
 
-with np.load(published.RECORDED) as _file:
-    RECORDED = dict(_file)
+with np.load(published.RECORDED) as _file, np.load(published.RECORDED_VIT) as _vit:
+    RECORDED = dict(_file) | dict(_vit)
 CASES = [name.removesuffix("/names") for name in RECORDED if name.endswith("/names")]
 
 
@@ -41,6 +45,7 @@ def names_of(case):
 @pytest.mark.parametrize("case", CASES)
 def test_names_there_and_back(case):
     publisher = recognise(PUBLISHERS, names_of(case))
+    assert publisher is vit.VIT or not case.startswith("vit")
     ours = {name: publisher.ours(name) for name in names_of(case)}
     taken = {name: path for name, path in ours.items() if path not in ("-", BANK)}
     assert len(set(taken.values())) == len(taken) > 20
@@ -95,3 +100,144 @@ def test_a_bias_before_a_normalisation_goes_into_its_mean(tmp_path):
     assert set(arrays) == {"params/backbone/conv1_1/conv/kernel", "batch_stats/backbone/conv1_1/norm/mean"}
     bias, mean = (published.values(name, (2,)) for name in list(names)[1:])
     np.testing.assert_array_equal(arrays["batch_stats/backbone/conv1_1/norm/mean"], mean - bias)
+
+
+def vit_names(publisher, rename):
+    """Other names of timm's ViT-Ti/16: {their name: our name}, of `publisher`."""
+    names = {}
+    for name in names_of("vit_tiny_patch16_224-16"):
+        if not name.startswith("head."):
+            names[rename(name)] = vit.VIT.ours(name)
+    assert recognise(PUBLISHERS, list(names)) is publisher
+    return names
+
+
+def test_the_names_of_dinov2():
+    """Facebook's, with registers, and with blocks in chunks as in training; `theirs` are those without chunks."""
+
+    def chunked(name):
+        return re.sub(r"blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 4}.{m[1]}", name)
+
+    scale = {
+        "blocks.3.ls1.gamma": "params/backbone/block4/scale1",
+        "blocks.3.ls2.gamma": "params/backbone/block4/scale2",
+    }
+    more = {"mask_token": "-", "register_tokens": "params/backbone/registers"} | scale
+    for rename in (str, chunked):
+        names = {rename(name): vit.VIT.ours(name) for name in names_of("vit_tiny_patch16_224-16") if "head" not in name}
+        names |= {rename(name): ours for name, ours in more.items()}
+        assert recognise(PUBLISHERS, list(names)) is vit.DINOV2
+        assert {name: vit.DINOV2.ours(name) for name in names} == names
+    assert {vit.DINOV2.theirs(ours): ours for ours in scale.values()} == scale
+
+
+def test_the_names_of_mmsegmentation_and_mcibi_on_vit():
+    parts = {
+        "patch_embed.proj": "patch_embed.projection",
+        "norm.": "ln1.",
+        "blocks": "layers",
+        "norm": "ln",
+        "mlp.fc1": "ffn.layers.0.0",
+        "mlp.fc2": "ffn.layers.1",
+        "attn.qkv.": "attn.attn.in_proj_",
+        "attn.proj": "attn.attn.out_proj",
+    }
+
+    def rename(name):
+        for theirs, others in parts.items():
+            name = re.sub(rf"(^|\.){re.escape(theirs)}", rf"\1{others}", name)
+        return name
+
+    names = vit_names(vit.MMSEGMENTATION, rename)
+    assert {name: vit.MMSEGMENTATION.ours(name) for name in names} == names
+    segmenter = {f"backbone.{name}": ours for name, ours in names.items()} | {"decode_head.conv_seg.bias": "-"}
+    assert recognise(PUBLISHERS, list(segmenter)) is vit.SEGMENTER
+    run = {f"backbone_net.{name}": ours for name, ours in names.items()}
+    run |= {
+        "norm_layers.3.weight": "params/backbone/norm23/scale",
+        "bottleneck.0.weight": "params/memory/bottleneck/conv/kernel",
+        "auxiliary_decoder.2.9.bias": "-",
+    }
+    assert recognise(PUBLISHERS, list(run)) is vit.MCIBI
+    assert {name: vit.MCIBI.ours(name) for name in run} == run
+
+
+def test_the_dilations_of_mcibi_on_vit(tmp_path):
+    """Those of ADE20K, or of COCO-Stuff with its 182 outputs."""
+    for classes, dilation in ((150, 6), (182, 12)):
+        names = {
+            vit.MCIBI.bank: (classes, 1, 4),
+            "context_within_image_module.parallel_branches.1.0.weight": (2, 4, 3, 3),
+        }
+        names |= {"backbone_net.cls_token": (1, 1, 4)}
+        assert f"params/context/dilation{dilation}/conv/kernel" in read(tmp_path / f"{classes}.safetensors", names)
+
+
+def test_googles_vit(tmp_path):
+    """Its `.npz` has the layout of our kernels, but separate queries, keys and values, by head."""
+    rng = np.random.default_rng(0)
+    block, heads = "Transformer/encoderblock_1/MultiHeadDotProductAttention_1", {}
+    for part in ("query", "key", "value"):
+        heads[f"{block}/{part}/kernel"], heads[f"{block}/{part}/bias"] = (
+            rng.normal(size=(6, 2, 3)),
+            rng.normal(size=(2, 3)),
+        )
+    arrays = heads | {
+        "cls": rng.normal(size=(1, 1, 6)),
+        "embedding/kernel": rng.normal(size=(2, 2, 3, 6)),
+        "Transformer/posembed_input/pos_embedding": rng.normal(size=(1, 5, 6)),
+        f"{block}/out/kernel": rng.normal(size=(2, 3, 6)),
+        "Transformer/encoderblock_1/MlpBlock_3/Dense_0/kernel": rng.normal(size=(6, 24)),
+        "Transformer/encoderblock_1/LayerNorm_2/scale": rng.normal(size=6),
+        "Transformer/encoder_norm/bias": rng.normal(size=6),
+        "head/kernel": rng.normal(size=(6, 10)),
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    source = open_source(str(tmp_path / "a.npz"))
+    kernels, biases = (
+        [heads[f"{block}/{part}/{array}"] for part in ("query", "key", "value")] for array in ("kernel", "bias")
+    )
+    expected = {
+        "class_token": arrays["cls"][0, 0],
+        "positions": arrays["Transformer/posembed_input/pos_embedding"][0],
+        "patches/kernel": arrays["embedding/kernel"],
+        "norm/bias": arrays["Transformer/encoder_norm/bias"],
+        "block2/attention/qkv/kernel": np.concatenate([x.reshape(6, 6) for x in kernels], axis=1),
+        "block2/attention/qkv/bias": np.concatenate([x.ravel() for x in biases]),
+        "block2/attention/out/kernel": arrays[f"{block}/out/kernel"].reshape(6, 6),
+        "block2/hidden/kernel": arrays["Transformer/encoderblock_1/MlpBlock_3/Dense_0/kernel"],
+        "block2/norm2/scale": arrays["Transformer/encoderblock_1/LayerNorm_2/scale"],
+    }
+    assert source.publisher == "Google's ViT" and source.left == ("head/kernel",)
+    actual = {name: (tensor.shape, tensor.read(Scratch())) for name, tensor in source.tensors.items()}
+    assert actual.keys() == {f"params/backbone/{name}" for name in expected}
+    for name, array in expected.items():
+        shape, values = actual[f"params/backbone/{name}"]
+        assert shape == array.shape
+        np.testing.assert_array_equal(values, array)
+
+
+def test_positions_without_the_class_token(tmp_path):
+    names = {"reg_token": (1, 2, 4), "cls_token": (1, 1, 4), "pos_embed": (1, 9, 4)}
+    arrays = read(tmp_path / "a.safetensors", names)
+    assert arrays["params/backbone/registers"].shape == (2, 4) and arrays["params/backbone/class_token"].shape == (4,)
+    expected = np.concatenate([np.zeros((1, 4)), published.values("pos_embed", (1, 9, 4))[0]])
+    np.testing.assert_array_equal(arrays["params/backbone/positions"], expected)
+
+
+def test_normalisations_of_chosen_layers_may_be_missing(tmp_path):
+    """Weights of ImageNet have one normalisation, and MCIBI's networks one for each chosen layer."""
+    names = names_of("vit_tiny_patch16_224-16")
+    shapes = [tuple(int(n) for n in row if n) for row in RECORDED["vit_tiny_patch16_224-16/shapes"]]
+    published.write(tmp_path / "a.safetensors", dict(zip(names, shapes, strict=True)), ("head.",))
+    config = defaults.get_config().model
+    config.backbone.name = "vit_tiny_16"
+    model = ctxseg.create_model(config, 3)
+    empty = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype),
+        jax.eval_shape(lambda key: model.init(key, published.image((32, 32))), jax.random.PRNGKey(0)),
+    )
+    _, report = ctxseg.load_weights(model, empty, tmp_path / "a.safetensors")
+    left = {name.removeprefix("params/") for name in report.left}
+    assert {name for name in left if "head" not in name} == {"backbone/norm/scale", "backbone/norm/bias"}
+    assert {name.split("/")[2] for name in report.new if "backbone" in name} == {f"norm{i}" for i in (2, 5, 8, 11)}

@@ -32,6 +32,28 @@ def test_bilinear_resize(size):
     np.testing.assert_allclose(jnp.vdot(y, dy), jnp.vdot(x, pull(dy)[0]), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        (7, [1.2976499, -0.3912186, -2.1055038, 1.0468757, 4.0768957, 2.0615878, 0.1527424]),
+        (3, [0.4652777, 1.0468750, 1.1064801]),
+    ],
+)
+def test_bicubic_resize(size, expected):
+    """The values are those of PyTorch 2.14's `interpolate`."""
+    x = jnp.array([1, -2, 4, 0.5])
+    y = resizing.resize(x[None, None, :, None], (1, size), "bicubic")
+    np.testing.assert_allclose(y.ravel(), expected, rtol=1e-5)
+    y = resizing.resize(x[None, :, None, None], (size, 1), "bicubic")
+    np.testing.assert_allclose(y.ravel(), expected, rtol=1e-5)
+    # In padded maps, only the image's part is read, and each image has its own size.
+    padded = jnp.stack([jnp.pad(x, (0, 3), constant_values=9), jnp.arange(7.0)])[..., None, None]
+    lengths = tuple(jnp.array(n) for n in ([4, 7], [1, 1])), tuple(jnp.array(n) for n in ([size, 7], [1, 1]))
+    y = resizing.resize(padded, (8, 1), "bicubic", lengths=lengths)
+    np.testing.assert_allclose(y[0, :size].ravel(), expected, rtol=1e-5)
+    np.testing.assert_allclose(y[1, :7].ravel(), np.arange(7), atol=1e-5)
+
+
 def test_nearest_resize():
     x = jnp.arange(6, dtype=jnp.uint8).reshape(1, 2, 3, 1)
     y = resizing.resize(x, (4, 6), "nearest")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 RECORDED = Path(__file__).with_name("published_torch.npz")
+RECORDED_VIT = Path(__file__).with_name("published_vit.npz")
 # Even and odd at all strides. The wide ones are for the dilations of ASPP, whose outer taps miss a small map.
 SIZES = ((64, 96), (65, 97))
 WIDE = ((40, 312), (33, 297))
@@ -44,6 +45,7 @@ def _networks():
                {"backbone": backbone, "context": aspp, "classifier": classifier, "auxiliary": head})  # fmt: skip
         fcn = {"name": "fcn", "channels": 512, "convolutions": 1}
         yield f"fcn_resnet{depth}", (8,), {"backbone": backbone, "context": fcn, "auxiliary": head}
+    yield from _transformers()
     yield (
         "mcibi_resnet50",
         (8,),
@@ -55,6 +57,19 @@ def _networks():
             "auxiliary": {"levels": ("res4",), "channels": 512},
         },
     )
+
+
+def _transformers():
+    for size, side, layers in (
+        ("tiny", 224, (2, 5, 8, 11)),
+        ("small", 224, (2, 5, 8, 11)),
+        ("large", 384, (9, 14, 19, 23)),
+    ):
+        backbone = {"name": f"vit_{size}_16", "layer_norms": "shared", "grid": side // 16, "layers": layers}
+        yield f"vit_{size}_patch16_{side}", (16,), {"backbone": backbone}
+    for name, registers in (("dinov2", 0), ("reg4_dinov2", 4)):
+        backbone = {"name": "dinov2_small_14", "registers": registers, "layers": (2, 5, 8, 11)}
+        yield f"vit_small_patch14_{name}", (14,), {"backbone": backbone}
 
 
 # {case, such as "resnet50-8": (network, output stride, fields of `config.model`)}.
@@ -73,12 +88,15 @@ def configure(config, case: str) -> None:
 
 def sizes(case: str) -> tuple[tuple[int, int], ...]:
     """Heights and widths of the images that the network of a case reads."""
+    if case.startswith("vit_"):
+        # Patches of 14 or 16: a size that they divide, and one that they do not. At that of the weights, positions are not resized.
+        return ((224, 224), (112, 160), (65, 97)) if "tiny" in case else ((112, 224), (65, 97))
     return WIDE if "_resnet" in case else SIZES
 
 
 def unread(case: str) -> tuple[str, ...]:
     """Beginnings of the names of tensors that our network does not have: ImageNet's classifier."""
-    return () if "_resnet" in case else ("fc.", "classifier.")
+    return () if "_resnet" in case else ("fc.", "classifier.", "head.")
 
 
 def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -89,6 +107,8 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     block where ReLU6 saturates.
     """
     layer, _, kind = name.rpartition(".")
+    if kind in ("cls_token", "reg_token", "pos_embed"):
+        return uniform(f"{name} {list(shape)}", math.prod(shape)).reshape(shape)
     if kind == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     drawn = uniform(f"{name} {list(shape)}", math.prod(shape)).reshape(shape)

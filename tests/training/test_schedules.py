@@ -5,6 +5,8 @@ import pytest
 
 from ctxseg.configs import defaults
 from ctxseg.errors import UserError
+from ctxseg.models.backbones.tiny import Tiny
+from ctxseg.models.backbones.vit import ViT
 from ctxseg.training import optimizers, schedules
 
 
@@ -132,6 +134,33 @@ def test_message_names_a_rate_that_matches_no_parameter():
     optimizer = optimizers.create_optimizer(settings(rates=("classifier=2", "backbone/covn=3")), 10)
     with pytest.raises(UserError, match="^config.optimizer.rates .*'backbone/covn'.*backbone/conv, "):
         optimizer.init(params)
+
+
+def test_layer_decay():
+    """Rates fall with the number of layers that follow, and multiply those of `rates`. Prefixes end: block1 is not block10."""
+
+    class Model:
+        backbone = ViT(depth=12)
+
+    depths = optimizers.layers_after(Model)
+    layers = ("patches", "block1", "block10", "block12", "norm")
+    params = {"backbone": {name: {"kernel": np.ones(1, np.float32)} for name in layers}, "classifier": {}}
+    params["backbone"] |= {"class_token": np.ones(1, np.float32)}
+    params["classifier"]["kernel"] = np.ones(1, np.float32)
+    config = settings(layer_decay=0.5, rates=("backbone=0.1",), weight_decay=0.0, schedule="constant")
+    optimizer = optimizers.create_optimizer(config, 10, depths=depths)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    after = {"patches": 13, "class_token": 13, "block1": 12, "block10": 3, "block12": 1, "norm": 0}
+    expected = {name: -0.2 * 0.1 * 0.5**count for name, count in after.items()} | {"classifier": -0.2}
+    actual = {key.removeprefix("backbone/").removesuffix("/kernel"): float(x[0]) for key, x in flat(updates).items()}
+    assert actual == pytest.approx(expected)
+
+    class WithoutDepths:
+        backbone = Tiny()
+
+    assert optimizers.layers_after(WithoutDepths) == {}
+    with pytest.raises(UserError, match=r"optimizer\.layer_decay is 0\.5.*set it to 1.*backbone\.name.*vit"):
+        optimizers.create_optimizer(config, 10, depths={})
 
 
 def test_optimizer_state_has_the_structure_of_older_checkpoints():

@@ -7,6 +7,15 @@ from ctxseg.models.backbones.none import NoBackbone
 from ctxseg.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from ctxseg.models.backbones.tiny import Tiny
 from ctxseg.models.backbones.vgg16 import VGG16
+from ctxseg.models.backbones.vit import (
+    DINOv2Base14,
+    DINOv2Large14,
+    DINOv2Small14,
+    ViTBase16,
+    ViTLarge16,
+    ViTSmall16,
+    ViTTiny16,
+)
 
 BACKBONES = {
     "none": NoBackbone,
@@ -18,4 +27,11 @@ BACKBONES = {
     "resnet50": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck),
     "resnet101": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck),
     "resnet152": partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck),
+    "vit_tiny_16": ViTTiny16,
+    "vit_small_16": ViTSmall16,
+    "vit_base_16": ViTBase16,
+    "vit_large_16": ViTLarge16,
+    "dinov2_small_14": DINOv2Small14,
+    "dinov2_base_14": DINOv2Base14,
+    "dinov2_large_14": DINOv2Large14,
 }

@@ -77,17 +77,16 @@ def in_our_layout(tensors: Mapping[str, Tensor], epsilon: float = EPSILON) -> tu
 
 
 def _boxes(x, bins=7):
-    """[O,C·h·w] → [1,1,h·w·C,O]."""
-    o, inputs = x.shape
-    return x.reshape(o, -1, bins, bins).transpose(2, 3, 1, 0).reshape(1, 1, inputs, o)
+    """[C·h·w,O] → [1,1,h·w·C,O]."""
+    inputs, o = x.shape
+    return x.reshape(-1, bins, bins, o).transpose(1, 2, 0, 3).reshape(1, 1, inputs, o)
 
 
 # Our names, and how their arrays become ours. Their classes of the deltas and the masks have a background, which is not trained.
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "box_head/hidden1/conv/kernel": _boxes,
-    "box_head/hidden2/conv/kernel": lambda x: x.T[None, None],
-    "box_head/scores/kernel": lambda x: x.T,
-    "box_head/deltas/kernel": lambda x: x.T.reshape(x.shape[1], -1, 4)[:, 1:],
+    "box_head/hidden2/conv/kernel": lambda x: x[None, None],
+    "box_head/deltas/kernel": lambda x: x.reshape(x.shape[0], -1, 4)[:, 1:],
     "box_head/deltas/bias": lambda x: x.reshape(-1, 4)[1:],
     "mask_head/upsample/kernel": lambda x: x.swapaxes(2, 3),
     "mask_head/scores/kernel": lambda x: x[..., 1:],

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctxseg.errors import UserError, printable
-from ctxseg.models.weights.source import COLLECTIONS, Source
+from ctxseg.models.weights.names import COLLECTIONS
+from ctxseg.models.weights.source import Source
 from ctxseg.models.weights.tensor import Damaged, Scratch, copy, empty, short
 
 # Number of threads that read arrays. Each has memory for its largest one.
@@ -102,7 +103,7 @@ def fit(
         theirs = {name: i for i, name in enumerate(source.class_names)}
         classes = [(i, theirs[name]) for i, name in enumerate(class_names) if name in theirs]
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    _check_backbone(f"{title} ({source.publisher})", flat, tensors, source.lacks)
+    _check_backbone(f"{title} ({source.publisher})", flat, tensors, source.lacks, source.optional)
     shared = {name: tensor for name, tensor in tensors.items() if name in flat}
     if not shared:
         raise UserError(f"{title} has no weights of this network")
@@ -189,12 +190,13 @@ def _with_another_class(module):
     return module.clone(**changes)
 
 
-def _check_backbone(source, flat, tensors, lacks):
+def _check_backbone(source, flat, tensors, lacks, optional):
     """UserError if the file's backbone has an array that the network's has not, or the other way round."""
     network, file = ({name for name in names if _path(name).startswith("backbone/")} for names in (flat, tensors))
     if not network or not file:
         return
-    required = {name for name in network if not _path(name).startswith(tuple(lacks))} if lacks else network
+    network, file = ({name for name in names if not _path(name).startswith(optional)} for names in (network, file))
+    required = {name for name in network if not _path(name).startswith(lacks)}
     for names, has, lack in (
         (required - file, "this network", "the file"),
         (file - network, "the file", "this network"),

