@@ -41,6 +41,8 @@ TESTED = {
     "vgg16_bn-largefov-8": ("pool3", "pool4", "pool5"),
     "deeplabv3_resnet50-8": ("res4", "logits", "auxiliary"),
     "mcibi_resnet50-8": ("distribution", "logits", "auxiliary"),
+    "resnest50d-16": ("res2", "res3", "res4", "res5"),
+    "hrnet_w18-32": ("res2", "res3", "res4", "res5", "concat"),
 }
 
 
@@ -48,7 +50,7 @@ def record(folder, cases):
     """Runs the published networks."""
     import torch
 
-    kept = dict(np.load(published.RECORDED)) if published.RECORDED.exists() else {}
+    kept = {file: dict(np.load(file)) if file.exists() else {} for file in published.RECORDED.values()}
     for case in cases:
         start = time.time()
         network, stride, _ = published.CASES[case]
@@ -71,15 +73,17 @@ def record(folder, cases):
                 arrays[f"{size[0]}x{size[1]}/{key}"] = y.permute(0, 2, 3, 1).numpy().astype(np.float32)
         np.savez(folder / f"{case}.npz", **arrays)
         if case in TESTED:
-            kept |= {f"{case}/{key}": arrays[key] for key in ("names", "shapes")}
+            tested = kept[published.recorded_file(case)]
+            tested |= {f"{case}/{key}": arrays[key] for key in ("names", "shapes")}
             for key, array in arrays.items():
                 if key.rpartition("/")[2] in TESTED[case]:
-                    kept[f"{case}/{key}"] = published.summary(array)
+                    tested[f"{case}/{key}"] = published.summary(array)
         deviations = ", ".join(f"{key} {y.std():.2g}" for key, y in maps.items())
         print(f"{case}: {time.time() - start:.0f} s; deviations {deviations}", flush=True)
         del model, filled
-    np.savez_compressed(published.RECORDED, **kept)
-    print(f"{published.RECORDED}: {published.RECORDED.stat().st_size:,} bytes")
+    for file in {published.recorded_file(case) for case in cases}:
+        np.savez_compressed(file, **kept[file])
+        print(f"{file}: {file.stat().st_size:,} bytes")
 
 
 def record_photographs():
@@ -158,11 +162,26 @@ def build(network, stride):
         return getattr(torchvision.models.segmentation, network)(
             weights=None, weights_backbone=None, num_classes=published.CLASSES, aux_loss=True
         )
+    if network.startswith("resnest"):
+        return build_resnest(network, stride)
     # torchvision's basic blocks cannot be dilated; timm's can.
     if hasattr(torchvision.models, network) and (stride == 32 or network not in ("resnet18", "resnet34")):
         dilated = [False, stride == 8, stride in (8, 16)]
         return getattr(torchvision.models, network)(weights=None, replace_stride_with_dilation=dilated)
-    return timm.create_model(network, pretrained=False, output_stride=stride)
+    return timm.create_model(network.partition("-")[0], pretrained=False, output_stride=stride)
+
+
+def build_resnest(network, stride):
+    """timm's ResNeSt without the average pooling of stride 1 that it has in the shortcuts of dilated stages."""
+    import timm
+    from timm.layers import AvgPool2dSame
+    from torch import nn
+
+    model = timm.create_model(network, pretrained=False, output_stride=stride)
+    for layer in model.modules():
+        if isinstance(layer, nn.Sequential) and len(layer) and isinstance(layer[0], AvgPool2dSame):
+            layer[0] = nn.Identity()
+    return model
 
 
 def run(model, network, stride, x):
@@ -177,6 +196,8 @@ def run(model, network, stride, x):
         return run_mcibi(model, x)
     if network.startswith("tf_efficientnet"):
         return run_efficientnet(model, stride, x)
+    if network.startswith("hrnet"):
+        return run_hrnet(model, network.partition("-")[2] or "nearest", x)
     layers = {f"res{i + 1}": getattr(model, f"layer{i}") for i in (1, 2, 3, 4)}
     return outputs(model, layers, x)
 
@@ -215,6 +236,49 @@ def run_vgg16(model, layout, x):
         else:
             x = layer(x)
     return maps
+
+
+def run_hrnet(model, upsampling, x):
+    """timm's HRNet for maps of any size: coarser branches are upsampled to the size of the finer one."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    def resized(y, size, mode):
+        return F.interpolate(y, size=size, mode=mode, align_corners=False) if y.shape[2:] != size else y
+
+    def exchange(module, maps):
+        maps = [branch(y) for branch, y in zip(module.branches, maps)]
+        sums = []
+        for target, row in zip(maps, module.fuse_layers):
+            parts = []
+            for layer, y in zip(row, maps):
+                if isinstance(layer, nn.Sequential) and isinstance(layer[-1], nn.Upsample):
+                    if upsampling == "nearest":
+                        y = layer(y)[:, :, : target.shape[2], : target.shape[3]]
+                    else:
+                        y = resized(layer[:-1](y), target.shape[2:], "bilinear")
+                else:
+                    y = layer(y)
+                parts.append(y)
+            sums.append(module.fuse_act(sum(parts)))
+        return sums
+
+    def stem():
+        y = model.act1(model.bn1(model.conv1(x)))
+        return model.act2(model.bn2(model.conv2(y)))
+
+    maps = [model.layer1(stem())]
+    for stage, transition in ((model.stage2, "1"), (model.stage3, "2"), (model.stage4, "3")):
+        layers = getattr(model, f"transition{transition}")
+        maps = [layer(maps[min(i, len(maps) - 1)]) for i, layer in enumerate(layers)]
+        for module in stage:
+            maps = exchange(module, maps)
+    if upsampling == "nearest" and not any(n % 32 for n in x.shape[2:]):
+        for ours, theirs in zip(maps, model.stages(stem())):
+            assert torch.equal(ours, theirs)
+    concat = torch.cat([resized(y, maps[0].shape[2:], "bilinear") for y in maps], dim=1)
+    return {f"res{i}": y for i, y in enumerate(maps, 2)} | {"concat": concat}
 
 
 def run_efficientnet(model, stride, x):

@@ -4,6 +4,7 @@ import jax
 
 from ctxseg import data
 from ctxseg.models import create_model
+from ctxseg.models.context import levels
 from ctxseg.runs import pretrained
 from ctxseg.settings import collect, reading
 from ctxseg.tasks import task_of
@@ -36,7 +37,7 @@ def show(config) -> None:
         pixels = jax.ShapeDtypeStruct(arguments[0].shape, "float32")
         backbone = model.backbone.clone(parent=None)
         maps, _ = jax.eval_shape(backbone.init_with_output, jax.random.PRNGKey(0), pixels)
-        values["model.context.levels"] = list(maps)[-reading.maps_read(config) :]
+        values["model.context.levels"] = levels.last({"pixels": pixels} | maps, reading.maps_read(config))
     for name, value in values.items():
         text = "(not given)" if value is None else "none" if collect.can_be_off(name) and not value else value
         meaning = collect.meaning(config, name)

@@ -11,8 +11,10 @@ from ctxseg.models.weights.source import PUBLISHERS, open_source
 from ctxseg.models.weights.tensor import Scratch
 from tests.references import published
 
-with np.load(published.RECORDED) as _file:
-    RECORDED = dict(_file)
+RECORDED = {}
+for _path in published.RECORDED.values():
+    with np.load(_path) as _file:
+        RECORDED |= dict(_file)
 CASES = [name.removesuffix("/names") for name in RECORDED if name.endswith("/names")]
 
 

@@ -1,4 +1,4 @@
-"""Weights of the published MCIBI runs on ResNet-50 and -101 (Jin et al., ICCV 2021; the project sssegmentation).
+"""Weights of the published MCIBI runs on ResNet, ResNeSt and HRNet (Jin et al., ICCV 2021; the project sssegmentation).
 
 Whole networks: ResNet-V1c at output stride 8, ASPP as the context within the image, the memory with its entries, both classifiers and the
 auxiliary head on res4. The same network here is
@@ -20,16 +20,13 @@ A network without the context, or without the auxiliary head, takes the rest. Wh
 Runs with several entries of each class, and those on ResNeSt, HRNet and ViT, have other names.
 """
 
-from ctxseg.models.weights import mmsegmentation
+from ctxseg.models.weights import hrnet, mmsegmentation, resnest
 from ctxseg.models.weights.names import Publisher, prefixed
 from ctxseg.models.weights.torchvision import IMAGENET_MEAN, IMAGENET_STD
 
 # Attention is `CrossAttention` (g_q, g_k: two convolutions each; g_v; g_o) of pixels to the memory's entries, and with `_ms` to the context
 # within the image.
-MCIBI = Publisher(
-    "a published MCIBI run",
-    prefixed("backbone_net.", mmsegmentation.TABLE)
-    + """
+HEADS = """
     context_within_image_module.parallel_branches.0.0   context/point/conv
     context_within_image_module.parallel_branches.0.1   context/point/norm
     context_within_image_module.parallel_branches.1.0   context/dilation12/conv
@@ -81,8 +78,19 @@ MCIBI = Publisher(
     auxiliary_decoder.0                                 auxiliary/res4_conv/conv
     auxiliary_decoder.1                                 auxiliary/res4_conv/norm
     auxiliary_decoder.4                                 auxiliary/res4/scores
-    """,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    bank="memory_module.memory",
-)
+"""
+
+
+def _run(backbone, table):
+    return Publisher(
+        f"a published MCIBI run on {backbone}",
+        prefixed("backbone_net.", table) + HEADS,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        bank="memory_module.memory",
+    )
+
+
+MCIBI = _run("ResNet", mmsegmentation.TABLE)
+RESNEST = _run("ResNeSt", resnest.TABLE)
+HRNET = _run("HRNet", hrnet.TABLE)

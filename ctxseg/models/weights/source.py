@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from ctxseg.errors import UserError, one_line
-from ctxseg.models.weights import detectors, efficientnet_lite, files, mcibi, mmsegmentation, timm, torchvision
+from ctxseg.models.weights import detectors, efficientnet_lite, files, hrnet, mcibi, mmsegmentation, resnest, timm, torchvision
 from ctxseg.models.weights.names import BANK, SEEN, from_torch, recognise, torch_axes
 from ctxseg.models.weights.tensor import Damaged, Tensor, short
 
@@ -28,6 +28,13 @@ PUBLISHERS = (
     mcibi.MCIBI,
     efficientnet_lite.PACKAGE,
     efficientnet_lite.TIMM,
+    resnest.RESNEST,
+    resnest.MMSEGMENTATION,
+    resnest.SEGMENTER,
+    mcibi.RESNEST,
+    hrnet.IMAGENET,
+    hrnet.SEGMENTER,
+    mcibi.HRNET,
 )
 # Our names begin with one of these.
 COLLECTIONS = ("params/", "batch_stats/", "memory/")
