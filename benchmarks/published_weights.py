@@ -12,10 +12,11 @@ python benchmarks/published_weights.py compare FOLDER
 
 prints for every network, output stride and size the largest difference of each map, relative to the largest magnitude in it.
 
-Where the networks differ, the reference is the published layers in our layout: VGG-16's poolings (SPEC §1), and the padding of
-EfficientNet-Lite, which here has the same alignment at every size and output stride (SPEC §10). Where the layouts are the same, at 64×96
-and stride 32, the script checks that this changes nothing. MCIBI's network is written here, from SPEC §6 and the names of its published
-runs.
+Where the networks differ, the reference is the published layers in our layout: VGG-16's poolings (SPEC §1); the padding of
+EfficientNet-Lite, which here has the same alignment at every size and output stride (SPEC §10); ResNeSt without timm's average pooling in
+the shortcuts of dilated stages; HRNet with bilinear upsampling, and at sizes that 32 does not divide, which timm cannot compute. Where the
+layouts are the same, at 64×96 and stride 32, the script checks that this changes nothing. MCIBI's network is written here, from SPEC §6 and
+the names of its published runs.
 """
 
 import argparse
@@ -248,11 +249,11 @@ def run_hrnet(model, upsampling, x):
         return F.interpolate(y, size=size, mode=mode, align_corners=False) if y.shape[2:] != size else y
 
     def exchange(module, maps):
-        maps = [branch(y) for branch, y in zip(module.branches, maps)]
+        maps = [branch(y) for branch, y in zip(module.branches, maps, strict=True)]
         sums = []
-        for target, row in zip(maps, module.fuse_layers):
+        for target, row in zip(maps, module.fuse_layers, strict=True):
             parts = []
-            for layer, y in zip(row, maps):
+            for layer, y in zip(row, maps, strict=True):
                 if isinstance(layer, nn.Sequential) and isinstance(layer[-1], nn.Upsample):
                     if upsampling == "nearest":
                         y = layer(y)[:, :, : target.shape[2], : target.shape[3]]
@@ -275,7 +276,7 @@ def run_hrnet(model, upsampling, x):
         for module in stage:
             maps = exchange(module, maps)
     if upsampling == "nearest" and not any(n % 32 for n in x.shape[2:]):
-        for ours, theirs in zip(maps, model.stages(stem())):
+        for ours, theirs in zip(maps, model.stages(stem()), strict=True):
             assert torch.equal(ours, theirs)
     concat = torch.cat([resized(y, maps[0].shape[2:], "bilinear") for y in maps], dim=1)
     return {f"res{i}": y for i, y in enumerate(maps, 2)} | {"concat": concat}

@@ -8,7 +8,7 @@ import pytest
 from ctxseg.configs import defaults
 from ctxseg.models import CONTEXTS, create_model, extent
 from ctxseg.models.resizing import resize
-from tests.models.test_pairs import SMALL
+from tests.models.test_pairs import HRNET, RESNEST, SMALL
 
 # Image sizes of a batch. The second image is tested: it is neither first nor last, and neither the largest nor the smallest.
 SIZES = [(40, 40), (33, 52), (28, 64)]
@@ -50,6 +50,9 @@ CASES |= {
     "vgg16, Caffe's poolings": {"backbone": {"name": "vgg16"}, "context": {"name": "msc"}},
     "vgg16, 2×2 poolings": {"backbone": {"name": "vgg16", "layout": "hrenet"}, "context": {"name": "renet"}},
     "memory": {"context": {"name": "ppm"}, "memory": {"name": "mcibi"}},
+    "resnest": {"backbone": RESNEST | {"output_stride": 16}, "context": {"name": "fpn"}},
+    "hrnet": {"backbone": HRNET},
+    "hrnet, nearest": {"backbone": HRNET | {"upsampling": "nearest"}, "context": {"name": "encoder_decoder"}},
     "attention over scales": {"scales": {"merge": "attention"}, "context": {"name": "msci"}},
     "scales beyond the image": {"scales": {"merge": "attention", "scales": (1.0, 1.5, 0.6), "head_input": "res3"}},
 }  # fmt: skip

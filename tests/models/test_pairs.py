@@ -23,12 +23,20 @@ SMALL = {
     "channels": 4, "stages": 2, "subdivisions": (2,), "units": (3,), "regions": 9, "key_channels": 4, "bins": (1, 2),
     "dilations": (1, 2),
 }  # fmt: skip
+RESNEST = {"name": "resnest50", "stage_sizes": (1, 1, 1, 1), "stem_width": 2, "width": 4}
+HRNET = {"name": "hrnetv2_w18", "modules": (1, 1, 1), "blocks": 1, "stem_width": 4, "width": 4}
+SMALL_BACKBONES = {fields["name"]: fields for fields in (RESNEST, HRNET)}
 COMBINATIONS = [
     ("tiny", "attention", (1.0, 0.5), "none"),
     ("vgg16", "average", (0.75,), "mcibi"),
     ("resnet18", "max", (0.75,), "none"),
 ]
 RUN = [(context, *COMBINATIONS[i % len(COMBINATIONS)]) for i, context in enumerate(CONTEXTS)]
+RUN += [
+    ("encoder_decoder", "hrnetv2_w18", "average", (0.75,), "none"),
+    ("fcn", "hrnetv2_w18", "max", (0.75,), "mcibi"),
+    ("aspp", "resnest50", "average", (0.75,), "mcibi"),
+]
 ALL = [(context, *combination) for context in CONTEXTS for combination in COMBINATIONS]
 TRACED = [combination for combination in ALL if combination not in RUN]
 AXIS = {"axis_name": "devices", "axis_size": 1}
@@ -47,6 +55,7 @@ def build(context, backbone, merge, scales, memory, batch):
     """A config, its model, an optimiser that keeps the gradient as its state, and the shapes of the initial state."""
     config = defaults.get_config()
     config.model.backbone.update({"name": backbone, "width": 4, "norm": "batch", "dropout": 0.0})
+    config.model.backbone.update(SMALL_BACKBONES.get(backbone, {}))
     config.model.context.update({"name": context} | SMALL)
     config.model.memory.update({"name": memory, "channels": 4, "dropout": 0.0})
     config.model.scales.update({"merge": merge, "scales": scales, "head_filters": 3})
@@ -93,3 +102,25 @@ def test_loss_depends_on_every_parameter(context, backbone, merge, scales, memor
     paths = jax.tree_util.tree_flatten_with_path(shapes.params)[0]
     unread = [jax.tree_util.keystr(path) for (path, _), used in zip(paths, read, strict=False) if not used]
     assert not unread
+
+
+@pytest.mark.parametrize("backbone", SMALL_BACKBONES)
+def test_every_context_reads_the_maps(backbone, batch):
+    """Of backbones that `COMBINATIONS` lacks. Only the contexts are traced."""
+    config, model, *_ = build("none", backbone, "none", (), "none", batch)
+    pixels, shapes = np.zeros(batch["image"].shape, np.float32), {"pixels": batch["image"].shape}
+
+    def maps(key):  # in their order, which the result of `eval_shape` does not keep
+        shapes.update({name: x.shape for name, x in model.backbone.init_with_output(key, pixels)[0].items()})
+
+    jax.eval_shape(maps, jax.random.PRNGKey(0))
+    features = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    for context in CONTEXTS:
+        config.model.context.name = context
+        module = create_model(config.model, 3).context
+
+        def read(key, module=module):
+            return module.init_with_output(key, features, batch["regions"])[0][0]
+
+        y = jax.eval_shape(read, jax.random.PRNGKey(0))
+        assert y.shape[0] == 2 and min(y.shape) > 0, context

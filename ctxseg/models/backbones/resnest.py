@@ -18,13 +18,13 @@ from ctxseg.models.layers import Conv, ConvNorm, Norm, relu
 from ctxseg.models.resizing import average_pool, cell_mean, max_pool, window_mean
 from ctxseg.models.shapes import Array, Maps
 
-RADIX = 2
+RADIX = 2  # maps in split attention
 
 
 class SplitAttention(nn.Module):
-    """A weighted sum of `RADIX` maps, whose channels follow each other in `x`: → `[B,h,w,C]` (§3.2, equations 1 and 2).
+    """A weighted sum of two maps of C channels, which follow each other in `x`: `[B,h,w,2C]` → `[B,h,w,C]` (§3.1).
 
-    The weights of a channel are a softmax over the maps, and depend on the means of the sum of the maps.
+    The weights of a channel are a softmax over the two maps. They depend on the mean of the sum of the maps over the image.
     """
 
     normalisation: Callable = Norm
@@ -32,14 +32,14 @@ class SplitAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b h w _"]:
-        maps = jnp.split(x, RADIX, axis=-1)
-        features = maps[0].shape[-1]
-        y = average_pool(sum(maps), (1, 1))
+        first, second = jnp.split(x, RADIX, axis=-1)
+        features = first.shape[-1]
+        y = average_pool(first + second, (1, 1))
         y = Conv(max(RADIX * features // 4, 32), dtype=self.dtype, name="hidden")(y)
         y = relu(self.normalisation(name="norm")(y, train))
         y = Conv(RADIX * features, dtype=self.dtype, name="scores")(y)
         weights = nn.softmax(y.astype(jnp.float32).reshape(-1, 1, 1, RADIX, features), axis=3).astype(self.dtype)
-        return sum(weights[:, :, :, i] * part for i, part in enumerate(maps))
+        return weights[:, :, :, 0] * first + weights[:, :, :, 1] * second
 
 
 class ResNeStBlock(nn.Module):

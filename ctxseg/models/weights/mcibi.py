@@ -9,6 +9,8 @@ auxiliary head on res4. The same network here is
     model.classifier.hidden=512
     model.auxiliary.levels=res4, channels=512
 
+or with model.backbone.name=resnest101, output_stride=8; or with hrnetv2_w48, upsampling=bilinear, and without the auxiliary head.
+
 A network without the context, or without the auxiliary head, takes the rest. What differs:
 
 - The classes, and the memory's entries, have no names in a file. Their order is ours for ADE20K, LIP and Cityscapes. The runs on COCO-Stuff
@@ -16,8 +18,10 @@ A network without the context, or without the auxiliary head, takes the rest. Wh
 - An entry of zeros is a class that no batch has had; here that is the array `seen`.
 - LIP's heads have leaky ReLU (slope 0.01) in place of ReLU, which no network here has.
 - The statistics of PyTorch's batch normalisation are of the unbiased variance. This matters in training only.
+- In the run on Cityscapes with HRNet, no ReLU follows the first convolution, which no network here has.
 
-Runs with several entries of each class, and those on ResNeSt, HRNet and ViT, have other names.
+Runs with several entries of each class, and those on ViT, have other names. So have those on LIP and Cityscapes with HRNet, which have a
+convolution of stride 2 (`downsample_backbone`) before the context and the memory.
 """
 
 from ctxseg.models.weights import hrnet, mmsegmentation, resnest

@@ -10,7 +10,17 @@ import numpy as np
 from etils import epath
 
 from ctxseg.errors import UserError, one_line
-from ctxseg.models.weights import detectors, efficientnet_lite, files, hrnet, mcibi, mmsegmentation, resnest, timm, torchvision
+from ctxseg.models.weights import (
+    detectors,
+    efficientnet_lite,
+    files,
+    hrnet,
+    mcibi,
+    mmsegmentation,
+    resnest,
+    timm,
+    torchvision,
+)
 from ctxseg.models.weights.names import BANK, SEEN, from_torch, recognise, torch_axes
 from ctxseg.models.weights.tensor import Damaged, Tensor, short
 
