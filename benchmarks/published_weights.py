@@ -43,7 +43,7 @@ TESTED = {
     "deeplabv3_resnet50-8": ("res4", "logits", "auxiliary"),
     "mcibi_resnet50-8": ("distribution", "logits", "auxiliary"),
     "resnest50d-16": ("res2", "res3", "res4", "res5"),
-    "hrnet_w18-32": ("res2", "res3", "res4", "res5", "concat"),
+    "hrnet_small-32": ("res2", "res3", "res4", "res5", "concat"),
 }
 
 
@@ -165,6 +165,10 @@ def build(network, stride):
         )
     if network.startswith("resnest"):
         return build_resnest(network, stride)
+    if network == "hrnet_small":
+        return build_small_hrnet(
+            *(published.CASES["hrnet_small-32"][2]["backbone"][key] for key in ("width", "modules", "blocks"))
+        )
     # torchvision's basic blocks cannot be dilated; timm's can.
     if hasattr(torchvision.models, network) and (stride == 32 or network not in ("resnet18", "resnet34")):
         dilated = [False, stride == 8, stride in (8, 16)]
@@ -201,6 +205,25 @@ def run(model, network, stride, x):
         return run_hrnet(model, network.partition("-")[2] or "nearest", x)
     layers = {f"res{i + 1}": getattr(model, f"layer{i}") for i in (1, 2, 3, 4)}
     return outputs(model, layers, x)
+
+
+def build_small_hrnet(width, modules, blocks):
+    """timm's HRNet with other numbers of channels, modules and blocks."""
+    import timm
+
+    stage1 = {
+        "num_modules": 1,
+        "num_branches": 1,
+        "num_blocks": (blocks,),
+        "num_channels": (64,),
+        "block_type": "BOTTLENECK",
+    }
+    stages = {"stage1": stage1 | {"fuse_method": "SUM"}}
+    for i, count in enumerate(modules, 2):
+        channels = tuple(width * 2**j for j in range(i))
+        stages[f"stage{i}"] = {"num_modules": count, "num_branches": i, "num_blocks": (blocks,) * i, "num_channels": channels,
+                               "block_type": "BASIC", "fuse_method": "SUM"}  # fmt: skip
+    return timm.create_model("hrnet_w18", pretrained=False, **stages)
 
 
 def outputs(model, layers, x):

@@ -36,8 +36,13 @@ def show(config) -> None:
     if values.get("model.context.levels") == [] and config.model.connections.name == "none":
         pixels = jax.ShapeDtypeStruct(arguments[0].shape, "float32")
         backbone = model.backbone.clone(parent=None)
-        maps, _ = jax.eval_shape(backbone.init_with_output, jax.random.PRNGKey(0), pixels)
-        values["model.context.levels"] = levels.last({"pixels": pixels} | maps, reading.maps_read(config))
+        chosen = values["model.context.levels"]
+
+        def choose(key, pixels):  # within what is traced, as `eval_shape` sorts the names in its result
+            maps, _ = backbone.init_with_output(key, pixels)
+            chosen.extend(levels.last({"pixels": pixels} | maps, reading.maps_read(config)))
+
+        jax.eval_shape(choose, jax.random.PRNGKey(0), pixels)
     for name, value in values.items():
         text = "(not given)" if value is None else "none" if collect.can_be_off(name) and not value else value
         meaning = collect.meaning(config, name)

@@ -54,7 +54,7 @@ def test_names_there_and_back(case):
     [
         ("resnet50c-16", timm.RESNET_V1C, mmsegmentation.RESNET_V1C, mmsegmentation.SEGMENTER, mcibi.MCIBI),
         ("resnest50d-16", resnest.RESNEST, resnest.MMSEGMENTATION, resnest.SEGMENTER, mcibi.RESNEST),
-        ("hrnet_w18-32", hrnet.IMAGENET, hrnet.IMAGENET, hrnet.SEGMENTER, mcibi.HRNET),
+        ("hrnet_small-32", hrnet.IMAGENET, hrnet.IMAGENET, hrnet.SEGMENTER, mcibi.HRNET),
     ],
 )
 def test_the_names_of_mmsegmentation(case, original, alone, segmenter, run):

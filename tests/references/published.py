@@ -64,6 +64,9 @@ def _networks():
     for width in (18, 32, 48):
         yield f"hrnet_w{width}", (32,), {"backbone": {"name": f"hrnetv2_w{width}", "upsampling": "nearest"}}
     yield "hrnet_w18-bilinear", (32,), {"backbone": {"name": "hrnetv2_w18", "upsampling": "bilinear"}}
+    # The layers of timm's HRNet with fewer modules, blocks and channels.
+    small = {"name": "hrnetv2_w18", "upsampling": "nearest", "width": 8, "modules": (1, 2, 1), "blocks": 1}
+    yield "hrnet_small", (32,), {"backbone": small}
 
 
 # {case, such as "resnet50-8": (network, output stride, fields of `config.model`)}.
