@@ -12,11 +12,12 @@ python benchmarks/published_weights.py compare FOLDER
 
 prints for every network, output stride and size the largest difference of each map, relative to the largest magnitude in it.
 
-Where the networks differ, the reference is the published layers in our layout: VGG-16's poolings (SPEC §1), the resizing of a ViT's
-positions (timm: bicubic with antialiasing; ours: PyTorch's `interpolate`, bilinear or, for DINOv2, bicubic), and the padding of
-EfficientNet-Lite, which here has the same alignment at every size and output stride (SPEC §10). Where the layouts are the same, at 64×96
-and stride 32, the script checks that this changes nothing. MCIBI's network is written here, from SPEC §6 and the names of its published
-runs.
+Where the networks differ, the reference is the published layers in our layout: VGG-16's poolings (SPEC §1); the padding of
+EfficientNet-Lite, which here has the same alignment at every size and output stride (SPEC §10); ResNeSt without timm's average pooling in
+the shortcuts of dilated stages; HRNet with bilinear upsampling, and at sizes that 32 does not divide, which timm cannot compute; the
+resizing of a ViT's positions (timm: bicubic with antialiasing; ours: PyTorch's `interpolate`, bilinear or, for DINOv2, bicubic). Where the
+layouts are the same, at 64×96 and stride 32, the script checks that this changes nothing. MCIBI's network is written here, from SPEC §6 and
+the names of its published runs.
 """
 
 import argparse
@@ -42,17 +43,17 @@ TESTED = {
     "vgg16_bn-largefov-8": ("pool3", "pool4", "pool5"),
     "deeplabv3_resnet50-8": ("res4", "logits", "auxiliary"),
     "mcibi_resnet50-8": ("distribution", "logits", "auxiliary"),
+    "resnest50d-16": ("res2", "res3", "res4", "res5"),
+    "hrnet_small-32": ("res2", "res3", "res4", "res5", "concat"),
+    "vit_tiny_patch16_224-16": ("layer2", "layer11"),
 }
-# The same, in a file of their own.
-TESTED_VIT = {"vit_tiny_patch16_224-16": ("layer2", "layer11")}
 
 
 def record(folder, cases):
     """Runs the published networks."""
     import torch
 
-    files = {published.RECORDED: TESTED, published.RECORDED_VIT: TESTED_VIT}
-    kept = {file: dict(np.load(file)) if file.exists() else {} for file in files}
+    kept = {file: dict(np.load(file)) if file.exists() else {} for file in published.RECORDED.values()}
     for case in cases:
         start = time.time()
         network, stride, _ = published.CASES[case]
@@ -74,19 +75,18 @@ def record(folder, cases):
             for key, y in maps.items():
                 arrays[f"{size[0]}x{size[1]}/{key}"] = y.permute(0, 2, 3, 1).numpy().astype(np.float32)
         np.savez(folder / f"{case}.npz", **arrays)
-        for file, tested in files.items():
-            if case in tested:
-                kept[file] |= {f"{case}/{key}": arrays[key] for key in ("names", "shapes")}
-                for key, array in arrays.items():
-                    if key.rpartition("/")[2] in tested[case]:
-                        kept[file][f"{case}/{key}"] = published.summary(array)
+        if case in TESTED:
+            tested = kept[published.recorded_file(case)]
+            tested |= {f"{case}/{key}": arrays[key] for key in ("names", "shapes")}
+            for key, array in arrays.items():
+                if key.rpartition("/")[2] in TESTED[case]:
+                    tested[f"{case}/{key}"] = published.summary(array)
         deviations = ", ".join(f"{key} {y.std():.2g}" for key, y in maps.items())
         print(f"{case}: {time.time() - start:.0f} s; deviations {deviations}", flush=True)
         del model, filled
-    for file, tested in files.items():
-        if any(case in tested for case in cases):
-            np.savez_compressed(file, **kept[file])
-            print(f"{file}: {file.stat().st_size:,} bytes")
+    for file in {published.recorded_file(case) for case in cases}:
+        np.savez_compressed(file, **kept[file])
+        print(f"{file}: {file.stat().st_size:,} bytes")
 
 
 def record_photographs():
@@ -167,11 +167,30 @@ def build(network, stride):
         )
     if network.startswith("vit_"):
         return timm.create_model(network, pretrained=False, dynamic_img_size=True, dynamic_img_pad=True)
+    if network.startswith("resnest"):
+        return build_resnest(network, stride)
+    if network == "hrnet_small":
+        return build_small_hrnet(
+            *(published.CASES["hrnet_small-32"][2]["backbone"][key] for key in ("width", "modules", "blocks"))
+        )
     # torchvision's basic blocks cannot be dilated; timm's can.
     if hasattr(torchvision.models, network) and (stride == 32 or network not in ("resnet18", "resnet34")):
         dilated = [False, stride == 8, stride in (8, 16)]
         return getattr(torchvision.models, network)(weights=None, replace_stride_with_dilation=dilated)
-    return timm.create_model(network, pretrained=False, output_stride=stride)
+    return timm.create_model(network.partition("-")[0], pretrained=False, output_stride=stride)
+
+
+def build_resnest(network, stride):
+    """timm's ResNeSt without the average pooling of stride 1 that it has in the shortcuts of dilated stages."""
+    import timm
+    from timm.layers import AvgPool2dSame
+    from torch import nn
+
+    model = timm.create_model(network, pretrained=False, output_stride=stride)
+    for layer in model.modules():
+        if isinstance(layer, nn.Sequential) and len(layer) and isinstance(layer[0], AvgPool2dSame):
+            layer[0] = nn.Identity()
+    return model
 
 
 def run(model, network, stride, x):
@@ -188,8 +207,29 @@ def run(model, network, stride, x):
         return run_efficientnet(model, stride, x)
     if network.startswith("vit_"):
         return run_vit(model, network, x)
+    if network.startswith("hrnet"):
+        return run_hrnet(model, network.partition("-")[2] or "nearest", x)
     layers = {f"res{i + 1}": getattr(model, f"layer{i}") for i in (1, 2, 3, 4)}
     return outputs(model, layers, x)
+
+
+def build_small_hrnet(width, modules, blocks):
+    """timm's HRNet with other numbers of channels, modules and blocks."""
+    import timm
+
+    stage1 = {
+        "num_modules": 1,
+        "num_branches": 1,
+        "num_blocks": (blocks,),
+        "num_channels": (64,),
+        "block_type": "BOTTLENECK",
+    }
+    stages = {"stage1": stage1 | {"fuse_method": "SUM"}}
+    for i, count in enumerate(modules, 2):
+        channels = tuple(width * 2**j for j in range(i))
+        stages[f"stage{i}"] = {"num_modules": count, "num_branches": i, "num_blocks": (blocks,) * i, "num_channels": channels,
+                               "block_type": "BASIC", "fuse_method": "SUM"}  # fmt: skip
+    return timm.create_model("hrnet_w18", pretrained=False, **stages)
 
 
 def outputs(model, layers, x):
@@ -247,6 +287,49 @@ def run_vgg16(model, layout, x):
         else:
             x = layer(x)
     return maps
+
+
+def run_hrnet(model, upsampling, x):
+    """timm's HRNet for maps of any size: coarser branches are upsampled to the size of the finer one."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    def resized(y, size, mode):
+        return F.interpolate(y, size=size, mode=mode, align_corners=False) if y.shape[2:] != size else y
+
+    def exchange(module, maps):
+        maps = [branch(y) for branch, y in zip(module.branches, maps, strict=True)]
+        sums = []
+        for target, row in zip(maps, module.fuse_layers, strict=True):
+            parts = []
+            for layer, y in zip(row, maps, strict=True):
+                if isinstance(layer, nn.Sequential) and isinstance(layer[-1], nn.Upsample):
+                    if upsampling == "nearest":
+                        y = layer(y)[:, :, : target.shape[2], : target.shape[3]]
+                    else:
+                        y = resized(layer[:-1](y), target.shape[2:], "bilinear")
+                else:
+                    y = layer(y)
+                parts.append(y)
+            sums.append(module.fuse_act(sum(parts)))
+        return sums
+
+    def stem():
+        y = model.act1(model.bn1(model.conv1(x)))
+        return model.act2(model.bn2(model.conv2(y)))
+
+    maps = [model.layer1(stem())]
+    for stage, transition in ((model.stage2, "1"), (model.stage3, "2"), (model.stage4, "3")):
+        layers = getattr(model, f"transition{transition}")
+        maps = [layer(maps[min(i, len(maps) - 1)]) for i, layer in enumerate(layers)]
+        for module in stage:
+            maps = exchange(module, maps)
+    if upsampling == "nearest" and not any(n % 32 for n in x.shape[2:]):
+        for ours, theirs in zip(maps, model.stages(stem()), strict=True):
+            assert torch.equal(ours, theirs)
+    concat = torch.cat([resized(y, maps[0].shape[2:], "bilinear") for y in maps], dim=1)
+    return {f"res{i}": y for i, y in enumerate(maps, 2)} | {"concat": concat}
 
 
 def run_efficientnet(model, stride, x):

@@ -52,6 +52,8 @@ def convolve(
     return _forward(x, kernel, stride, dilation, before)[0]
 
 
+# `jit`: networks repeat the same convolution many times; each shape is then traced and lowered once.
+@partial(jax.jit, static_argnums=(2, 3, 4))
 def _forward(x, kernel, stride, dilation, before):
     x = materialize(x)
     settings = {"stride": stride, "dilation": dilation, "before": before}
@@ -59,6 +61,7 @@ def _forward(x, kernel, stride, dilation, before):
     return y, (x, kernel)
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _backward(stride, dilation, before, residuals, dy):
     def plain(x, kernel, dy):
         return jax.vjp(partial(_plain, stride=stride, dilation=dilation, before=before), x, kernel)[1](dy)

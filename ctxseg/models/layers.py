@@ -26,7 +26,8 @@ class Conv(nn.Module):
 
     Parameters: `kernel` `[k,k,C,features]` and, if `use_bias`, `bias` `[features]`. A pair as `kernel_size` is height and width.
     `before`: rows and columns of padding above and to the left; None: `dilation·⌊k/2⌋` on every side. `depthwise`: each channel has its
-    own kernel, `[k,k,1,features]`; `features` is then the number of channels of the input.
+    own kernel, `[k,k,1,features]`; `features` is then the number of channels of the input. `groups`: as many convolutions, each from and to
+    an equal part of the channels; the kernel is `[k,k,C/groups,features]`.
     """
 
     features: int
@@ -39,16 +40,19 @@ class Conv(nn.Module):
     kernel_init: Callable = initial.he_normal()
     before: int | None = None
     depthwise: bool = False
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w _"]) -> Float[Array, "b _ _ {self.features}"]:
         size = self.kernel_size if isinstance(self.kernel_size, tuple) else (self.kernel_size,) * 2
-        channels = 1 if self.depthwise else x.shape[-1]
+        channels = 1 if self.depthwise else x.shape[-1] // self.groups
         kernel = self.param("kernel", self.kernel_init, (*size, channels, self.features), self.param_dtype)
         if max(size) > 1:
             x = extent.clear(x)
         convolution = convolve_depthwise if self.depthwise else convolve
-        y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation, self.before)
+        parts = [jnp.split(a.astype(self.dtype), self.groups, axis=-1) for a in (x, kernel)]
+        ys = [convolution(*pair, self.stride, self.dilation, self.before) for pair in zip(*parts, strict=True)]
+        y = jnp.concatenate(ys, axis=-1) if len(ys) > 1 else ys[0]
         extent.record_strided(x.shape[1:3], y.shape[1:3], self.stride)
         if self.use_bias:
             # The bias is added in float32, since its gradient is a sum over all positions.
@@ -150,6 +154,7 @@ def batch_norm(
     return _batch_norm_forward(x, scale, bias, axis_name, epsilon)[0]
 
 
+@partial(jax.jit, static_argnums=(3, 4))  # traced and lowered once for each shape, as in `convolution`
 def _batch_norm_forward(x, scale, bias, axis_name, epsilon):
     x32 = x.astype(jnp.float32)
     mean = _mean(x32, axis_name)
@@ -159,6 +164,7 @@ def _batch_norm_forward(x, scale, bias, axis_name, epsilon):
     return (_normalize(x, mean, deviation, scale, bias), mean, var), (x, mean, deviation, scale)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def _batch_norm_backward(axis_name, epsilon, residuals, gradients):
     x, mean, deviation, scale = residuals
     dy = gradients[0]
@@ -242,6 +248,7 @@ class ConvNorm(nn.Module):
     epsilon: float = EPSILON
     before: int | None = None
     depthwise: bool = False
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b _ _ {self.features}"]:
@@ -254,6 +261,7 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             before=self.before,
             depthwise=self.depthwise,
+            groups=self.groups,
             name="conv",
         )(x)
         x = Norm(self.norm, self.axis_name, self.dtype, self.frozen, self.epsilon, name="norm")(x, train)

@@ -1,6 +1,7 @@
 """Resizing and pooling of maps `[B,h,w,C]`. In padded maps (see `extent`), only the image's part is read."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -196,11 +197,30 @@ def max_pool(
     return nn.max_pool(extent.clear(x, -jnp.inf), (size, size), (stride, stride), pairs)
 
 
-def window_mean(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b h w c"]:
-    """Sum over the size×size window around each position, size odd, divided by size². Outside the map there are zeros.
+def window_mean(x: Float[Array, "b h w c"], size: int, stride: int = 1) -> Float[Array, "b _ _ c"]:
+    """Sum over the size×size window around every `stride`-th position, size odd, divided by size². Outside the map there are zeros.
 
-    The divisor is size² at the border too, as in Caffe's average pooling and PyTorch's default.
+    The divisor is size² at the border too, as in Caffe's average pooling and PyTorch's default. → `[B,⌈h/stride⌉,⌈w/stride⌉,C]`.
     """
     half = size // 2
     x32 = extent.clear(x.astype(jnp.float32))
-    return nn.avg_pool(x32, (size, size), padding=((half, half), (half, half))).astype(x.dtype)
+    return nn.avg_pool(x32, (size, size), (stride, stride), ((half, half), (half, half))).astype(x.dtype)
+
+
+def cell_mean(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b _ _ c"]:
+    """The mean over each cell of size×size positions: → `[B,⌈h/size⌉,⌈w/size⌉,C]`. The last cells may have fewer positions."""
+    if size == 1:
+        return x
+    cells = partial(nn.avg_pool, window_shape=(size, size), strides=(size, size), padding="SAME")
+    mask = extent.inside(x.shape[1:3])
+    if mask is None:
+        return cells(x.astype(jnp.float32), count_include_pad=False).astype(x.dtype)
+    share = cells(mask[..., None].astype(jnp.float32))  # of each cell's positions
+    return (cells(extent.clear(x.astype(jnp.float32))) / jnp.maximum(share, size**-2)).astype(x.dtype)
+
+
+def repeat(x: Float[Array, "b h w c"], factor: int, size: extent.Size) -> Float[Array, "b _ _ c"]:
+    """`x` with each row and column `factor` times, cropped to `size`: position i is position ⌊i/factor⌋ of `x`."""
+    b, h, w, c = x.shape
+    y = jnp.broadcast_to(x[:, :, None, :, None], (b, h, factor, w, factor, c))
+    return y.reshape(b, h * factor, w * factor, c)[:, : size[0], : size[1]]

@@ -8,7 +8,7 @@ import pytest
 from ctxseg.configs import defaults
 from ctxseg.models import CONTEXTS, create_model, extent
 from ctxseg.models.resizing import resize
-from tests.models.test_pairs import SMALL
+from tests.models.test_pairs import HRNET, RESNEST, SMALL
 
 # Image sizes of a batch. The second image is tested: it is neither first nor last, and neither the largest nor the smallest.
 SIZES = [(40, 40), (33, 52), (28, 64)]
@@ -52,6 +52,9 @@ CASES |= {
     "vgg16, Caffe's poolings": {"backbone": {"name": "vgg16"}, "context": {"name": "msc"}},
     "vgg16, 2×2 poolings": {"backbone": {"name": "vgg16", "layout": "hrenet"}, "context": {"name": "renet"}},
     "memory": {"context": {"name": "ppm"}, "memory": {"name": "mcibi"}},
+    "resnest": {"backbone": RESNEST | {"output_stride": 16}, "context": {"name": "fpn"}},
+    "hrnet": {"backbone": HRNET},
+    "hrnet, nearest": {"backbone": HRNET | {"upsampling": "nearest"}, "context": {"name": "encoder_decoder"}},
     "vit": {"backbone": {"name": "vit_tiny_16"} | TRANSFORMER, "context": {"name": "ppm"}},
     "vit, levels": {"backbone": {"name": "vit_tiny_16"} | TRANSFORMER, "context": {"name": "fpn", "levels": LEVELS}},
     "dinov2": {"backbone": {"name": "dinov2_small_14", "registers": 2} | TRANSFORMER, "context": {"name": "ppm"}},

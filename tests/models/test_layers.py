@@ -195,6 +195,15 @@ def test_conv_has_float32_parameters_and_computes_in_its_dtype():
     assert layer.apply(variables, jnp.ones((1, 4, 4, 2))).dtype == jnp.bfloat16
 
 
+def test_groups_are_those_of_xla():
+    x = normal(2, 5, 6, 4)
+    module = layers.Conv(6, 3, use_bias=False, groups=2)
+    variables = module.init(jax.random.PRNGKey(0), x)
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == (3, 3, 2, 6)
+    assert_near(module.apply(variables, x), plain(x, kernel, 1, 1, groups=2), 1e-6)
+
+
 def test_gradient_of_a_bias_is_exact_in_bfloat16():
     """It is the sum of 4,900 ones, of which bfloat16 could add 256."""
     layer = layers.Conv(1, dtype=jnp.bfloat16)

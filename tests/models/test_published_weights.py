@@ -9,14 +9,16 @@ import pytest
 import ctxseg
 from ctxseg.configs import defaults
 from ctxseg.errors import UserError
-from ctxseg.models.weights import mcibi, mmsegmentation, timm, torchvision, vit
+from ctxseg.models.weights import hrnet, mcibi, mmsegmentation, resnest, timm, torchvision, vit
 from ctxseg.models.weights.names import BANK, SEEN, recognise
 from ctxseg.models.weights.source import PUBLISHERS, open_source
 from ctxseg.models.weights.tensor import Scratch
 from tests.references import published
 
-with np.load(published.RECORDED) as _file, np.load(published.RECORDED_VIT) as _vit:
-    RECORDED = dict(_file) | dict(_vit)
+RECORDED = {}
+for _path in published.RECORDED.values():
+    with np.load(_path) as _file:
+        RECORDED |= dict(_file)
 CASES = [name.removesuffix("/names") for name in RECORDED if name.endswith("/names")]
 
 
@@ -52,21 +54,30 @@ def test_names_there_and_back(case):
     assert {path: publisher.theirs(path) for path in taken.values()} == {path: name for name, path in taken.items()}
 
 
-def test_the_names_of_mmsegmentation():
-    """Its ResNet-V1c has timm's layers; only the stem has another name."""
-    stem = {"bn1": "stem.7"} | {f"conv1.{i}": f"stem.{i}" for i in (0, 1, 3, 4, 6)}
+@pytest.mark.parametrize(
+    "case, original, alone, segmenter, run",
+    [
+        ("resnet50c-16", timm.RESNET_V1C, mmsegmentation.RESNET_V1C, mmsegmentation.SEGMENTER, mcibi.MCIBI),
+        ("resnest50d-16", resnest.RESNEST, resnest.MMSEGMENTATION, resnest.SEGMENTER, mcibi.RESNEST),
+        ("hrnet_small-32", hrnet.IMAGENET, hrnet.IMAGENET, hrnet.SEGMENTER, mcibi.HRNET),
+    ],
+)
+def test_the_names_of_mmsegmentation(case, original, alone, segmenter, run):
+    """Its networks have timm's layers; only the stem of a ResNet has another name. MCIBI's runs have another prefix."""
+    stem = {"bn1": "stem.7"} | {f"conv1.{i}": f"stem.{i}" for i in (0, 1, 3, 4, 6)} if "res" in case else {}
     names = {}
-    for name in names_of("resnet50c-16"):
+    for name in names_of(case):
         layer, _, array = name.rpartition(".")
-        names[f"{stem.get(layer, layer)}.{array}"] = timm.RESNET_V1C.ours(name)
-    assert recognise(PUBLISHERS, list(names)) is mmsegmentation.RESNET_V1C
-    assert {name: mmsegmentation.RESNET_V1C.ours(name) for name in names} == names
-    segmenter = {f"backbone.{name}": path for name, path in names.items() if not name.startswith("fc.")}
-    segmenter |= dict.fromkeys(
-        ("decode_head.convs.0.bn.weight", "neck.convs.0.bias", "auxiliary_head.conv_seg.bias"), "-"
-    )
-    assert recognise(PUBLISHERS, list(segmenter)) is mmsegmentation.SEGMENTER
-    assert {name: mmsegmentation.SEGMENTER.ours(name) for name in segmenter} == segmenter
+        names[f"{stem.get(layer, layer)}.{array}"] = original.ours(name)
+    body = {name: path for name, path in names.items() if path != "-" or name.endswith("num_batches_tracked")}
+    body = {name: path for name, path in body.items() if not name.startswith(published.unread(case))}
+    heads = dict.fromkeys(("decode_head.convs.0.bn.weight", "neck.convs.0.bias", "auxiliary_head.conv_seg.bias"), "-")
+    whole = {f"backbone.{name}": path for name, path in body.items()} | heads
+    context = {"context_within_image_module.bottleneck.0.weight": "params/context/fuse/conv/kernel"}
+    of_run = {f"backbone_net.{name}": path for name, path in body.items()} | context
+    for publisher, expected in ((alone, names), (segmenter, whole), (run, of_run)):
+        assert recognise(PUBLISHERS, list(expected)) is publisher
+        assert {name: publisher.ours(name) for name in expected} == expected
 
 
 def test_the_names_of_an_fcn():
@@ -156,7 +167,7 @@ def test_the_names_of_mmsegmentation_and_mcibi_on_vit():
     run |= {
         "norm_layers.3.weight": "params/backbone/norm23/scale",
         "bottleneck.0.weight": "params/memory/bottleneck/conv/kernel",
-        "auxiliary_decoder.2.9.bias": "-",
+        "auxiliary_decoder.2.9.bias": "params/auxiliary/layer19/scores/bias",
     }
     assert recognise(PUBLISHERS, list(run)) is vit.MCIBI
     assert {name: vit.MCIBI.ours(name) for name in run} == run

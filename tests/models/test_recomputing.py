@@ -12,13 +12,14 @@ import pytest
 
 from ctxseg.models import create_model, recomputing
 from ctxseg.settings.collect import get_config
+from tests.models.test_pairs import HRNET, RESNEST
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
 
 
 def config_of(backbone, remat):
     config = get_config()
-    config.model.backbone.name = backbone
+    config.model.backbone.update(backbone if isinstance(backbone, dict) else {"name": backbone})
     config.model.remat = remat
     return config.model
 
@@ -44,7 +45,10 @@ def parts(config):
     return str(jaxpr).count("remat2[")
 
 
-@pytest.mark.parametrize("backbone, blocks", [("tiny", 4), ("resnet18", 8), ("efficientnet_lite0", 16), ("vgg16", 5)])
+@pytest.mark.parametrize(
+    "backbone, blocks",
+    [("tiny", 4), ("resnet18", 8), ("efficientnet_lite0", 16), ("vgg16", 5), (RESNEST, 4), (HRNET, 4)],
+)
 def test_the_blocks_of_a_backbone(backbone, blocks):
     # The classifier is a stage, and so is the absent context.
     assert [parts(config_of(backbone, remat)) for remat in ("none", "blocks", "all")] == [0, blocks, blocks + 2]

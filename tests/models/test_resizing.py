@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctxseg.models import resizing
+from ctxseg.models import extent, resizing
 
 
 def normal(*shape, seed=0):
@@ -103,6 +103,30 @@ def test_window_mean_matches_caffe(height, width):
         area = (bottom - top) * (right - left)
         total = x[:, max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)].sum((1, 2))
         np.testing.assert_allclose(y[:, i, j], total / area, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("height, width", [(6, 7), (1, 2)])
+def test_pooling_of_a_stride(height, width):
+    """`window_mean` takes every second window. `cell_mean` divides by the positions that a cell has, also in padded maps."""
+    x = normal(2, height, width, 3)
+    np.testing.assert_allclose(
+        resizing.window_mean(x, 3, 2), resizing.window_mean(x, 3)[:, ::2, ::2], rtol=1e-5, atol=1e-6
+    )
+    y = resizing.cell_mean(x, 2)
+    assert y.shape == (2, -(-height // 2), -(-width // 2), 3)
+    for i, j in np.ndindex(*y.shape[1:3]):
+        cell = np.asarray(x)[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+        np.testing.assert_allclose(y[:, i, j], cell.mean((1, 2)), rtol=1e-5, atol=1e-6)
+    with extent.padded(jnp.array([(height, width)] * 2), (32, 32)):
+        padded = jnp.pad(x, ((0, 0), (0, 32 - height), (0, 32 - width), (0, 0)), constant_values=9.0)
+        part = resizing.cell_mean(padded, 2)[:, : y.shape[1], : y.shape[2]]
+    np.testing.assert_allclose(part, y, rtol=1e-6)
+
+
+def test_repeat_crops_to_the_size():
+    x = np.arange(6.0, dtype=np.float32).reshape(1, 2, 3, 1)
+    y = resizing.repeat(x, 2, (3, 5))
+    np.testing.assert_array_equal(y[0, :, :, 0], np.repeat(np.repeat(x, 2, 1), 2, 2)[0, :3, :5, 0])
 
 
 def test_average_pool_takes_overlapping_bins():

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-RECORDED = Path(__file__).with_name("published_torch.npz")
-RECORDED_VIT = Path(__file__).with_name("published_vit.npz")
+# {beginning of the names of cases: the file with what their networks compute}; the first one that fits.
+RECORDED = {
+    beginning: Path(__file__).with_name(f"published_{name}.npz")
+    for beginning, name in {"resnest": "hrnet_resnest", "hrnet": "hrnet_resnest", "vit": "vit", "": "torch"}.items()
+}
 # Even and odd at all strides. The wide ones are for the dilations of ASPP, whose outer taps miss a small map.
 SIZES = ((64, 96), (65, 97))
 WIDE = ((40, 312), (33, 297))
@@ -57,6 +60,14 @@ def _networks():
             "auxiliary": {"levels": ("res4",), "channels": 512},
         },
     )
+    for network, name in (("resnest50d", "resnest50"), ("resnest101e", "resnest101")):
+        yield network, (32, 16, 8), {"backbone": {"name": name}}
+    for width in (18, 32, 48):
+        yield f"hrnet_w{width}", (32,), {"backbone": {"name": f"hrnetv2_w{width}", "upsampling": "nearest"}}
+    yield "hrnet_w18-bilinear", (32,), {"backbone": {"name": "hrnetv2_w18", "upsampling": "bilinear"}}
+    # The layers of timm's HRNet with fewer modules, blocks and channels.
+    small = {"name": "hrnetv2_w18", "upsampling": "nearest", "width": 8, "modules": (1, 2, 1), "blocks": 1}
+    yield "hrnet_small", (32,), {"backbone": small}
 
 
 def _transformers():
@@ -96,7 +107,13 @@ def sizes(case: str) -> tuple[tuple[int, int], ...]:
 
 def unread(case: str) -> tuple[str, ...]:
     """Beginnings of the names of tensors that our network does not have: ImageNet's classifier."""
-    return () if "_resnet" in case else ("fc.", "classifier.", "head.")
+    head = ("incre_modules.", "downsamp_modules.", "final_layer.") if case.startswith("hrnet") else ()
+    return () if "_resnet" in case else ("fc.", "classifier.", "head.", *head)
+
+
+def recorded_file(case: str) -> Path:
+    """The file with what the network of a case computes."""
+    return next(file for beginning, file in RECORDED.items() if case.startswith(beginning))
 
 
 def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -121,10 +138,13 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return drawn
     if len(shape) == 1:
         gain = 0.5 if layer.endswith("bn3") else 0.25 if "layer" in layer and layer.endswith("bn2") else 1
+        if layer.startswith("stage"):  # of HRNet: the blocks of a branch, and the sums of the branches
+            gain = 0.25 if layer.endswith("bn2") else 0.5 if "fuse_layers" in layer else 1
         if "_ms.query_project" in layer or "_ms.key_project" in layer:
             gain = 0.5  # attention to a single position would hide the others
         return (1 + drawn * 3 / 4) * np.float32(gain)
-    gain = 1 / 16 if layer == "decoder_stage1.4" else 1  # a certain class would hide the others
+    # A certain class would hide the others, and so would a map that alone has all the weight of ResNeSt's split attention.
+    gain = 1 / 16 if layer == "decoder_stage1.4" else 1 / 64 if layer.endswith("conv2.fc2") else 1
     return drawn * np.float32(gain * math.sqrt(6 / math.prod(shape[1:])))
 
 

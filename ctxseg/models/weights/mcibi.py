@@ -1,4 +1,4 @@
-"""Weights of the published MCIBI runs on ResNet-50 and -101 (Jin et al., ICCV 2021; the project sssegmentation).
+"""Weights of the published MCIBI runs on ResNet, ResNeSt and HRNet (Jin et al., ICCV 2021; the project sssegmentation).
 
 Whole networks: ResNet-V1c at output stride 8, ASPP as the context within the image, the memory with its entries, both classifiers and the
 auxiliary head on res4. The same network here is
@@ -9,6 +9,8 @@ auxiliary head on res4. The same network here is
     model.classifier.hidden=512
     model.auxiliary.levels=res4, channels=512
 
+or with model.backbone.name=resnest101, output_stride=8; or with hrnetv2_w48, upsampling=bilinear, and without the auxiliary head.
+
 A network without the context, or without the auxiliary head, takes the rest. What differs:
 
 - The classes, and the memory's entries, have no names in a file. Their order is ours for ADE20K, LIP and Cityscapes. The runs on COCO-Stuff
@@ -16,20 +18,19 @@ A network without the context, or without the auxiliary head, takes the rest. Wh
 - An entry of zeros is a class that no batch has had; here that is the array `seen`.
 - LIP's heads have leaky ReLU (slope 0.01) in place of ReLU, which no network here has.
 - The statistics of PyTorch's batch normalisation are of the unbiased variance. This matters in training only.
+- In the run on Cityscapes with HRNet, no ReLU follows the first convolution, which no network here has.
 
-Runs with several entries of each class, and those on ResNeSt, HRNet and ViT, have other names.
+The runs on LIP and Cityscapes with HRNet have model.downsample=True. Runs with several entries of each class have other names. Those on
+ViT are in `vit.py`.
 """
 
-from ctxseg.models.weights import mmsegmentation
+from ctxseg.models.weights import hrnet, mmsegmentation, resnest
 from ctxseg.models.weights.names import Publisher, prefixed
 from ctxseg.models.weights.torchvision import IMAGENET_MEAN, IMAGENET_STD
 
 # Attention is `CrossAttention` (g_q, g_k: two convolutions each; g_v; g_o) of pixels to the memory's entries, and with `_ms` to the context
 # within the image.
-MCIBI = Publisher(
-    "a published MCIBI run",
-    prefixed("backbone_net.", mmsegmentation.TABLE)
-    + """
+HEADS = """
     context_within_image_module.parallel_branches.0.0   context/point/conv
     context_within_image_module.parallel_branches.0.1   context/point/norm
     context_within_image_module.parallel_branches.1.0   context/dilation12/conv
@@ -81,8 +82,23 @@ MCIBI = Publisher(
     auxiliary_decoder.0                                 auxiliary/res4_conv/conv
     auxiliary_decoder.1                                 auxiliary/res4_conv/norm
     auxiliary_decoder.4                                 auxiliary/res4/scores
-    """,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    bank="memory_module.memory",
-)
+"""
+
+
+def _run(backbone, table, others=""):
+    return Publisher(
+        f"a published MCIBI run on {backbone}",
+        prefixed("backbone_net.", table) + HEADS + others,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        bank="memory_module.memory",
+    )
+
+
+MCIBI = _run("ResNet", mmsegmentation.TABLE)
+RESNEST = _run("ResNeSt", resnest.TABLE)
+HALVING = """
+    downsample_backbone.0                               halving/conv/conv
+    downsample_backbone.1                               halving/conv/norm
+"""
+HRNET = _run("HRNet", hrnet.TABLE, HALVING)

@@ -10,7 +10,18 @@ import numpy as np
 from etils import epath
 
 from ctxseg.errors import UserError, one_line
-from ctxseg.models.weights import detectors, efficientnet_lite, files, mcibi, mmsegmentation, timm, torchvision, vit
+from ctxseg.models.weights import (
+    detectors,
+    efficientnet_lite,
+    files,
+    hrnet,
+    mcibi,
+    mmsegmentation,
+    resnest,
+    timm,
+    torchvision,
+    vit,
+)
 from ctxseg.models.weights.names import BANK, COLLECTIONS, SEEN, from_torch, recognise, torch_axes
 from ctxseg.models.weights.tensor import Damaged, Tensor, short
 
@@ -28,6 +39,13 @@ PUBLISHERS = (
     mcibi.MCIBI,
     efficientnet_lite.PACKAGE,
     efficientnet_lite.TIMM,
+    resnest.RESNEST,
+    resnest.MMSEGMENTATION,
+    resnest.SEGMENTER,
+    mcibi.RESNEST,
+    hrnet.IMAGENET,
+    hrnet.SEGMENTER,
+    mcibi.HRNET,
     vit.VIT,
     vit.DINOV2,
     vit.ORIGINAL,

@@ -222,12 +222,21 @@ def mcibi_in_our_layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
     return {renamed(name): tensor for name, tensor in result.items()}, classes
 
 
-# All but the backbone and the auxiliary heads, which are three here, of two convolutions each.
+# All but the auxiliary heads, which are three here, of two convolutions each, and the branches, which have other dilations.
 _HEADS = [
     line
-    for line in mcibi.MCIBI.table.splitlines()
-    if not line.strip().startswith(("backbone_net.", "auxiliary_decoder.", "context_within_image_module.parallel_"))
+    for line in mcibi.HEADS.splitlines()
+    if not line.strip().startswith(("auxiliary_decoder.", "context_within_image_module.parallel_"))
 ]
+_AUXILIARY = "\n".join(
+    f"""
+    auxiliary_decoder.{j}.0     auxiliary/{level}_conv/conv
+    auxiliary_decoder.{j}.1     auxiliary/{level}_conv/norm
+    auxiliary_decoder.{j}.4     auxiliary/{level}_conv2/conv
+    auxiliary_decoder.{j}.5     auxiliary/{level}_conv2/norm
+    auxiliary_decoder.{j}.9     auxiliary/{level}/scores"""
+    for j, level in enumerate(("layer9", "layer14", "layer19"))
+)
 MCIBI = Publisher(
     "a published MCIBI run on ViT",
     prefixed("backbone_net.", LAYERS)
@@ -244,9 +253,9 @@ MCIBI = Publisher(
     context_within_image_module.parallel_branches.2.1   context/dilation12/norm
     context_within_image_module.parallel_branches.3.0   context/dilation18/conv
     context_within_image_module.parallel_branches.3.1   context/dilation18/norm
-    auxiliary_decoder.{*}                               -
     """
-    + "\n".join(_HEADS),
+    + "\n".join(_HEADS)
+    + _AUXILIARY,
     IMAGENET_MEAN,
     IMAGENET_STD,
     bank=mcibi.MCIBI.bank,
