@@ -77,6 +77,8 @@ class Publisher(NamedTuple):
 
     def theirs(self, name: str) -> str | None:
         """Their name of an array of ours; None if the table lacks it."""
+        if name == BANK:
+            return self.bank or None
         collection, _, path = name.partition("/")
         path, _, leaf = path.rpartition("/")
         names = OF_NORM if path.endswith("/norm") else OF_CONV
