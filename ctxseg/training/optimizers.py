@@ -38,8 +38,13 @@ def create_optimizer(
         new: names ("classifier/scores/kernel") of the parameters that are trained in the first `head_steps` steps.
 
     Raises:
-        UserError: an unknown optimiser; as `learning_rate` and `parse_rates`; and from `init` of the result, as `rate_factors`.
+        UserError: an unknown optimiser; an empty entry of `frozen`; as `learning_rate` and `parse_rates`; and from `init` of the result,
+            as `rate_factors`.
     """
+    if "" in frozen:
+        raise UserError(
+            "config.model.frozen has an empty name, the prefix of all: expected name prefixes such as backbone/stem, or none"
+        )
     stages = [
         *find("optimizer.name", config.name, OPTIMIZERS)(config),
         _scale_by_name(parse_rates(config.rates)),

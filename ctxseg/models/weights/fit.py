@@ -151,7 +151,7 @@ def fit(
             )
         elif tensor.shape == initial.shape and (axis is None or classes is None):
             whole.append(name)
-        elif classes:
+        elif classes and axis is not None:
             # Some arrays have other rows beside those of the classes.
             rows, length = tensor.shape[axis] - initial.shape[axis] + len(class_names or ()), len(source.class_names)
             if rows != length:
