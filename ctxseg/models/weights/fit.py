@@ -132,6 +132,8 @@ def fit(
         and _conflict(tensor.shape, flat[name].shape, None if same_classes else axes.get(name))
     ]
     others = _other_parts(flat, tensors, conflicts)
+    if all(_part(name) in others for name in shared):
+        others = set()  # nothing would be taken: the line below says why
     for name in sorted(conflicts, key=lambda name: -len(flat[name].shape)):  # kernels first, which say most
         if _part(name) not in others:
             raise UserError(
@@ -223,18 +225,17 @@ def _other_parts(flat, tensors, conflicts):
     A part is of another kind if it, or a part before it, has an array of another shape, and names of arrays show that the file's network
     is built in another way up to there. If all names are the same, another shape is an error instead.
     """
-    ours, theirs = (
-        {part: {n for n in names if _part(n) == part} for part in map(_part, names)} for names in (flat, tensors)
-    )
-    unlike = {part for part in ours | theirs if part != "backbone" and ours.get(part) != theirs.get(part)}
-    misfit = set(map(_part, conflicts))
+    with_other_names = set(map(_part, flat.keys() ^ tensors.keys()))
+    with_other_shapes = set(map(_part, conflicts))
     others = set()
     for order in ORDERS:
         for i, part in enumerate(order, 1):
-            if unlike.intersection(order[:i]) and misfit.intersection(order[:i]):
+            if with_other_names.intersection(order[:i]) and with_other_shapes.intersection(order[:i]):
                 others.add(part)
     # Auxiliary heads are after the backbone alone: they are left only if they do not fit themselves.
-    return others | ({"auxiliary"} & misfit if unlike else set())
+    if "auxiliary" in with_other_shapes and with_other_names.intersection((*SEGMENTER, "auxiliary")):
+        others.add("auxiliary")
+    return others
 
 
 def _remedy(name, flat, tensors):

@@ -239,6 +239,11 @@ def test_another_shape_in_a_part_of_the_same_kind_is_an_error(change, remedy):
         fitted(SEGMENTER, SEGMENTER | change)
 
 
+def test_a_file_of_which_nothing_fits_is_an_error():
+    with pytest.raises(UserError, match=r"^file: classifier/w has shape \[9\] in it and \[5\] in this network"):
+        fitted(SEGMENTER, {"classifier/w": 9})
+
+
 def test_the_line_of_a_report_is_printable():
     names = {"params/\x1b[2J\nerror: x": np.ones(1), f"params/{'y' * 5000}": np.ones(1)}
     _, report = fit.fit(Network(3), variables(), source(weights() | names))
