@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -50,6 +51,18 @@ def check_reachable(path) -> None:
         raise UserError(f"{path} has an unknown scheme: expected a local path, or gs://, s3://, az:// or hf://") from e
     except Exception as e:
         raise UserError(f"{path} cannot be reached: {one_line(e)}") from e
+
+
+def check_regular(path) -> None:
+    """UserError if a local path is a pipe, a socket or a device: opening or reading it may never end. Folders and missing files pass."""
+    if is_remote(path):
+        return
+    with contextlib.suppress(OSError, ValueError):  # it is missing, or no path; opening it says so
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise UserError(
+                f"{path} is not a regular file, but a pipe, a socket or a device: copy its contents into a file"
+            )
 
 
 def resolved(path) -> epath.Path:

@@ -12,7 +12,7 @@ from pycocotools import mask as run_lengths
 
 from ctxseg.data import images, instance_transforms, sizes, superpixels
 from ctxseg.errors import UserError, one_line
-from ctxseg.files import check_reachable
+from ctxseg.files import check_reachable, check_regular
 from ctxseg.inference import crf, exported
 from ctxseg.inference.instances import create_finder
 from ctxseg.inference.probabilities import at_base_size, create_predictor
@@ -180,9 +180,10 @@ def read(image, max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
     """An array, a PIL image or a file as upright uint8 `[h,w,3]` of at most `max_pixels`, and its full height and width.
 
     Raises:
-        UserError: no such file, or not an image.
+        UserError: no such file, not a regular one, or not an image.
     """
     if isinstance(image, str | os.PathLike):
+        check_regular(image)
         try:
             return images.read(image, max_pixels)
         except Exception as e:  # Pillow raises many types on damaged files

@@ -3,10 +3,10 @@
 import numpy as np
 from etils import epath
 
-from ctxseg.errors import UserError, one_line
-from ctxseg.models.weights import files
+from ctxseg.errors import UserError
+from ctxseg.models.weights import files, fit
 from ctxseg.models.weights.names import to_torch
-from ctxseg.models.weights.tensor import Damaged, Scratch
+from ctxseg.models.weights.tensor import Scratch
 from ctxseg.models.weights.timm import RESNET_V1C
 from ctxseg.models.weights.torchvision import DEEPLABV3, FCN, RESNET
 from ctxseg.runs.pretrained import open_weights
@@ -25,16 +25,14 @@ def convert(source: str, output: str | None, names: str, overwrite: bool = False
         overwrite: whether an existing file is replaced.
 
     Raises:
-        UserError: `source` cannot be read, has no ResNet (`torchvision`), or `output` exists or cannot be written.
+        UserError: `source` cannot be read, has numbers that are not finite, or has no ResNet (`torchvision`); or `output` exists or cannot
+            be written.
     """
     path = epath.Path(output or f"{str(source).rstrip('/')}.safetensors").expanduser()
     if path.is_dir() or (path.exists() and not overwrite):
         raise UserError(f"--output={path} exists: choose another, or give --overwrite to replace a file")
     weights = open_weights(source)
-    try:
-        arrays = {name: tensor.read(Scratch()) for name, tensor in weights.tensors.items()}
-    except Damaged as e:
-        raise UserError(f"{source} cannot be read as weights: {one_line(e)}") from e
+    arrays = {name: fit.read(weights, name, Scratch()) for name in weights.tensors}
     left = list(weights.left)
     if names == "torchvision":
         arrays, without_name = _torchvision(source, arrays)

@@ -56,7 +56,7 @@ def open_weights(name: str) -> Source:
     arrays = flax.traverse_util.flatten_dict(state.variables, sep="/")
     tensors = {key: Tensor(x.shape, np.dtype(x.dtype), partial(_in_memory, x)) for key, x in arrays.items()}
     names = tuple(provenance.metadata(config, folder)["class_names"])
-    return Source(name, "a run", tensors, (), names, workdir.pixels_of(config))
+    return Source(name, "a run", tensors, (), names, workdir.effective_pixels(config))
 
 
 def _run(name):
@@ -96,8 +96,9 @@ def resolve(config, folder: str | None = None):
     _check_installed(config.model.pretrained, config.model.backbone.name)
     if config.model.pretrained:
         run = _run(config.model.pretrained)  # its config is enough
-        pixels = workdir.pixels_of(workdir.read_config(run[0])) if run else open_source(config.model.pretrained).pixels
-        return workdir.with_pixels(config, pixels)
+        if run:
+            return workdir.with_pixels(config, workdir.effective_pixels(workdir.read_config(run[0])))
+        return workdir.with_pixels(config, open_source(config.model.pretrained).pixels)
     return config
 
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from ctxseg import interrupts, locks, processes
 from ctxseg.errors import UserError
 from ctxseg.files import is_remote, make_folder, parse_json, read_bytes, write_json
+from ctxseg.models.pixels import PixelFormat
 from ctxseg.nearest import NEAR
 from ctxseg.runs import record
 from ctxseg.settings import collect
@@ -154,6 +155,11 @@ def exists(folder: str) -> bool:
 def pixels_of(config: ConfigDict) -> dict:
     """The fields of `config.model.pixels` that are given."""
     return {name: value for name, value in config.model.pixels.items() if value is not None}
+
+
+def effective_pixels(config: ConfigDict) -> dict:
+    """The pixels that the weights of a run with this config expect, whether they are given or not."""
+    return PixelFormat.effective(config.model.pixels.to_dict())
 
 
 def with_pixels(config: ConfigDict, pixels: Mapping[str, Any]) -> ConfigDict:

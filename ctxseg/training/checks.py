@@ -6,6 +6,7 @@ import jax
 
 from ctxseg import devices
 from ctxseg.choices import find
+from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.runs.loggers import LOGGERS
 from ctxseg.settings import declared
@@ -29,6 +30,10 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
         find("train.loggers", name, LOGGERS)
     depths = optimizers.layers_after(create_model(config.model, len(class_names)))
     optimizers.create_optimizer(config.optimizer, config.train.steps, tuple(config.model.frozen), depths=depths)
+    if config.optimizer.head_steps > config.train.steps:
+        raise UserError(
+            f"config.optimizer.head_steps is {config.optimizer.head_steps}; expected at most config.train.steps, {config.train.steps}"
+        )
 
 
 def check_network(config, class_names: Sequence[str]) -> None:

@@ -46,9 +46,13 @@ def create_optimizer(
         depths: {name prefix: number of layers that follow}, as `layers_after` returns it, for `layer_decay`.
 
     Raises:
-        UserError: an unknown optimiser; `layer_decay` for a network without `depths`;
-            as `learning_rate` and `parse_rates`; and from `init` of the result, as `rate_factors`.
+        UserError: an unknown optimiser; an empty entry of `frozen`; `layer_decay` for a network without `depths`; as `learning_rate` and
+            `parse_rates`; and from `init` of the result, as `rate_factors`.
     """
+    if "" in frozen:
+        raise UserError(
+            "config.model.frozen has an empty name, the prefix of all: expected name prefixes such as backbone/stem, or none"
+        )
     stages = [
         *find("optimizer.name", config.name, OPTIMIZERS)(config),
         _scale_by_name(parse_rates(config.rates), decays(config.layer_decay, depths)),

@@ -320,6 +320,8 @@ BAD_VALUES = {
     "model.context.stages=0": "config.model.context.stages is 0.*at least 1",
     "model.frozen=backbone/stem": "config.model.frozen .*config.model.pretrained",
     "optimizer.rates=classifier/scores=10,backbone/stam=2": "config.optimizer.rates has 'backbone/stam'.*backbone/stem",
+    "optimizer.rates=": "config.optimizer.rates has ''.*NAME=FACTOR",
+    "optimizer.rates==2": "config.optimizer.rates has '=2'.*NAME=FACTOR",
     "optimizer.rates=ten": "config.optimizer.rates has 'ten'.*NAME=FACTOR.*0",
     "model.scales.merge=maximum": "config.model.scales.merge is 'maximum'.*none, attention, average, max",
     "model.memory.name=mcibi2": "config.model.memory.name is 'mcibi2'.*none, mcibi",
@@ -349,12 +351,15 @@ def test_only_layers_with_pretrained_weights_can_be_frozen(tiny, tmp_path):
     flags = [flag for flag in tiny if "width" not in flag] + [f"--workdir={tmp_path}/run"]
     flags += ["--config.model.pretrained=efficientnet_lite0", "--config.model.backbone.name=efficientnet_lite0"]
     faults = {
+        "": "an empty name.*, or none$",
         "backbone/stam,": "'backbone/stam'.*backbone/stem",
         "backbone,classifier": "classifier/.*efficientnet_lite0",
     }
     for frozen, fault in faults.items():
         with pytest.raises(UserError, match=f"config.model.frozen .*{fault}"):
             call(f"{FCN}:camvid", *flags, f"--config.model.frozen={frozen}")
+    with pytest.raises(UserError, match="^config.optimizer.head_steps is 5; expected at most config.train.steps, 4$"):
+        call(f"{FCN}:camvid", *flags, "--config.optimizer.head_steps=5")
     assert not (tmp_path / "run" / "config.json").exists()
 
 

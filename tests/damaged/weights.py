@@ -219,7 +219,7 @@ UNFIT = {
     ),
     "a lacking array of the backbone": (
         lambda: npz({name: x for name, x in arrays().items() if "stem/conv/kernel" not in name}),
-        "another backbone.*stem/conv/kernel",
+        "lacks backbone/stem/conv/kernel: it is incomplete",
     ),
     "a backbone of another width": (
         lambda: npz({name: np.ones(shape, np.float32) for name, shape in tiny(8)[1].items()}),
@@ -318,11 +318,18 @@ def inputs():
             read(b"", lambda *_: "https://a.invalid/x.pth"),
             "https://a.invalid/x.pth has an unknown scheme: expected a local path",
         )
+    for read in (trained, opened):
+        yield f"{read.__name__}, a pipe", read(b"", pipe), "file.pth is not a regular file"
     yield (
         "a name that is too long",
         opened(b"", lambda _, folder: folder / ("x" * 300)),
         "cannot be read: File name too long",
     )
+
+
+def pipe(_, folder):
+    os.mkfifo(folder / "file.pth")
+    return folder / "file.pth"
 
 
 def no_run(_, folder):

@@ -244,6 +244,7 @@ WRONG = {
     "--checkpoint=latest: .*step.*best.*checkpoints/STEP": ["--input=x", "--checkpoint=latest"],
     ".*/checkpoints .*step 7": ["--input=IMAGE", "--checkpoint=7"],
     ".*best checkpoint.*evaluated": ["--input=IMAGE", "--checkpoint=best"],
+    "--input=.*pipe: expected an existing file or folder": ["--input=PIPE"],
     "--output=.*file.* cannot be written: Not a directory": ["--input=IMAGE", "--output=FILE"],
 }  # fmt: skip
 
@@ -252,7 +253,8 @@ WRONG = {
 def test_message_names_the_wrong_flag(message, run, tmp_path):
     Image.fromarray(picture()).save(tmp_path / "x.png")
     (tmp_path / "file").touch()
-    paths = {"IMAGE": str(tmp_path / "x.png"), "FILE": str(tmp_path / "file")}
+    os.mkfifo(tmp_path / "pipe")
+    paths = {"IMAGE": str(tmp_path / "x.png"), "FILE": str(tmp_path / "file"), "PIPE": str(tmp_path / "pipe")}
     arguments = [a if "=" not in a else "=".join(paths.get(v, v) for v in a.split("=", 1)) for a in WRONG[message]]
     if message.startswith("--output"):
         arguments[-1] += "/below"

@@ -1,5 +1,7 @@
 """`ctxseg.load`: a run in Python."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -59,9 +61,11 @@ def test_a_checkpoint_is_chosen_by_its_path_or_step(run, loaded, tmp_path):  # n
 
 def test_message_names_a_file_or_array_that_is_not_an_image(loaded, tmp_path):
     (tmp_path / "text.png").write_text("no image")
+    os.mkfifo(tmp_path / "pipe.png")
     for image, message in {
         tmp_path / "none.png": r"none\.png .*No such file",
         tmp_path / "text.png": r"text\.png .*not an image",
+        tmp_path / "pipe.png": r"pipe\.png is not a regular file",
     }.items():
         with pytest.raises(ctxseg.UserError, match=message):
             loaded.predict(image)

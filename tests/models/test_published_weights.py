@@ -1,14 +1,19 @@
 """Our networks compute what the published ones do, with weights of the published names from a file (`tests/references/published.py`)."""
 
 import re
+import shlex
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import ctxseg
+from ctxseg import data
+from ctxseg.commands import command_line
 from ctxseg.configs import defaults
 from ctxseg.errors import UserError
+from ctxseg.models import create_model
 from ctxseg.models.weights import hrnet, mcibi, mmsegmentation, resnest, timm, torchvision, vit
 from ctxseg.models.weights.names import BANK, SEEN, recognise
 from ctxseg.models.weights.source import PUBLISHERS, open_source
@@ -252,3 +257,114 @@ def test_normalisations_of_chosen_layers_may_be_missing(tmp_path):
     left = {name.removeprefix("params/") for name in report.left}
     assert {name for name in left if "head" not in name} == {"backbone/norm/scale", "backbone/norm/bias"}
     assert {name.split("/")[2] for name in report.new if "backbone" in name} == {f"norm{i}" for i in (2, 5, 8, 11)}
+
+
+# Networks of commands and of files, as shapes: the files are holes.
+
+
+def network_of(config, classes):
+    """A model, and the tree of the shapes of its variables."""
+    model = create_model(config, classes)
+    return model, jax.eval_shape(lambda key: model.init(key, published.image((32, 32))), jax.random.PRNGKey(0))
+
+
+def recorded(case):
+    """{name: shape} of the published network."""
+    rows = (tuple(int(n) for n in row if n) for row in RECORDED[f"{case}/shapes"])
+    return dict(zip(names_of(case), rows, strict=True))
+
+
+def write(file, system, classes):
+    """Writes a file of zeros with the names and shapes of a published network on ResNet-50."""
+    shapes = recorded("mcibi_resnet50-8" if system == "mcibi" else "deeplabv3_resnet50-8")
+    if system == "fcn":
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("classifier.")}
+        norm = {f"classifier.1.{kind}": (512,) for kind in ("weight", "bias", "running_mean", "running_var")}
+        shapes |= norm | {"classifier.0.weight": (512, 2048, 3, 3)}
+        shapes |= {"classifier.4.weight": (published.CLASSES, 512, 1, 1), "classifier.4.bias": (published.CLASSES,)}
+    shapes = {name: tuple(classes if n == published.CLASSES else n for n in shape) for name, shape in shapes.items()}
+    published.write(file, shapes, unread=("",))
+
+
+def parse(command):
+    """The config of a command line, and its number of classes."""
+    config = command_line.parse(["main.py", *shlex.split(command)]).config
+    return config, len(data.metadata(config.data)["class_names"])
+
+
+COMMANDS = re.findall(
+    r"^    python main.py (.*pretrained=(deeplabv3|fcn|mcibi)_resnet(50|101).pth.*)",
+    (Path(__file__).parents[2] / "docs/weights.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("system", ["deeplabv3", "fcn", "mcibi"])
+def test_the_commands_of_the_page_load_whole_networks(system, tmp_path):
+    """On ResNet-50; those on ResNet-101 are the same but for its name."""
+    commands = {depth: command for command, name, depth in COMMANDS if name == system}
+    assert commands["101"] == commands["50"].replace("resnet50", "resnet101")
+    config, classes = parse(commands["50"])
+    write(tmp_path / "file", system, classes)
+    _, report = ctxseg.load_weights(*network_of(config.model, classes), tmp_path / "file")
+    assert not report.new and not report.left and report.pixels["order"] == "rgb"
+
+
+@pytest.mark.parametrize(
+    "system, command, parts",
+    [
+        ("deeplabv3", "--config=pspnet:voc2012 --config.model.backbone.stem=conv7", {"backbone"}),
+        ("fcn", "--config=deeplabv3:voc2012 --config.model.backbone.stem=conv7", {"backbone", "classifier"}),
+        ("mcibi", "--config=mcibi:voc2012", {"backbone", "memory", "classifier", "auxiliary"}),
+    ],
+)
+def test_a_whole_network_serves_another_system(system, command, parts, tmp_path):
+    config, classes = parse(command)
+    write(tmp_path / "file", system, classes)
+    _, report = ctxseg.load_weights(*network_of(config.model, classes), tmp_path / "file")
+    assert {name.split("/")[1] for name in report.taken} == parts
+    assert not {name for name in report.new if "/backbone/" in name}
+
+
+@pytest.mark.parametrize(
+    "case, lacking, fields, line",
+    [
+        (
+            "resnet18-8",
+            "layer1.0.conv1.weight",
+            {"name": "resnet18"},
+            r"lacks backbone/res2_1/conv1/conv/kernel \(layer1.0.conv1.weight\): it is incomplete, get or save it again$",
+        ),
+        ("resnet18-8", "layer1.0.bn1", {"name": "resnet18"}, r"lacks .*\(layer1.0.bn1.\w+\) and 3 more arrays: "),
+        ("resnet18-8", None, {"name": "resnet34"}, "another backbone: .*set config.model.backbone, or .*=none$"),
+        ("resnet50-8", None, {"name": "resnet50", "stem": "conv3_32"}, "set config.model.backbone.stem=conv7, or"),
+        ("resnet50c-16", None, {"name": "resnet50", "stem": "conv7"}, "set config.model.backbone.stem=conv3_32, or"),
+        (
+            "resnet50c-16",
+            None,
+            {"name": "resnet50", "stem": "conv3"},
+            r": backbone/\S+ \(\S+ \[.*\]\) has shape .*: set config.model.backbone.stem=conv3_32, or",
+        ),
+        ("vgg16-hrenet-8", None, {"name": "vgg16", "norm": "batch"}, "set config.model.backbone.norm=none, or"),
+        ("vgg16_bn-largefov-8", None, {"name": "vgg16", "norm": "none"}, "set config.model.backbone.norm=batch, or"),
+    ],
+)
+def test_what_differs_in_a_backbone_is_named(case, lacking, fields, line, tmp_path):
+    shapes = {name: shape for name, shape in recorded(case).items() if not lacking or not name.startswith(lacking)}
+    published.write(tmp_path / "file", shapes, unread=("",))
+    config = defaults.get_config().model
+    config.backbone.update(fields)
+    with pytest.raises(UserError, match=line) as error:
+        ctxseg.load_weights(*network_of(config, 3), tmp_path / "file")
+    assert str(error.value).startswith(f"{tmp_path}/file") and "\n" not in str(error.value)
+
+
+def test_another_shape_is_shown_as_in_the_file(tmp_path):
+    write(tmp_path / "file", "deeplabv3", 21)
+    config, classes = parse("--config=deeplabv3:voc2012 --config.model.backbone.stem=conv7")
+    line = (
+        r"context/\w+/conv/kernel \(classifier.0.convs.\d.[01].weight \[256, 2048, \d, \d\]\) has shape \[\d, \d, 2048, 256\] in it and "
+        r"\[\d, \d, 2048, 512\] in this network: set config.model.context as in the file's network"
+    )
+    with pytest.raises(UserError, match=line):
+        ctxseg.load_weights(*network_of(config.model, classes), tmp_path / "file")

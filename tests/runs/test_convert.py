@@ -1,5 +1,7 @@
 """`--mode=convert`: weights in our names and in torchvision's."""
 
+import os
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,9 @@ from ctxseg.configs import fcn
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.models.weights import files
+from ctxseg.runs.pretrained import open_weights
+
+PIXELS = {"mean": [127.0, 127.0, 127.0], "std": [128.0, 128.0, 128.0], "order": "bgr"}
 
 
 def convert(*flags):
@@ -34,7 +39,7 @@ def network():
 def ours(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "ours.safetensors"
     arrays = flax.traverse_util.flatten_dict(network[1], sep="/")
-    files.write(epath.Path(path), arrays, {"class_names": ["a", "b", "c"]})
+    files.write(epath.Path(path), arrays, {"class_names": ["a", "b", "c"], "pixels": PIXELS})
     return path
 
 
@@ -51,6 +56,8 @@ def test_a_resnet_has_torchvision_s_names_and_layout(network, ours, tmp_path, ca
     assert {name: tensors[name].shape for name in shapes} == shapes and len(tensors) == 100
     variables, report = ctxseg.load_weights(model, others, tmp_path / "resnet.safetensors")
     assert report.publisher == "torchvision's ResNet" and not report.left
+    assert report.pixels == PIXELS, "not ImageNet's, which torchvision's own weights expect"
+    assert open_weights(str(tmp_path / "resnet.safetensors")).class_names == ("a", "b", "c")
     for collection in ("params", "batch_stats"):
         jax.tree.map(np.testing.assert_array_equal, variables[collection]["backbone"], weights[collection]["backbone"])
     np.testing.assert_array_equal(
@@ -79,6 +86,16 @@ def test_our_names_keep_everything(network, ours, tmp_path):
     assert not report.new and not report.left
 
 
+@pytest.mark.parametrize("number, dtype", [(np.nan, "float32"), (-np.inf, "float16"), (1e300, "float64")])
+@pytest.mark.parametrize("names", ["ctxseg", "torchvision"])
+def test_numbers_that_are_not_finite_are_refused_as_in_training(number, dtype, names, tmp_path):
+    arrays = {"params/backbone/stem/conv/kernel": np.ones((7, 7, 3, 64), dtype), "params/x": np.full(3, number, dtype)}
+    files.write(epath.Path(tmp_path / "a.safetensors"), arrays, {})
+    with pytest.raises(UserError, match="a.safetensors: x has numbers that are not finite$"):
+        convert(f"--input={tmp_path}/a.safetensors", f"--output={tmp_path}/b.safetensors", f"--names={names}")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 def test_faults_are_one_line(ours, tmp_path):
     with pytest.raises(UserError, match="ours.safetensors exists: .*--overwrite"):
         convert(f"--input={ours}", f"--output={ours}")
@@ -88,6 +105,10 @@ def test_faults_are_one_line(ours, tmp_path):
         convert("--input=missing.pth", f"--output={tmp_path}/x.safetensors")
     with pytest.raises(UserError, match="nowhere/x.safetensors cannot be written"):
         convert(f"--input={ours}", f"--output={tmp_path}/nowhere/x.safetensors")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is not a regular file"):
+        convert(f"--input={tmp_path}/pipe", f"--output={tmp_path}/x.safetensors")
+    (tmp_path / "pipe").unlink()
     with pytest.raises(UserError, match="--config is not used by --mode=convert"):
         convert(f"--input={ours}", "--config=configs/fcn.py")
     assert not list(tmp_path.iterdir())

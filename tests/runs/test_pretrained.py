@@ -11,14 +11,17 @@ import pytest
 from etils import epath
 
 import ctxseg
-from ctxseg import commands
+from ctxseg import commands, data
 from ctxseg.configs import fcn, mcibi
+from ctxseg.data import scenes
 from ctxseg.errors import UserError
 from ctxseg.inference.trained import load
 from ctxseg.models import create_model
+from ctxseg.models.pixels import PixelFormat
 from ctxseg.models.weights import files
 from ctxseg.runs import checkpoints, pretrained, workdir
-from ctxseg.training import loop
+from ctxseg.training import loop, optimizers
+from ctxseg.training.state import create_state
 
 pytestmark = pytest.mark.usefixtures("plain_convolutions")
 
@@ -146,6 +149,78 @@ def test_the_memory_s_entries_are_taken_by_name(tmp_path):
     assert report.classes == ("z", "x") and not report.left
     _, report = ctxseg.load_weights(model, tree, tmp_path / "a.safetensors", ["a", "b", "c", "d"])
     assert set(report.left) == set(report.new) and str(report).count("(memory, classifier)") == 2
+
+
+def small(dataset):
+    """The config of MCIBI on a data set, with few channels, and the names of the classes."""
+    config = mcibi.get_config(dataset)
+    config.model.backbone.width, config.model.memory.channels, config.model.classifier.hidden = 4, 8, 8
+    return config, data.metadata(config.data)["class_names"]
+
+
+def drawn(model, seed):
+    """Random variables, as a tree: they only have to be told apart."""
+    shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), jnp.zeros((1, 32, 32, 3), jnp.uint8))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.uniform(0.5, 1.5, x.shape).round(3).astype(x.dtype), shapes)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A run on half of the classes of `scenes`, from scratch: its checkpoint has random variables, which are returned too."""
+    folder = tmp_path_factory.mktemp("half") / "run"
+    config, names = small("scenes_half")
+    workdir.check(str(folder), config)
+    workdir.claim(str(folder), config)
+    model = create_model(config.model, len(names))
+    optimizer = optimizers.create_optimizer(config.optimizer, config.train.steps)
+    state = jax.eval_shape(lambda: create_state(model, optimizer, config.data.crop, 0))
+    variables = drawn(model, 1)
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state).replace(**variables)
+    with checkpoints.Checkpoints(str(folder / "checkpoints")) as saved:
+        saved.save(1, state, {})
+    return folder, flax.traverse_util.flatten_dict(variables, sep="/")
+
+
+def test_half_of_the_classes_of_scenes(half):
+    """Rows of the classifier and entries of the memory are those of the classes with the same names: 6 of 11."""
+    folder, old = half
+    config, names = small("scenes")
+    assert names == scenes.CLASS_NAMES and len(names) == 11
+    theirs = list(data.DATASETS["scenes_half"].CLASS_NAMES)
+    shared = [name for name in names if name in theirs]
+    assert len(theirs) == len(shared) == 6
+    model = create_model(config.model, len(names))
+    initial = drawn(model, 2)
+    new, report = ctxseg.load_weights(model, initial, folder, names)
+    new, initial = (flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, x), sep="/") for x in (new, initial))
+    axes = {name: x.shape.index(11) for name, x in new.items() if x.shape != old[name].shape}
+    assert set(report.by_class) == set(axes) == set(report.new)
+    assert {"memory/memory/bank", "memory/memory/seen", "params/classifier/scores/kernel"} < set(axes)
+    assert not report.left and report.classes == tuple(shared)
+    for name, array in new.items():
+        for i, class_name in enumerate(names if name in axes else []):
+            row, axis = np.take(array, i, axes[name]), axes[name]
+            source, j = (old, theirs.index(class_name)) if class_name in theirs else (initial, i)
+            np.testing.assert_array_equal(row, np.take(source[name], j, axis), f"{name}, {class_name}")
+        if name not in axes:
+            np.testing.assert_array_equal(array, old[name])
+
+
+def test_pixels_that_a_run_did_not_set_go_with_its_weights(half, tmp_path):
+    folder, _ = half
+    expected = PixelFormat.effective({"mean": None, "std": None, "order": None})
+    assert expected["mean"] == (123.675, 116.28, 103.53) and expected["order"] == "rgb"
+    commands.main(["main.py", "--mode=convert", f"--input={folder}", f"--output={tmp_path}/a.safetensors"])
+    for name in (str(folder), f"{folder}/checkpoints/1", f"{tmp_path}/a.safetensors"):
+        config, _ = small("scenes")
+        config.model.pretrained = name
+        pixels = pretrained.open_weights(name).pixels
+        assert {key: value if key == "order" else tuple(value) for key, value in pixels.items()} == expected
+        # Even if the defaults change later.
+        assert pretrained.resolve(config).model.pixels.to_dict() == expected
+        config.model.pixels.order = "bgr"
+        assert pretrained.resolve(config).model.pixels.order == "bgr"
 
 
 def test_steps_that_would_train_nothing(started, tmp_path):

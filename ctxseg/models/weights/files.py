@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from safetensors.numpy import save
 
-from ctxseg.files import is_number, write_bytes
+from ctxseg.files import check_regular, is_number, write_bytes
 from ctxseg.models.weights import npz, pytorch, safetensors
 from ctxseg.models.weights.archives import Archive
 from ctxseg.models.weights.tensor import Damaged, File, Tensor
@@ -37,7 +37,9 @@ def read(path: epath.Path) -> Contents:
     Raises:
         Damaged: it has none of the formats, or is damaged.
         OSError: it cannot be read.
+        UserError: it is not a regular file.
     """
+    check_regular(path)
     file = File(path.open("rb"))
     contents = _read(file)
     # An axis of 0 counts as 1: NumPy multiplies the others.

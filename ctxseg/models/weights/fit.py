@@ -13,12 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctxseg.errors import UserError, printable
+from ctxseg.models.weights import backbone
 from ctxseg.models.weights.names import COLLECTIONS
 from ctxseg.models.weights.source import Source
 from ctxseg.models.weights.tensor import Damaged, Scratch, copy, empty, short
 
 # Number of threads that read arrays. Each has memory for its largest one.
 THREADS = 2
+
+# The parts of a network after its backbone, in an order: each reads what those before it return.
+SEGMENTER = ("connections", "context", "memory", "classifier", "attention1", "attention2")
+ORDERS = (SEGMENTER, ("neck", "rpn"), ("neck", "box_head"), ("neck", "mask_head"))
+# {part: its section of `config.model`}, where the names differ.
+SECTIONS = {"attention1": "scales", "attention2": "scales", "neck": "context"}
+SECTIONS |= dict.fromkeys(("rpn", "box_head", "mask_head"), "detector")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +89,8 @@ def fit(
 ) -> tuple[Any, Report]:
     """Fills the variables of a segmenter or a detector from `source`.
 
-    The backbone is filled completely or not at all. Of the other parts, the arrays whose names source and network share are filled.
+    The backbone is filled completely or not at all. Of the other parts, the arrays whose names source and network share are filled, except
+    for parts of another kind, see `_other_parts`.
 
     Args:
         model: the network.
@@ -94,7 +103,8 @@ def fit(
         The variables, and what became of every array.
 
     Raises:
-        UserError: the source has another backbone, an array of another shape, or nothing that the network has; or it is damaged.
+        UserError: the source has another backbone, an array of another shape in a part of the same kind, or nothing that the network has;
+            or it is damaged.
     """
     title, tensors = source.title, source.tensors
     classes = None
@@ -103,42 +113,57 @@ def fit(
         theirs = {name: i for i, name in enumerate(source.class_names)}
         classes = [(i, theirs[name]) for i, name in enumerate(class_names) if name in theirs]
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    _check_backbone(f"{title} ({source.publisher})", flat, tensors, source.lacks, source.optional)
+    backbone.check(source, flat)
     shared = {name: tensor for name, tensor in tensors.items() if name in flat}
     if not shared:
         raise UserError(f"{title} has no weights of this network")
     same_shapes = all(tensor.shape == flat[name].shape for name, tensor in shared.items())
     axes = {} if classes is None and same_shapes else axes_of_classes(model)
     background_first = getattr(model, "BACKGROUND_FIRST", ("-",))
+    without_background = {
+        name
+        for name, tensor in shared.items()
+        if _path(name).startswith(background_first)
+        and _differ_in_background(tensor.shape, flat[name].shape, axes.get(name), source.class_names, class_names)
+    }
+    conflicts = [
+        name
+        for name, tensor in shared.items()
+        if name not in without_background
+        and _conflict(tensor.shape, flat[name].shape, None if same_classes else axes.get(name))
+    ]
+    others = _other_parts(flat, tensors, conflicts)
+    if all(_part(name) in others for name in shared):
+        others = set()  # nothing would be taken: the line below says why
+    for name in sorted(conflicts, key=lambda name: -len(flat[name].shape)):  # kernels first, which say most
+        if _part(name) not in others:
+            raise UserError(
+                f"{title}: {source.called(name)} has shape {list(tensors[name].shape)} in it and {list(flat[name].shape)} in this network: "
+                f"{_remedy(name, flat, tensors)}, or config.model.pretrained=none"
+            )
     whole: list[str] = []
     by_class: list[str] = []
     left = [*source.left, *(name for name in tensors if name not in flat)]
     for name, tensor in shared.items():
         initial, axis = flat[name], axes.get(name)
-        if not _is_same_kind(tensor.dtype, initial.dtype):
-            raise UserError(
-                f"{title}: {_short(name)} has the type {tensor.dtype} in it and {initial.dtype} in this network"
-            )
-        if _path(name).startswith(background_first) and _differ_in_background(
-            tensor.shape, initial.shape, axis, source.class_names, class_names
-        ):
+        if _part(name) in others or name in without_background:
             left.append(name)
+        elif not _is_same_kind(tensor.dtype, initial.dtype):
+            raise UserError(
+                f"{title}: {source.called(name)} has the type {tensor.dtype} in it and {initial.dtype} in this network"
+            )
         elif tensor.shape == initial.shape and (axis is None or classes is None):
             whole.append(name)
-        elif axis is None or same_classes or _without(tensor.shape, axis) != _without(initial.shape, axis):
-            raise UserError(
-                f"{title}: {_short(name)} has shape {list(tensor.shape)} in it and {list(initial.shape)} in this network"
-            )
-        elif classes:
+        elif classes and axis is not None:
             # Some arrays have other rows beside those of the classes.
             rows, length = tensor.shape[axis] - initial.shape[axis] + len(class_names or ()), len(source.class_names)
             if rows != length:
-                raise UserError(f"{title} names {length} classes, but {_short(name)} has {rows} in it")
+                raise UserError(f"{title} names {length} classes, but {source.called(name)} has {rows} in it")
             by_class.append(name)
         else:  # other classes
             left.append(name)
     arrays = {name: empty(tensors[name].shape, flat[name].dtype) for name in (*whole, *by_class)}
-    _read_all(title, tensors, arrays)
+    _read_all(source, arrays)
     for name in by_class:
         here, there = (list(ids) for ids in zip(*classes or (), strict=True))
         array = np.moveaxis(np.array(flat[name]), axes[name], 0)
@@ -190,44 +215,68 @@ def _with_another_class(module):
     return module.clone(**changes)
 
 
-def _check_backbone(source, flat, tensors, lacks, optional):
-    """UserError if the file's backbone has an array that the network's has not, or the other way round."""
-    network, file = ({name for name in names if _path(name).startswith("backbone/")} for names in (flat, tensors))
-    if not network or not file:
-        return
-    network, file = ({name for name in names if not _path(name).startswith(optional)} for names in (network, file))
-    required = {name for name in network if not _path(name).startswith(lacks)}
-    for names, has, lack in (
-        (required - file, "this network", "the file"),
-        (file - network, "the file", "this network"),
-    ):
-        if names:
-            raise UserError(
-                f"{source} has the weights of another backbone: {has} has {_short(min(names))} and {lack} does not; set "
-                "config.model.backbone, or config.model.pretrained=none"
-            )
+def _conflict(theirs, ours, axis):
+    """Whether two shapes differ outside the axis of the classes; None: there is no such axis."""
+    return theirs != ours and (axis is None or _without(theirs, axis) != _without(ours, axis))
 
 
-def _read_all(source, tensors, arrays):
-    """Reads {name: tensor} into {name: array}."""
+def _other_parts(flat, tensors, conflicts):
+    """The parts of the network that are left as they are, since the file has another kind of them: another context, for example.
+
+    A part is of another kind if it, or a part before it, has an array of another shape, and names of arrays show that the file's network
+    is built in another way up to there. If all names are the same, another shape is an error instead.
+    """
+    with_other_names = set(map(_part, flat.keys() ^ tensors.keys()))
+    with_other_shapes = set(map(_part, conflicts))
+    others = set()
+    for order in ORDERS:
+        for i, part in enumerate(order, 1):
+            if with_other_names.intersection(order[:i]) and with_other_shapes.intersection(order[:i]):
+                others.add(part)
+    # Auxiliary heads are after the backbone alone: they are left only if they do not fit themselves.
+    if "auxiliary" in with_other_shapes and with_other_names.intersection((*SEGMENTER, "auxiliary")):
+        others.add("auxiliary")
+    return others
+
+
+def _remedy(name, flat, tensors):
+    """What to do about an array of another shape."""
+    part = _part(name)
+    field = backbone.differing_field(flat, tensors) if part == "backbone" else None
+    return f"set {field}" if field else f"set config.model.{SECTIONS.get(part, part)} as in the file's network"
+
+
+def _read_all(source, arrays):
+    """Reads the tensors of `source` into {name: array}."""
     names = sorted(arrays, key=lambda name: arrays[name].nbytes, reverse=True)
     parts = [names[i::THREADS] for i in range(THREADS)]
     with futures.ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda part: _read_part(source, part, tensors, arrays), parts))
+        list(pool.map(lambda part: _read_part(source, part, arrays), parts))
+
+
+def _read_part(source, names, arrays):
+    scratch = Scratch()
+    for name in names:
+        copy(read(source, name, scratch, arrays[name].dtype), arrays[name])
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _read_part(source, names, tensors, arrays):
-    scratch = Scratch()
-    for name in names:
-        try:
-            array = tensors[name].read(scratch).astype(arrays[name].dtype, copy=False)
-        except Damaged as e:
-            raise UserError(f"{source} cannot be read: {e}") from e
-        # A finite sum shows the same as looking at every number, and is faster.
-        if not np.isfinite(array.sum()) and not np.isfinite(array).all():
-            raise UserError(f"{source}: {_short(name)} has numbers that are not finite")
-        copy(array, arrays[name])
+def read(source: Source, name: str, scratch: Scratch, dtype: Any = None) -> np.ndarray:
+    """An array of `source` as `dtype`, default its own; may be a view into `scratch`.
+
+    Raises:
+        UserError: it is damaged, or has numbers that are not finite in float32, or in `dtype`.
+    """
+    try:
+        array = source.tensors[name].read(scratch)
+    except Damaged as e:
+        raise UserError(f"{source.title} cannot be read: {e}") from e
+    array = array if dtype is None else array.astype(dtype, copy=False)
+    # A finite sum shows the same as looking at every number, and is faster.
+    total = array.sum(dtype=np.float32 if jnp.issubdtype(array.dtype, np.floating) else None)
+    if not np.isfinite(total) and not np.isfinite(array.astype(np.float32, copy=False)).all():
+        raise UserError(f"{source.title}: {source.called(name)} has numbers that are not finite")
+    return array
 
 
 @cache
@@ -252,6 +301,6 @@ def _path(name):
     return name.partition("/")[2]
 
 
-def _short(name):
-    """The name in messages."""
-    return short(_path(name))
+def _part(name):
+    """The part of the network that has an array: "backbone"."""
+    return name.split("/")[1] if "/" in name else ""

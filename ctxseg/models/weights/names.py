@@ -91,6 +91,8 @@ class Publisher(NamedTuple):
 
     def theirs(self, name: str) -> str | None:
         """Their name of an array of ours; None if the table lacks it."""
+        if name == BANK:
+            return self.bank or None
         collection, _, path = name.partition("/")
         path, _, leaf = path.rpartition("/")
         names = OF_NORM if NORM.fullmatch(path) else OF_CONV

@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -72,6 +72,8 @@ class Source:
         pixels: {"mean", "std", "order"} of the pixels that it expects; {} if it does not say.
         lacks: name prefixes of layers of the backbone that it need not have.
         optional: name prefixes of layers of the backbone that it or the network need not have.
+        shapes: {our name: shape in the file}, of a publisher's file.
+        theirs: our name → the name in the file, or None if the names are ours or there is none.
     """
 
     title: str
@@ -82,6 +84,14 @@ class Source:
     pixels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     lacks: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    theirs: Callable[[str], str | None] = lambda name: None
+
+    def called(self, name: str) -> str:
+        """Our name of an array as messages show it, with its name and its shape in a publisher's file."""
+        ours, theirs = short(name.partition("/")[2]), self.theirs(name)
+        shape = f" {list(self.shapes[name])}" if name in self.shapes else ""
+        return f"{ours} ({short(theirs)}{shape})" if theirs else ours
 
 
 def open_source(name: str) -> Source:
@@ -118,15 +128,29 @@ def open_source(name: str) -> Source:
     translated = _renamed(name, taken, ours.__getitem__)
     if publisher.torch:
         translated = {key: _from_torch(tensor, key) for key, tensor in translated.items()}
+    shapes = {ours[key]: tensor.shape for key, tensor in taken.items()}
     _fold_biases(translated)
     if BANK in translated:
         translated |= _memory(name, translated[BANK])
     left = tuple(key for key, value in ours.items() if value == "-" and not key.endswith("num_batches_tracked"))
     pixels = {"mean": publisher.mean, "std": publisher.std, "order": publisher.order}
-    class_names: tuple[str, ...] = ()
+    # A file that `--mode=convert` has written says more than its names.
+    pixels |= {key: value for key, value in contents.pixels.items() if value is not None}
+    class_names = contents.class_names
     if publisher.finish is not None:
         translated, class_names = publisher.finish(translated)
-    return Source(name, publisher.title, translated, left, class_names, pixels, publisher.lacks, publisher.optional)
+    return Source(
+        title=name,
+        publisher=publisher.title,
+        tensors=translated,
+        left=left,
+        class_names=class_names,
+        pixels=pixels,
+        lacks=publisher.lacks,
+        optional=publisher.optional,
+        shapes=shapes,
+        theirs=publisher.theirs,
+    )
 
 
 def _fold_biases(tensors):

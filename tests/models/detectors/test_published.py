@@ -141,5 +141,6 @@ def test_layers_of_other_classes_are_left(tmp_path):
 def test_another_network(tmp_path):
     file = tmp_path / "a.safetensors"
     published.write(file, {"roi_heads.box_head.fc6.weight": (8, 30)})
-    with pytest.raises(UserError, match=r"box_head/hidden1/conv/kernel has shape \[30, 8\] in it and \[1, 1, 36, 8\]"):
+    line = r"box_head/hidden1/conv/kernel \(roi_heads.box_head.fc6.weight \[8, 30\]\) has shape \[30, 8\] in it and \[1, 1, 36, 8\]"
+    with pytest.raises(UserError, match=line):
         ctxseg.load_weights(example.detector(), example.variables(example.detector()), file)

@@ -5,6 +5,7 @@ import json
 import types
 import zipfile
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -169,6 +170,78 @@ def test_other_classes_without_names_are_left():
 def test_another_number_of_the_same_classes_is_an_error():
     with pytest.raises(UserError, match="^file: classifier/kernel has shape .*4, 2.* in it and .*4, 3"):
         fit.fit(Network(3), variables(), source(weights(2), ("a", "b", "c")), ("a", "b", "c"))
+
+
+def fitted(network, file):
+    """Names of the arrays taken, left and new, without "params/"; `network` and `file` are {name: length of a vector}."""
+    trees = [
+        {f"params/{name}": np.full(n, i, np.float32) for name, n in x.items()} for i, x in enumerate((network, file))
+    ]
+    result, report = fit.fit(Network(3), flax.traverse_util.unflatten_dict(trees[0], sep="/"), source(trees[1]))
+    result = flax.traverse_util.flatten_dict(result, sep="/")
+    assert {name for name, x in result.items() if x[0] == 1} == set(report.taken)
+    return [sorted(name.removeprefix("params/") for name in names) for names in (report.taken, report.left, report.new)]
+
+
+SEGMENTER = {"backbone/w": 2, "context/a": 3, "memory/w": 4, "classifier/w": 5, "auxiliary/w": 6}
+DETECTOR = {"backbone/w": 2, "neck/a": 3, "rpn/w": 4, "box_head/w": 5, "box_head/v": 5}
+
+
+def renamed(parts):
+    """With another array in place of `a`."""
+    return {name.replace("/a", "/b"): n for name, n in parts.items()}
+
+
+@pytest.mark.parametrize(
+    "network, file, left",
+    [
+        # Nothing conflicts: what fits is taken, as of a context with fewer stages.
+        (SEGMENTER, renamed(SEGMENTER), set()),
+        (SEGMENTER | {"context/more": 3}, SEGMENTER, set()),
+        # Another kind of context: its conflict, or one after it, leaves the stages from there on.
+        (SEGMENTER | {"context/more": 3}, SEGMENTER | {"context/a": 9}, {"context/a", "memory/w", "classifier/w"}),
+        (SEGMENTER, renamed(SEGMENTER) | {"memory/w": 9}, {"memory/w", "classifier/w"}),
+        (SEGMENTER, renamed(SEGMENTER) | {"classifier/w": 9}, {"classifier/w"}),
+        (SEGMENTER, SEGMENTER | {"connections/x": 1, "context/a": 9}, {"context/a", "memory/w", "classifier/w"}),
+        # Another classifier, or one without a context.
+        (SEGMENTER, SEGMENTER | {"classifier/w": 9, "classifier/x": 9}, {"classifier/w"}),
+        (SEGMENTER, {"backbone/w": 2, "classifier/w": 9}, {"classifier/w"}),
+        # Auxiliary heads.
+        (SEGMENTER, renamed(SEGMENTER) | {"auxiliary/w": 9}, {"auxiliary/w"}),
+        (SEGMENTER, SEGMENTER | {"auxiliary/w": 9, "auxiliary/x": 1}, {"auxiliary/w"}),
+        # Heads of a detector.
+        (DETECTOR, renamed(DETECTOR) | {"rpn/w": 9}, {"rpn/w"}),
+        (DETECTOR | {"neck/more": 1}, DETECTOR | {"neck/a": 9}, {"neck/a", "rpn/w", "box_head/w", "box_head/v"}),
+    ],
+)
+def test_parts_of_another_kind_are_left(network, file, left):
+    taken = (network.keys() & file.keys()) - left
+    assert fitted(network, file) == [sorted(taken), sorted(file.keys() - taken), sorted(network.keys() - taken)]
+
+
+@pytest.mark.parametrize(
+    "change, remedy",
+    [
+        ({"backbone/w": 9}, "set config.model.backbone as in the file's network"),
+        ({"context/a": 9}, "set config.model.context as in the file's network"),
+        ({"classifier/w": 9}, "set config.model.classifier as in the file's network"),
+        ({"auxiliary/w": 9}, "set config.model.auxiliary as in the file's network"),
+        # What is after a part says nothing of its kind.
+        ({"context/a": 9, "classifier/x": 1}, "set config.model.context as in the file's network"),
+    ],
+)
+def test_another_shape_in_a_part_of_the_same_kind_is_an_error(change, remedy):
+    (name, length), *_ = change.items()
+    line = (
+        rf"^file: {name} has shape \[{length}\] in it and \[{SEGMENTER[name]}\] in this network: {remedy}, or .*=none$"
+    )
+    with pytest.raises(UserError, match=line):
+        fitted(SEGMENTER, SEGMENTER | change)
+
+
+def test_a_file_of_which_nothing_fits_is_an_error():
+    with pytest.raises(UserError, match=r"^file: classifier/w has shape \[9\] in it and \[5\] in this network"):
+        fitted(SEGMENTER, {"classifier/w": 9})
 
 
 def test_the_line_of_a_report_is_printable():
