@@ -13,6 +13,7 @@ from ctxseg.inference.protocol import Protocol
 from ctxseg.models import create_model, extent
 from ctxseg.models.backbones import BACKBONES
 from ctxseg.models.backbones.vit import ViT
+from ctxseg.models.context import levels
 from ctxseg.models.layers import Conv, StochasticDepth
 
 TINY = {"width": 8, "depth": 5, "heads": 2, "grid": 3}
@@ -59,7 +60,12 @@ def test_maps_of_the_chosen_layers_and_a_pyramid():
     variables = drawn(ViT(**TINY, layers=(1, 4)))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 64, 64, 3)), jnp.float32)
     maps = ViT(**TINY, layers=(1, 4)).apply(variables, x)
-    assert list(maps) == ["layer1", "res2", "res3", "res4", "res5", "layer4"]  # contexts of one map read the last
+    assert list(maps) == ["res2", "res3", "res4", "res5", "layer1", "layer4"]  # contexts of one map read the last
+    assert [levels.last(maps, n) for n in (1, 2, 4)] == [
+        ["layer4"],
+        ["layer1", "layer4"],
+        ["res2", "res3", "res4", "res5"],
+    ]
     np.testing.assert_array_equal(maps["res4"], maps["layer4"])
     means = maps["layer4"].reshape(1, 2, 2, 2, 2, 8).mean((2, 4))
     np.testing.assert_allclose(maps["res5"], means, atol=1e-5)

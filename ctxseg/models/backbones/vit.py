@@ -138,11 +138,11 @@ class Patches(nn.Module):
 
 
 class ViT(nn.Module):
-    """Image → `{'layer9', …, 'res2', 'res3', 'res4', 'res5', 'layer23'}`: maps of the chosen layers, and a pyramid of them.
+    """Image → `{'layer9', …, 'res2', 'res3', 'res4', 'res5', 'layer19', 'layer23'}`: maps of the chosen layers, and a pyramid of them.
 
     `layerI` is the output of block I + 1, normalised, of stride `patch_size`; the last of them is the last map. `res2` … `res5` are the
     first, second, third and last chosen layer, resized to strides 4, 8, 16 and 32 without parameters. Where fewer layers are chosen, the
-    last takes their place.
+    last takes their place. The last two chosen layers follow the pyramid: contexts that read one or two maps read them.
 
     Attributes:
         width: channels of the tokens, and of all maps.
@@ -220,13 +220,13 @@ class ViT(nn.Module):
             norm = shared or (_norm(self, f"norm{i}") if self.layer_norms == "own" else lambda x: x)
             maps[f"layer{i}"] = norm(y[:, 1 + self.registers :]).reshape(b, height, width, self.width)
         chosen = list(maps.values())
-        last = f"layer{layers[-1]}"
         sources = [*chosen[:-1][:3], *[chosen[-1]] * 4][:3] + [chosen[-1]]
         pyramid = {
             name: _resized(source, tuple(-(-n // stride) for n in shape), stride > self.patch_size)
             for (name, stride), source in zip(PYRAMID.items(), sources, strict=True)
         }
-        return {name: map for name, map in maps.items() if name != last} | pyramid | {last: maps[last]}
+        names = list(maps)
+        return {name: maps[name] for name in names[:-2]} | pyramid | {name: maps[name] for name in names[-2:]}
 
     def _block(self, **fields):
         return Block(
