@@ -27,9 +27,12 @@ def run(values) -> int:
         inputs = predict.find(values.input, output, values.config.eval.max_pixels)
     else:
         inputs = splits.inputs(values.config, values.workdir)
+    stems = [stem for _, stem in predict.stems(inputs)]
+    if values.format:
+        submission.check_folder(output, values.format, *arguments, stems, values.overwrite)
     failed = predict.predict(
         values.config, values.workdir, create, suffixes, inputs, output, values.overwrite, checkpoint
     )
     if values.format and not failed:
-        print(submission.write_archive(values.format, output, [stem for _, stem in predict.stems(inputs)]))
+        print(submission.write_archive(values.format, output, stems))
     return 1 if failed else 0

@@ -40,7 +40,8 @@ def show(config) -> None:
 
         def find(pixels):  # while it is traced, as its result would have the maps in the order of their names
             maps, _ = backbone.init_with_output(jax.random.PRNGKey(0), pixels)
-            read.extend(levels.last({"pixels": pixels} | maps, reading.maps_read(config)))
+            names = ["pixels", *maps, *["downsampled"] * config.model.downsample]
+            read.extend(levels.last(names, reading.maps_read(config)))
 
         jax.eval_shape(find, pixels)
         values["model.context.levels"] = read

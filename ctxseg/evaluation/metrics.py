@@ -49,8 +49,8 @@ def scores(confusion: Integer[Array, "k k"], class_names: list[str], groups: dic
         groups: {group: names of its classes}, may be empty.
 
     Returns:
-        `mIoU`, `pixel_accuracy`, `mean_accuracy` in [0, 1]; `per_class_iou` {name: IoU, or None for a class that is neither in the
-        truth nor predicted}; `group_iou` {group: mean over its classes, or None}. Means skip None.
+        `mIoU`, `pixel_accuracy`, `mean_accuracy` in [0, 1], or None without a labelled pixel; `per_class_iou` {name: IoU, or None for a
+        class that is neither in the truth nor predicted}; `group_iou` {group: mean over its classes, or None}. Means skip None.
     """
     confusion = np.asarray(confusion, np.float64)
     hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
@@ -58,7 +58,7 @@ def scores(confusion: Integer[Array, "k k"], class_names: list[str], groups: dic
     iou = {name: hit / u if u else None for name, hit, u in zip(class_names, hits, union, strict=True)}
     return {
         "mIoU": _mean(iou.values()),
-        "pixel_accuracy": hits.sum() / max(truth.sum(), 1),
+        "pixel_accuracy": hits.sum() / truth.sum() if truth.any() else None,
         "mean_accuracy": _mean(hit / t for hit, t in zip(hits, truth, strict=True) if t),
         "per_class_iou": iou,
         "group_iou": {group: _mean(iou[name] for name in names) for group, names in groups.items()},

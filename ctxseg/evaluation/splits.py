@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from PIL import Image
+
 from ctxseg import data
-from ctxseg.data import pipeline
+from ctxseg.data import images, pipeline
 from ctxseg.errors import UserError
 from ctxseg.inference.predict import Input
 from ctxseg.runs import provenance
@@ -78,8 +80,7 @@ def inputs(config, folder: str) -> list[Input]:
     source = pipeline.source(builder, config.eval.split, 0)
 
     def read(index):
-        image = source[index]["image"]
-        return image, image.shape[:2]
+        return images.as_rgb(Image.fromarray(source.image(index)), config.eval.max_pixels)
 
     names = [source.name(i) for i in range(len(source))]
     return [Input(name, Path(f"{name}.png"), partial(read, i)) for i, name in enumerate(names)]

@@ -1,6 +1,7 @@
 """`--mode=predict --format=…`: label maps as the server of a benchmark takes them, which keeps the labels of the test images (SPEC §8)."""
 
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -14,10 +15,13 @@ from PIL import Image
 from ctxseg.data.builders import ade20k, cityscapes, voc2012
 from ctxseg.data.sizes import labels_at
 from ctxseg.errors import UserError
-from ctxseg.files import write_bytes
+from ctxseg.files import make_folder, parse_json, plain, read_bytes, write_bytes, write_json
 from ctxseg.inference.label_maps import create_labeller, encoded
 from ctxseg.inference.predict import Prediction
-from ctxseg.runs import provenance
+from ctxseg.runs import checkpoints, provenance
+
+# What the label maps of a folder are made from.
+ABOUT = "submission.json"
 
 
 class Format(NamedTuple):
@@ -79,6 +83,38 @@ def create_prediction(config, folder: str, checkpoint, name: str) -> Callable[[]
         return predict
 
     return load
+
+
+def check_folder(
+    results: epath.Path, name: str, config, run: str, checkpoint, stems: Sequence[Path], overwrite: bool
+) -> None:
+    """Makes `results` the folder of one format, checkpoint and test protocol, so that existing label maps can be kept.
+
+    UserError: it has label maps of something else, and `overwrite` is False; it cannot be written.
+    """
+    about = plain(
+        {
+            "format": name,
+            "run": os.path.abspath(run),
+            "checkpoint": checkpoints.newest(run) if checkpoint is None else checkpoint,
+            "eval": config.eval.to_dict(),
+        }
+    )
+    file, existing = results / ABOUT, [path for stem in stems if (path := results / f"{stem}.png").exists()]
+    try:
+        if file.exists() and parse_json(read_bytes(file)) == about:
+            return
+        if existing and not overwrite:
+            raise UserError(
+                f"--output={results} has label maps of another format, checkpoint or test protocol: choose another --output, or give "
+                "--overwrite"
+            )
+        for path in existing:  # an interrupted command leaves none of them
+            path.unlink()
+        make_folder(results)
+        write_json(file, about)
+    except OSError as e:
+        raise UserError(f"--output={results} cannot be written: {e.strerror}") from e
 
 
 def _png(labels, palette):

@@ -179,6 +179,13 @@ def exist(folder: str) -> bool:
     return directory.is_dir() and any(path.name.isdigit() for path in directory.iterdir())
 
 
+def newest(folder: str) -> int | None:
+    """The step of the newest checkpoint of the run in `folder`; None if there is none."""
+    path = epath.Path(folder) / "checkpoints"
+    steps = [int(p.name) for p in path.iterdir() if p.name.isdigit()] if path.is_dir() else []
+    return max(steps, default=None)
+
+
 def restore_run(config, folder: str, checkpoint: int | str | None = None):
     """The segmenter of the run in `folder`, and its train state, on one device.
 

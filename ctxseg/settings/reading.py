@@ -52,6 +52,11 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
             config.loss.memory > 0 and config.model.classifier.hidden > 0,
             "config.loss.memory and config.model.classifier.hidden above 0",
         ),
+        (
+            ["model.downsample"],
+            memory != "none" or maps_read(config) <= 2 or "downsampled" in (config.model.context.levels or ()),
+            "a memory, or a context that reads one or two maps",
+        ),
         (["data.rotate_share"], config.data.rotate > 0, "config.data.rotate above 0"),
         (["loss.memory"], memory != "none", "a memory: config.model.memory.name"),
         (["loss.scales"], merge != "none", "several scales: config.model.scales.merge"),

@@ -147,7 +147,7 @@ SUGGESTIONS = {
     "config.data.size": "config.data.base_size",
     "config.data.scale": "config.data.scale_range",
     "config.optimizer.warmup": "config.optimizer.warmup_steps",
-    "config.optimizer.decay": "config.optimizer.weight_decay",
+    "config.optimizer.decay": "config.optimizer.layer_decay",  # shorter than weight_decay
     "config.optimizer.grad_clip": "config.optimizer.clip_norm",
     "config.train.weight_decay": "config.optimizer.weight_decay",
 }
@@ -183,7 +183,8 @@ def test_a_flag_is_only_for_the_modes_that_read_it():
     given = {
         "images": "1", "input": "x", "output": "x", "probabilities": "true", "checkpoint": "best",
         "overwrite": "true", "seeds": "2", "rows": "0", "row": "0", "sweep": "seed=1", "jobs": "1", "dry_run": "true",
-        "profile": "3", "names": "torchvision", "coordinator": "a:1", "process_count": "2", "process_id": "0", "process_timeout": "9",
+        "profile": "3", "names": "torchvision", "format": "voc",
+        "coordinator": "a:1", "process_count": "2", "process_id": "0", "process_timeout": "9",
     }  # fmt: skip
     common = {"mode", "workdir", "debug", "help", "config"}
     assert (
@@ -191,7 +192,8 @@ def test_a_flag_is_only_for_the_modes_that_read_it():
     )
     several = {"coordinator", "process_count", "process_id", "process_timeout"}
     read = {
-        "train": {"profile", *several}, "pictures": {"images"}, "predict": {"input", "output", "probabilities", "checkpoint", "overwrite"},
+        "train": {"profile", *several}, "pictures": {"images"},
+        "predict": {"input", "output", "probabilities", "checkpoint", "overwrite", "format"},
         "export": {"output", "checkpoint", "overwrite"}, "evaluate": {"checkpoint", *several}, "crf": {"checkpoint"},
         "sweep": {"seeds", "rows", "row", "sweep", "jobs", "dry_run"}, "convert": {"input", "output", "names", "overwrite"},
     }  # fmt: skip

@@ -3,6 +3,7 @@ import pytest
 from sklearn import metrics as reference
 
 from ctxseg.evaluation import metrics
+from ctxseg.tasks import semantic
 
 K = 6
 NAMES = ["road", "car", "tree", "sky", "pole", "dog"]
@@ -60,7 +61,11 @@ def test_scores_of_perfect_missing_and_very_many_pixels():
     assert perfect["group_iou"] == {"all": 1}
     empty = metrics.scores(np.zeros((K, K), np.int64), NAMES, {"all": NAMES})
     assert empty["mIoU"] is empty["mean_accuracy"] is empty["group_iou"]["all"] is None
-    assert empty["pixel_accuracy"] == 0
+    assert empty["pixel_accuracy"] is None
+    assert (
+        semantic.lines(empty)[0].startswith("no pixel of the split has a label")
+        and "mIoU -" in semantic.lines(empty)[-1]
+    )
     # Sums that exceed int32 and the precision of float32.
     large = metrics.scores(np.diag([2**40, 1, 1, 1, 1, 1]) + np.eye(K, k=1, dtype=np.int64), NAMES, {})
     assert large["per_class_iou"]["road"] == pytest.approx(2**40 / (2**40 + 1), abs=1e-15)

@@ -90,9 +90,19 @@ def test_images_of_a_folder(name, tmp_path, labels):
     if name == "voc":
         assert picture.getpalette()[3 * 20 : 3 * 21] == [0, 64, 128]  # of tvmonitor, in VOC's colours
 
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "out/a.png")  # kept: it is taken for an earlier result
+    assert predict(tmp_path / "run", name, f"--input={images}", f"--output={tmp_path}/out") == 0
+    changed = (f"--input={images}", f"--output={tmp_path}/out", "--config.eval.flip=True")
+    with pytest.raises(
+        UserError, match="--output=.*out has label maps of another format, checkpoint or test protocol: .*--overwrite"
+    ):
+        predict(tmp_path / "run", name, *changed)
+    assert predict(tmp_path / "run", name, *changed, "--overwrite") == 0
+    assert np.asarray(Image.open(tmp_path / "out/a.png")).tolist() == [[first, first, last, last, last]] * 4
+
     Image.new("RGB", (5, 4), (1, 1, 1)).save(images / "c.png")
     (tmp_path / "out.zip").unlink(missing_ok=True)
-    assert predict(tmp_path / "run", name, f"--input={images}", f"--output={tmp_path}/out") == 1
+    assert predict(tmp_path / "run", name, *changed) == 1
     assert not (tmp_path / "out.zip").exists()  # an archive that lacks an image would be refused
 
 

@@ -117,8 +117,10 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32():
 
 
 def test_every_backbone_is_tested():
-    # The references of efficientnet_lite0 are its published weights, in tests/models/weights; the others, in test_published_weights.py.
+    # The references of efficientnet_lite0 are its published weights, in tests/models/weights; those of transformers are in test_vit.py; the
+    # others, in test_published_weights.py.
     others = {"none", "tiny", "vgg16", "efficientnet_lite0", "resnest50", "hrnetv2_w18", "hrnetv2_w32"}
+    others |= {name for name in BACKBONES if name.startswith(("vit_", "dinov2_"))}
     assert set(PARAMETERS) | others == set(BACKBONES)
 
 

@@ -169,7 +169,7 @@ class ViT(nn.Module):
     width: Count = 768
     depth: Count = 12
     heads: Count = 12
-    patch_size: Count = 16
+    patch_size: Literal[4, 8, 14, 16, 32] = 16
     layers: Annotated[tuple[Whole, ...], OFF] = ()
     layer_norms: Literal["own", "shared", "none"] = "own"
     registers: Whole = 0
@@ -346,7 +346,7 @@ class DINOv2Small14(ViT):
 
     width: Count = 384
     heads: Count = 6
-    patch_size: Count = 14
+    patch_size: Literal[4, 8, 14, 16, 32] = 14
     layer_norms: Literal["own", "shared", "none"] = "shared"
     layer_scale: Amount = 1e-5
     grid: Count = 37

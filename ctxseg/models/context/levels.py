@@ -1,6 +1,7 @@
 """The choice of the maps that a context module reads: those of the backbone, or those of the connections."""
 
-import itertools
+import re
+from collections.abc import Iterable
 
 from jaxtyping import Float
 
@@ -28,15 +29,11 @@ def select(
     return tuple(features[name] for name in levels or last(features, count))
 
 
-def last(features: Maps, count: int) -> list[str]:
-    """Names of the last `count` maps that follow each other from fine to coarse: no map is larger than the one before it.
+def last(names: Iterable[str], count: int) -> list[str]:
+    """The last `count` of the names of a backbone's maps. More than two are of its pyramid, `res2` … `res5`, if it has as many.
 
-    A backbone may return a fine map after its coarsest one, as HRNet does. With `count` 1, that map is read; with more, those before it.
+    HRNet and the transformers have further maps after the coarsest one of their pyramid, for contexts that read one or two.
     """
-    names = list(features)
-    for end in range(len(names), count - 1, -1):
-        chosen = names[end - count : end]
-        sizes = [features[name].shape[1:3] for name in chosen]
-        if all(m >= n for before, after in itertools.pairwise(sizes) for m, n in zip(before, after, strict=True)):
-            return chosen
-    return names[-count:]
+    names = list(names)
+    pyramid = [name for name in names if re.fullmatch(r"res\d", name)]
+    return (pyramid if 2 < count <= len(pyramid) else names)[-count:]

@@ -1,6 +1,8 @@
 """Whether weights are of the backbone of a network, and if not, why."""
 
+import re
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 from ctxseg.errors import UserError
@@ -29,11 +31,12 @@ def check(source: Source, network: Mapping[str, Any]) -> None:
     ours, theirs = ({n for n in names if not _path(n).startswith(source.optional)} for names in (ours, theirs))
     required = {name for name in ours if not source.lacks or not _path(name).startswith(source.lacks)}
     missing, extra = required - theirs, theirs - ours
+    field = differing_field(network, source.tensors)
     title = f"{source.title} ({source.publisher})"
-    if missing and not extra and len(missing) <= INCOMPLETE * len(required):
+    if missing and not extra and not field and len(missing) <= INCOMPLETE * len(required):
         more = f" and {len(missing) - 1} more arrays" if len(missing) > 1 else ""
         raise UserError(f"{title} lacks {source.called(min(missing))}{more}: it is incomplete, get or save it again")
-    field = differing_field(network, source.tensors) or "config.model.backbone"
+    field = field or "config.model.backbone"
     for names, has, lack in ((missing, "this network", "the file"), (extra, "the file", "this network")):
         if names:
             raise UserError(
@@ -45,7 +48,7 @@ def check(source: Source, network: Mapping[str, Any]) -> None:
 def differing_field(network: Mapping[str, Any], tensors: Mapping[str, Any]) -> str | None:
     """The only field in which two backbones differ, with its value in the file: "config.model.backbone.stem=conv7".
 
-    None: they differ in more, or in something else than the stem and the normalisation.
+    None: they differ in more, or in something else than the stem, the normalisation, and a transformer's sizes.
 
     Args:
         network: {our name: array or other object with a `shape`} of the network.
@@ -56,6 +59,13 @@ def differing_field(network: Mapping[str, Any], tensors: Mapping[str, Any]) -> s
         for arrays in (network, tensors)
     )
     differing = {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
+    if "backbone/positions" in ours and "backbone/positions" in theirs:
+        fields = [
+            f"config.model.backbone.{name}={value}"
+            for (name, value), here in zip(_transformer(theirs).items(), _transformer(ours).values(), strict=True)
+            if value != here
+        ]
+        return fields[0] if len(fields) == 1 else None
     # The first block reads what the stem returns, which has 64 or 128 channels.
     if all(name.startswith(("backbone/stem", "backbone/res2_1/")) for name in differing) and _stem(ours):
         stem = _stem(theirs)
@@ -65,6 +75,18 @@ def differing_field(network: Mapping[str, Any], tensors: Mapping[str, Any]) -> s
     if norms[0] != norms[1] and all("/norm/" in name or name.endswith("/conv/bias") for name in lost):
         return f"config.model.backbone.norm={'batch' if norms[1] else 'none'}"
     return None
+
+
+def _transformer(shapes):
+    """The fields of a transformer that {name: shape} shows."""
+    blocks = [int(match[1]) for name in shapes if (match := re.match(r"backbone/block(\d+)/", name))]
+    return {
+        "grid": isqrt(shapes["backbone/positions"][0] - 1),
+        "registers": shapes.get("backbone/registers", (0,))[0],
+        "depth": max(blocks, default=0),
+        "width": shapes["backbone/positions"][-1],
+        "patch_size": shapes.get("backbone/patches/kernel", (0,))[0],
+    }
 
 
 def _stem(shapes):

@@ -10,10 +10,11 @@ ViT's own weights have one normalisation, after the last block: a network takes 
 """
 
 from collections.abc import Mapping
-from math import isqrt
+from math import isqrt, prod
 
 import numpy as np
 
+from ctxseg.errors import UserError
 from ctxseg.models.weights import mcibi
 from ctxseg.models.weights.names import BANK, Publisher, prefixed
 from ctxseg.models.weights.tensor import Tensor
@@ -60,6 +61,10 @@ def in_our_layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tup
     result = dict(tensors)
     for name, last in (("class_token", 1), ("registers", 2), ("positions", 2)):
         if (tensor := tensors.get(path := f"params/backbone/{name}")) is not None and len(tensor.shape) == 3:
+            if prod(tensor.shape[: 3 - last]) != 1:
+                raise UserError(
+                    f"the weights have {name.replace('_', ' ')} of shape {list(tensor.shape)}; expected [1, …]"
+                )
             result[path] = _reshaped(tensor, tensor.shape[3 - last :])
     positions = result.get("params/backbone/positions")
     if positions is not None and len(positions.shape) == 2 and isqrt(positions.shape[0]) ** 2 == positions.shape[0]:
