@@ -14,6 +14,7 @@ SYNONYMS = {
     "lr": "learning_rate",
     "bs": "batch_size",
     "wd": "weight_decay",
+    "decay": "weight_decay",
     "iterations": "steps",
     "iters": "steps",
     "max_steps": "steps",

@@ -147,7 +147,7 @@ SUGGESTIONS = {
     "config.data.size": "config.data.base_size",
     "config.data.scale": "config.data.scale_range",
     "config.optimizer.warmup": "config.optimizer.warmup_steps",
-    "config.optimizer.decay": "config.optimizer.layer_decay",  # shorter than weight_decay
+    "config.optimizer.decay": "config.optimizer.weight_decay",
     "config.optimizer.grad_clip": "config.optimizer.clip_norm",
     "config.train.weight_decay": "config.optimizer.weight_decay",
 }
