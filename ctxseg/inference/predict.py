@@ -54,8 +54,7 @@ def predict(
 ) -> int:
     """Writes the results of each image, NAME + suffix.
 
-    Images that cannot be read or labelled are named on stderr and skipped. An image is never replaced by
-    its own results.
+    Images that cannot be read or labelled are named on stderr and skipped. An image is never replaced by its own results.
 
     Args:
         config: config of the run.

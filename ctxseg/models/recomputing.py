@@ -17,7 +17,7 @@ Remat: TypeAlias = Literal["none", "blocks", "all"]
 
 def block(module: nn.Module, cls):
     """`cls`, a block of the backbone `module` that is called with a map and `train`, recomputed if `module.remat` says so."""
-    return nn.remat(cls, static_argnums=(2,)) if _applies(module, "blocks", "all") else cls
+    return nn.remat(cls, static_argnums=(2,)) if of_blocks(module) else cls
 
 
 def of_blocks(module: nn.Module) -> bool:
@@ -27,7 +27,7 @@ def of_blocks(module: nn.Module) -> bool:
 
 def blocks(module: nn.Module, function):
     """`function(module, *arrays)`, a part of a backbone, recomputed if `module.remat` says so."""
-    return nn.remat(function) if _applies(module, "blocks", "all") else function
+    return nn.remat(function) if of_blocks(module) else function
 
 
 def stage(module: nn.Module, function):

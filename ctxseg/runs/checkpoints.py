@@ -175,8 +175,7 @@ def _damaged(directory):
 
 def exist(folder: str) -> bool:
     """Whether the run in `folder` has a complete checkpoint."""
-    directory = epath.Path(folder, "checkpoints")
-    return directory.is_dir() and any(path.name.isdigit() for path in directory.iterdir())
+    return newest(folder) is not None
 
 
 def newest(folder: str) -> int | None:

@@ -103,7 +103,7 @@ def describe(output) -> str:
 
 def lines(scores: dict) -> list[str]:
     """mIoU of each group of classes; then mIoU, pixel accuracy and mean accuracy."""
-    unlabelled = scores["mIoU"] is None and scores["pixel_accuracy"] is None
+    unlabelled = scores["pixel_accuracy"] is None
     notes = ["no pixel of the split has a label: a test server may score it, see --format"] * unlabelled
     groups = [f"{group:12} mIoU {_number(iou)}" for group, iou in scores["group_iou"].items()]
     names = {"mIoU": "mIoU", "pixel accuracy": "pixel_accuracy", "mean accuracy": "mean_accuracy"}

@@ -31,7 +31,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 
 
-def _run(dataset, rate, epochs, batch_size=16, consistency=True, **others) -> dict[str, Any]:
+def _run(dataset, rate, epochs, batch_size=16, consistency=True) -> dict[str, Any]:
     """Overrides: learning rate, length and batch size of a published run; whether it has representation consistent learning."""
     images = IMAGES[dataset] + (IMAGES["cityscapes_val"] if dataset == "cityscapes" else 0)
     return {
@@ -39,23 +39,20 @@ def _run(dataset, rate, epochs, batch_size=16, consistency=True, **others) -> di
         "train.batch_size": batch_size,
         "train.steps": epochs * images // batch_size,
         **({} if consistency else {"loss.memory": 0.0}),
-        **{name.replace("__", "."): value for name, value in others.items()},
     }
 
 
-def _resnet_runs():
-    return {
-        "ade20k": _run("ade20k", 0.01, 130),
-        "lip": _run("lip", 0.01, 150, 32, consistency=False),
-        "cityscapes": _run("cityscapes", 0.01, 440, consistency=False),
-        "coco_stuff10k": _run("coco_stuff10k", 0.001, 110, consistency=False, optimizer__weight_decay=1e-4),
-    }
-
-
+DECAY, HALVED = {"optimizer.weight_decay": 1e-4}, {"model.downsample": True}
+RESNET = {
+    "ade20k": _run("ade20k", 0.01, 130),
+    "lip": _run("lip", 0.01, 150, 32, consistency=False),
+    "cityscapes": _run("cityscapes", 0.01, 440, consistency=False),
+    "coco_stuff10k": _run("coco_stuff10k", 0.001, 110, consistency=False) | DECAY,
+}
 # {backbone: {data set: overrides, or None if the authors have no run}}.
 RUNS: dict[str, dict[str, dict[str, Any] | None]] = {
-    "resnet50": {**_resnet_runs()},
-    "resnet101": {**_resnet_runs()},
+    "resnet50": {**RESNET},
+    "resnet101": {**RESNET},
     "resnest101": {
         "ade20k": _run("ade20k", 0.004, 180),
         "lip": _run("lip", 0.007, 150, 40, consistency=False),
@@ -64,15 +61,16 @@ RUNS: dict[str, dict[str, dict[str, Any] | None]] = {
     },
     "hrnetv2_w48": {
         "ade20k": _run("ade20k", 0.004, 180),
-        "lip": _run("lip", 0.007, 150, 40, consistency=False, model__downsample=True),
-        "cityscapes": _run("cityscapes", 0.01, 500, consistency=False, model__downsample=True),
-        "coco_stuff10k": _run("coco_stuff10k", 0.001, 110, consistency=False, optimizer__weight_decay=1e-4),
+        "lip": _run("lip", 0.007, 150, 40, consistency=False) | HALVED,
+        "cityscapes": _run("cityscapes", 0.01, 500, consistency=False) | HALVED,
+        "coco_stuff10k": _run("coco_stuff10k", 0.001, 110, consistency=False) | DECAY,
     },
     "vit_large_16": {
-        "ade20k": _run("ade20k", 0.01, 130, model__context__dilations=(6, 12, 18)),
+        "ade20k": _run("ade20k", 0.01, 130) | {"model.context.dilations": (6, 12, 18)},
         "lip": None,
         "cityscapes": None,
-        "coco_stuff10k": _run("coco_stuff10k", 0.001, 110, consistency=False, model__context__dilations=(12, 24, 36)),
+        "coco_stuff10k": _run("coco_stuff10k", 0.001, 110, consistency=False)
+        | {"model.context.dilations": (12, 24, 36)},
     },
 }
 
