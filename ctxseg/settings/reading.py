@@ -54,7 +54,9 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
         ),
         (
             ["model.downsample"],
-            memory != "none" or maps_read(config) <= 2 or "downsampled" in (config.model.context.levels or ()),
+            "downsampled" in config.model.context.levels
+            if config.model.context.levels
+            else memory != "none" or maps_read(config) <= 2,
             "a memory, or a context that reads one or two maps",
         ),
         (["data.rotate_share"], config.data.rotate > 0, "config.data.rotate above 0"),

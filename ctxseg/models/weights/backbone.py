@@ -29,7 +29,7 @@ def check(source: Source, network: Mapping[str, Any]) -> None:
     if not ours or not theirs:
         return
     ours, theirs = ({n for n in names if not _path(n).startswith(source.optional)} for names in (ours, theirs))
-    required = {name for name in ours if not source.lacks or not _path(name).startswith(source.lacks)}
+    required = {name for name in ours if not _path(name).startswith(source.lacks)}
     missing, extra = required - theirs, theirs - ours
     field = differing_field(network, source.tensors)
     title = f"{source.title} ({source.publisher})"
@@ -59,7 +59,7 @@ def differing_field(network: Mapping[str, Any], tensors: Mapping[str, Any]) -> s
         for arrays in (network, tensors)
     )
     differing = {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
-    if "backbone/positions" in ours and "backbone/positions" in theirs:
+    if all(len(shapes.get("backbone/positions", ())) == 2 for shapes in (ours, theirs)):
         fields = [
             f"config.model.backbone.{name}={value}"
             for (name, value), here in zip(_transformer(theirs).items(), _transformer(ours).values(), strict=True)
@@ -81,11 +81,11 @@ def _transformer(shapes):
     """The fields of a transformer that {name: shape} shows."""
     blocks = [int(match[1]) for name in shapes if (match := re.match(r"backbone/block(\d+)/", name))]
     return {
-        "grid": isqrt(shapes["backbone/positions"][0] - 1),
-        "registers": shapes.get("backbone/registers", (0,))[0],
+        "grid": isqrt(max(shapes["backbone/positions"][0] - 1, 0)),
+        "registers": (*shapes.get("backbone/registers", ()), 0)[0],
         "depth": max(blocks, default=0),
         "width": shapes["backbone/positions"][-1],
-        "patch_size": shapes.get("backbone/patches/kernel", (0,))[0],
+        "patch_size": (*shapes.get("backbone/patches/kernel", ()), 0)[0],
     }
 
 

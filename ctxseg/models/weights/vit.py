@@ -14,8 +14,7 @@ from math import isqrt, prod
 
 import numpy as np
 
-from ctxseg.errors import UserError
-from ctxseg.models.weights import mcibi
+from ctxseg.models.weights import mcibi, mmsegmentation
 from ctxseg.models.weights.names import BANK, Publisher, prefixed
 from ctxseg.models.weights.tensor import Tensor
 from ctxseg.models.weights.torchvision import IMAGENET_MEAN, IMAGENET_STD
@@ -61,11 +60,8 @@ def in_our_layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tup
     result = dict(tensors)
     for name, last in (("class_token", 1), ("registers", 2), ("positions", 2)):
         if (tensor := tensors.get(path := f"params/backbone/{name}")) is not None and len(tensor.shape) == 3:
-            if prod(tensor.shape[: 3 - last]) != 1:
-                raise UserError(
-                    f"the weights have {name.replace('_', ' ')} of shape {list(tensor.shape)}; expected [1, …]"
-                )
-            result[path] = _reshaped(tensor, tensor.shape[3 - last :])
+            if prod(tensor.shape[: 3 - last]) == 1:  # another shape is reported with the file's name, see `fit`
+                result[path] = _reshaped(tensor, tensor.shape[3 - last :])
     positions = result.get("params/backbone/positions")
     if positions is not None and len(positions.shape) == 2 and isqrt(positions.shape[0]) ** 2 == positions.shape[0]:
         rows, channels = positions.shape
@@ -198,12 +194,7 @@ MMSEGMENTATION = Publisher(
 )
 SEGMENTER = Publisher(
     "a segmenter of mmsegmentation on ViT",
-    prefixed("backbone.", LAYERS)
-    + """
-    neck.{*}                    -
-    decode_head.{*}             -
-    auxiliary_head.{*}          -
-    """,
+    prefixed("backbone.", LAYERS) + mmsegmentation.HEADS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     finish=in_our_layout,
