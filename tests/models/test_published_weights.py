@@ -359,6 +359,27 @@ def test_what_differs_in_a_backbone_is_named(case, lacking, fields, line, tmp_pa
     assert str(error.value).startswith(f"{tmp_path}/file") and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "changed, line",
+    [
+        ({"pos_embed": (1, 50, 192)}, r": backbone/positions \(pos_embed .*: set config.model.backbone.grid=7, or"),
+        ({"reg_token": (1, 4, 192)}, "set config.model.backbone.registers=4, or"),
+        ({"cls_token": (1, 2, 192)}, r": backbone/class_token \(cls_token \[1, 2, 192\]\) has shape"),
+        ({"pos_embed": (2, 197, 192)}, r": backbone/positions \(pos_embed \[2, 197, 192\]\) has shape"),
+        ({"pos_embed": ()}, ": backbone/positions"),
+    ],
+)
+def test_what_differs_in_a_transformer_is_named(changed, line, tmp_path):
+    names, rows = (RECORDED[f"vit_tiny_patch16_224-16/{key}"] for key in ("names", "shapes"))
+    shapes = {str(name): tuple(int(n) for n in row if n) for name, row in zip(names, rows, strict=True)} | changed
+    published.write(tmp_path / "file", shapes, unread=("",))
+    config = defaults.get_config().model
+    config.backbone.update({"name": "vit_tiny_16", "layer_norms": "shared"})
+    with pytest.raises(UserError, match=line) as error:
+        ctxseg.load_weights(*network_of(config, 3), tmp_path / "file")
+    assert str(error.value).startswith(f"{tmp_path}/file") and "\n" not in str(error.value)
+
+
 def test_another_shape_is_shown_as_in_the_file(tmp_path):
     write(tmp_path / "file", "deeplabv3", 21)
     config, classes = parse("--config=deeplabv3:voc2012 --config.model.backbone.stem=conv7")
