@@ -49,6 +49,13 @@ def test_samples_are_the_files(tree, tmp_path, capsys):
     ]
 
 
+def test_test_images_have_no_labels(tree, tmp_path):
+    (tree / "images/testing").mkdir()
+    Image.fromarray(np.full((4, 5, 3), 50, np.uint8)).save(tree / "images/testing/ADE_test_00000001.jpg")
+    (sample,) = pipeline.source(data.load("ade20k", tmp_path / "cache", tree), "test")
+    assert sample["name"] == "ADE_test_00000001" and (sample["label"] == np.full((4, 5), 255)).all()
+
+
 BAD = {
     "no label": (
         lambda t: (t / "annotations/training/ADE_train_00000002.png").unlink(),

@@ -87,6 +87,14 @@ def test_voc2012(voc, tmp_path, capsys):
     assert "voc2012 train has 2 images, 1462 fewer than the 1464 published" in capsys.readouterr().err
 
 
+def test_voc2012_test_has_no_labels(voc, tmp_path):
+    names(voc / "VOCdevkit/VOC2012/ImageSets/Segmentation/test.txt", "2008_x", "2008_y")
+    splits, _ = load("voc2012", voc, tmp_path)
+    assert [sample["name"] for sample in splits["test"]] == ["2008_x", "2008_y"]
+    for sample in splits["test"]:
+        assert sample["image"].shape[:2] == sample["label"].shape == SHAPE and (sample["label"] == 255).all()
+
+
 def test_voc2012_keeps_the_bytes_of_photographs(voc, tmp_path):
     builder = data.load("voc2012", tmp_path / "cache", voc)
     (record, _) = builder.as_data_source("val", decoders={"image": tfds.decode.SkipDecoding()})
