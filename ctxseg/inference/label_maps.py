@@ -37,7 +37,7 @@ def create_prediction(config, folder: str, checkpoint, probabilities: bool) -> P
         UserError: there is no such checkpoint; the config differs from the run's.
     """
     metadata = provenance.metadata(config, folder)
-    probabilities_of = create_labeller(config, folder, checkpoint)
+    probabilities_of = create_image_predictor(config, folder, checkpoint)
 
     def predict(name, image, size):
         p = probabilities_of(image)
@@ -56,7 +56,7 @@ def create_prediction(config, folder: str, checkpoint, probabilities: bool) -> P
     return predict
 
 
-def create_labeller(config, folder: str, checkpoint) -> Callable[[np.ndarray], np.ndarray | str]:
+def create_image_predictor(config, folder: str, checkpoint) -> Callable[[np.ndarray], np.ndarray | str]:
     """uint8 image `[h,w,3]` → its probabilities, float32 `[h,w,K]`, by the protocol of `config.eval`; or the reason why there are none.
 
     Arguments and errors are those of `create_prediction`.
@@ -64,7 +64,7 @@ def create_labeller(config, folder: str, checkpoint) -> Callable[[np.ndarray], n
     model, state = checkpoints.restore_run(config, folder, checkpoint)
     predictor = create_predictor(model, config.eval, provenance.metadata(config, folder)["class_names"])
 
-    def label(image):
+    def probabilities_of(image):
         if reason := too_large(image.shape[:2], config.eval.size, config.eval.max_pixels):
             return reason
         regions = None
@@ -73,7 +73,7 @@ def create_labeller(config, folder: str, checkpoint) -> Callable[[np.ndarray], n
             regions = superpixels.stack(views)[None]
         return predictor(state.variables, image[None], regions)[0]
 
-    return label
+    return probabilities_of
 
 
 def _label_map(p, size, palette):

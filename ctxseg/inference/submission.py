@@ -16,7 +16,7 @@ from ctxseg.data.builders import ade20k, cityscapes, voc2012
 from ctxseg.data.sizes import labels_at
 from ctxseg.errors import UserError
 from ctxseg.files import make_folder, parse_json, plain, read_bytes, write_bytes, write_json
-from ctxseg.inference.label_maps import create_labeller, encoded
+from ctxseg.inference.label_maps import create_image_predictor, encoded
 from ctxseg.inference.predict import Prediction
 from ctxseg.runs import checkpoints, provenance
 
@@ -74,7 +74,7 @@ def create_prediction(config, folder: str, checkpoint, name: str) -> Callable[[]
     ids = np.array([form.ids[class_name] for class_name in class_names], np.uint8)
 
     def load():
-        probabilities_of = create_labeller(config, folder, checkpoint)
+        probabilities_of = create_image_predictor(config, folder, checkpoint)
 
         def predict(name, image, size):
             p = probabilities_of(image)

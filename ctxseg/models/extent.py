@@ -101,7 +101,8 @@ def whole_strides(shape: Sequence[Any]) -> Size:
 def record(shape: Size, stride: int) -> None:
     """Declares that maps of `shape` have this stride, until the end of the current block of `padded`. Needed where it is no power of 2.
 
-    The shape must differ from those of all maps of other strides. For strides 14 and 32, it does at any padded size.
+    The shape must differ from those of all maps of other strides. It does for strides 14 and 28, except that the maps of 32×32 pixels at
+    strides 16 and 28 are both 2×2.
     """
     if (scope := _scope.get()) is not None:
         scope[2][tuple(shape)] = stride

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ctxseg import commands
+from ctxseg.commands import command_line
 from ctxseg.configs import fcn, mask_rcnn
 from ctxseg.data.builders import ade20k, cityscapes, voc2012
 from ctxseg.errors import UserError
@@ -48,7 +49,7 @@ def labels(monkeypatch):
 
         return label
 
-    monkeypatch.setattr(submission, "create_labeller", create)
+    monkeypatch.setattr(submission, "create_image_predictor", create)
 
 
 def test_the_unlabelled_test_split_of_cityscapes(tmp_path, labels, capsys):
@@ -122,3 +123,8 @@ def test_wrong_runs_and_flags(tmp_path):
     workdir.claim(tmp_path / "detector", mask_rcnn.get_config("coco_instances"))
     with pytest.raises(UserError, match=r"--format=voc: .*detections\.json"):
         predict(tmp_path / "detector", "voc", "--input=.")
+
+
+def test_the_command_line_knows_the_formats():
+    """It does not import them, as they import JAX."""
+    assert command_line.define_flags(["main.py"])["format"].parser.enum_values == list(submission.FORMATS)

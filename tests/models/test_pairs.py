@@ -110,9 +110,12 @@ def test_loss_depends_on_every_parameter(context, backbone, merge, scales, memor
     assert not unread
 
 
-@pytest.mark.parametrize("backbone", SMALL_BACKBONES)
-def test_every_context_reads_the_maps(backbone, batch):
-    """Of backbones that `COMBINATIONS` lacks. Only the contexts are traced."""
+@pytest.mark.parametrize(
+    "backbone, downsample",
+    [*((name, False) for name in SMALL_BACKBONES), ("hrnetv2_w18", True), ("dinov2_small_14", True)],
+)
+def test_every_context_reads_the_maps(backbone, downsample, batch):
+    """Of backbones that `COMBINATIONS` lacks, and with a halved map, which `config.model.downsample` adds. Only the contexts are traced."""
     config, model, *_ = build("none", backbone, "none", (), "none", batch)
     pixels, shapes = np.zeros(batch["image"].shape, np.float32), {"pixels": batch["image"].shape}
 
@@ -121,6 +124,8 @@ def test_every_context_reads_the_maps(backbone, batch):
 
     jax.eval_shape(maps, jax.random.PRNGKey(0))
     features = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    if downsample:
+        features["downsampled"] = list(features.values())[-1][:, ::2, ::2]
     for context in CONTEXTS:
         config.model.context.name = context
         module = create_model(config.model, 3).context

@@ -292,11 +292,11 @@ def parse(command):
     return config, len(data.metadata(config.data)["class_names"])
 
 
+PAGE = (Path(__file__).parents[2] / "docs/weights.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(
-    r"^    python main.py (.*pretrained=(deeplabv3|fcn|mcibi)_resnet(50|101).pth.*)",
-    (Path(__file__).parents[2] / "docs/weights.md").read_text(encoding="utf-8"),
-    re.MULTILINE,
+    r"^    python main.py (.*pretrained=(deeplabv3|fcn|mcibi)_resnet(50|101).pth.*)", PAGE, re.MULTILINE
 )
+OTHERS = re.findall(r"^    python main.py (.*pretrained=mcibi_(resnest|hrnet|vit)\w+.pth.*)", PAGE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("system", ["deeplabv3", "fcn", "mcibi"])
@@ -308,6 +308,26 @@ def test_the_commands_of_the_page_load_whole_networks(system, tmp_path):
     write(tmp_path / "file", system, classes)
     _, report = ctxseg.load_weights(*network_of(config.model, classes), tmp_path / "file")
     assert not report.new and not report.left and report.pixels["order"] == "rgb"
+
+
+@pytest.mark.parametrize("command, backbone", OTHERS, ids=[name for _, name in OTHERS])
+def test_the_commands_of_the_page_name_what_the_runs_have(command, backbone):
+    """On other backbones: each array of the network has a published name, and each layer after the backbone has an array."""
+    publisher = {"resnest": mcibi.RESNEST, "hrnet": mcibi.HRNET, "vit": vit.MCIBI}[backbone]
+    config, classes = parse(command)
+    _, tree = network_of(config.model, classes)
+    ours = [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    theirs = {publisher.theirs(name) for name in ours if name != SEEN}
+    assert None not in theirs and len(theirs) == len(ours) - 1
+    layers = [line.split()[0] for line in publisher.table.splitlines() if line.strip()]
+    heads = [layer for layer in layers if not layer.startswith("backbone_net.")]
+    unused = {layer.split(".")[0] for layer in heads if not any(name.startswith(f"{layer}.") for name in theirs)}
+    without_auxiliary = {"auxiliary_decoder"} if "auxiliary.levels=none" in command else set()
+    assert unused == without_auxiliary | (
+        {"downsample_backbone"} if backbone == "hrnet" and "downsample" not in command else set()
+    )
 
 
 @pytest.mark.parametrize(
