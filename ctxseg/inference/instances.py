@@ -16,8 +16,6 @@ from ctxseg.data.sizes import bucket
 from ctxseg.models.detectors import masks
 from ctxseg.models.detectors.outputs import Detections
 
-THRESHOLD = 0.5  # probability from which a pixel belongs to an object
-
 
 def create_detect_step(model):
     """(replicated variables, batch) → `Detections`, compiled for every local device.
@@ -42,7 +40,7 @@ def objects_of(detections: Detections, index: int, size, own: tuple[int, int]) -
     shape = tuple(map(bucket, own))  # few shapes, since each is compiled
 
     def mask(probabilities, box):
-        pasted = np.asarray(_paste(probabilities, box, shape))[: own[0], : own[1]]
+        pasted = np.asarray(_paste(probabilities, box, detections.threshold, shape))[: own[0], : own[1]]
         return run_lengths.encode(np.asfortranarray(pasted))
 
     return {
@@ -54,10 +52,10 @@ def objects_of(detections: Detections, index: int, size, own: tuple[int, int]) -
     }
 
 
-@partial(jax.jit, static_argnums=2)
-def _paste(probabilities, box, shape):
+@partial(jax.jit, static_argnums=3)
+def _paste(probabilities, box, threshold, shape):
     """The mask of a box `[m,m]` in the image: uint8 `[*shape]`, 0 or 1."""
-    return (masks.paste(probabilities[None], box[None], shape)[0] >= THRESHOLD).astype(np.uint8)
+    return (masks.paste(probabilities[None], box[None], shape)[0] >= threshold).astype(np.uint8)
 
 
 def create_finder(model, resize: Callable[[np.ndarray], np.ndarray]) -> Callable:

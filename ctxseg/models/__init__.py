@@ -15,6 +15,7 @@ from ctxseg.models.auxiliary import AuxiliaryHeads
 from ctxseg.models.backbones import BACKBONES
 from ctxseg.models.context import CONTEXTS
 from ctxseg.models.context.msci import MSCI
+from ctxseg.models.detectors.fcis import FCIS
 from ctxseg.models.detectors.mask_rcnn import MaskRCNN
 from ctxseg.models.detectors.outputs import Detections, DetectorOutput
 from ctxseg.models.layers import ConvNorm, Dropout, Norm
@@ -30,6 +31,7 @@ __all__ = [
     "SegmenterOutput",
     "MultiScale",
     "MaskRCNN",
+    "FCIS",
     "DetectorOutput",
     "Detections",
     "BACKBONES",
@@ -44,7 +46,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # The stages of MSCI in a single phase, so there are no states to keep between phases.
 CONNECTIONS = {"none": None, "msci": partial(MSCI, phases="one", reset_states=False)}
 MEMORIES = {"none": None, "mcibi": FeatureMemory}
-DETECTORS = {"none": None, "mask_rcnn": MaskRCNN}
+DETECTORS = {"none": None, "mask_rcnn": MaskRCNN, "fcis": FCIS}
 MERGES = ("none", "attention", "average", "max")
 # The fields of modules that `create_model` sets, not the config.
 BOUND = {

@@ -6,7 +6,7 @@ Each is a sum on one device, divided by a count over all devices, so the result 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ctxseg.models.detectors.outputs import DetectorOutput, SampledAnchors, SampledBoxes, SampledMasks
 from ctxseg.models.shapes import Array
@@ -17,18 +17,20 @@ def losses(output: DetectorOutput, config, axis_name: str | None = None) -> dict
 
     Args:
         output: of the detector.
-        config: `config.loss`; `rpn_box_beta` and `box_beta` are read.
+        config: `config.loss`; `rpn_box_beta` and `box_beta` are read, and the weights of a region's losses to choose the hard examples.
         axis_name: the `pmap` axis over which the batch is split, or None.
 
     Returns:
         {"rpn_class", "rpn_box", "box_class", "box", "mask": this device's share}: the sum over devices (`psum`) is the loss.
     """
+    if output.hard_examples:
+        output = hardest(output, config)
     return {
         "rpn_class": rpn_class(output.rpn, axis_name),
         "rpn_box": rpn_box(output.rpn, config.rpn_box_beta, axis_name),
         "box_class": box_class(output.boxes, axis_name),
         "box": box(output.boxes, config.box_beta, axis_name),
-        "mask": mask(output.masks, axis_name),
+        "mask": mask(output.masks, output.boxes.valid if output.masks.of_every_box else output.masks.valid, axis_name),
     }
 
 
@@ -82,25 +84,57 @@ def rpn_box(rpn: SampledAnchors, beta: float, axis_name: str | None = None) -> F
     return _mean(smooth_l1(rpn.deltas - rpn.targets, beta).sum(-1), rpn.positive, rpn.valid, axis_name)
 
 
+def hardest(output: DetectorOutput, config) -> DetectorOutput:
+    """Only the regions of each image with the largest losses are valid (online hard example mining, Shrivastava et al., CVPR 2016).
+
+    The loss of a region is that of its class and its box, and of its mask if every region has one, each times its weight in `config`.
+    """
+    boxes, masks = output.boxes, output.masks
+    loss = config.box_class * _of_classes(boxes) + config.box * jnp.where(
+        boxes.positive, _of_boxes(boxes, config.box_beta), 0
+    )
+    if masks.of_every_box:
+        loss += config.mask * jnp.where(masks.valid, _of_masks(masks), 0)
+    loss = jax.lax.stop_gradient(jnp.where(boxes.valid, loss, -1))
+    _, index = jax.lax.top_k(loss, min(output.hard_examples, loss.shape[1]))
+    chosen = jax.vmap(lambda i: jnp.zeros(loss.shape[1], bool).at[i].set(True))(index)
+    boxes = boxes.replace(valid=boxes.valid & chosen, positive=boxes.positive & chosen)
+    if masks.of_every_box:
+        masks = masks.replace(valid=masks.valid & chosen)
+    return output.replace(boxes=boxes, masks=masks)
+
+
 def box_class(boxes: SampledBoxes, axis_name: str | None = None) -> Float[Array, ""]:
     """Mean cross entropy of the classes of the sampled boxes, with the background."""
-    ce = optax.softmax_cross_entropy_with_integer_labels(boxes.logits, boxes.classes)
-    return _mean(ce, boxes.valid, boxes.valid, axis_name)
+    return _mean(_of_classes(boxes), boxes.valid, boxes.valid, axis_name)
 
 
 def box(boxes: SampledBoxes, beta: float, axis_name: str | None = None) -> Float[Array, ""]:
     """`smooth_l1` of the deltas of the positive boxes, of their own class, summed, divided by the number of all sampled boxes."""
-    own = jnp.maximum(boxes.classes - 1, 0)[..., None, None]
-    deltas = jnp.take_along_axis(boxes.deltas, own, 2)[..., 0, :]
-    return _mean(smooth_l1(deltas - boxes.targets, beta).sum(-1), boxes.positive, boxes.valid, axis_name)
+    return _mean(_of_boxes(boxes, beta), boxes.positive, boxes.valid, axis_name)
 
 
-def mask(masks: SampledMasks, axis_name: str | None = None) -> Float[Array, ""]:
-    """Mean cross entropy of the cells of the masks of positive boxes; 0 without any.
+def mask(masks: SampledMasks, counted: Bool[Array, "b _"], axis_name: str | None = None) -> Float[Array, ""]:
+    """The cross entropy of the cells of the masks of positive boxes, summed over the masks, divided by the number of those `counted`.
 
     `sigmoid`: binary, of the mask of the object's own class. `softmax`: over the classes and the background, with the share of the object
-    in the cell as the target of its class, and the rest of the cell as that of the background.
+    in the cell as the target of its class, and the rest of the cell as that of the background. A mask's is the mean over its cells.
     """
+    return _mean(_of_masks(masks), masks.valid, counted, axis_name)
+
+
+def _of_classes(boxes):
+    """The loss of the class of each box, `[b,r]`."""
+    return optax.softmax_cross_entropy_with_integer_labels(boxes.logits, boxes.classes)
+
+
+def _of_boxes(boxes, beta):
+    own = jnp.minimum(jnp.maximum(boxes.classes - 1, 0), boxes.deltas.shape[2] - 1)[..., None, None]
+    deltas = jnp.take_along_axis(boxes.deltas, own, 2)[..., 0, :]
+    return smooth_l1(deltas - boxes.targets, beta).sum(-1)
+
+
+def _of_masks(masks):
     own = masks.classes[..., None, None, None]
     if masks.kind == "softmax":
         log = jax.nn.log_softmax(masks.logits)
@@ -108,7 +142,7 @@ def mask(masks: SampledMasks, axis_name: str | None = None) -> Float[Array, ""]:
         ce = -(masks.targets * object_ + (1 - masks.targets) * background)
     else:
         ce = optax.sigmoid_binary_cross_entropy(jnp.take_along_axis(masks.logits, own, -1)[..., 0], masks.targets)
-    return _mean(ce.mean((-1, -2)), masks.valid, masks.valid, axis_name)
+    return ce.mean((-1, -2))
 
 
 def smooth_l1(x: Float[Array, "*n"], beta: float) -> Float[Array, "*n"]:

@@ -5,7 +5,6 @@
 The paper starts from ImageNet's weights: --config.model.pretrained=resnet101.pth.
 """
 
-from ctxseg.configs.zigzag_mask_rcnn import zigzag
 from ctxseg.studies.tables import Column, Row, Table
 
 PAPER = {  # {(detector, backbone): mask AP without and with ZigZagNet}
@@ -16,25 +15,29 @@ PAPER = {  # {(detector, backbone): mask AP without and with ZigZagNet}
     ("Mask R-CNN", "resnet101"): (37.5, 39.5),
     ("Mask R-CNN", "resnet152"): (39.7, 40.8),
 }
-# The detectors that there are. Without ZigZagNet, the neck of Mask R-CNN is FPN.
-SYSTEMS = {"Mask R-CNN": "mask_rcnn"}
+SYSTEMS = {"FCIS": "fcis", "Deformable R-CNN": "deformable_rcnn", "Mask R-CNN": "mask_rcnn"}
 
 
 def get_table(dataset: str = "coco_instances") -> Table:
     if dataset == "coco_instances":
         rows = [
-            Row(f"{detector}, {backbone}", SYSTEMS.get(detector), {"model.backbone.name": backbone}, figures)
+            row
             for (detector, backbone), figures in PAPER.items()
+            for row in _pair(detector, f", {backbone}", {"model.backbone.name": backbone}, [(ap,) for ap in figures])
         ]
-        columns = _columns("mask AP", dataset)
-        note = "FCIS and Deformable R-CNN are not implemented yet: they have only the paper's figures."
+        columns = [Column("mask AP", "mask AP")]
+        note = "The paper does not say which layout of Deformable R-CNN it has: this is the one with a feature pyramid."
     else:
-        scores = ("mask AP", "mask AP50", "box AP", "minutes")
-        columns = [column for score in scores for column in _columns(score, dataset)]
-        rows = [Row(detector, system, {}, (None,) * len(columns)) for detector, system in SYSTEMS.items()]
+        columns = [Column(score, score) for score in ("mask AP", "mask AP50", "box AP", "parameters, M", "minutes")]
+        rows = [row for detector in SYSTEMS for row in _pair(detector, "", {}, [(None,) * len(columns)] * 2)]
         note = ""
     return Table("zigzag_instances", "ZigZagNet, Table 4", dataset, rows, columns, note=note)
 
 
-def _columns(score, dataset):
-    return [Column(f"{score} without ZigZagNet", score), Column(f"{score} with ZigZagNet", score, zigzag(dataset))]
+def _pair(detector, backbone, overrides, figures):
+    """The rows of a detector without and with ZigZagNet."""
+    system = SYSTEMS[detector]
+    return [
+        Row(f"{detector}{backbone}", system, overrides, figures[0]),
+        Row(f"{detector} + ZigZagNet{backbone}", f"zigzag_{system}", overrides, figures[1]),
+    ]

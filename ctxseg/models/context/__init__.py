@@ -28,6 +28,7 @@ from ctxseg.models.context.msci import MSCI
 from ctxseg.models.context.none import NoContext
 from ctxseg.models.context.ocr import OCR
 from ctxseg.models.context.ppm import PPM
+from ctxseg.models.context.project import Projection
 from ctxseg.models.context.rce import RegionContextEncoding
 from ctxseg.models.context.renet import ReNet
 from ctxseg.models.context.zigzag import ZigZag
@@ -44,6 +45,7 @@ CONTEXTS = {
     "aspp": ASPP,
     "encoder_decoder": EncoderDecoder,
     "fpn": FPN,
+    "project": Projection,
     "deeplabv3plus": DeepLabV3Plus,
     "ocr": OCR,
     "gcn": GCN,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Float32, Int32
+from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from ctxseg.models import initial
 from ctxseg.models.detectors import boxes as box_ops
@@ -48,6 +48,39 @@ class BoxHead(nn.Module):
         scores = nn.Dense(self.num_classes + 1, kernel_init=normal(0.01), **types, name="scores")(x)
         deltas = nn.DenseGeneral((self.num_classes, 4), kernel_init=normal(0.001), **types, name="deltas")(x)
         return scores.astype(jnp.float32), deltas.astype(jnp.float32)
+
+
+OFFSET = 0.1  # of a box's size, per unit of what the layer of offsets returns (Dai et al., ICCV 2017, §2.2, γ)
+
+
+class BoxOffsets(nn.Module):
+    """Offsets of the bins of deformable pooling, from one fully connected layer for each level. They begin at 0.
+
+    Attributes:
+        bins: rows and columns of bins.
+        dtype: dtype of the computation.
+    """
+
+    bins: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "r s s c"], levels: Int[Array, " r"], count: int
+    ) -> Float32[Array, "r {self.bins} {self.bins} 2"]:
+        """(dy, dx) of every bin, in heights and widths of its box, from what the bins read without offsets.
+
+        Args:
+            x: of `deformable_roi_pool`.
+            levels: level of each box.
+            count: number of levels.
+        """
+        x, zeros = x.reshape(len(x), -1), nn.initializers.zeros
+        types = {"dtype": self.dtype, "promote_dtype": promote_all_but_bias}
+        layers = [nn.Dense(2 * self.bins**2, kernel_init=zeros, **types, name=f"level{i + 1}") for i in range(count)]
+        offsets = jnp.stack([layer(x) for layer in layers], 1).astype(jnp.float32)
+        offsets = jnp.take_along_axis(offsets, levels[:, None, None], 1)[:, 0]
+        return OFFSET * offsets.reshape(-1, self.bins, self.bins, 2)
 
 
 class MaskHead(nn.Module):

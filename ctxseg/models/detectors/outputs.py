@@ -35,7 +35,7 @@ class SampledBoxes:
 
     Attributes:
         logits: scores of the background and of the K classes, in this order.
-        deltas: predicted deltas of each class.
+        deltas: predicted deltas of each class, or one row for all classes.
         classes: 0 for the background, else 1 + the class of the object.
         targets: deltas of the object that the box is matched with.
         valid: which of them exist.
@@ -43,7 +43,7 @@ class SampledBoxes:
     """
 
     logits: Float32[Array, "b r k+1"]
-    deltas: Float32[Array, "b r k 4"]
+    deltas: Float32[Array, "b r _ 4"]
     classes: Int32[Array, "b r"]
     targets: Float32[Array, "b r 4"]
     valid: Bool[Array, "b r"]
@@ -61,6 +61,8 @@ class SampledMasks:
         classes: class of the object, 0 to K − 1.
         valid: which of them exist.
         kind: `sigmoid`: each class has a mask of its own; `softmax`: each cell has one class.
+        of_every_box: whether there is a mask for every region, not only for the first ones. Its loss is then a mean over regions, and one
+            of the losses by which hard examples are chosen.
     """
 
     logits: Float32[Array, "b p m m _"]
@@ -68,6 +70,7 @@ class SampledMasks:
     classes: Int32[Array, "b p"]
     valid: Bool[Array, "b p"]
     kind: Literal["sigmoid", "softmax"] = flax.struct.field(pytree_node=False, default="sigmoid")
+    of_every_box: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 @no_type_check
@@ -79,11 +82,13 @@ class DetectorOutput:
         rpn: anchors.
         boxes: regions of interest.
         masks: their masks.
+        hard_examples: number of regions of an image, those with the largest losses, that are trained on; 0: all.
     """
 
     rpn: SampledAnchors
     boxes: SampledBoxes
     masks: SampledMasks
+    hard_examples: int = flax.struct.field(pytree_node=False, default=0)
 
 
 @no_type_check
@@ -97,6 +102,7 @@ class Detections:
         classes: 0 to K − 1; −1 if there is no detection.
         valid: which of them exist, the first ones.
         masks: probability of the object in each cell of a grid over the box.
+        threshold: probability from which a pixel belongs to the object.
     """
 
     boxes: Float32[Array, "b d 4"]
@@ -104,3 +110,4 @@ class Detections:
     classes: Int32[Array, "b d"]
     valid: Bool[Array, "b d"]
     masks: Float32[Array, "b d m m"]
+    threshold: float = flax.struct.field(pytree_node=False, default=0.5)

@@ -23,12 +23,14 @@ class RPNHead(nn.Module):
 
     Attributes:
         anchors: A, the number of anchors at a position.
+        channels: channels of the 3×3 convolution; 0: as many as the map has.
         norm: normalisation of the 3×3 convolution: `none` or `batch`.
         conv: the convolution + normalisation layer, with `dtype` and `axis_name` bound.
         dtype: dtype of the computation.
     """
 
     anchors: int
+    channels: int = 0
     norm: Literal["none", "batch"] = "none"
     conv: Callable = ConvNorm
     dtype: Any = jnp.float32
@@ -38,7 +40,7 @@ class RPNHead(nn.Module):
         self, x: Float[Array, "b h w c"], train: bool
     ) -> tuple[Float32[Array, "b h*w*{self.anchors}"], Float32[Array, "b h*w*{self.anchors} 4"]]:
         """Scores (logits) and deltas of the anchors, in the order of `anchors.grid_anchors`."""
-        x = self.conv(x.shape[-1], 3, norm=self.norm, name="conv")(x, train)
+        x = self.conv(self.channels or x.shape[-1], 3, norm=self.norm, name="conv")(x, train)
         init = initial.normal(0.01)
         scores = Conv(self.anchors, 1, kernel_init=init, dtype=self.dtype, name="scores")(x)
         deltas = Conv(4 * self.anchors, 1, kernel_init=init, dtype=self.dtype, name="deltas")(x)
