@@ -29,7 +29,9 @@ PAPER = {
 }  # fmt: skip
 
 
-DETECTORS = ["mask_rcnn", "zigzag_mask_rcnn"]
+# {system: cells along each axis of a mask}.
+DETECTORS = {"mask_rcnn": 28, "deformable_rcnn": 28, "deformable_faster_rcnn": 28, "fcis": 21}
+DETECTORS |= {f"zigzag_{system}": cells for system, cells in DETECTORS.items() if system != "deformable_faster_rcnn"}
 
 pytestmark = pytest.mark.usefixtures("plain_convolutions")
 
@@ -74,7 +76,7 @@ def test_detectors(system):
             lambda r, m=model, c=config: m.init(r, *m.example(c.data.crop)), jax.random.PRNGKey(0)
         )
         found = jax.eval_shape(model.apply, variables, *model.example(config.data.crop))
-        assert found.masks.shape[1:] == ((100 if classes == 80 else 30), 28, 28)
+        assert found.masks.shape[1:] == ((100 if classes == 80 else 30), *[DETECTORS[system]] * 2)
         count = sum(x.size for x in jax.tree.leaves(variables["params"]))
         assert count > 4e7 if classes == 80 else count < 1e7
         optimizers.frozen_mask(variables["params"], tuple(config.model.frozen))

@@ -31,6 +31,8 @@ SYSTEMS = {
     "zigzag": ("voc2012", 21),
     "mcibi": ("ade20k", 150),
     "zigzag_mask_rcnn": ("coco_instances", 80),
+    "zigzag_deformable_rcnn": ("coco_instances", 80),
+    "zigzag_fcis": ("coco_instances", 80),
     "fcn": ("voc2012", 21),
     "largefov": ("pascal_person_part", 7),
     "pspnet": ("ade20k", 150),
@@ -39,6 +41,9 @@ SYSTEMS = {
     "encoder_decoder": ("voc2012", 21),
     "ocrnet": ("ade20k", 150),
     "mask_rcnn": ("coco_instances", 80),
+    "deformable_rcnn": ("coco_instances", 80),
+    "deformable_faster_rcnn": ("coco_instances", 80),
+    "fcis": ("coco_instances", 80),
 }
 # The network that is also measured in PyTorch, that of `benchmarks/cpu_steps.py`.
 COMPARED = "fcn_resnet50"

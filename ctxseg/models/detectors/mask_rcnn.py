@@ -142,7 +142,9 @@ class MaskRCNN(TwoStage):
         if self.box_pooling == "align":
             return self._align(first, boxes, self.box_bins)
         boxes, images, levels, scales, lengths = first.places(boxes, self.canonical_size)
-        pool = partial(deformable_roi_pool, first.maps, boxes, images, levels, scales, bins=self.box_bins, lengths=lengths)
+        pool = partial(
+            deformable_roi_pool, first.maps, boxes, images, levels, scales, bins=self.box_bins, lengths=lengths
+        )
         return pool(offsets=self.box_offsets(pool(offsets=None), levels, len(first.maps)))
 
     def _align(self, first, boxes, bins):
