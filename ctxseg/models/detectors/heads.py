@@ -138,6 +138,7 @@ def detect(
     minimum: float,
     threshold: float,
     count: int,
+    suppression: Literal["hard", "linear", "gaussian"] = "hard",
 ) -> tuple[Float32[Array, "d 4"], Float32[Array, " d"], Int32[Array, " d"], Int32[Array, " d"], Bool[Array, " d"]]:
     """The detections of one image: the best boxes after non-maximum suppression within each class.
 
@@ -148,8 +149,11 @@ def detect(
         boxes: a box for each class, clipped to the image.
         valid: which rows exist.
         minimum: probability from which, exclusively, a box counts.
-        threshold: IoU from which, exclusively, a box is suppressed by a better one of its class.
+        threshold: IoU from which, exclusively, a box is suppressed by a better one of its class. For `gaussian`, σ, above 0.
         count: d, the length of the result.
+        suppression: what a detection does to the other boxes of its class, by their overlap with it. `hard`: those above the threshold
+            are dropped. `linear` and `gaussian`, Soft-NMS (Bodla et al., ICCV 2017, §3): a score is multiplied by 1 − IoU above the
+            threshold, or by exp(−IoU²/σ) at any overlap. The result has these lower scores, and `minimum` does not apply to them.
 
     Returns:
         Boxes, scores, classes, rows of `boxes` that they come from, and which of them are valid, the first ones. Best first; of equal
@@ -164,9 +168,14 @@ def detect(
         best = left.argmax()
         row, class_ = best // k, best % k
         overlap = box_ops.overlap(boxes[row, class_], columns[class_])
-        score = left[row, class_]
-        column = jnp.where((overlap > threshold) | (jnp.arange(len(left)) == row), -1.0, left[:, class_])
-        left = left.at[:, class_].set(column)
+        score, column = left[row, class_], left[:, class_]
+        if suppression == "hard":
+            column = jnp.where(overlap > threshold, -1.0, column)
+        elif suppression == "linear":
+            column = jnp.where(overlap > threshold, column * (1 - overlap), column)
+        else:
+            column = column * jnp.exp(-(overlap**2) / threshold)
+        left = left.at[:, class_].set(jnp.where(jnp.arange(len(left)) == row, -1.0, column))
         return left, (boxes[row, class_], jnp.maximum(score, 0), class_, row, score > 0)
 
     found, score, class_, row, exists = jax.lax.scan(step, left, None, count)[1]

@@ -69,22 +69,35 @@ def roi_align(
         lengths: rows and columns of each box's map that belong to the image; the others are not read. None: all.
     """
     boxes = jax.lax.stop_gradient(boxes)
-    sizes = np.array([m.shape[:3] for m in maps])  # images, rows, columns
-    firsts = np.cumsum([0, *sizes.prod(1)[:-1]])
-    heights, widths, starts = (jnp.asarray(n, jnp.int32)[levels] for n in (sizes[:, 1], sizes[:, 2], firsts))
+    cells, source = stack(maps, images, levels, lengths)
     boxes = boxes * jnp.asarray(scales, boxes.dtype)[levels][:, None]
-    if lengths is None:
-        lengths = jnp.stack([heights, widths], 1)
     places = Places(
         positions(boxes[:, 1], boxes[:, 3], bins, samples, aligned),
         positions(boxes[:, 0], boxes[:, 2], bins, samples, aligned),
-        lengths[:, 0],
-        lengths[:, 1],
-        widths,
-        starts + images.astype(jnp.int32) * heights * widths,
+        source,
     )
-    cells = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
     return _read(cells, places, bins, len(cells))
+
+
+class Source(NamedTuple):
+    """The map that a box is read from, among the cells of all maps. With a leading dimension, or of one box."""
+
+    start: Array  # index of the map's first cell
+    width: Array  # columns of the map
+    rows: Array  # rows of the map that belong to the image
+    columns: Array  # and columns
+
+
+def stack(maps, images, levels, lengths):
+    """The cells of all maps as one array `[n,c]`, and the `Source` of each box in it. The arguments are those of `roi_align`."""
+    sizes = np.array([m.shape[:3] for m in maps])  # images, rows, columns
+    firsts = np.cumsum([0, *sizes.prod(1)[:-1]])
+    heights, widths, starts = (jnp.asarray(n, jnp.int32)[levels] for n in (sizes[:, 1], sizes[:, 2], firsts))
+    if lengths is None:
+        lengths = jnp.stack([heights, widths], 1)
+    start = starts + images.astype(jnp.int32) * heights * widths
+    cells = jnp.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
+    return cells, Source(start, widths, lengths[:, 0], lengths[:, 1])
 
 
 class Places(NamedTuple):
@@ -92,10 +105,7 @@ class Places(NamedTuple):
 
     y: Array  # `[…,n]`: positions of the rows of samples in the box's map, in cells, see `positions`
     x: Array  # and of the columns
-    rows: Array  # rows of the box's map that belong to the image
-    columns: Array  # and columns
-    width: Array  # columns of the box's map
-    start: Array  # index of the first cell of the box's map
+    source: Source
 
 
 def positions(start, end, bins, samples, aligned):
@@ -143,9 +153,10 @@ def corners(position, length, bins):
 
 def _terms(places, bins):
     """Index and weight, `[…,bins,bins]` each, of every cell that the bins read."""
-    rows, row_weights = corners(places.y, places.rows, bins)
-    columns, column_weights = corners(places.x, places.columns, bins)
-    rows = places.start[..., None, None] + rows * places.width[..., None, None]
+    source = places.source
+    rows, row_weights = corners(places.y, source.rows, bins)
+    columns, column_weights = corners(places.x, source.columns, bins)
+    rows = source.start[..., None, None] + rows * source.width[..., None, None]
     for i in range(rows.shape[-1]):
         for j in range(columns.shape[-1]):
             yield (
