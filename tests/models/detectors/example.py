@@ -38,6 +38,7 @@ DEFORMABLE = {"box_pooling": "deformable", "hard_examples": 8, "rois": 24, "supp
 
 def detector(axis_name=None, kind=MaskRCNN, **fields):
     """A detector of two levels. Fields of other classes than Mask R-CNN are in addition to `FCIS_FIELDS`."""
+
     def conv(*args, **kwargs):
         return ConvNorm(*args, axis_name=axis_name, **kwargs)
 

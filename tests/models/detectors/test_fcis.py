@@ -1,0 +1,174 @@
+"""FCIS as a whole, and the hard examples and the merging of masks that it has: SPEC §9."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctxseg.models.detectors.fcis import FCIS
+from ctxseg.models.detectors.merging import merge_masks
+from ctxseg.models.detectors.outputs import DetectorOutput, SampledAnchors, SampledBoxes, SampledMasks
+from ctxseg.training import detection_losses
+from tests.models.detectors import example
+from tests.references import deformable as reference
+
+pytestmark = pytest.mark.usefixtures("plain_convolutions")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return example.detector(kind=FCIS)
+
+
+@pytest.fixture(scope="module")
+def variables(model):
+    return example.variables(model)
+
+
+@pytest.fixture(scope="module")
+def detect(model):
+    compiled = jax.jit(model.apply)
+    return lambda *arguments: jax.tree.map(np.asarray, compiled(*arguments))
+
+
+def test_a_training_step(model, variables):
+    """What is sampled, and that the loss depends on every parameter."""
+
+    @jax.jit
+    def step(params, batch):
+        def loss(params):
+            output, _ = example.apply(model, variables | {"params": params}, batch)
+            return example.total(output)[0], output
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    batch = example.batch(4)
+    gradients, output = jax.tree.map(np.asarray, step(variables["params"], batch))
+    boxes, masks = output.boxes, output.masks
+    assert (
+        boxes.logits.shape == (4, 24, 4)
+        and boxes.deltas.shape == (4, 24, 1, 4)
+        and masks.logits.shape == (4, 24, 4, 4, 1)
+    )
+    assert output.hard_examples == 12 and masks.of_every_box
+    np.testing.assert_array_equal(masks.valid, boxes.positive)
+    assert set(np.unique(masks.targets)) == {0, 1}
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        name = jax.tree_util.keystr(path)
+        assert np.isfinite(gradient).all() and (np.abs(gradient).max() > 0 or "res5" in name), (
+            name
+        )  # the neck reads res3 and res4
+
+
+def test_scores_of_regions_equal_the_reference(model, variables):
+    """From the score maps to classes and masks: pooled, the larger of inside and outside, the mean over the region."""
+    rng = np.random.default_rng(0)
+    maps = [
+        (rng.normal(size=(1, n, n, 4 * 2 * 4)).astype(np.float32), rng.normal(size=(1, n, n, 16)).astype(np.float32))
+        for n in (8, 4)
+    ]
+    boxes = np.array([[(3, 5, 30, 27), (0, 0, 60, 64), (20, 20, 25, 22)]], np.float32)
+
+    def read(maps):
+        def of(module):
+            first = module.first_stage(np.zeros((1, 64, 64, 3), np.uint8), None, False)
+            return module._read(first, maps, jnp.asarray(boxes))
+
+        return model.apply(variables, method=of)
+
+    actual = jax.tree.map(np.asarray, jax.jit(read)(maps))
+    for r, (box, level) in enumerate(zip(boxes[0], (1, 1, 0), strict=True)):
+        scores, deltas = (np.float64(x[0]) for x in maps[level])
+        arguments = box[None], (1 / 8, 1 / 16)[level], 4, 2
+        pooled = reference.ps_roi_pool(scores, *arguments, rounding="release").reshape(1, 4, 4, 2, 4)
+        logits, inside = reference.fcis_scores(pooled)
+        np.testing.assert_allclose(actual.logits[0, r], logits[0], atol=1e-5)
+        np.testing.assert_allclose(jax.nn.sigmoid(actual.inside[0, r]), inside[0], atol=1e-5)
+        mean = reference.ps_roi_pool(deltas, *arguments, rounding="release").mean((1, 2))[0]
+        np.testing.assert_allclose(actual.deltas[0, r, 0], mean, atol=1e-5)
+
+
+def test_padding_changes_nothing(detect, variables):
+    batch, i = example.batch(4), 1
+    height, width = batch["size"][i]
+    found = detect(variables, batch["image"], batch["size"])
+    alone = detect(variables, batch["image"][i : i + 1, :height, :width])
+    assert alone.valid.sum() >= 2 and alone.threshold == 0.4
+    np.testing.assert_array_equal(found.valid[i], alone.valid[0])
+    valid = alone.valid[0]
+    for name in ("boxes", "scores", "classes", "masks"):
+        ours, theirs = getattr(found, name)[i], getattr(alone, name)[0]
+        np.testing.assert_allclose(ours[valid], theirs[valid], rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+def test_merged_masks_equal_the_reference():
+    rng = np.random.default_rng(1)
+    boxes = np.array([(2, 3, 40, 30), (4, 2, 42, 33), (0, 6, 38, 29), (50, 50, 60, 58), (3, 3, 39, 31)], np.float32)
+    masks, scores = rng.uniform(size=(5, 4, 4, 2)).astype(np.float32), rng.uniform(0.1, 1, (5, 2)).astype(np.float32)
+    scores[4] = 0  # does not exist
+    rows, classes = np.array([0, 3, 2]), np.array([1, 0, 0])
+    merged, tight = map(np.asarray, jax.jit(merge_masks, static_argnums=(5, 6, 7))(
+        masks, boxes, scores, rows, classes, 0.5, 0.4, 8
+    ))  # fmt: skip
+    for d, (row, class_) in enumerate(zip(rows, classes, strict=True)):
+        left, top, right, bottom = np.float64(tight[d])
+        y, x = (low + (np.arange(4) + 0.5) / 4 * (high - low) for low, high in ((top, bottom), (left, right)))
+        expected = reference.merge_masks(masks[..., class_], boxes, scores[:, class_], row, 0.5, 0.4, y, x)
+        np.testing.assert_allclose(merged[d], expected, atol=1e-5)
+        # The box is that of the points at the threshold, to a cell of the grid.
+        union = np.concatenate([boxes[:3, :2].min(0), boxes[:3, 2:].max(0)]) if row != 3 else boxes[3]
+        y, x = (np.linspace(union[i], union[i + 2], 200) for i in (1, 0))
+        dense = reference.merge_masks(masks[..., class_], boxes, scores[:, class_], row, 0.5, 0.4, y, x) >= 0.4
+        rows_of, columns_of = y[dense.any(1)], x[dense.any(0)]
+        exact = np.array([columns_of[0], rows_of[0], columns_of[-1], rows_of[-1]])
+        cell = (union[2:] - union[:2]).max() / 8
+        assert np.abs(tight[d] - exact).max() < cell + 0.5
+
+
+def test_a_detection_without_a_mask_keeps_its_box():
+    boxes = np.array([(2, 3, 40, 30)], np.float32)
+    merged, tight = merge_masks(
+        np.zeros((1, 4, 4, 1)), boxes, np.ones((1, 1)), np.zeros(1, int), np.zeros(1, int), 0.5, 0.4, 8
+    )
+    np.testing.assert_array_equal(tight, boxes)
+    assert not merged.any()
+
+
+@pytest.mark.parametrize("of_every_box", [False, True])
+def test_hard_examples_equal_the_reference(of_every_box):
+    rng = np.random.default_rng(2)
+    valid = np.arange(10) < np.array([[10], [7], [2]])
+    positive = valid & (np.arange(10) < np.array([[3], [0], [2]]))
+    classes = np.where(positive, rng.integers(1, 4, (3, 10)), 0)
+    boxes = SampledBoxes(
+        rng.normal(size=(3, 10, 4)),
+        rng.normal(size=(3, 10, 1, 4)),
+        classes,
+        rng.normal(size=(3, 10, 4)),
+        valid,
+        positive,
+    )
+    masks = SampledMasks(
+        rng.normal(size=(3, 10, 2, 2, 1)),
+        rng.uniform(size=(3, 10, 2, 2)),
+        np.zeros((3, 10), int),
+        positive,
+        of_every_box=of_every_box,
+    )
+    anchors = SampledAnchors(*(np.zeros((3, 1, *shape)) for shape in ((), (4,), (4,))), *(np.ones((3, 1), bool),) * 2)
+    config = example.LOSS.copy_and_resolve_references()
+    config.box, config.mask = 2.0, 10.0
+    chosen = detection_losses.hardest(DetectorOutput(anchors, boxes, masks, hard_examples=4), config)
+    for i in range(3):
+        log = boxes.logits[i] - np.log(np.exp(boxes.logits[i]).sum(-1, keepdims=True))
+        loss = -log[np.arange(10), classes[i]]
+        error = np.abs(boxes.deltas[i, :, 0] - boxes.targets[i])
+        loss += np.where(positive[i], 2 * np.where(error < 1, error**2 / 2, error - 0.5).sum(-1), 0)
+        if of_every_box:
+            p, t = 1 / (1 + np.exp(-masks.logits[i, ..., 0])), masks.targets[i]
+            loss += np.where(positive[i], -10 * (t * np.log(p) + (1 - t) * np.log(1 - p)).mean((1, 2)), 0)
+        expected = reference.hardest(loss, valid[i], 4)
+        assert expected.sum() == min(4, valid[i].sum())
+        np.testing.assert_array_equal(chosen.boxes.valid[i], expected)
+        np.testing.assert_array_equal(chosen.boxes.positive[i], expected & positive[i])
+        np.testing.assert_array_equal(chosen.masks.valid[i], (expected & positive[i]) if of_every_box else positive[i])
