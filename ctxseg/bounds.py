@@ -54,11 +54,21 @@ PLURALS = {int: "whole numbers", float: "numbers", str: "names", bool: "true or 
 # In the annotation of a field: 0 or () turns the field off, and so does `none` on the command line.
 OFF = "off"
 
+
 Count = Annotated[int, Bound(minimum=1)]
 Whole = Annotated[int, Bound(minimum=0)]
 Amount = Annotated[float, Bound(minimum=0, below=math.inf)]
 Factor = Annotated[float, Bound(above=0, below=math.inf)]
 Portion = Annotated[float, Bound(minimum=0, below=1)]
+
+
+class _Nonzero:
+    def __contains__(self, value: Sequence[int]) -> bool:
+        return any(value)
+
+
+# In a module's `READ_WHEN`, the values of a field that is a list: all lists with an entry other than 0.
+NONZERO = _Nonzero()
 
 
 def check(field: str, value: Any, annotation: Any) -> None:

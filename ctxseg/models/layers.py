@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32
 from ctxseg.errors import UserError
 from ctxseg.models import extent, initial
 from ctxseg.models.convolution import convolve, convolve_depthwise, materialize
+from ctxseg.models.deformable import DeformableConv
 from ctxseg.models.shapes import Array
 
 
@@ -233,7 +234,9 @@ class StochasticDepth(nn.Module):
 class ConvNorm(nn.Module):
     """Convolution, normalisation, ReLU: → `[B,⌈h/stride⌉,⌈w/stride⌉,features]`.
 
-    The convolution has a bias if `norm` is `none`. The other attributes are those of `Conv` and `Norm`.
+    The convolution has a bias if `norm` is `none`. `deformable`: number of groups of channels with offsets of their own; 0: a plain
+    convolution. The offsets are a convolution too, `offset`, which starts from 0, so that the initial network is that with plain
+    convolutions. The other attributes are those of `Conv` and `Norm`; `before`, `depthwise` and `groups` are for plain convolutions.
     """
 
     features: int
@@ -249,21 +252,21 @@ class ConvNorm(nn.Module):
     before: int | None = None
     depthwise: bool = False
     groups: int = 1
+    deformable: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w _"], train: bool) -> Float[Array, "b _ _ {self.features}"]:
-        x = Conv(
-            self.features,
-            self.kernel_size,
-            self.stride,
-            self.dilation,
-            use_bias=self.norm == "none",
-            dtype=self.dtype,
-            before=self.before,
-            depthwise=self.depthwise,
-            groups=self.groups,
-            name="conv",
-        )(x)
+        sizes = (self.kernel_size, self.stride, self.dilation)
+        settings: dict[str, Any] = {"use_bias": self.norm == "none", "dtype": self.dtype, "name": "conv"}
+        if self.deformable:
+            k = self.kernel_size
+            zeros, count = nn.initializers.zeros, 2 * self.deformable * k * k
+            offsets = Conv(count, *sizes, dtype=self.dtype, kernel_init=zeros, name="offset")(x)
+            offsets = offsets.reshape(*offsets.shape[:3], self.deformable, k, k, 2)
+            x = DeformableConv(self.features, *sizes, **settings)(x, offsets)
+        else:
+            settings |= {"before": self.before, "depthwise": self.depthwise, "groups": self.groups}
+            x = Conv(self.features, *sizes, **settings)(x)
         x = Norm(self.norm, self.axis_name, self.dtype, self.frozen, self.epsilon, name="norm")(x, train)
         return relu(x) if self.relu else x
 

@@ -2,13 +2,14 @@
 
 A module declares the fields that it reads: those of its dataclass. Its class attribute `READ_WHEN` lists the fields that it reads only
 for some values of others: {field: (other, values)}, or (other, values, another, values) where all must hold, or a list of such tuples
-where one is enough. `values` is a tuple, or an open-ended `range`. If a field's value may depend on another field, the module's `effective`
-returns it. `conditions` covers the fields that belong to no module. All other fields are always read.
+where one is enough. `values` is a tuple, an open-ended `range`, or `bounds.NONZERO`. If a field's value may depend on another field, the
+module's `effective` returns it. `conditions` covers the fields that belong to no module. All other fields are always read.
 """
 
 import dataclasses
 from collections.abc import Mapping, Set
 
+from ctxseg.bounds import NONZERO
 from ctxseg.errors import UserError
 from ctxseg.models import CONTEXTS, create_model, find_module
 from ctxseg.settings.collect import CHOSEN, FIXED, class_of, config_fields, defaults_of
@@ -240,18 +241,24 @@ def _reads(module, field, section):
 
 def _readers(modules, chooser, field):
     """The `modules` that read a field, and under which conditions: "rce, or zigzag with region_context=rce"."""
-    always, sometimes = [], []
+    always, sometimes = [], {}  # names, and {condition: names}
     for name, module in modules.items():
         alternatives = [a for a in when(module, field) if name in a.pop(chooser, [name])]
         if field in config_fields(module) and alternatives:
             condition = ", or with ".join(
                 ", ".join(f"{other}={_values(values)}" for other, values in a.items()) for a in alternatives
             )
-            (sometimes if condition else always).append(f"{name} with {condition}" if condition else name)
-    names = " or ".join(filter(None, (", ".join(always[:-1]), *always[-1:])))
-    return ", or ".join(filter(None, (names, *sometimes)))
+            (sometimes.setdefault(condition, []) if condition else always).append(name)
+    parts = (_joined(always), *(f"{_joined(names)} with {condition}" for condition, names in sometimes.items()))
+    return ", or ".join(filter(None, parts))
+
+
+def _joined(names):
+    return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _values(values):
     """The values of a condition, in words."""
+    if values is NONZERO:
+        return "an entry above 0"
     return f"{values[0]} or more" if isinstance(values, range) else " or ".join(map(str, values))

@@ -49,6 +49,7 @@ CASES |= {
     "renet on patches": {"backbone": {"name": "none"}, "context": {"name": "renet", "patch": (4, 4), "entering": "l2"}},
     "renet on several maps": {"context": {"name": "renet", "levels": ("res3", "res5"), "entering": "l2"}},
     "msci on resnet": {"backbone": {"name": "resnet18", "output_stride": 32}, "context": {"name": "msci"}},
+    "deformable convolutions": {"backbone": {"deformable": (0, 1, 1, 1), "offset_groups": 2}, "context": {"name": "fpn"}},
     "vgg16, Caffe's poolings": {"backbone": {"name": "vgg16"}, "context": {"name": "msc"}},
     "vgg16, 2×2 poolings": {"backbone": {"name": "vgg16", "layout": "hrenet"}, "context": {"name": "renet"}},
     "memory": {"context": {"name": "ppm"}, "memory": {"name": "mcibi"}},

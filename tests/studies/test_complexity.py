@@ -17,6 +17,7 @@ from ctxseg.configs import fcn
 from ctxseg.errors import UserError
 from ctxseg.models.attention import attention
 from ctxseg.models.convolution import convolve
+from ctxseg.models.deformable import deformable_convolve
 from ctxseg.models.layers import ConvNorm, relu
 from ctxseg.runs import workdir
 from ctxseg.studies import complexity
@@ -61,6 +62,10 @@ def with_tangent(x, kernel):
 with_tangent.defjvp(lambda primals, tangents: (plain(*primals), plain(*tangents)))
 
 
+def deformed(x, kernel, stride):
+    return deformable_convolve(x, jnp.zeros((1, 5, 4, 2, 3, 3, 2)), kernel, stride)
+
+
 def by_platform(x, kernel):
     def cpu(x, kernel):
         return plain(plain(x, kernel), kernel)
@@ -84,6 +89,7 @@ COUNTS = {
     "strided": (partial(convolve, stride=2), shape(1, 9, 7, 4), K, 5 * 4 * 9 * 4 * 6),
     "dilated": (partial(convolve, dilation=12), shape(1, 8, 8, 4), K, 64 * 9 * 4 * 6),
     "Winograd on a CPU": (convolve, shape(1, 8, 8, 64), shape(3, 3, 64, 64), 64 * 9 * 64 * 64),
+    "deformable": (partial(deformed, stride=2), shape(1, 9, 7, 4), K, 5 * 4 * 9 * 4 * 6),
     "scan": (scanned, shape(1, 8, 8, 4), shape(3, 3, 4, 4), 5 * 64 * 9 * 4 * 4),
     "scan in a scan": (partial(scanned, conv=scanned), shape(1, 8, 8, 4), shape(3, 3, 4, 4), 25 * 64 * 9 * 4 * 4),
     "map": (lambda x, k: lax.map(lambda x: plain(x[None], k), x), shape(7, 8, 8, 4), K, 7 * 64 * 9 * 4 * 6),

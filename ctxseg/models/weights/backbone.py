@@ -1,7 +1,7 @@
 """Whether weights are of the backbone of a network, and if not, why."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isqrt
 from typing import Any
 
@@ -13,10 +13,14 @@ PREFIX = "backbone/"
 STEMS = {32: "conv3_32", 64: "conv3"}
 # A file that lacks at most this share of the backbone's arrays, and has no others, is incomplete. Another ResNet lacks a third or more.
 INCOMPLETE = 0.1
+# In the names of the arrays that compute the offsets of a deformable convolution.
+OFFSET = "/offset/"
 
 
 def check(source: Source, network: Mapping[str, Any]) -> None:
     """Checks that source and network have the same arrays of a backbone, or one of them none.
+
+    A source with a plain convolution has no offsets for a deformable one, which keep their initial values.
 
     Args:
         source: the weights.
@@ -29,7 +33,7 @@ def check(source: Source, network: Mapping[str, Any]) -> None:
     if not ours or not theirs:
         return
     ours, theirs = ({n for n in names if not _path(n).startswith(source.optional)} for names in (ours, theirs))
-    required = {name for name in ours if not _path(name).startswith(source.lacks)}
+    required = {name for name in ours if not _path(name).startswith(source.lacks)} - new_offsets(ours, theirs)
     missing, extra = required - theirs, theirs - ours
     field = differing_field(network, source.tensors)
     title = f"{source.title} ({source.publisher})"
@@ -45,10 +49,16 @@ def check(source: Source, network: Mapping[str, Any]) -> None:
             )
 
 
+def new_offsets(ours: Iterable[str], theirs: Iterable[str]) -> set[str]:
+    """The arrays of offsets in `ours` whose convolution is plain in `theirs`."""
+    layers = {name.rpartition("/")[0] for name in theirs}
+    return {name for name in ours if OFFSET in name and name.rpartition("/")[0] not in layers}
+
+
 def differing_field(network: Mapping[str, Any], tensors: Mapping[str, Any]) -> str | None:
     """The only field in which two backbones differ, with its value in the file: "config.model.backbone.stem=conv7".
 
-    None: they differ in more, or in something else than the stem, the normalisation, and a transformer's sizes.
+    None: they differ in more, or in something else than the stem, the normalisation, deformable convolutions, and a transformer's sizes.
 
     Args:
         network: {our name: array or other object with a `shape`} of the network.
@@ -58,7 +68,11 @@ def differing_field(network: Mapping[str, Any], tensors: Mapping[str, Any]) -> s
         {_path(name): x.shape for name, x in arrays.items() if _path(name).startswith(PREFIX)}
         for arrays in (network, tensors)
     )
+    for name in new_offsets(ours, theirs):
+        del ours[name]
     differing = {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
+    if differing and all(OFFSET in name for name in differing):
+        return _deformable(ours, theirs)
     if all(len(shapes.get("backbone/positions", ())) == 2 for shapes in (ours, theirs)):
         fields = [
             f"config.model.backbone.{name}={value}"
@@ -87,6 +101,21 @@ def _transformer(shapes):
         "width": shapes["backbone/positions"][-1],
         "patch_size": (*shapes.get("backbone/patches/kernel", ()), 0)[0],
     }
+
+
+def _deformable(ours, theirs):
+    """The field in which the deformable convolutions of two {name: shape} differ, with its value in the second."""
+    blocks, groups = [], []
+    for shapes in (ours, theirs):
+        kernels = {name: shape for name, shape in shapes.items() if name.endswith(f"{OFFSET}kernel")}
+        blocks.append([sum(name.startswith(f"backbone/res{i}_") for name in kernels) for i in (2, 3, 4, 5)])
+        # The channels of offsets are 2·groups·k·l.
+        groups.append({shape[3] // max(2 * shape[0] * shape[1], 1) for shape in kernels.values() if len(shape) == 4})
+    if blocks[0] != blocks[1]:
+        return f"config.model.backbone.deformable={','.join(map(str, blocks[1]))}"
+    if groups[0] != groups[1] and len(groups[1]) == 1:
+        return f"config.model.backbone.offset_groups={groups[1].pop()}"
+    return None
 
 
 def _stem(shapes):

@@ -89,8 +89,8 @@ def fit(
 ) -> tuple[Any, Report]:
     """Fills the variables of a segmenter or a detector from `source`.
 
-    The backbone is filled completely or not at all. Of the other parts, the arrays whose names source and network share are filled, except
-    for parts of another kind, see `_other_parts`.
+    The backbone is filled completely, or not at all; only offsets of deformable convolutions may be missing. Of the other parts, the arrays
+    whose names source and network share are filled, except for parts of another kind, see `_other_parts`.
 
     Args:
         model: the network.
