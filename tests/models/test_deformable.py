@@ -18,6 +18,8 @@ from ctxseg.models.weights.source import Source
 from ctxseg.models.weights.tensor import Tensor
 from ctxseg.settings.collect import get_config
 from tests.models import gradients
+from tests.references import deformable as numpy_reference
+from tests.references import published_deformable as published
 
 
 def by_hats(x, offsets, kernel, stride=1, dilation=1):
@@ -36,7 +38,8 @@ def by_hats(x, offsets, kernel, stride=1, dilation=1):
 
 
 # Each is a function like `by_hats`.
-REFERENCES = {"hats": by_hats}
+# `loops` was written without looking at the code.
+REFERENCES = {"hats": by_hats, "loops": numpy_reference.deformable_convolve}
 CASES = {
     # height, width, channels, outputs, kernel, stride, dilation, groups
     "plain": (5, 6, 4, 3, (3, 3), 1, 1, 1),
@@ -317,3 +320,18 @@ def test_weights_that_do_not_fit_are_one_line(file, ours, left, message):
     source = backbone_of(network(**file)[1], [f"params/backbone/{left}"])
     with pytest.raises(UserError, match=message):
         fit.fit(*network(**ours), source)
+
+
+@pytest.mark.parametrize("name", published.CONVOLUTIONS)
+def test_torchvision(name):
+    """Values and all gradients."""
+    case, recorded = published.CONVOLUTIONS[name], published.recorded_convolution(name)
+    *inputs, cotangent = published.convolution(name).values()
+
+    @jax.jit
+    def both(*inputs):
+        output, pull = jax.vjp(lambda *a: deformable_convolve(*a, case.stride, case.dilation), *inputs)
+        return output, *pull(cotangent)
+
+    for key, value in zip(("output", "x", "offsets", "kernel"), both(*inputs), strict=True):
+        np.testing.assert_allclose(value, recorded[key], rtol=1e-5, atol=1e-5, err_msg=key)

@@ -33,17 +33,21 @@ FIELDS = {
 FCIS_FIELDS = {
     name: FIELDS[name] for name in ("anchor_sizes", "proposals_before", "proposals_after", "rpn_samples", "detections", "canonical_size")
 } | {"groups": 2, "bins": 4, "rois": 24, "hard_examples": 12, "score_threshold": 0.2}  # fmt: skip
-DEFORMABLE = {"box_pooling": "deformable", "hard_examples": 8, "rois": 24, "suppression": "linear"}
+DEFORMABLE = {
+    "backbone": {"deformable": (0, 1, 1, 0), "offset_groups": 2},
+    "box_pooling": "deformable", "hard_examples": 8, "rois": 24, "suppression": "linear",
+}  # fmt: skip
 
 
 def detector(axis_name=None, kind=MaskRCNN, **fields):
-    """A detector of two levels. Fields of other classes than Mask R-CNN are in addition to `FCIS_FIELDS`."""
+    """A detector of two levels. `fields` are in addition to `FIELDS`, or to `FCIS_FIELDS`; `backbone` has those of the backbone."""
 
     def conv(*args, **kwargs):
         return ConvNorm(*args, axis_name=axis_name, **kwargs)
 
     # Two maps and a coarser level of anchors: the fewest with every kind of level. Each level adds to the time of compilation.
-    backbone, neck = Tiny(width=2, output_stride=32, conv=conv), FPN(("res3", "res4"), channels=4, conv=conv)
+    backbone = Tiny(width=2, output_stride=32, conv=conv, **fields.pop("backbone", {}))
+    neck = FPN(("res3", "res4"), channels=4, conv=conv)
     fields = (FIELDS if kind is MaskRCNN else FCIS_FIELDS) | fields
     return kind(backbone, neck, CLASSES, conv=conv, axis_name=axis_name, **fields)
 

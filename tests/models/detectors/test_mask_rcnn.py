@@ -210,6 +210,7 @@ CHOICES = {
         "proposals_of": "level",
     },
     "normalised, softmax": {"rpn_norm": "batch", "box_norm": "batch", "mask_norm": "batch", "mask_scores": "softmax"},
+    "deformable, hard examples, soft-NMS": example.DEFORMABLE,
     "many samples, padding is seen": {"rpn_samples": 5000, "rois": 64, "roi_aligned": False, "padding": "seen"},
 }
 
@@ -227,6 +228,7 @@ def test_choices(case):
     total, output, found = run(example.variables(model), example.batch(2))
     assert np.isfinite(total) and total > 0.1
     assert found.valid.any()
+    assert output.hard_examples == model.hard_examples
     assert output.rpn.valid.all() == (case != "many samples, padding is seen")  # there are fewer anchors
 
 
