@@ -1,6 +1,6 @@
-"""The losses of a tiny detector and their gradients on 1, 2 and 4 forced host devices, run by `tests/models/detectors/test_mask_rcnn.py`.
+"""The losses of tiny detectors and their gradients on forced host devices, run by `tests/models/detectors/test_mask_rcnn.py`.
 
-python -m tests.detector_on_devices FOLDER
+python -m tests.detector_on_devices FOLDER COUNT… writes FOLDER/DETECTOR_COUNT.npz, for 1, 2 or 4 devices.
 """
 
 import os
@@ -16,26 +16,30 @@ if __name__ == "__main__":
 
     from ctxseg import devices
     from ctxseg.models import convolution, layers
+    from ctxseg.models.detectors.fcis import FCIS
     from tests.models.detectors import example
 
     assert jax.local_device_count() == 4
     layers.convolve = convolution._plain  # compiles faster
-    model = example.detector(axis_name=devices.AXIS)
-    variables, batch = example.variables(model), example.batch(4)
+    batch = example.batch(4)
+    for name, fields in {"deformable": example.DEFORMABLE, "fcis": {"kind": FCIS}}.items():
+        model = example.detector(axis_name=devices.AXIS, **fields)
+        variables = example.variables(model)
 
-    def step(variables, batch):
-        def loss(params):
-            output, updated = example.apply(model, variables | {"params": params}, batch)
-            loss, parts = example.total(output, devices.AXIS)
-            return loss, (parts, updated)
+        def step(variables, batch, model=model):
+            def loss(params):
+                output, updated = example.apply(model, variables | {"params": params}, batch)
+                loss, parts = example.total(output, devices.AXIS)
+                return loss, (parts, updated)
 
-        gradients, (parts, updated) = jax.grad(loss, has_aux=True)(variables["params"])
-        return jax.lax.psum((parts, gradients), devices.AXIS), updated
+            gradients, (parts, updated) = jax.grad(loss, has_aux=True)(variables["params"])
+            return jax.lax.psum((parts, gradients), devices.AXIS), updated
 
-    for count in (1, 2, 4):  # `parallel` runs on as many devices as its arguments' first axis is long
-        copies = jax.tree.map(lambda x, n=count: np.stack([x] * n), variables)
-        shares = {name: x.reshape(count, -1, *x.shape[1:]) for name, x in batch.items()}
-        result = devices.parallel(step)(copies, shares)
-        assert {x.device for x in jax.tree.leaves(result)[0].addressable_shards} == set(jax.local_devices()[:count])
-        leaves = jax.tree_util.tree_flatten_with_path(devices.unreplicate(result))[0]
-        np.savez(folder / f"{count}.npz", **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
+        for count in map(int, sys.argv[2:]):  # `parallel` runs on as many devices as its arguments' first axis is long
+            copies = jax.tree.map(lambda x, n=count: np.stack([x] * n), variables)
+            shares = {key: x.reshape(count, -1, *x.shape[1:]) for key, x in batch.items()}
+            result = devices.parallel(step)(copies, shares)
+            assert {x.device for x in jax.tree.leaves(result)[0].addressable_shards} == set(jax.local_devices()[:count])
+            leaves = jax.tree_util.tree_flatten_with_path(devices.unreplicate(result))[0]
+            arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+            np.savez(folder / f"{name}_{count}.npz", **arrays)
