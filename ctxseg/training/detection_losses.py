@@ -3,6 +3,8 @@
 Each is a sum on one device, divided by a count over all devices, so the result does not depend on how a batch is split.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -98,10 +100,10 @@ def hardest(output: DetectorOutput, config) -> DetectorOutput:
     loss = jax.lax.stop_gradient(jnp.where(boxes.valid, loss, -1))
     _, index = jax.lax.top_k(loss, min(output.hard_examples, loss.shape[1]))
     chosen = jax.vmap(lambda i: jnp.zeros(loss.shape[1], bool).at[i].set(True))(index)
-    boxes = boxes.replace(valid=boxes.valid & chosen, positive=boxes.positive & chosen)
+    boxes = replace(boxes, valid=boxes.valid & chosen, positive=boxes.positive & chosen)
     if masks.of_every_box:
-        masks = masks.replace(valid=masks.valid & chosen)
-    return output.replace(boxes=boxes, masks=masks)
+        masks = replace(masks, valid=masks.valid & chosen)
+    return replace(output, boxes=boxes, masks=masks)
 
 
 def box_class(boxes: SampledBoxes, axis_name: str | None = None) -> Float[Array, ""]:

@@ -7,6 +7,7 @@ There are no layers after the score maps: a region reads its classes and its mas
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -23,7 +24,7 @@ from ctxseg.models.detectors.merging import merge_masks
 from ctxseg.models.detectors.outputs import Detections, DetectorOutput, SampledBoxes, SampledMasks
 from ctxseg.models.detectors.position_sensitive import ps_roi_pool
 from ctxseg.models.detectors.two_stage import Share, TwoStage, grouped
-from ctxseg.models.layers import Conv
+from ctxseg.models.layers import promote_all_but_bias
 from ctxseg.models.shapes import Array
 
 
@@ -71,13 +72,16 @@ class FCIS(TwoStage):
     merged: Count = 32
     mask_threshold: Share = 0.4
 
+    # Layers whose rows of classes may follow one of the background, for `weights.fit`.
+    BACKGROUND_FIRST = ("score_maps/",)
+
     def setup(self):
         super().setup()
-        # All levels share them. The order of the channels is that of `ps_roi_pool`: group row, group column, and (outside, inside) × class.
-        parts, init = self.groups**2, initial.normal(0.01)
-        layers = {"kernel_init": init, "dtype": self.dtype}
-        self.score_maps = Conv(parts * 2 * (self.num_classes + 1), 1, **layers)
-        self.box_maps = Conv(parts * 4, 1, **layers)
+        # All levels share them. The order of the channels is that of `ps_roi_pool`: group row, group column, (outside, inside), class.
+        parts = self.groups**2
+        layers = {"kernel_init": initial.normal(0.01), "dtype": self.dtype, "promote_dtype": promote_all_but_bias}
+        self.score_maps = nn.DenseGeneral((2 * parts, self.num_classes + 1), **layers)
+        self.box_maps = nn.Dense(4 * parts, **layers)
 
     def __call__(
         self,
@@ -89,7 +93,7 @@ class FCIS(TwoStage):
         """Detections; or, if the objects are given, what the losses need. See `MaskRCNN.__call__`."""
         first = self.first_stage(images, sizes, train)
         with extent.padded(None, first.shape):  # 1×1 convolutions, and regions, have no padding
-            maps = [(self.score_maps(x), self.box_maps(x)) for x in first.maps]
+            maps = [(self.score_maps(x).reshape(*x.shape[:3], -1), self.box_maps(x)) for x in first.maps]
             if self.is_initializing():
                 b = len(first.sizes)
                 return self._detect(first, maps, jnp.zeros((b, 1, 4)), jnp.zeros((b, 1), bool))
@@ -102,9 +106,8 @@ class FCIS(TwoStage):
         """What boxes `[b,r,4]` read from the score maps of the level that the size of each asks for."""
         b = len(boxes)
         *places, lengths = first.places(boxes, self.canonical_size)
-        scores, deltas = (
-            ps_roi_pool(parts, *places, self.bins, self.groups, lengths, "release") for parts in zip(*maps, strict=True)
-        )
+        pool = partial(ps_roi_pool, bins=self.bins, groups=self.groups, lengths=lengths, rounding="release")
+        scores, deltas = (pool(parts, *places) for parts in zip(*maps, strict=True))
         scores = scores.astype(jnp.float32).reshape(*scores.shape[:3], 2, self.num_classes + 1)
         outside, inside = scores[..., 0, :], scores[..., 1, :]
         logits = jnp.maximum(inside, outside).mean((1, 2))

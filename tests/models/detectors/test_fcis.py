@@ -1,5 +1,6 @@
 """FCIS as a whole, and the hard examples and the merging of masks that it has: SPEC §9."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 from ctxseg.models.detectors.fcis import FCIS
 from ctxseg.models.detectors.merging import merge_masks
 from ctxseg.models.detectors.outputs import DetectorOutput, SampledAnchors, SampledBoxes, SampledMasks
+from ctxseg.models.weights import fit
+from ctxseg.models.weights.source import Source
+from ctxseg.models.weights.tensor import Tensor
 from ctxseg.training import detection_losses
 from tests.models.detectors import example
 from tests.references import deformable as reference
@@ -86,6 +90,23 @@ def test_scores_of_regions_equal_the_reference(model, variables):
         np.testing.assert_allclose(jax.nn.sigmoid(actual.inside[0, r]), inside[0], atol=1e-5)
         mean = reference.ps_roi_pool(deltas, *arguments, rounding="release").mean((1, 2))[0]
         np.testing.assert_allclose(actual.deltas[0, r, 0], mean, atol=1e-5)
+
+
+def test_score_maps_of_other_classes_are_filled_by_name(model, variables):
+    """The background's come from the file too."""
+    theirs = example.variables(model.clone(num_classes=4), seed=1)
+    flat = flax.traverse_util.flatten_dict(theirs, sep="/")
+    tensors = {name: Tensor(x.shape, x.dtype, lambda _, x=x: x) for name, x in flat.items()}
+    source = Source("file", "ctxseg", tensors, class_names=("dog", "cat", "bird", "car"))
+    filled, report = fit.fit(model, variables, source, ("car", "tree", "dog"))
+    assert report.classes == ("car", "dog") and set(report.by_class) == {
+        f"params/score_maps/{n}" for n in ("kernel", "bias")
+    }
+    for name in ("kernel", "bias"):
+        ours, before, from_file = (tree["params"]["score_maps"][name] for tree in (filled, variables, theirs))
+        for here, there in ((0, 0), (1, 4), (3, 1)):
+            np.testing.assert_array_equal(ours[..., here], from_file[..., there])
+        np.testing.assert_array_equal(ours[..., 2], before[..., 2])
 
 
 def test_padding_changes_nothing(detect, variables):
