@@ -23,8 +23,11 @@ def get_config(dataset: str = "scenes_instances"):
 
 
 def one_map(config, channels: int) -> None:
-    """Regions read one map of stride 16, of `channels` channels, and proposals read res4 with the anchors of all sizes."""
-    config.model.backbone.output_stride = 16
+    """Regions read one map of stride 16, of `channels` channels, and proposals read res4 with the anchors of all sizes.
+
+    On small data sets, whose objects are small, the stride is 8.
+    """
+    config.model.backbone.output_stride = 8 if config.data.name in datasets.SMALL else 16
     config.model.context.name = "project"
     detector = config.model.detector
     detector.rpn_levels = ("res4",)
