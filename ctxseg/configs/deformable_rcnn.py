@@ -20,9 +20,13 @@ def get_config(dataset: str = "scenes_instances"):
 
 
 def deformable(config, blocks: tuple[int, int, int, int]) -> None:
-    """Makes the last convolutions of each stage of the backbone deformable, and the pooling of the boxes."""
-    most = 1 if config.model.backbone.name == "tiny" else 3  # it has one block a stage
-    config.model.backbone.deformable = tuple(min(count, most) for count in blocks)
+    """Makes the last convolutions of each stage of the backbone deformable, and the pooling of the boxes.
+
+    EfficientNet-Lite0, the backbone of `:folder`, has no deformable convolutions: there it is the pooling alone.
+    """
+    if config.model.backbone.name != "efficientnet_lite0":
+        most = 1 if config.model.backbone.name == "tiny" else 3  # it has one block a stage
+        config.model.backbone.deformable = tuple(min(count, most) for count in blocks)
     config.model.detector.box_pooling = "deformable"
     config.optimizer.rates = (*config.optimizer.rates, "box_offsets=0.01")
 

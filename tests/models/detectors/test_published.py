@@ -8,7 +8,7 @@ import pytest
 
 import ctxseg
 from ctxseg.errors import UserError
-from ctxseg.models.detectors import mask_rcnn
+from ctxseg.models.detectors import two_stage
 from ctxseg.models.weights import detectors
 from ctxseg.models.weights.names import recognise
 from ctxseg.models.weights.source import PUBLISHERS, open_source
@@ -29,12 +29,12 @@ def test_mask_rcnn_equals_torchvisions(monkeypatch):
     assert not report.new and not report.left
     proposals = []
 
-    def propose(*inputs, original=mask_rcnn.propose):
+    def propose(*inputs, original=two_stage.propose):
         result = original(*inputs)
         proposals.append(result)
         return result
 
-    monkeypatch.setattr(mask_rcnn, "propose", propose)
+    monkeypatch.setattr(two_stage, "propose", propose)
     height, width = published_detector.SIZES[0]
 
     @jax.jit
