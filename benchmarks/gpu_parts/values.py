@@ -17,7 +17,7 @@ from ctxseg.models.detectors.matching import match, sample
 from ctxseg.models.detectors.nms import nms
 from ctxseg.models.detectors.roi_align import levels_of, roi_align
 from ctxseg.models.resizing import area_resize, average_pool, max_pool, resize, window_mean
-from ctxseg.training import detection_losses, losses
+from ctxseg.training import detection_losses, losses, pixel_losses
 from gpu_parts import crf, steps
 
 TOLERANCES = {"values": 1e-4, "gradients": 5e-2}
@@ -213,7 +213,7 @@ def masked(size):
 def entropy(size):
     labels = steps.labelled(2, (size, size), CLASSES, 0)["label"]
     logits = noise(2, size // 4, size // 4, CLASSES)
-    return differentiated(lambda logits: losses.cross_entropy(logits, labels)), (logits,)
+    return differentiated(lambda logits: pixel_losses.cross_entropy(logits, labels)), (logits,)
 
 
 def mean_field(size):

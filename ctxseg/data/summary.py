@@ -30,12 +30,14 @@ class Counts(NamedTuple):
         sizes: int64 [N, 2], height and width of each image.
         pixels: int64 [256], the number of pixels of each id; 255 is ignored.
         images: int64 [256], the number of images that have the id.
+        areas: int64 [256], the number of pixels with a class of the images that have the id.
         objects: int64 [256], the number of objects of each class, without crowds; None for labels.
     """
 
     sizes: np.ndarray
     pixels: np.ndarray
     images: np.ndarray
+    areas: np.ndarray
     objects: np.ndarray | None = None
 
 
@@ -49,7 +51,8 @@ def summarise(builder, draw: Callable) -> dict:
     Returns:
         `data`, the name; and `splits`, {name: {`images`: their number; `height`, `width`: {`min`, `median`, `max`}; `sizes`: number of
         different sizes; `ignored`: share of ignored pixels; `classes`: {name: {`share`: of the labelled pixels, None if there are none;
-        `pixels`: their number; `images`: number of images with the class}}}}. For instance segmentation, `share` is of all objects, and
+        `pixels`: their number; `images`: number of images with the class; `area`: number of labelled
+        pixels of these images}}}}. For instance segmentation, `share` is of all objects, and
         each split and each class also has `objects`, their number.
 
     Raises:
@@ -77,6 +80,26 @@ def summarise(builder, draw: Callable) -> dict:
     return summary
 
 
+def frequencies(builder, split: str) -> dict[str, float]:
+    """{class: its share of the labelled pixels of the images that have it}; 0 for a class that no image has.
+
+    Args:
+        builder: a prepared builder, whose summary is read if it has one, or else its labels.
+        split: a split, or several as `a+b`.
+
+    Raises:
+        UserError: a damaged record.
+    """
+    try:
+        splits = _read(epath.Path(builder.data_dir) / "summary.json", builder)["splits"]
+    except (OSError, ValueError):
+        names = builder.info.metadata["class_names"]
+        splits = {name: _of_split(count(builder, name), names) for name in split.split("+")}
+    counted = [splits[name]["classes"] for name in split.split("+")]
+    sums = {name: [sum(classes[name][key] for classes in counted) for key in ("pixels", "area")] for name in counted[0]}
+    return {name: pixels / area if area else 0.0 for name, (pixels, area) in sums.items()}
+
+
 def count(builder, split: str) -> Counts:
     """Counts sizes and class ids of a split's labels, or its objects, with all cores. UserError: a damaged record."""
     if "objects" in builder.info.features:
@@ -92,27 +115,29 @@ def count(builder, split: str) -> Counts:
             place = f"{builder.name} {split}: label {index}"
             raise UserError(f"{place} cannot be read; delete {builder.data_dir} to prepare it again") from error
 
-    sizes = np.zeros((len(records), 2), np.int64)
-    pixels, images = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    sizes, classes = np.zeros((len(records), 2), np.int64), len(builder.info.metadata["class_names"])
+    pixels, images, areas = np.zeros((3, 256), np.int64)
     results = each(size_and_histogram, range(len(records)), f"count {builder.name} {split}")
     for i, (size, histogram) in enumerate(results):
         sizes[i] = size
         pixels += histogram
         images += histogram > 0
-    return Counts(sizes, pixels, images)
+        areas += (histogram > 0) * histogram[:classes].sum()
+    return Counts(sizes, pixels, images, areas)
 
 
 def _count_objects(builder, split):
     source = InstanceSource(builder, split)
     classes = max(256, len(builder.info.metadata["class_names"]))
-    pixels, images, objects = np.zeros((3, classes), np.int64)
+    pixels, images, areas, objects = np.zeros((4, classes), np.int64)
     for content in each(source.annotations, range(len(source)), f"count {builder.name} {split}"):
         annotations = content["annotations"]
         ids = np.array([a["category"] for a in annotations], int)
         np.add.at(pixels, ids, np.array([run_lengths.area(a["segmentation"]) for a in annotations], np.int64))
         np.add.at(objects, ids, np.array([1 - a["iscrowd"] for a in annotations], np.int64))
         images[np.unique(ids)] += 1
-    return Counts(source.sizes, pixels, images, objects)
+        areas[np.unique(ids)] += content["height"] * content["width"]
+    return Counts(source.sizes, pixels, images, areas, objects)
 
 
 def table(summary: dict) -> str:
@@ -184,6 +209,7 @@ def _read(path, builder):
     try:
         valid = summary["splits"].keys() == builder.info.splits.keys()
         table(summary)
+        _ = [values["area"] for split in summary["splits"].values() for values in split["classes"].values()]
     except (KeyError, TypeError, AttributeError):
         valid = False
     if not valid or not path.with_suffix(".png").exists():
@@ -214,6 +240,7 @@ def _of_labels(counts, names):
                 "share": int(counts.pixels[k]) / labelled if labelled else None,
                 "pixels": int(counts.pixels[k]),
                 "images": int(counts.images[k]),
+                "area": int(counts.areas[k]),
             }
             for k, name in enumerate(names)
         },

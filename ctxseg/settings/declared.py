@@ -55,7 +55,15 @@ class LossFields:
     """The loss. Weights are relative to the main loss.
 
     Attributes:
-        name: the main loss: cross_entropy, or package.module:function.
+        name: the main loss: cross_entropy, focal, dice, lovasz, ohem, or package.module:function; also a sum with weights, such as
+            cross_entropy+0.5*dice.
+        auxiliary_name: the loss of auxiliary scores, of auxiliary heads and of the scores of each scale, as name; default: name.
+        class_weights: weights of the classes, in cross_entropy and focal: one number for each; or frequency: the median frequency of the
+            classes in the training split, divided by that of the class; none: 1.
+        smoothing: label smoothing of cross_entropy: the share of the target that all classes have in equal parts.
+        focal_gamma: exponent of focal.
+        ohem_threshold: probability of its class up to which a pixel is hard, in ohem.
+        ohem_least: the least number of pixels of a batch that ohem counts; if fewer are hard, those with the largest losses.
         auxiliary: weight of the auxiliary scores of ocr's soft regions and of mcibi's class distributions (its α).
         heads: weight of the auxiliary heads of config.model.auxiliary.
         memory: weight of mcibi's representation consistent learning (its β).
@@ -71,6 +79,12 @@ class LossFields:
     """
 
     name: str = "cross_entropy"
+    auxiliary_name: str | None = None
+    class_weights: Annotated[tuple, OFF] = ()
+    smoothing: Annotated[Portion, OFF] = 0.0
+    focal_gamma: Amount = 2.0
+    ohem_threshold: Annotated[float, Bound(above=0, below=1)] = 0.7
+    ohem_least: Count = 100_000
     auxiliary: Annotated[Amount, OFF] = 0.4
     heads: Annotated[Amount, OFF] = 0.4
     memory: Annotated[Amount, OFF] = 1.0
@@ -166,11 +180,14 @@ class OptimizerFields:
     """The optimiser and its schedule.
 
     Attributes:
-        name: sgd, or package.module:function.
+        name: sgd, adamw, or package.module:function.
         learning_rate: highest learning rate of the run.
-        momentum: momentum of SGD; the default is that of Attention to Scale, as the other papers give none.
+        momentum: momentum of SGD, and β₁ of AdamW; the default is that of Attention to Scale, as the other papers give none.
+        beta2: β₂ of AdamW.
+        epsilon: ε of AdamW.
         nesterov: Nesterov momentum.
-        weight_decay: L2 penalty on kernels only; the default is that of Attention to Scale and MCIBI, as the other papers give none.
+        weight_decay: L2 penalty (SGD) or decoupled decay (AdamW), on kernels only; the default is that of Attention to Scale and MCIBI, as
+            the other papers give none.
         rates: factors of the learning rate for parameters with a name prefix, such as "classifier/scores=10".
         layer_decay: factor of the learning rate for each layer that follows in the backbone, so that its first layers learn most slowly; 1:
             the same rate for all. For transformers (vit_* and dinov2_*); everything after the blocks counts as one layer.
@@ -186,12 +203,14 @@ class OptimizerFields:
     name: str = "sgd"
     learning_rate: Amount = 0.01
     momentum: Annotated[Portion, OFF] = 0.9
+    beta2: Portion = 0.999
+    epsilon: Annotated[float, Bound(above=0)] = 1e-8
     nesterov: bool = False
     weight_decay: Annotated[Amount, OFF] = 5e-4
     rates: Annotated[tuple, OFF] = ()
     layer_decay: Annotated[float, Bound(above=0, maximum=1)] = 1.0
     clip_norm: Annotated[Amount, OFF] = 0.0
-    schedule: Literal["poly", "step", "constant"] = "poly"
+    schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
     head_steps: Annotated[Whole, OFF] = 0
     warmup_steps: Annotated[Whole, OFF] = 0
     poly_power: Amount = 0.9

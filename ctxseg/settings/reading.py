@@ -7,6 +7,7 @@ module's `effective` returns it. `conditions` covers the fields that belong to n
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Set
 
 from ctxseg.bounds import NONZERO
@@ -25,10 +26,14 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
     step, poly = optimizer.schedule == "step", optimizer.schedule == "poly"
     superpixels = mode == "prepare" or _reads_superpixels(config, chosen)
     heads, detector = bool(config.model.auxiliary.levels), config.model.detector.name != "none"
+    used = set(re.split(r"[+*]", f"{config.loss.name}+{config.loss.auxiliary_name or ''}"))
+    outside = any(":" in name for name in used)  # such a loss may have the fields as arguments
     losses = ("rpn_class", "rpn_box", "rpn_box_beta", "box_class", "box", "box_beta", "mask")
     return (
         (["model.frozen", "optimizer.head_steps"], bool(config.model.pretrained), "config.model.pretrained"),
         (["optimizer.nesterov"], optimizer.momentum > 0, "config.optimizer.momentum above 0"),
+        (["optimizer.nesterov"], optimizer.name != "adamw", "config.optimizer.name=sgd"),
+        (["optimizer.beta2", "optimizer.epsilon"], optimizer.name != "sgd", "config.optimizer.name=adamw"),
         (["optimizer.poly_power"], poly, "config.optimizer.schedule=poly"),
         (["optimizer.step_boundaries"], step, "config.optimizer.schedule=step"),
         (
@@ -37,6 +42,21 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
             "config.optimizer.schedule=step and config.optimizer.step_boundaries",
         ),
         (["loss.auxiliary"], scores, "auxiliary scores: config.model.context.name=ocr, or a memory"),
+        (
+            ["loss.auxiliary_name"],
+            scores or heads or merge != "none",
+            "auxiliary scores: of ocr, of a memory, of config.model.auxiliary.levels or of several scales",
+        ),
+        *(
+            ([f"loss.{field}"], outside or bool(used & names), f"config.loss.name with {' or '.join(sorted(names))}")
+            for field, names in (
+                ("class_weights", {"cross_entropy", "focal"}),
+                ("smoothing", {"cross_entropy"}),
+                ("focal_gamma", {"focal"}),
+                ("ohem_threshold", {"ohem"}),
+                ("ohem_least", {"ohem"}),
+            )
+        ),
         (
             ["loss.heads", *(f"model.auxiliary.{name}" for name in config.model.auxiliary if name != "levels")],
             heads,
@@ -161,7 +181,8 @@ def unread(config, mode: str = "train", chosen: Mapping[str, Set[str]] | None = 
 def _of_segmenters(config):
     """The fields that only segmenters read."""
     sections = ("auxiliary", "classifier", "connections", "memory", "scales")
-    losses = [f"loss.{name}" for name in ("name", "auxiliary", "heads", "memory", "scales")]
+    losses = [f"loss.{name}" for name in ("name", "auxiliary_name", "class_weights", "smoothing", "focal_gamma")]
+    losses += [f"loss.{name}" for name in ("ohem_threshold", "ohem_least", "auxiliary", "heads", "memory", "scales")]
     augmentation = [f"data.{name}" for name in ("padding", "rotate", "rotate_share", "superpixels")]
     protocol = ("scales", "flip", "score", "shapes", "window", "stride", "superpixels", "crf_images")
     protocol = [f"eval.{name}" for name in protocol] + [f"eval.crf.{name}" for name in config.eval.crf]

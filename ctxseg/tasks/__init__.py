@@ -7,6 +7,7 @@ A task is a module of this package. The network decides the task of a config, se
     loss                                        the loss of a training batch, with the arguments and results of `losses.of_batch`
     check(config, class_names)                  UserError for an invalid field that only this task reads
     check_data(config)                          UserError if the data sets of the config are for another task; needs no data
+    with_class_weights(config, builder)         the config with numbers in place of class weights that depend on the data
     training_source(config, builder)            the training samples, by index
     training_batches(config, source, names)     an endless iterator of augmented batches, see `pipeline.train_iterator`
     check_evaluation(config, builder)           UserError if `config.eval` cannot be evaluated on the data set

@@ -29,6 +29,11 @@ def check(config, class_names: Sequence[str]) -> None:
     instance_transforms.check_resizing(tuple(config.eval.size), config.data.max_side, "eval.size")
 
 
+def with_class_weights(config, builder):
+    """The config: the losses of a detector have no weights of classes."""
+    return config
+
+
 def check_data(config) -> None:
     """UserError: a data set of the config has no objects."""
     splits.check_objects(config, objects=True)

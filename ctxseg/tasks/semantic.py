@@ -1,12 +1,12 @@
 """Semantic segmentation: a class for every pixel, scored by mIoU."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from functools import partial
 
 from ctxseg import devices
-from ctxseg.choices import find
-from ctxseg.data import pipeline, superpixels
+from ctxseg.data import pipeline, summary, superpixels
 from ctxseg.data.transforms import create_augmentation
 from ctxseg.errors import UserError
 from ctxseg.evaluation import semantic, splits
@@ -14,8 +14,9 @@ from ctxseg.inference import label_maps, submission
 from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
 from ctxseg.runs import record
-from ctxseg.training import losses
+from ctxseg.training import losses, pixel_losses
 
+FREQUENCY = ("frequency",)  # of `config.loss.class_weights`
 SCORES = ("mIoU", "pixel accuracy", "mean accuracy")
 loss = losses.of_batch
 prediction_suffixes = label_maps.suffixes
@@ -45,12 +46,37 @@ def check(config, class_names: Sequence[str]) -> None:
                 f"config.data.superpixels is {segments}; expected at most {maximum}, "
                 f"the limit of config.model.{section}, whose fields --mode=show lists"
             )
-    loss = find("loss.name", config.loss.name, losses.LOSSES)
-    if config.train.micro_batches > 1 and "counted" not in inspect.signature(loss).parameters:
+    _check_losses(config, class_names)
+
+
+def _check_losses(config, class_names):
+    """UserError: unknown losses, losses that micro-batches cannot use, or weights that are not those of the classes."""
+    for field in ("name", "auxiliary_name"):
+        for name, (loss, _) in losses.find_losses(field, config.loss[field] or config.loss.name).items():
+            if config.train.micro_batches > 1 and "counted" not in inspect.signature(loss).parameters:
+                raise UserError(
+                    f"config.loss.{field} is {name}, which has no argument `counted`, but config.train.micro_batches is "
+                    f"{config.train.micro_batches}: set it to 1, or add the argument, see `pixel_losses.cross_entropy`"
+                )
+    weights = tuple(config.loss.class_weights)
+    if weights in ((), FREQUENCY):
+        return
+    numbers = [w for w in weights if isinstance(w, int | float) and 0 <= w < math.inf]
+    if len(weights) != len(class_names) or len(numbers) != len(weights) or not any(numbers):
         raise UserError(
-            f"config.loss.name is {config.loss.name}, which has no argument `counted`, but config.train.micro_batches is "
-            f"{config.train.micro_batches}: set it to 1, or add the argument, see `losses.cross_entropy`"
+            f"config.loss.class_weights is {','.join(map(str, weights))}; expected frequency, or {len(class_names)} numbers of at least 0, "
+            f"one for each class: {', '.join(class_names)}"
         )
+
+
+def with_class_weights(config, builder):
+    """A config with numbers in place of `loss.class_weights=frequency`: those of `config.train.split`. UserError: a damaged record."""
+    if tuple(config.loss.class_weights) != FREQUENCY:
+        return config
+    config = config.copy_and_resolve_references()
+    frequencies = summary.frequencies(builder, config.train.split)
+    config.loss.class_weights = tuple(pixel_losses.median_frequency(list(frequencies.values())))
+    return config
 
 
 def check_data(config) -> None:

@@ -94,7 +94,7 @@ def train(config, folder: str, traced: int = 0) -> dict:
         log = metrics_log.MetricsLog(folder, config.train.loggers) if first_process else None
         if log:
             log.truncate(first)
-        step = create_train_step(model, optimizer, config, task.loss)
+        step = create_train_step(model, optimizer, task.with_class_weights(config, builder), task.loss)
         state = _loop(config, folder, step, evaluation, programs, state, first, batches, saved, log, traced)
     scores = evaluate.finish(config, folder, tested, evaluation, state, start)
     evaluated = log and any(

@@ -1,4 +1,9 @@
-"""Losses. Each is a sum on one device, divided by a count over all devices, so the result does not depend on how a batch is split."""
+"""The loss of segmentation: of the scores and of the auxiliary scores, each a sum of the losses in `pixel_losses.py`."""
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -6,43 +11,45 @@ import optax
 from jaxtyping import Bool, Float, Integer
 
 from ctxseg.choices import find
+from ctxseg.errors import UserError
 from ctxseg.models.resizing import resize
 from ctxseg.models.segmenter import SegmenterOutput
 from ctxseg.models.shapes import Array
+from ctxseg.training.pixel_losses import LOSSES
 
-IGNORE = 255  # label of pixels without a class
 
+def parse(field: str, name: str) -> dict[str, float]:
+    """Losses and their weights, of a field of `config.loss`: "cross_entropy+0.5*dice" → {"cross_entropy": 1.0, "dice": 0.5}.
 
-def cross_entropy(
-    logits: Float[Array, "b h w k"],
-    labels: Integer[Array, "b H W"],
-    axis_name: str | None = None,
-    counted: Integer[Array, "_ H W"] | None = None,
-) -> Float[Array, ""]:
-    """Mean cross entropy over all pixels with a class, on all devices.
-
-    Args:
-        logits: scores; resized bilinearly to the labels' resolution.
-        labels: ids in [0, K), 255 = ignore.
-        axis_name: the `pmap` axis over which the batch is split, or None.
-        counted: for a micro-batch, all labels of this device's batch: the sum is divided by the number of pixels with a class among these.
-            None: those of `labels`.
-
-    Returns:
-        This device's share of the loss: the sum over devices (`psum`) and micro-batches is the mean over all pixels; 0 if all are ignored.
+    Raises:
+        UserError: a weight that is no number above 0, a repeated loss, or an empty one.
     """
-    logits = resize(logits, labels.shape[1:3])
-    valid = labels != IGNORE
-    ce = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(valid, labels, 0).astype(jnp.int32))
-    count = valid.sum() if counted is None else (counted != IGNORE).sum()
-    if axis_name is not None:
-        count = jax.lax.psum(count, axis_name)
-    return jnp.where(valid, ce, 0.0).sum() / jnp.maximum(count, 1)
+    terms: dict[str, float] = {}
+    for term in name.split("+"):
+        text, _, loss = term.rpartition("*")
+        try:
+            weight = float(text) if text else 1.0
+        except ValueError:
+            weight = math.nan
+        loss = loss.strip()
+        if not 0 < weight < math.inf or not loss or loss in terms:
+            raise UserError(
+                f"config.loss.{field} is {name!r}; expected losses, each once, with a weight above 0 if it is not 1, such as "
+                "cross_entropy+0.5*dice"
+            )
+        terms[loss] = weight
+    return terms
 
 
-# {name: loss of the scores at pixels}, each with the arguments and the result of `cross_entropy`. `counted` is given only if there are
-# several micro-batches.
-LOSSES = {"cross_entropy": cross_entropy}
+def find_losses(field: str, name: str) -> dict[str, tuple[Callable, float]]:
+    """{name: (function, weight)} of the losses in a field of `config.loss`. UserError: as `parse`, or there is no loss of that name."""
+    return {loss: (find(f"loss.{field}", loss, LOSSES), weight) for loss, weight in parse(field, name).items()}
+
+
+def fields_of(function: Callable) -> list[str]:
+    """The fields of `config.loss` that a loss reads: its arguments that can only be given by name."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def total(
@@ -52,13 +59,13 @@ def total(
     axis_name: str | None = None,
     counted: Integer[Array, "_ H W"] | None = None,
 ) -> Float[Array, ""]:
-    """The training loss: the loss `config.loss.name` of the scores, plus the weighted losses of the auxiliary scores.
+    """The training loss: the losses `config.loss.name` of the scores, plus the weighted losses of the auxiliary scores.
 
     Each `AuxiliaryLogits` names the field of `config.loss` that weighs it, and its targets.
 
     Args:
         output: output of a segmenter.
-        labels: as in `cross_entropy`.
+        labels: as in `pixel_losses.cross_entropy`.
         config: `config.loss`.
         axis_name: as in `cross_entropy`.
         counted: as in `cross_entropy`.
@@ -69,13 +76,9 @@ def total(
     Raises:
         UserError: there is no loss of that name.
     """
-    function = find("loss.name", config.name, LOSSES)
-
-    def pixel_loss(logits, labels, counted):
-        # A loss from outside the package need not have the argument, see `tasks.semantic.check`.
-        return function(logits, labels, axis_name, **({} if counted is None else {"counted": counted}))
-
-    loss = pixel_loss(output.logits, labels, counted)
+    main = partial(_pixel_loss, config, config.name, axis_name)
+    of_auxiliary = partial(_pixel_loss, config, config.auxiliary_name or config.name, axis_name)
+    loss = main(output.logits, labels, counted)
     for auxiliary in output.aux.values():
         logits, weight = auxiliary.logits, config[auxiliary.weight]
         if not weight:
@@ -89,10 +92,22 @@ def total(
                 None if x is None else resize(x[..., None], logits.shape[1:3], "nearest")[..., 0]
                 for x in (labels, counted)
             )
-            loss += weight * pixel_loss(logits, resized, all_resized)
+            loss += weight * of_auxiliary(logits, resized, all_resized)
         else:
-            loss += weight * pixel_loss(logits, labels, counted)
+            loss += weight * of_auxiliary(logits, labels, counted)
     return loss
+
+
+def _pixel_loss(config, name, axis_name, logits, labels, counted):
+    """The sum of the losses in `name`, each times its weight, with the fields of `config` that it reads."""
+    # A loss from outside the package need not have the argument, see `tasks.semantic.check`.
+    optional = {} if counted is None else {"counted": counted}
+
+    def of(function):
+        own = {field: config[field] for field in fields_of(function) if field in config}
+        return function(logits, labels, axis_name, **optional, **own)
+
+    return sum(weight * of(function) for function, weight in find_losses("name", name).values())
 
 
 def of_batch(

@@ -23,8 +23,19 @@ def sgd(config) -> list[optax.GradientTransformation]:
     ]
 
 
+def adamw(config) -> list[optax.GradientTransformation]:
+    """AdamW (Loshchilov and Hutter, ICLR 2019, Alg. 2), with decay of kernels only:   v ← m̂ / (√ŝ + ε) + λ·w (kernels).
+
+    m̂ and ŝ are the means of the gradients and of their squares, with the factors `momentum` and `beta2` (β₁ and β₂).
+    """
+    return [
+        optax.scale_by_adam(config.momentum, config.beta2, config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
+    ]
+
+
 # Name → function of `config.optimizer` that returns the gradient transformations; the learning rate is applied after them.
-OPTIMIZERS = {"sgd": sgd}
+OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
 
 
 def create_optimizer(

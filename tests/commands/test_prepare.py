@@ -63,10 +63,15 @@ def test_the_summary_counts(tmp_path, capsys):
     assert train["height"] == {"min": 4, "median": 10, "max": 10}
     assert train["width"] == {"min": 6, "median": 20, "max": 20}
     names = list(camvid.CLASSES)
-    assert train["classes"][names[0]] == {"share": pytest.approx(280 / 384), "pixels": 280, "images": 2}
-    assert train["classes"][names[2]] == {"share": pytest.approx(80 / 384), "pixels": 80, "images": 2}
-    assert train["classes"][names[5]] == {"share": pytest.approx(24 / 384), "pixels": 24, "images": 1}
-    assert val["ignored"] == 1 and val["classes"][names[0]] == {"share": None, "pixels": 0, "images": 0}
+    assert train["classes"][names[0]] == {"share": pytest.approx(280 / 384), "pixels": 280, "images": 2, "area": 360}
+    assert train["classes"][names[2]] == {"share": pytest.approx(80 / 384), "pixels": 80, "images": 2, "area": 360}
+    assert train["classes"][names[5]] == {"share": pytest.approx(24 / 384), "pixels": 24, "images": 1, "area": 24}
+    assert val["ignored"] == 1 and val["classes"][names[0]] == {"share": None, "pixels": 0, "images": 0, "area": 0}
+    frequencies = {name: (80 / 360, 280 / 360, 1.0)[i] for i, name in enumerate((names[2], names[0], names[5]))}
+    builder = data.load("camvid", str(tmp_path / "dd"), None)
+    for _ in range(2):  # from the summary, and from the labels
+        assert data.summary.frequencies(builder, "train+val") == dict.fromkeys(names, 0.0) | frequencies
+        (Path(folder) / "summary.json").unlink(missing_ok=True)
     assert re.search("warning: camvid .*no pixel of Building, Road.* any split", printed.err)
     assert re.search("warning: camvid val .*no labelled pixel", printed.err)
     lines = printed.out.splitlines()

@@ -9,7 +9,7 @@ import pytest
 from ctxseg.configs import defaults
 from ctxseg.models import MultiScale, SegmenterOutput, create_model
 from ctxseg.models.auxiliary import AuxiliaryLogits
-from ctxseg.training import losses
+from ctxseg.training import losses, pixel_losses
 from tests.models.gradients import check_against, random_like
 from tests.references import scales_numpy
 
@@ -108,10 +108,11 @@ def test_extra_supervision_adds_a_cross_entropy_for_each_scale():
     aux = {f"scale/{s}": AuxiliaryLogits(x, "scales", "resized_labels") for s, x in ((1.0, logits), (0.5, small))}
     output = SegmenterOutput(logits, aux)
     config = defaults.get_config().loss
-    plain = losses.cross_entropy(logits, jnp.asarray(labels))
+    plain = pixel_losses.cross_entropy(logits, jnp.asarray(labels))
     # Labels at the scores' resolution: the nearest pixel is at index n/2 of n pixels.
     extra = [
-        losses.cross_entropy(x, jnp.asarray(labels[:, n // 2 :: n, n // 2 :: n])) for x, n in ((logits, 2), (small, 4))
+        pixel_losses.cross_entropy(x, jnp.asarray(labels[:, n // 2 :: n, n // 2 :: n]))
+        for x, n in ((logits, 2), (small, 4))
     ]
     np.testing.assert_allclose(losses.total(output, jnp.asarray(labels), config), plain + sum(extra), rtol=1e-6)
     config.scales = 0.0

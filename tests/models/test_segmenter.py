@@ -11,7 +11,7 @@ from ctxseg.errors import UserError
 from ctxseg.models import BACKBONES, Segmenter, convolution, create_model, layers
 from ctxseg.models.auxiliary import AuxiliaryLogits
 from ctxseg.studies import operations
-from ctxseg.training import losses
+from ctxseg.training import losses, pixel_losses
 
 # Parameters of the published ImageNet networks (torchvision's documentation), in millions, without their 1000-way classifiers.
 PARAMETERS = {
@@ -232,8 +232,8 @@ def test_auxiliary_scores_have_the_weight_that_they_name():
         "plain": ("auxiliary", "labels"), "weighed": ("heads", "resized_labels"),
     }  # fmt: skip
     x, labels = output.features["pixels"], jnp.asarray(labels)
-    main, plain = losses.cross_entropy(output.logits, labels), losses.cross_entropy(2 * x, labels)
-    weighed = losses.cross_entropy(
+    main, plain = pixel_losses.cross_entropy(output.logits, labels), pixel_losses.cross_entropy(2 * x, labels)
+    weighed = pixel_losses.cross_entropy(
         3 * x[:, ::2, ::2], labels[:, 1::2, 1::2]
     )  # the nearest pixel is the lower right one
     weights = defaults.get_config().loss

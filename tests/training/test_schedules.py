@@ -110,7 +110,7 @@ def test_three_updates_match_numpy(changes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"schedule": "cosine"}, "optimizer.schedule is 'cosine'.*poly, step, constant"),
+        ({"schedule": "exponential"}, "optimizer.schedule is 'exponential'.*poly, cosine, step, constant"),
         ({"learning_rate": -0.1}, "optimizer.learning_rate is -0.1.*at least 0"),
         ({"learning_rate": float("nan")}, "optimizer.learning_rate is nan.*number"),
         ({"clip_norm": float("inf")}, "optimizer.clip_norm is inf.*finite"),

@@ -8,7 +8,7 @@ Where the cells are: at stride 8, the padded 3×3 poolings of `largefov` centre 
 `largefov` it moves scores towards the middle of the image: in a crop of 321 pixels, which has 41 cells, by 3.4 pixels at the border
 and not at all in the middle. DeepLab's released networks do not move scores. Their test network's Interp layer (zoom 8) aligns the
 corners, on images padded to 513 = 8·64 + 1. In training, they compare the scores with the labels of every eighth pixel. To do the
-same, `losses.cross_entropy`, `inference` and `models.scales` would have to align corners when they resize the scores of this layout.
+same, `pixel_losses.cross_entropy`, `inference` and `models.scales` would have to align corners when they resize the scores of this layout.
 """
 
 from collections.abc import Callable
