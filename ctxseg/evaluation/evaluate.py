@@ -10,6 +10,7 @@ from ctxseg.evaluation import splits
 from ctxseg.progress import Progress
 from ctxseg.runs import checkpoints, provenance, workdir
 from ctxseg.tasks import task_of
+from ctxseg.training.state import averaged
 
 
 def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
@@ -41,6 +42,8 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
     with Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate", compiles=True) as progress:
         evaluated = evaluation(devices.replicate(state.variables), progress.update)
     scores = evaluated.scores
+    if state.averages and not config.eval.averages:
+        scores |= _of_averages(evaluation, devices.replicate(averaged(state).variables))
     if not processes.is_first():
         return scores
     dataset = splits.describe(config, builder)
@@ -63,8 +66,22 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
     return scores
 
 
+def scores_of(evaluation, state) -> dict:
+    """The scores of a replicated state during training; with averages, also theirs."""
+    scores = evaluation(state.variables).scores
+    return scores | _of_averages(evaluation, averaged(state).variables) if state.averages else scores
+
+
+def _of_averages(evaluation, variables):
+    """{"averages": the scores of the averages that are numbers}."""
+    scores = evaluation(variables).scores
+    return {"averages": {name: value for name, value in scores.items() if isinstance(value, float)}}
+
+
 def print_scores(config, scores: dict, page=None) -> None:
-    """Prints the scores of `finish`; before the last line, the path of the report, if any."""
-    *lines, last = task_of(config).lines(scores)
-    for line in [*lines, *([page] if page else []), last]:
+    """Prints the scores of `finish`; before the last line, the path of the report, if any, and the scores of the averages."""
+    task = task_of(config)
+    *lines, last = task.lines(scores)
+    of_averages = [f"averages: {task.lines(scores | scores['averages'])[-1]}"] if "averages" in scores else []
+    for line in [*lines, *([page] if page else []), *of_averages, last]:
         print(line, flush=True)

@@ -15,7 +15,7 @@ from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.runs import metrics_log, old_names, provenance, record, workdir
 from ctxseg.training import optimizers
-from ctxseg.training.state import create_state
+from ctxseg.training.state import averaged, create_state, with_averages
 
 DAMAGED = "cannot be read; if it is damaged, delete it to continue from the previous checkpoint"
 
@@ -194,7 +194,7 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
         checkpoint: a step; `best`, the one with the highest score during training; None, the newest.
 
     Returns:
-        The model, without a device axis, and the `TrainState`.
+        The model, without a device axis, and the `TrainState`; with `config.eval.averages`, its averages are its parameters.
 
     Raises:
         UserError: the checkpoint does not exist, or belongs to another model.
@@ -208,14 +208,15 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     if not epath.Path(folder, "checkpoints").is_dir():  # Orbax would create it
         raise UserError(f"{os.path.join(folder, 'checkpoints')} has no checkpoint: train first (--mode=train)")
     # Restoring needs only shapes, so no initial weights are computed.
-    shapes = jax.eval_shape(partial(create_state, model, optimizer, config.data.crop, config.seed))
+    create = partial(create_state, model, optimizer, config.data.crop, config.seed)
+    shapes = jax.eval_shape(lambda: with_averages(create()) if config.train.ema else create())
     with Checkpoints(os.path.join(folder, "checkpoints")) as saved:
         if checkpoint == "best":
             checkpoint = _best(folder, saved)
             if checkpoint is None:
                 raise UserError(f"{folder} has no best checkpoint: no checkpoint was evaluated")
         state, _ = saved.restore(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), checkpoint)
-    return model, state
+    return model, averaged(state) if config.eval.averages else state
 
 
 def _best(folder, saved):

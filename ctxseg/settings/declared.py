@@ -157,6 +157,8 @@ class TrainFields:
         micro_batches: number of parts into which each device splits its images of a step, to need less memory. The update is that of the
             whole batch, but each part has its own batch statistics and dropout; a detector's loss is the mean over the parts, since its
             counts depend on the boxes that a part samples.
+        ema: decay of exponential moving averages of parameters and batch statistics, such as 0.999, which are evaluated too; none: no
+            averages.
         log_every: steps between lines of the log; none: a line only when the run is evaluated or saved.
         loggers: loggers besides metrics.jsonl: tensorboard, or package.module:Class.
         eval_every: steps between evaluations on the validation split; none: only at the end.
@@ -168,6 +170,7 @@ class TrainFields:
     steps: Annotated[int, Bound(minimum=1, maximum=2**31 - 1)] = 600  # a 32-bit counter
     batch_size: Count = 16
     micro_batches: Count = 1
+    ema: Annotated[Portion, OFF] = 0.0
     log_every: Annotated[Whole, OFF] = 20
     loggers: Annotated[tuple, OFF] = ("tensorboard",)
     eval_every: Annotated[Whole, OFF] = 0
@@ -226,6 +229,7 @@ class EvalFields:
         split: split of the data set on which the run is evaluated.
         data: name of another prepared data set with the same classes, or data.name itself to evaluate on other files than those of the
             run's training; "": the data that the run was trained on.
+        averages: use the averages of config.train.ema in place of the parameters.
         batch_size: images of the same size per step, over all devices.
         samples: number of images that the report shows.
         scales: factors of an image's height and width; probabilities are averaged over them.
@@ -245,6 +249,7 @@ class EvalFields:
 
     split: str = "val"
     data: str = ""
+    averages: bool = False
     batch_size: Count = 8
     samples: Annotated[Whole, OFF] = 8
     scales: Sequence[Factor] = (1.0,)

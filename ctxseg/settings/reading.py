@@ -93,6 +93,7 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
             superpixels and tuple(config.eval.scales) != (1.0,),
             "super-pixels and config.eval.scales other than 1",
         ),
+        (["eval.averages"], config.train.ema > 0, "config.train.ema"),
         (["eval.score"], bool(config.eval.size), "config.eval.size"),
         (["eval.stride"], bool(config.eval.window), "config.eval.window"),
         (

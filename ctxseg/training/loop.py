@@ -22,7 +22,7 @@ from ctxseg.training.ahead import CompiledAhead
 from ctxseg.training.checks import check_fields, check_network
 from ctxseg.training.prefetch import Prefetch
 from ctxseg.training.profile import Profile
-from ctxseg.training.state import create_state
+from ctxseg.training.state import create_state, with_averages
 from ctxseg.training.step import create_train_step, fill_memory
 
 
@@ -70,6 +70,8 @@ def train(config, folder: str, traced: int = 0) -> dict:
     if config.model.pretrained and not checkpoints.exist(folder):
         state, report = pretrained.start(config, model, state, optimizer, class_names)
         print(f"{folder}: {report}", flush=True)
+    if config.train.ema:
+        state = with_averages(state)
     evaluation, programs = task.create_evaluation(config, tested, model)
     if first_process:  # only now: a config that failed above must not claim the folder
         workdir.claim(folder, config, dataset)
@@ -150,7 +152,7 @@ def _loop(config, folder, step, evaluation, programs, state, first, batches, sav
             scores = None
             if evaluating:
                 ahead.stop()
-                scores = evaluation(state.variables).scores
+                scores = evaluate.scores_of(evaluation, state)
                 if log:
                     log.write(i, "eval", scores)
                 last_time = time.time()

@@ -1,5 +1,6 @@
 """The state of training."""
 
+import dataclasses
 import zlib
 from typing import Any
 
@@ -21,6 +22,7 @@ class TrainState:
         memory: the beyond-image memory, which gets no gradient; {} without one.
         opt_state: state of the optimiser.
         rng: the run's key; a step draws from `fold_in(rng, step)`.
+        averages: exponential moving averages of `params` and `batch_stats`, under these names; {} without `config.train.ema`.
     """
 
     step: jax.Array
@@ -29,11 +31,23 @@ class TrainState:
     memory: Any
     opt_state: Any
     rng: jax.Array
+    averages: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict:
         """The variables for `model.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats, "memory": self.memory}
+
+
+def with_averages(state: TrainState) -> TrainState:
+    """`state` with averages, which begin at its values."""
+    values = {"params": state.params, "batch_stats": state.batch_stats}
+    return dataclasses.replace(state, averages=jax.tree.map(jnp.copy, values))  # a step donates both
+
+
+def averaged(state: TrainState) -> TrainState:
+    """`state` with its averages in place of its parameters and batch statistics."""
+    return dataclasses.replace(state, **state.averages)
 
 
 def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std: float = 0.0) -> TrainState:

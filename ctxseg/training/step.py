@@ -42,7 +42,8 @@ def train_step(
             super-pixels `regions` int32 `[B,H,W]`.
         model: a network created with the same `axis_name`.
         optimizer: an optax transformation.
-        config: the run's config; only `loss`, `train.steps`, `train.micro_batches` and `model.frozen` are read.
+        config: the run's config; only `loss`, `train.steps`, `train.micro_batches`, `train.ema` and `model.frozen` are
+            read.
         loss: the loss of the task, with the arguments and results of `losses.of_batch`.
 
     Returns:
@@ -83,8 +84,18 @@ def train_step(
         memory=memory,
         opt_state=opt_state,
     )
+    if state.averages:
+        state = dataclasses.replace(state, averages=_averages(state, config.train.ema))
     state_norm = optax.global_norm((state.params, state.batch_stats, _floats(state.memory)))
     return state, {"loss": value, "gradient_norm": optax.global_norm(gradients), "state_norm": state_norm}
+
+
+def _averages(state, decay):
+    """The averages after an update: d·average + (1 − d)·value. d is `decay`, but at first, after update t, only t/(9 + t): else the initial
+    values would count for long (TensorFlow's ExponentialMovingAverage)."""
+    decay = jnp.minimum(decay, state.step / (9 + state.step))
+    values = {"params": state.params, "batch_stats": state.batch_stats}
+    return jax.tree.map(lambda average, x: average + (1 - decay) * (x - average), state.averages, values)
 
 
 def _accumulate(differentiate, state, parts):

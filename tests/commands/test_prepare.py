@@ -120,7 +120,7 @@ def test_a_long_list_of_classes_is_shortened():
 def test_a_picture_without_pixels_raises_no_warning(classes, recwarn):
     names, pixels = [f"c{i}" for i in range(classes)], np.zeros(256, int)
     pixels[0] = classes > 3
-    counts = summary.Counts(np.ones((3, 2), int), pixels, pixels)
+    counts = summary.Counts(np.ones((3, 2), int), pixels, pixels, pixels)
     empty = {"data": "d", "splits": {split: summary._of_split(counts, names) for split in ("train", "val")}}
     sizes = {split: counts.sizes for split in empty["splits"]}
     data_summary.draw(empty, sizes, [[1, 2, 3]] * classes).canvas.draw()

@@ -74,7 +74,7 @@ def command(camvid, workdir):
         f"--config.data.manual_dir={camvid}", f"--config.data.data_dir={camvid.parent / 'prepared'}",
         "--config.model.backbone.width=4", "--config.data.crop=(16, 24)", "--config.train.batch_size=2",
         "--config.train.steps=120", "--config.train.checkpoint_every=20", "--config.train.log_every=10",
-        "--config.eval.batch_size=2",
+        "--config.eval.batch_size=2", "--config.train.ema=0.9",
     ]  # fmt: skip
 
 
@@ -179,7 +179,10 @@ def test_a_killed_and_restarted_run_has_identical_results(camvid, tmp_path, caps
         assert [e["step"] for e in entries if e["kind"] == "train"] == list(range(10, 121, 10))
     assert [e["loss"] for e in logs[0] if e["kind"] == "train"] == [e["loss"] for e in logs[1] if e["kind"] == "train"]
     results = [json.loads((w / "results.json").read_text()) for w in (killed, whole)]
-    assert results[0]["mIoU"] == results[1]["mIoU"]
+    assert results[0]["mIoU"] == results[1]["mIoU"] != results[0]["averages"]["mIoU"] == results[1]["averages"]["mIoU"]
+    commands.main([*command(camvid, whole), "--mode=evaluate", "--config.eval.averages=True"])
+    alone = json.loads((whole / "results.json").read_text())
+    assert alone["mIoU"] == results[1]["averages"]["mIoU"] and "averages" not in alone
 
 
 def _leaves(tree, prefix=""):
