@@ -72,16 +72,20 @@ def scores_of(evaluation, state) -> dict:
     return scores | _of_averages(evaluation, averaged(state).variables) if state.averages else scores
 
 
+AVERAGES = "averages_"  # in the names of scores
+
+
 def _of_averages(evaluation, variables):
-    """{"averages": the scores of the averages that are numbers}."""
+    """{"averages_mIoU": …}: the scores of the averages that are numbers."""
     scores = evaluation(variables).scores
-    return {"averages": {name: value for name, value in scores.items() if isinstance(value, float)}}
+    return {f"{AVERAGES}{name}": value for name, value in scores.items() if isinstance(value, float)}
 
 
 def print_scores(config, scores: dict, page=None) -> None:
     """Prints the scores of `finish`; before the last line, the path of the report, if any, and the scores of the averages."""
     task = task_of(config)
     *lines, last = task.lines(scores)
-    of_averages = [f"averages: {task.lines(scores | scores['averages'])[-1]}"] if "averages" in scores else []
+    averages = {key.removeprefix(AVERAGES): value for key, value in scores.items() if key.startswith(AVERAGES)}
+    of_averages = [f"averages: {task.lines(scores | averages)[-1]}"] if averages else []
     for line in [*lines, *([page] if page else []), *of_averages, last]:
         print(line, flush=True)

@@ -31,8 +31,11 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
     losses = ("rpn_class", "rpn_box", "rpn_box_beta", "box_class", "box", "box_beta", "mask")
     return (
         (["model.frozen", "optimizer.head_steps"], bool(config.model.pretrained), "config.model.pretrained"),
-        (["optimizer.nesterov"], optimizer.momentum > 0, "config.optimizer.momentum above 0"),
-        (["optimizer.nesterov"], optimizer.name != "adamw", "config.optimizer.name=sgd"),
+        (
+            ["optimizer.nesterov"],
+            optimizer.momentum > 0 and optimizer.name != "adamw",
+            "config.optimizer.momentum above 0, and config.optimizer.name other than adamw",
+        ),
         (["optimizer.beta2", "optimizer.epsilon"], optimizer.name != "sgd", "config.optimizer.name=adamw"),
         (["optimizer.poly_power"], poly, "config.optimizer.schedule=poly"),
         (["optimizer.step_boundaries"], step, "config.optimizer.schedule=step"),

@@ -179,10 +179,10 @@ def test_a_killed_and_restarted_run_has_identical_results(camvid, tmp_path, caps
         assert [e["step"] for e in entries if e["kind"] == "train"] == list(range(10, 121, 10))
     assert [e["loss"] for e in logs[0] if e["kind"] == "train"] == [e["loss"] for e in logs[1] if e["kind"] == "train"]
     results = [json.loads((w / "results.json").read_text()) for w in (killed, whole)]
-    assert results[0]["mIoU"] == results[1]["mIoU"] != results[0]["averages"]["mIoU"] == results[1]["averages"]["mIoU"]
+    assert results[0]["mIoU"] == results[1]["mIoU"] != results[0]["averages_mIoU"] == results[1]["averages_mIoU"]
     commands.main([*command(camvid, whole), "--mode=evaluate", "--config.eval.averages=True"])
     alone = json.loads((whole / "results.json").read_text())
-    assert alone["mIoU"] == results[1]["averages"]["mIoU"] and "averages" not in alone
+    assert alone["mIoU"] == results[1]["averages_mIoU"] and "averages_mIoU" not in alone
 
 
 def _leaves(tree, prefix=""):
