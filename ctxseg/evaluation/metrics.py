@@ -39,9 +39,9 @@ def image_counts(confusion: Integer[Array, "*images k k"]) -> Integer[Array, "*i
 
 
 def scores(confusion: Integer[Array, "k k"], class_names: list[str], groups: dict[str, list[str]]) -> dict:
-    """mIoU, pixel accuracy, mean class accuracy, IoU per class and per group of classes.
+    """mIoU, pixel accuracy, mean class accuracy, F1, and IoU weighted by frequency; IoU and F1 per class, and IoU per group of classes.
 
-        IoU_k = n_kk / (Σ_j n_kj + Σ_j n_jk − n_kk)
+        IoU_k = n_kk / (Σ_j n_kj + Σ_j n_jk − n_kk)        F1_k = 2 n_kk / (Σ_j n_kj + Σ_j n_jk), also called Dice's coefficient
 
     Args:
         confusion: rows = truth.
@@ -49,18 +49,24 @@ def scores(confusion: Integer[Array, "k k"], class_names: list[str], groups: dic
         groups: {group: names of its classes}, may be empty.
 
     Returns:
-        `mIoU`, `pixel_accuracy`, `mean_accuracy` in [0, 1], or None without a labelled pixel; `per_class_iou` {name: IoU, or None for a
-        class that is neither in the truth nor predicted}; `group_iou` {group: mean over its classes, or None}. Means skip None.
+        `mIoU`, `pixel_accuracy`, `mean_accuracy`, `mean_F1`, `frequency_weighted_IoU` (Σ_k IoU_k Σ_j n_kj / Σ_kj n_kj) in [0, 1], or None
+        without a labelled pixel; `per_class_iou` and `per_class_f1` {name: score, or None for a class that is neither in the truth nor
+        predicted}; `group_iou` {group: mean over its classes, or None}. Means skip None.
     """
     confusion = np.asarray(confusion, np.float64)
     hits, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     union = truth + predicted - hits
     iou = {name: hit / u if u else None for name, hit, u in zip(class_names, hits, union, strict=True)}
+    f1 = {name: None if value is None else 2 * value / (1 + value) for name, value in iou.items()}
+    weighted = sum(t * (value or 0.0) for t, value in zip(truth, iou.values(), strict=True))
     return {
         "mIoU": _mean(iou.values()),
         "pixel_accuracy": hits.sum() / truth.sum() if truth.any() else None,
         "mean_accuracy": _mean(hit / t for hit, t in zip(hits, truth, strict=True) if t),
+        "mean_F1": _mean(f1.values()),
+        "frequency_weighted_IoU": float(weighted / truth.sum()) if truth.any() else None,
         "per_class_iou": iou,
+        "per_class_f1": f1,
         "group_iou": {group: _mean(iou[name] for name in names) for group, names in groups.items()},
     }
 

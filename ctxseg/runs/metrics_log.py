@@ -91,7 +91,7 @@ def _is_entry(step=None, kind=None, **values):
     """Whether a line of metrics.jsonl has the form of `MetricsLog.write`: numbers, and objects of numbers by class or group."""
     numbers = []
     for name, value in values.items():
-        if name.endswith(("_iou", "_AP")) and name.startswith(("per_class", "group")) and value is not None:
+        if name.endswith(("_iou", "_f1", "_AP")) and name.startswith(("per_class", "group")) and value is not None:
             if not isinstance(value, dict):
                 return False
             numbers += value.values()

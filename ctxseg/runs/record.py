@@ -236,6 +236,8 @@ def _validity(results):
     valid = {"task": results.get("task", SEMANTIC) in (SEMANTIC, INSTANCES)}
     valid |= {key: _is_score(results.get(key)) for key in headline_scores(results)}
     valid |= {key: _is_score(v) for key, v in results.items() if instances and key.startswith(("mask_", "box_"))}
+    optional = ("mean_F1", "frequency_weighted_IoU", "averages_")
+    valid |= {key: _is_score(v) for key, v in results.items() if key.startswith(optional)}
     valid |= {
         key: type(results.get(key, 0)) is int and is_number(results.get(key, 0), 0) for key in ("step", "parameters")
     }
@@ -243,7 +245,7 @@ def _validity(results):
     valid["seconds_per_image"] = results.get("seconds_per_image") is None or is_number(results["seconds_per_image"], 0)
     valid["eval"] = isinstance(results.get("eval", {}), dict)
     valid["dataset"] = results.get("dataset") is None or is_dataset(results["dataset"])
-    for key in ("per_class_iou", "group_iou", "per_class_AP", "per_class_box_AP"):
+    for key in ("per_class_iou", "per_class_f1", "group_iou", "per_class_AP", "per_class_box_AP"):
         scores = results.get(key, {})
         valid[key] = isinstance(scores, dict) and all(map(_is_score, scores.values()))
     valid["curves"] = _are_curves(results.get("curves", {}))

@@ -16,6 +16,8 @@ SHARES = (
     "mIoU",
     "pixel accuracy",
     "mean accuracy",
+    "mean F1",
+    "frequency weighted IoU",
     "mask AP",
     "mask AP50",
     "mask AP75",

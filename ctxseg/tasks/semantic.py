@@ -17,7 +17,7 @@ from ctxseg.runs import record
 from ctxseg.training import losses, pixel_losses
 
 FREQUENCY = ("frequency",)  # of `config.loss.class_weights`
-SCORES = ("mIoU", "pixel accuracy", "mean accuracy")
+SCORES = ("mIoU", "pixel accuracy", "mean accuracy", "mean F1", "frequency weighted IoU")
 loss = losses.of_batch
 prediction_suffixes = label_maps.suffixes
 create_prediction = label_maps.create_prediction

@@ -4,6 +4,7 @@ from sklearn import metrics as reference
 
 from ctxseg.evaluation import metrics
 from ctxseg.tasks import semantic
+from tests.references import scores_numpy
 
 K = 6
 NAMES = ["road", "car", "tree", "sky", "pole", "dog"]
@@ -32,6 +33,11 @@ def test_scores_match_scikit_learn():
     assert scores["pixel_accuracy"] == pytest.approx(reference.accuracy_score(truth, predicted))
     recall = reference.recall_score(truth, predicted, labels=[0, 1, 2, 4], average="macro")
     assert scores["mean_accuracy"] == pytest.approx(recall)
+    f1 = reference.f1_score(truth, predicted, labels=range(5), average=None)
+    assert [scores["per_class_f1"][name] for name in NAMES[:5]] == pytest.approx(f1.tolist())
+    assert scores["per_class_f1"]["dog"] is None and scores["mean_F1"] == pytest.approx(f1.mean())
+    np.testing.assert_allclose(scores["mean_F1"], np.nanmean(scores_numpy.f1(confusion)))
+    assert scores["frequency_weighted_IoU"] == pytest.approx(scores_numpy.frequency_weighted_iou(confusion))
 
 
 def test_confusion_of_batches_adds_up_without_other_ids():
