@@ -80,6 +80,19 @@ def test_detectors(system):
         count = sum(x.size for x in jax.tree.leaves(variables["params"]))
         assert count > 4e7 if classes == 80 else count < 1.1e7
         optimizers.frozen_mask(variables["params"], tuple(config.model.frozen))
+        optimizers.rate_factors(variables["params"], optimizers.parse_rates(config.optimizer.rates))
+
+
+def test_fcis_has_the_settings_of_its_release():
+    """resnet_v1_101_coco_fcis_end2end_ohem.yaml: per image on 8 devices, whose gradients are added; flipped images are further images."""
+    config = config_of("fcis", "coco_instances")
+    optimizer, detector = config.optimizer, config.model.detector
+    # w ← w − 0.0005·(Σ g + 0.0005·w) = w − 0.004·(mean of g + 0.0000625·w)
+    assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.rates) == (0.004, 6.25e-5, ("neck=3",))
+    assert config.train.batch_size == 8 and config.train.steps == 8 * (2 * 118_287 // 8)
+    assert optimizer.step_boundaries == (157_613,)
+    assert (config.data.base_size, config.data.max_side, config.loss.mask) == ((600,), 1000, 10)
+    assert not detector.border_anchors and detector.anchor_sizes == (64,)
 
 
 @pytest.mark.parametrize("dataset", datasets.PROTOCOLS)

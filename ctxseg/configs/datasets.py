@@ -33,13 +33,14 @@ EFFICIENTNET_LITE0_LEVELS = {
 }
 
 
-# Training images of MCIBI's data sets, from which numbers of epochs become numbers of steps; and the images of Cityscapes' val.
+# Training images of MCIBI's data sets and of COCO, from which numbers of epochs become numbers of steps; and the images of Cityscapes' val.
 IMAGES = {
     "ade20k": 20_210,
     "lip": 30_462,
     "cihp": 28_280,
     "cityscapes": 2_975,
     "cityscapes_val": 500,
+    "coco_instances": 118_287,
     "coco_stuff": 118_287,
     "coco_stuff10k": 9_000,
 }

@@ -37,4 +37,5 @@ def one_map(config, channels: int) -> None:
         smallest = 64.0
         config.model.context.channels = channels
         detector.rpn_channels = 512
+        detector.border_anchors = False
     detector.anchor_sizes, detector.anchor_scales = (smallest,), (1.0, 2.0, 4.0, 8.0)
