@@ -23,10 +23,11 @@ THREADS = 2
 
 # The parts of a network after its backbone, in an order: each reads what those before it return.
 SEGMENTER = ("connections", "context", "memory", "classifier", "attention1", "attention2")
-ORDERS = (SEGMENTER, ("neck", "rpn"), ("neck", "box_head"), ("neck", "mask_head"))
+DETECTOR = ("rpn", "box_offsets", "box_head", "mask_head", "score_maps", "box_maps")
+ORDERS = (SEGMENTER, *(("neck", part) for part in DETECTOR))
 # {part: its section of `config.model`}, where the names differ.
 SECTIONS = {"attention1": "scales", "attention2": "scales", "neck": "context"}
-SECTIONS |= dict.fromkeys(("rpn", "box_head", "mask_head"), "detector")
+SECTIONS |= dict.fromkeys(DETECTOR, "detector")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctxseg.errors import UserError
+from ctxseg.models.context.project import Projection
 from ctxseg.models.detectors.fcis import FCIS
 from ctxseg.models.detectors.merging import merge_masks
 from ctxseg.models.detectors.outputs import DetectorOutput, SampledAnchors, SampledBoxes, SampledMasks
@@ -107,6 +109,22 @@ def test_score_maps_of_other_classes_are_filled_by_name(model, variables):
         for here, there in ((0, 0), (1, 4), (3, 1)):
             np.testing.assert_array_equal(ours[..., here], from_file[..., there])
         np.testing.assert_array_equal(ours[..., 2], before[..., 2])
+
+
+def source_of(variables):
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    return Source("file", "ctxseg", {name: Tensor(x.shape, x.dtype, lambda _, x=x: x) for name, x in flat.items()})
+
+
+def test_weights_with_another_neck_fill_the_backbone(model, variables):
+    """Everything after the neck reads maps of another kind: it is left, not only what has another shape."""
+    neck = Projection(("res3", "res4"), channels=6, conv=model.conv)
+    source = source_of(example.variables(model.clone(neck=neck), seed=1))
+    report = fit.fit(model, variables, source)[1]
+    assert report.taken and all("/backbone/" in name for name in report.taken)
+    assert any("/score_maps/" in name for name in report.left) and any("/box_maps/" in name for name in report.left)
+    with pytest.raises(UserError, match=r"score_maps.* set config\.model\.detector as in the file's network"):
+        fit.fit(model.clone(groups=3), example.variables(model.clone(groups=3)), source_of(variables))
 
 
 def test_padding_changes_nothing(detect, variables):
