@@ -33,6 +33,13 @@ def test_all_boxes_at_once(pool, monkeypatch):
         return jax.tree.leaves(jax.jit(one)(inputs))
 
     expected = values_and_gradients()
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    used = []
+
+    def on_another_device(*args, cpu, default):
+        used.append(default)
+        return default(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", on_another_device)
     for a, e in zip(values_and_gradients(), expected, strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5)
+    assert {"_sums", "pull"} <= {function.__name__ for function in used}  # the values, and the gradients
