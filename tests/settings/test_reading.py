@@ -245,7 +245,7 @@ def test_conditions_name_existing_fields_and_values():
 
 def possible(annotation):
     """The values of a field with this annotation; for a number, the first few."""
-    return {bool: {True, False}, int: set(range(1, 200))}.get(annotation) or set(typing.get_args(annotation))
+    return {bool: {True, False}, int: set(range(200))}.get(annotation) or set(typing.get_args(annotation))
 
 
 # {name: (fields of a small module, {field in `READ_WHEN`: another value})}.

@@ -10,22 +10,22 @@ from ctxseg.models.shapes import Array, Maps
 
 
 def select(
-    features: Maps, levels: tuple[str, ...], count: int, section: str = "context"
+    features: Maps, levels: tuple[str, ...], count: int, field: str = "context.levels"
 ) -> tuple[Float[Array, "b _ _ _"], ...]:
     """The maps of `features` that `levels` names, finest first; if it names none, those of `last`.
 
     Args:
         features: the maps to choose from.
-        levels: names of maps, a field of the context module.
+        levels: names of maps, the value of `field`.
         count: how many maps the module reads by default.
-        section: section of `config.model` that the field belongs to, for the message.
+        field: field of `config.model`, for the message.
 
     Raises:
         UserError: there is no map of that name.
     """
     for name in levels:
         if name not in features:
-            raise UserError(f"config.model.{section}.levels has {name!r}; expected some of {', '.join(features)}")
+            raise UserError(f"config.model.{field} has {name!r}; expected some of {', '.join(features)}")
     return tuple(features[name] for name in levels or last(features, count))
 
 

@@ -293,7 +293,7 @@ class MSCI(nn.Module):
         names = self.levels or tuple(features)[-4:]
         maps = [
             self.conv(self.channels, 1, norm=self.norm, relu=False, name=f"project{i + 1}")(f, train)
-            for i, f in enumerate(select(features, self.levels, self.READS, section))
+            for i, f in enumerate(select(features, self.levels, self.READS, f"{section}.levels"))
         ]
         cells: list[Any] = [None] * len(maps)
         adjacent = None

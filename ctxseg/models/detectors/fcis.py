@@ -8,7 +8,7 @@ There are no layers after the score maps: a region reads its classes and its mas
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Float32, Int, Real
 
 from ctxseg.bounds import Count, Factor, Whole
+from ctxseg.errors import UserError
 from ctxseg.models import extent, initial
 from ctxseg.models.detectors import boxes as box_ops
 from ctxseg.models.detectors import masks as mask_ops
@@ -53,8 +54,8 @@ class FCIS(TwoStage):
         bins: rows and columns of the cells of a region, and of its mask.
         rounds: how often detections are refined in testing. 1: the proposals are the boxes. 2: the boxes that the deltas make of the
             proposals are read as further proposals. And so on.
-        merge: IoU from which the mask of a box adds to that of a detection, see `merging`.
-        merged: largest number of boxes whose masks a detection is the mean of.
+        merge: IoU with a detection from which the mask of a box is averaged into that of the detection, see `merging`.
+        merged: largest number of masks that are averaged into that of a detection: those of the boxes with the best scores.
         mask_threshold: probability from which a cell belongs to an object, and share of a cell from which it does so in the targets.
     """
 
@@ -74,9 +75,16 @@ class FCIS(TwoStage):
 
     # Layers whose rows of classes may follow one of the background, for `weights.fit`.
     BACKGROUND_FIRST = ("score_maps/",)
+    # Every region has a mask, and hard examples are chosen whatever the share of positive regions is.
+    READ_WHEN: ClassVar[dict] = {"roi_share": ("hard_examples", (0,))}
 
     def setup(self):
         super().setup()
+        if self.groups > self.bins:
+            raise UserError(
+                f"config.model.detector.groups is {self.groups}; expected at most config.model.detector.bins, {self.bins}: a bin reads one "
+                "group"
+            )
         # All levels share them. The order of the channels is that of `ps_roi_pool`: group row, group column, (outside, inside), class.
         parts = self.groups**2
         layers = {"kernel_init": initial.normal(0.01), "dtype": self.dtype, "promote_dtype": promote_all_but_bias}

@@ -65,6 +65,8 @@ class MaskRCNN(TwoStage):
 
     def setup(self):
         super().setup()
+        if self.hard_examples:
+            self._check_share("hard_examples", "roi_share")
         layers = {"conv": self.conv, "dtype": self.dtype}
         self.box_head = BoxHead(self.num_classes, self.box_channels, self.box_layers, self.box_norm, **layers)
         outputs = self.num_classes + (self.mask_scores == "softmax")

@@ -13,7 +13,7 @@ from ctxseg.models.detectors.roi_align import stack
 from ctxseg.models.detectors.windows import Run, read
 from ctxseg.models.shapes import Array
 
-WHOLE = 1e-4  # cells; a limit of a bin that is nearer to a whole number is this number, whatever the rounding
+WHOLE = 1e-4  # cells; a limit of a bin that is nearer than this to a whole number is moved to it, since it differs by rounding only
 
 
 def ps_roi_pool(

@@ -118,14 +118,21 @@ class TwoStage(nn.Module):
         proposals_of: what proposals_after counts: the proposals of an `image`, or those of each `level`.
         proposal_nms: IoU from which, exclusively, a proposal is suppressed by a better one of its level.
         rois: number of proposals of an image that a training step reads. The boxes of the objects are proposals too.
-        roi_share: largest share of positive ones among them, and so the number of masks.
+        roi_share: largest share of positive ones among them, and so the number of masks. With hard_examples: the number of masks, as a
+            share of hard_examples.
         roi_positive: IoU with an object from which a proposal is positive.
         roi_negative: IoU with every object below which a proposal is background.
         roi_weights: factors of the deltas of a box: of the shifts dx and dy, and of the log-ratios dw and dh.
+        hard_examples: number of regions of an image, those with the largest losses, that are trained on (online hard example mining,
+            Shrivastava et al., CVPR 2016). They are chosen among `rois` regions, drawn whatever their share of positive ones is. 0: no
+            choice, all `rois` regions are trained on.
         canonical_size: square root of the area of a box, in pixels, from which a box is read from the third level; half of it for the
             second level, twice for the fourth.
         score_threshold: probability of its class from which, exclusively, a box is a detection.
-        nms: IoU from which, exclusively, a detection is suppressed by a better one of its class.
+        suppression: how a detection lowers the scores of the other boxes of its class. `hard`: boxes that overlap it more than `nms` are
+            dropped. Soft-NMS (Bodla et al., ICCV 2017): `linear`: the score of such a box is multiplied by 1 − IoU; `gaussian`: that of
+            every box by exp(−IoU²/nms).
+        nms: IoU from which, exclusively, a detection is suppressed by a better one of its class. For suppression=gaussian: σ.
         detections: largest number of detections of an image.
         padding: padding around an image. `unseen`: the network computes what it would without padding. `seen`: padding is 0
             after normalisation and a part of the image, with anchors and proposals, as in published networks; boxes are clipped to the
@@ -135,11 +142,6 @@ class TwoStage(nn.Module):
         axis_name: `pmap` axis over which a batch is split, or None.
         pixels: normalises images for the backbone.
         remat: see `recomputing`.
-        hard_examples: number of regions of an image, those with the largest losses, that are trained on (online hard example mining,
-            Shrivastava et al., CVPR 2016). All proposals up to `rois` are read, whatever `roi_share` is. 0: all that are read.
-        suppression: how a detection lowers the scores of the other boxes of its class. `hard`: boxes that overlap it more than `nms` are
-            dropped. Soft-NMS (Bodla et al., ICCV 2017): `linear`: the score of such a box is multiplied by 1 − IoU; `gaussian`: that of
-            every box by exp(−IoU²/nms).
     """
 
     backbone: nn.Module
@@ -194,19 +196,26 @@ class TwoStage(nn.Module):
                 raise UserError(
                     f"config.model.detector.{kind}_negative is {low}; expected at most {kind}_positive, {high}"
                 )
-        for name, share in (("rpn_samples", "rpn_share"), ("rois", "roi_share")):
-            count, part = getattr(self, name), getattr(self, share)
-            if count * part < 1:
-                raise UserError(
-                    f"config.model.detector.{name} is {count} and {share} is {part}; expected a product, the largest number of positive "
-                    "ones, of at least 1"
-                )
+        self._check_share("rpn_samples", "rpn_share")
+        if not self.hard_examples:
+            self._check_share("rois", "roi_share")
         if self.hard_examples > self.rois:
             raise UserError(
-                f"config.model.detector.hard_examples is {self.hard_examples}; expected at most rois, {self.rois}, of which they are"
+                f"config.model.detector.hard_examples is {self.hard_examples}; expected at most config.model.detector.rois, {self.rois}"
             )
+        if self.suppression == "gaussian" and not self.nms:
+            raise UserError("config.model.detector.nms is 0; suppression=gaussian divides by it: expected more than 0")
         anchors = len(self.anchor_ratios) * len(self.anchor_scales)
         self.rpn = RPNHead(anchors, self.rpn_channels, self.rpn_norm, conv=self.conv, dtype=self.dtype)
+
+    def _check_share(self, name, share):
+        """Raises UserError if not even one of `name` regions may be positive."""
+        count, part = getattr(self, name), getattr(self, share)
+        if count * part < 1:
+            raise UserError(
+                f"config.model.detector.{name} is {count} and {share} is {part}; expected a product, the largest number of positive "
+                "ones, of at least 1"
+            )
 
     def first_stage(self, images: Real[Array, "b H W 3"], sizes: Int[Array, "b 2"] | None, train: bool) -> FirstStage:
         """Maps and anchors of images, see `MaskRCNN.__call__`."""
@@ -224,7 +233,7 @@ class TwoStage(nn.Module):
             features = self.backbone(image, train)
             pyramid = recomputing.stage(self, lambda self, maps: self.neck.pyramid(maps, None, train))
             maps = pyramid(self, features)
-            read = select(features, self.rpn_levels, 0, "detector") if self.rpn_levels else maps
+            read = select(features, self.rpn_levels, 0, "detector.rpn_levels") if self.rpn_levels else maps
             scores, deltas, anchors, valid = self._anchors(read, sizes, shape, train)
         strides = [_stride(shape, x.shape[1:3]) for x in maps]
         return FirstStage(maps, strides, scores, deltas, anchors, valid, sizes, shape, unseen)

@@ -272,6 +272,17 @@ def test_messages():
         ({"anchor_sizes": (8, 16)}, r"anchor_sizes has 2 sizes; expected one for each of the 4 levels"),
         ({"rpn_negative": 0.8}, r"rpn_negative is 0\.8; expected at most rpn_positive, 0\.7"),
         ({"rois": 3}, r"rois is 3 and roi_share is 0\.25; expected a product, .* of at least 1"),
+        ({"hard_examples": 3}, r"hard_examples is 3 and roi_share is 0\.25; expected a product, .* of at least 1"),
+        ({"hard_examples": 600}, r"hard_examples is 600; expected at most config\.model\.detector\.rois, 512"),
+        (
+            {"suppression": "gaussian", "nms": 0.0},
+            r"config\.model\.detector\.nms is 0; suppression=gaussian .* more than 0",
+        ),
+        (
+            {"rpn_levels": ("res4", "res9")},
+            r"config\.model\.detector\.rpn_levels has 'res9'; expected some of res2, res3",
+        ),
+        ({"name": "fcis", "groups": 9, "bins": 8}, r"groups is 9; expected at most config\.model\.detector\.bins, 8"),
     ):
         with pytest.raises(UserError, match=message):
             jax.eval_shape(create_model(config(**fields), 3).init, jax.random.PRNGKey(0), images)
