@@ -54,7 +54,6 @@ PLURALS = {int: "whole numbers", float: "numbers", str: "names", bool: "true or 
 # In the annotation of a field: 0 or () turns the field off, and so does `none` on the command line.
 OFF = "off"
 
-
 Count = Annotated[int, Bound(minimum=1)]
 Whole = Annotated[int, Bound(minimum=0)]
 Amount = Annotated[float, Bound(minimum=0, below=math.inf)]
