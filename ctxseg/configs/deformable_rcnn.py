@@ -6,6 +6,7 @@ the pooling of the boxes. The release has no masks. On COCO, ResNet-101 starts f
 
 python main.py --config=configs/deformable_rcnn.py          the built-in data set of objects, minutes on two cores
 python main.py --config=configs/deformable_rcnn.py:coco_instances
+python main.py --config=configs/deformable_rcnn.py --config.model.detector.box_pooling=align --config.optimizer.rates=none          RoIAlign
 """
 
 from ctxseg.configs import datasets, mask_rcnn

@@ -12,6 +12,7 @@ def get_config(dataset: str = "scenes_instances"):
     config.system = "zigzag_fcis"
     fcis.head(config)
     config.model.context.name = "zigzag"
+    config.model.detector.nms = 0.5  # ZigZagNet's, not FCIS's
     if config.data.name in datasets.SMALL:
         config.model.context.stages = 2
     return config

@@ -261,7 +261,7 @@ class ConvNorm(nn.Module):
         if self.deformable:
             k = self.kernel_size
             zeros, count = nn.initializers.zeros, 2 * self.deformable * k * k
-            offsets = Conv(count, *sizes, dtype=self.dtype, kernel_init=zeros, name="offset")(x)
+            offsets = Conv(count, *sizes, kernel_init=zeros, name="offset")(x)  # in float32, as they are positions
             offsets = offsets.reshape(*offsets.shape[:3], self.deformable, k, k, 2)
             x = DeformableConv(self.features, *sizes, **settings)(x, offsets)
         else:

@@ -135,7 +135,7 @@ SUGGESTIONS = {
     "config.model.backbone": "config.model.backbone.name",
     "config.backbone.name": "config.model.backbone.name",
     "ckpt": "checkpoint",
-    "config.loss.pixel_weights": None,
+    "config.loss.class_weight": "config.loss.class_weights",
     "config.model.pretrain": "config.model.pretrained",
     "config.optimizer.kind": None,
     "config.data.path": None,
