@@ -46,11 +46,11 @@ def check(config, class_names: Sequence[str]) -> None:
                 f"config.data.superpixels is {segments}; expected at most {maximum}, "
                 f"the limit of config.model.{section}, whose fields --mode=show lists"
             )
-    _check_losses(config, class_names)
+    _check_losses(config)
 
 
-def _check_losses(config, class_names):
-    """UserError: unknown losses, losses that micro-batches cannot use, or weights that are not those of the classes."""
+def _check_losses(config):
+    """UserError: unknown losses, losses that micro-batches cannot use, or invalid weights of classes."""
     for field in ("name", "auxiliary_name"):
         for name, (loss, _) in losses.find_losses(field, config.loss[field] or config.loss.name).items():
             if config.train.micro_batches > 1 and "counted" not in inspect.signature(loss).parameters:
@@ -59,23 +59,30 @@ def _check_losses(config, class_names):
                     f"{config.train.micro_batches}: set it to 1, or add the argument, see `pixel_losses.cross_entropy`"
                 )
     weights = tuple(config.loss.class_weights)
-    if weights in ((), FREQUENCY):
-        return
-    numbers = [w for w in weights if isinstance(w, int | float) and 0 <= w < math.inf]
-    if len(weights) != len(class_names) or len(numbers) != len(weights) or not any(numbers):
+    numbers = [w for w in weights if type(w) in (int, float) and 0 <= w < math.inf]
+    if weights not in ((), FREQUENCY) and (len(numbers) != len(weights) or not any(numbers)):
         raise UserError(
-            f"config.loss.class_weights is {','.join(map(str, weights))}; expected frequency, or {len(class_names)} numbers of at least 0, "
-            f"one for each class: {', '.join(class_names)}"
+            f"config.loss.class_weights is {','.join(map(str, weights))}; expected frequency, or a number of at least 0 for each class, "
+            "not all 0"
         )
 
 
 def with_class_weights(config, builder):
-    """A config with numbers in place of `loss.class_weights=frequency`: those of `config.train.split`. UserError: a damaged record."""
-    if tuple(config.loss.class_weights) != FREQUENCY:
-        return config
-    config = config.copy_and_resolve_references()
-    frequencies = summary.frequencies(builder, config.train.split)
-    config.loss.class_weights = tuple(pixel_losses.median_frequency(list(frequencies.values())))
+    """A config with numbers in place of `loss.class_weights=frequency`: those of `config.train.split`.
+
+    UserError: another number of weights than of classes; a damaged record.
+    """
+    names, weights = builder.info.metadata["class_names"], tuple(config.loss.class_weights)
+    if weights == FREQUENCY:
+        config = config.copy_and_resolve_references()
+        frequencies = list(summary.frequencies(builder, config.train.split).values())
+        if not any(frequencies):
+            raise UserError(f"config.loss.class_weights is frequency, but {config.train.split} has no labelled pixel")
+        config.loss.class_weights = tuple(pixel_losses.median_frequency(frequencies))
+    elif weights and len(weights) != len(names):
+        raise UserError(
+            f"config.loss.class_weights has {len(weights)} numbers; expected {len(names)}, one for each class: {', '.join(names)}"
+        )
     return config
 
 

@@ -51,6 +51,7 @@ def train(config, folder: str, traced: int = 0) -> dict:
     task.check_evaluation(config, tested)  # fails now rather than after training
     class_names = builder.info.metadata["class_names"]
     source = task.training_source(config, builder)
+    weighted = task.with_class_weights(config, builder)
     new_batches = partial(task.training_batches, config, source, class_names)
     if config.train.batch_size == config.train.micro_batches:
         check_network(config, class_names)
@@ -96,7 +97,7 @@ def train(config, folder: str, traced: int = 0) -> dict:
         log = metrics_log.MetricsLog(folder, config.train.loggers) if first_process else None
         if log:
             log.truncate(first)
-        step = create_train_step(model, optimizer, task.with_class_weights(config, builder), task.loss)
+        step = create_train_step(model, optimizer, weighted, task.loss)
         state = _loop(config, folder, step, evaluation, programs, state, first, batches, saved, log, traced)
     scores = evaluate.finish(config, folder, tested, evaluation, state, start)
     evaluated = log and any(

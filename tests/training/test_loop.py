@@ -74,7 +74,7 @@ def command(camvid, workdir):
         f"--config.data.manual_dir={camvid}", f"--config.data.data_dir={camvid.parent / 'prepared'}",
         "--config.model.backbone.width=4", "--config.data.crop=(16, 24)", "--config.train.batch_size=2",
         "--config.train.steps=120", "--config.train.checkpoint_every=20", "--config.train.log_every=10",
-        "--config.eval.batch_size=2", "--config.train.ema=0.9",
+        "--config.eval.batch_size=2", "--config.train.ema=0.9", "--config.loss.class_weights=frequency",
     ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The losses of scores at pixels, against float64 loops that were written without looking at them."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -10,7 +11,7 @@ import pytest
 from ctxseg.configs import fcn
 from ctxseg.errors import UserError
 from ctxseg.tasks import semantic
-from ctxseg.training import losses, pixel_losses
+from ctxseg.training import checks, losses, pixel_losses
 from ctxseg.training.pixel_losses import cross_entropy
 from tests.references import losses_numpy
 
@@ -132,11 +133,24 @@ def test_a_sum_of_losses():
         losses.find_losses("auxiliary_name", "dise")
 
 
-@pytest.mark.parametrize("weights", [(1.0, 2.0), (0.0,) * 3, (1, -1, 1), ("a", "b", "c"), ("frequency", 1, 2)])
-def test_weights_that_are_not_those_of_the_classes(weights):
+@pytest.mark.parametrize(
+    "weights", [(0.0,) * 3, (1, -1, 1), ("a", "b", "c"), ("frequency", 1, 2), (1.0, float("nan"), 1.0)]
+)
+def test_weights_that_are_no_weights(weights):
     config = fcn.get_config()
     config.loss.class_weights = weights
     with pytest.raises(
-        UserError, match=r"config\.loss\.class_weights is .*; expected frequency, or 3 numbers .*: a, b, c"
+        UserError, match=r"config\.loss\.class_weights is .*; expected frequency, or a number of at least 0"
     ):
-        semantic._check_losses(config, ("a", "b", "c"))
+        checks.check_fields(config)
+
+
+def test_as_many_weights_as_classes():
+    config = fcn.get_config()
+    config.loss.class_weights = (1, 2.0, 0)
+    checks.check_fields(config)  # without knowing the classes
+    builder = SimpleNamespace(info=SimpleNamespace(metadata={"class_names": ["a", "b", "c"]}))
+    assert semantic.with_class_weights(config, builder) is config
+    builder.info.metadata["class_names"].append("d")
+    with pytest.raises(UserError, match="class_weights has 3 numbers; expected 4, one for each class: a, b, c, d"):
+        semantic.with_class_weights(config, builder)
