@@ -212,18 +212,21 @@ def restore_run(config, folder: str, checkpoint: int | str | None = None):
     shapes = jax.eval_shape(lambda: with_averages(create()) if config.train.ema else create())
     with Checkpoints(os.path.join(folder, "checkpoints")) as saved:
         if checkpoint == "best":
-            checkpoint = _best(folder, saved)
+            checkpoint = _best(folder, saved, config.train.best)
             if checkpoint is None:
                 raise UserError(f"{folder} has no best checkpoint: no checkpoint was evaluated")
         state, _ = saved.restore(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), checkpoint)
     return model, averaged(state) if config.eval.averages else state
 
 
-def _best(folder, saved):
-    """Step of the best checkpoint by the scores in metrics.jsonl, as the last checkpoint is evaluated only after it is saved."""
+def _best(folder, saved, score=""):
+    """Step of the best checkpoint by a score in metrics.jsonl, as the last checkpoint is evaluated only after it is saved.
+
+    `score`: see `record.main_score`.
+    """
     steps = saved.all_steps()
     entries = [e for e in metrics_log.read_metrics(folder) if e["kind"] == "eval" and e["step"] in steps]
-    scores = {entry["step"]: record.main_score(entry) or 0.0 for entry in entries}
+    scores = {entry["step"]: record.main_score(entry, score) or 0.0 for entry in entries}
     if scores:
         return max(scores, key=lambda step: scores[step])
     best = saved.best_step()

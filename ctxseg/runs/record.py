@@ -103,8 +103,20 @@ def write(folder, results: dict, samples: list[tuple], image_names: list[str], i
     write_json(folder / "results.json", results)
 
 
-def main_score(scores: Mapping) -> float | None:
-    """The score that decides which of several networks is the best: mIoU, or the mask AP of instances; None if it is undefined."""
+IOU = "IoU of "
+
+
+def main_score(scores: Mapping, name: str = "") -> float | None:
+    """The score that decides which of several networks is the best; None if it is undefined.
+
+    Args:
+        scores: of an evaluation.
+        name: of the score, as in tables: "mean F1", "IoU of CLASS". "": mIoU, or the mask AP of instances.
+    """
+    if name.startswith(IOU):
+        return scores["per_class_iou"].get(name.removeprefix(IOU))
+    if name:
+        return scores.get(name.replace(" ", "_"))
     return scores["mIoU"] if "mIoU" in scores else scores.get("mask_AP")
 
 

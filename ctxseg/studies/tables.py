@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ctxseg.errors import UserError
+from ctxseg.runs.record import IOU
 from ctxseg.views import page
 
 # The scores of a run by its mode; for `train` also IOU followed by the name of a class. A run has the shares of its task.
@@ -29,7 +30,6 @@ SCORES = {
     "train": (*SHARES, "seconds per image", "parameters, M", "minutes"),
     "complexity": ("parameters, M", "multiply-adds, G", "milliseconds"),
 }
-IOU = "IoU of "
 
 
 class Column(NamedTuple):

@@ -105,7 +105,10 @@ def training_batches(config, source, class_names: Sequence[str]):
 
 
 def check_evaluation(config, builder) -> None:
-    """UserError: `builder` has no split `config.eval.split`, or its super-pixels cannot be computed."""
+    """UserError: `builder` has no split `config.eval.split`, or no class of `config.train.best`; its super-pixels cannot be computed."""
+    best, names = config.train.best, builder.info.metadata["class_names"]
+    if best.startswith(record.IOU) and best.removeprefix(record.IOU) not in names:
+        raise UserError(f"config.train.best is {best!r}; expected {record.IOU}one of {', '.join(names)}")
     semantic.tested_source(config, builder)
 
 

@@ -9,6 +9,7 @@ from ctxseg.choices import find
 from ctxseg.errors import UserError
 from ctxseg.models import create_model
 from ctxseg.runs.loggers import LOGGERS
+from ctxseg.runs.record import IOU
 from ctxseg.settings import declared
 from ctxseg.tasks import task_of
 from ctxseg.training import optimizers
@@ -26,6 +27,11 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
     devices.check_batch_size("eval.batch_size", config.eval.batch_size)
     task_of(config).check(config, class_names)
     task_of(config).check_data(config)
+    best, scores = config.train.best, task_of(config).SCORES
+    if best and best not in scores and not (best.startswith(IOU) and "mIoU" in scores):
+        raise UserError(
+            f"config.train.best is {best!r}; expected one of {', '.join(scores)}{f', {IOU}CLASS' * ('mIoU' in scores)}"
+        )
     for name in config.train.loggers:
         find("train.loggers", name, LOGGERS)
     depths = optimizers.layers_after(create_model(config.model, len(class_names)))

@@ -158,7 +158,7 @@ def _loop(config, folder, step, evaluation, programs, state, first, batches, sav
                     log.write(i, "eval", scores)
                 last_time = time.time()
             if saving:
-                score = None if scores is None else record.main_score(scores) or 0.0
+                score = None if scores is None else record.main_score(scores, config.train.best) or 0.0
                 saved.save(i, devices.for_checkpoint(state), prefetch.position, score)
                 last_saved = i
             if stopping:

@@ -8,12 +8,12 @@ import optax
 import pytest
 
 from ctxseg import processes
-from ctxseg.configs import defaults
+from ctxseg.configs import defaults, fcn
 from ctxseg.errors import UserError
 from ctxseg.models.context.zigzag import ZigZag
-from ctxseg.runs import checkpoints, metrics_log
+from ctxseg.runs import checkpoints, metrics_log, record
 from ctxseg.runs.checkpoints import Checkpoints
-from ctxseg.training import optimizers
+from ctxseg.training import checks, optimizers
 from ctxseg.training.state import TrainState
 
 
@@ -209,6 +209,25 @@ def test_the_last_checkpoint_can_be_the_best(tmp_path):
         log.write(2, "eval", {"mIoU": 0.75})
         log.write(3, "eval", {"mIoU": 0.9})  # has no checkpoint
         assert checkpoints._best(tmp_path, saved) == 2
+
+
+@pytest.mark.parametrize("score, best", [("", 1), ("mean F1", 2), ("IoU of a", 3), ("IoU of b", 2)])
+def test_the_best_by_another_score(tmp_path, score, best):
+    log = metrics_log.MetricsLog(tmp_path)
+    with Checkpoints(str(tmp_path / "checkpoints"), keep=3) as saved:
+        for step, (miou, f1, a, b) in enumerate([(0.5, 0.1, 0.2, None), (0.4, 0.6, 0.1, 0.3), (0.3, 0.2, 0.9, 0.1)], 1):
+            values = {"mIoU": miou, "mean_F1": f1, "per_class_iou": {"a": a, "b": b}}
+            saved.save(step, random_state(step), {}, record.main_score(values, score) or 0.0)
+            log.write(step, "eval", values)
+        assert checkpoints._best(tmp_path, saved, score) == saved.best_step() == best
+
+
+@pytest.mark.parametrize("score", ["F1", "mask AP", "iou of a"])
+def test_an_unknown_score(score):
+    config = fcn.get_config()
+    config.train.best = score
+    with pytest.raises(UserError, match="config.train.best is .*expected one of mIoU, .*mean F1, .*IoU of CLASS"):
+        checks.check_fields(config)
 
 
 def test_a_full_disk_is_reported_in_one_line(tmp_path, monkeypatch):
