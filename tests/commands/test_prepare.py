@@ -107,7 +107,7 @@ def test_an_existing_summary_is_read(street, tmp_path, monkeypatch, capsys):
 
 
 def test_a_long_list_of_classes_is_shortened():
-    counts = summary.Counts(np.ones((3, 2), int), np.arange(256)[::-1], np.ones(256, int))
+    counts = summary.Counts(np.ones((3, 2), int), np.arange(256)[::-1], np.ones(256, int), np.ones(256, int))
     names = [f"c{i}" for i in range(100)]
     shortened = {"data": "d", "splits": {"train": summary._of_split(counts, names)}}
     lines = summary.table(shortened).splitlines()
