@@ -296,7 +296,8 @@ def test_conditions_match_the_code(name):
         # {field of a condition: a value that meets the condition, and one that fails it}.
         tried = {}
         for key, values in (pair for alternative in alternatives for pair in alternative.items()):
-            failing = min(possible(hints[key]) - set(values[:99]), key=str)
+            none = {0} if hints[key] is int else set()  # of these modules, whose numbers are at least 1
+            failing = min(possible(hints[key]) - set(values[:99]) - none, key=str)
             tried.setdefault(key, set()).update({values[0], failing})
         outcomes = set()
         for chosen in itertools.product(*tried.values()):
