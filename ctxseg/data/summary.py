@@ -207,9 +207,9 @@ def _read(path, builder):
     """The summary in a file. ValueError: it is damaged, or of another data set."""
     summary = parse_json(read_bytes(path))
     try:
-        valid = summary["splits"].keys() == builder.info.splits.keys()
         table(summary)
-        _ = [values["area"] for split in summary["splits"].values() for values in split["classes"].values()]
+        classes = [values for split in summary["splits"].values() for values in split["classes"].values()]
+        valid = summary["splits"].keys() == builder.info.splits.keys() and all("area" in values for values in classes)
     except (KeyError, TypeError, AttributeError):
         valid = False
     if not valid or not path.with_suffix(".png").exists():
