@@ -12,6 +12,8 @@ from ctxseg.runs import checkpoints, provenance, workdir
 from ctxseg.tasks import task_of
 from ctxseg.training.state import averaged
 
+AVERAGES = "averages_"  # begins the names of the scores of `config.train.ema`
+
 
 def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
     """`--mode=evaluate`: scores a checkpoint of the run in `folder` (see `checkpoints.restore_run`) on `config.eval.split`.
@@ -70,9 +72,6 @@ def scores_of(evaluation, state) -> dict:
     """The scores of a replicated state during training; with averages, also theirs."""
     scores = evaluation(state.variables).scores
     return scores | _of_averages(evaluation, averaged(state).variables) if state.averages else scores
-
-
-AVERAGES = "averages_"  # in the names of scores
 
 
 def _of_averages(evaluation, variables):
