@@ -23,7 +23,7 @@ from ctxseg.data.builders.labels import label_image
 from ctxseg.data.builders.pairs import Pair
 from ctxseg.data.builders.records import PairsBuilder
 from ctxseg.models.layers import ConvNorm
-from ctxseg.training.losses import cross_entropy
+from ctxseg.training.pixel_losses import cross_entropy
 
 
 class Backbone(nn.Module):
@@ -116,7 +116,7 @@ def test_parts_from_outside_the_package(tmp_path, monkeypatch):
     call("--config=configs/fcn.py", "--mode=sweep", *settings, f"--workdir={tmp_path}/sweep")
     (run,) = (path.parent for path in (tmp_path / "sweep").glob("*/config.json"))
     assert (run / "lines.txt").read_text().splitlines() == [
-        "1 train images_per_second", "2 train images_per_second", "2 eval group_iou",
+        "1 train images_per_second", "2 train images_per_second", "2 eval frequency_weighted_IoU",
     ]  # fmt: skip
     assert not (run / "tensorboard").exists()
     scores = json.loads((run / "results.json").read_text())

@@ -12,7 +12,7 @@ from ctxseg.inference.crf import mean_field
 from ctxseg.models.context.fcn import FCNHead
 from ctxseg.models.context.msci import region_sums
 from ctxseg.models.layers import ConvNorm
-from ctxseg.training.losses import cross_entropy
+from ctxseg.training.pixel_losses import cross_entropy
 
 
 def floats(*shape):
