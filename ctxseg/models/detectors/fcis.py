@@ -7,12 +7,12 @@ There are no layers after the score maps: a region reads its classes and its mas
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float32, Int, Real
 
 from ctxseg.bounds import Count, Factor, Whole
@@ -101,7 +101,7 @@ class FCIS(TwoStage):
         """Detections; or, if the objects are given, what the losses need. See `MaskRCNN.__call__`."""
         first = self.first_stage(images, sizes, train)
         with extent.padded(None, first.shape):  # 1×1 convolutions, and regions, have no padding
-            maps = [(self.score_maps(x).reshape(*x.shape[:3], -1), self.box_maps(x)) for x in first.maps]
+            maps = self._maps(first)
             if self.is_initializing():
                 b = len(first.sizes)
                 return self._detect(first, maps, jnp.zeros((b, 1, 4)), jnp.zeros((b, 1), bool))
@@ -110,13 +110,54 @@ class FCIS(TwoStage):
                 return self._detect(first, maps, proposals, exists)
             return self._train(first, maps, proposals, exists, objects)
 
+    def _maps(self, first):
+        """Of each level, the score maps and the maps of the deltas; in place of the former, where it is less, the neck's maps."""
+        deltas = [self.box_maps(x) for x in first.maps]
+        if self._pools_first(first):
+            scores = first.maps
+        else:
+            scores = [self.score_maps(x).reshape(*x.shape[:3], -1) for x in first.maps]
+        return list(zip(scores, deltas, strict=True))
+
+    def _pools_first(self, first) -> bool:
+        """Whether regions read the neck's maps, and the layer of the score maps follows: the mean of scores is the score of the mean.
+
+        On large maps, this has fewer values, and fewer operations.
+        """
+        if self.is_initializing():  # the layer creates its parameters
+            return False
+        cells = sum(x.shape[1] * x.shape[2] for x in first.maps)
+        of_regions = max(self.rois, *self.proposals_after) * self.bins**2 * first.maps[0].shape[-1]
+        return of_regions < cells * 2 * self.groups**2 * (self.num_classes + 1)
+
+    def _scores(self, first, maps, pool):
+        """The scores of each bin, `[n,m,m,2·(K+1)]`: the pooled score maps, or what their layer makes of the pooled maps of the neck."""
+        if not self._pools_first(first):
+            return pool(maps, groups=self.groups).astype(jnp.float32)
+        layer = self.score_maps.variables["params"]
+        group = np.arange(self.bins) * self.groups // self.bins
+        kernel, bias = (
+            layer[name].reshape(*layer[name].shape[:-2], self.groups, self.groups, -1)[..., group, :, :][..., group, :]
+            for name in ("kernel", "bias")
+        )
+        # The further map of ones is 1 in bins that have cells: the bias is theirs alone.
+        ones = [jnp.ones((*x.shape[:3], 1), x.dtype) for x in maps]
+        x = pool([jnp.concatenate(pair, -1) for pair in zip(maps, ones, strict=True)], groups=1)
+        x, kernel = x.astype(maps[0].dtype), kernel.astype(maps[0].dtype)
+        product = jnp.einsum("npqc,cpqk->npqk", x[..., :-1], kernel, preferred_element_type=jnp.float32)
+        return product + x[..., -1:].astype(jnp.float32) * bias.astype(jnp.float32)
+
     def _read(self, first, maps, boxes) -> Read:
-        """What boxes `[b,r,4]` read from the score maps of the level that the size of each asks for."""
+        """What boxes `[b,r,4]` read from the maps of the level that the size of each asks for."""
         b = len(boxes)
         *places, lengths = first.places(boxes, self.canonical_size)
-        pool = partial(ps_roi_pool, bins=self.bins, groups=self.groups, lengths=lengths, rounding="release")
-        scores, deltas = (pool(parts, *places) for parts in zip(*maps, strict=True))
-        scores = scores.astype(jnp.float32).reshape(*scores.shape[:3], 2, self.num_classes + 1)
+
+        def pool(maps, groups):
+            return ps_roi_pool(maps, *places, self.bins, groups, lengths, rounding="release")
+
+        scores, deltas = zip(*maps, strict=True)
+        scores, deltas = self._scores(first, scores, pool), pool(deltas, self.groups)
+        scores = scores.reshape(*scores.shape[:3], 2, self.num_classes + 1)
         outside, inside = scores[..., 0, :], scores[..., 1, :]
         logits = jnp.maximum(inside, outside).mean((1, 2))
         deltas = deltas.astype(jnp.float32).mean((1, 2))[:, None]

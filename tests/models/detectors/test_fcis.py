@@ -66,25 +66,33 @@ def test_a_training_step(model, variables):
         )  # the neck reads res3 and res4
 
 
-def test_scores_of_regions_equal_the_reference(model, variables):
-    """From the score maps to classes and masks: pooled, the larger of inside and outside, the mean over the region."""
+@pytest.mark.parametrize("rois, pools_first", [(24, True), (200, False)])
+def test_scores_of_regions_equal_the_reference(model, variables, rois, pools_first):
+    """From the neck's maps to classes and masks: score maps, pooled, the larger of inside and outside, the mean over the region.
+
+    Whether the layer of the score maps or the pooling comes first, the result is the same. The third region has bins without cells.
+    """
     rng = np.random.default_rng(0)
-    maps = [
-        (rng.normal(size=(1, n, n, 4 * 2 * 4)).astype(np.float32), rng.normal(size=(1, n, n, 16)).astype(np.float32))
-        for n in (8, 4)
-    ]
-    boxes = np.array([[(3, 5, 30, 27), (0, 0, 60, 64), (20, 20, 25, 22)]], np.float32)
+    maps = [rng.normal(size=(1, n, n, 4)).astype(np.float32) for n in (8, 4)]
+    boxes = np.array([[(3, 5, 30, 27), (0, 0, 60, 64), (50, 20, 80, 22)]], np.float32)
+    model = model.clone(rois=rois)
 
     def read(maps):
         def of(module):
-            first = module.first_stage(np.zeros((1, 64, 64, 3), np.uint8), None, False)
-            return module._read(first, maps, jnp.asarray(boxes))
+            first = module.first_stage(np.zeros((1, 64, 64, 3), np.uint8), None, False)._replace(maps=maps)
+            assert module._pools_first(first) == pools_first
+            return module._read(first, module._maps(first), jnp.asarray(boxes))
 
         return model.apply(variables, method=of)
 
     actual = jax.tree.map(np.asarray, jax.jit(read)(maps))
+    layers = jax.tree.map(np.float64, variables["params"])
     for r, (box, level) in enumerate(zip(boxes[0], (1, 1, 0), strict=True)):
-        scores, deltas = (np.float64(x[0]) for x in maps[level])
+        x = np.float64(maps[level][0])
+        scores, deltas = (
+            np.tensordot(x, layers[name]["kernel"], 1) + layers[name]["bias"] for name in ("score_maps", "box_maps")
+        )
+        scores = scores.reshape(*x.shape[:2], -1)
         arguments = box[None], (1 / 8, 1 / 16)[level], 4, 2
         pooled = reference.ps_roi_pool(scores, *arguments, rounding="release").reshape(1, 4, 4, 2, 4)
         logits, inside = reference.fcis_scores(pooled)
@@ -92,6 +100,7 @@ def test_scores_of_regions_equal_the_reference(model, variables):
         np.testing.assert_allclose(jax.nn.sigmoid(actual.inside[0, r]), inside[0], atol=1e-5)
         mean = reference.ps_roi_pool(deltas, *arguments, rounding="release").mean((1, 2))[0]
         np.testing.assert_allclose(actual.deltas[0, r, 0], mean, atol=1e-5)
+        assert (pooled == 0).all((0, 3, 4)).any() == (r == 2)
 
 
 def test_score_maps_of_other_classes_are_filled_by_name(model, variables):
