@@ -10,7 +10,7 @@ computes all three.
 from ctxseg.errors import UserError
 
 # Data sets for small networks, which train on two cores. On all others, systems have their papers' settings.
-SMALL = ("scenes", "scenes_half", "scenes_instances", "camvid", "folder", "folder_instances")
+SMALL = ("scenes", "scenes_half", "scenes_rare", "scenes_instances", "camvid", "folder", "folder_instances")
 
 # Overrides that start from ImageNet's weights, on a small data set. The first blocks, which see edges and textures, are frozen. What is new
 # between backbone and classifier has batch normalisation, and learns at a higher rate than the others.
@@ -289,6 +289,7 @@ SPLITS = {
 PROTOCOLS = {
     "scenes": scenes,
     "scenes_half": scenes,
+    "scenes_rare": scenes,
     "scenes_instances": scenes_instances,
     "camvid": camvid,
     "folder": folder,

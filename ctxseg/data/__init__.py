@@ -17,7 +17,7 @@ from ctxseg.data.builders.lip import LIP
 from ctxseg.data.builders.nyudv2 import NYUDv2
 from ctxseg.data.builders.pascal_context import PascalContext
 from ctxseg.data.builders.pascal_person_part import PascalPersonPart
-from ctxseg.data.builders.scenes import Scenes, ScenesHalf
+from ctxseg.data.builders.scenes import Scenes, ScenesHalf, ScenesRare
 from ctxseg.data.builders.scenes_instances import ScenesInstances
 from ctxseg.data.builders.stanford_background import StanfordBackground
 from ctxseg.data.builders.sunrgbd import SUNRGBD
@@ -26,6 +26,7 @@ from ctxseg.data.builders.voc2012 import VOC2012
 DATASETS = {
     "scenes": Scenes,
     "scenes_half": ScenesHalf,
+    "scenes_rare": ScenesRare,
     "scenes_instances": ScenesInstances,
     "folder": Folder,
     "folder_instances": FolderInstances,

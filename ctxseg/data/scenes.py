@@ -175,6 +175,11 @@ def photographs() -> dict[str, np.ndarray | list[np.ndarray]]:
     }
 
 
+def answers_of(index: int) -> Answers:
+    """The answers of a scene, the bits of its index: they are independent, and each occurs as often as its opposite."""
+    return Answers(index & 1, index >> 1 & 1, index >> 2 & 1)
+
+
 def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> tuple[np.ndarray, np.ndarray]:
     """One scene; the same arguments give the same bytes.
 
@@ -182,13 +187,12 @@ def scene(seed: int, split: str, index: int, answers: Answers | None = None) -> 
         seed: of the whole data set.
         split: `"train"` or `"val"`.
         index: of the scene in its split.
-        answers: other answers for the same scene; by default the bits of `index`, so that the answers are independent and
-            each occurs as often as its opposite.
+        answers: other answers for the same scene; by default `answers_of` its index.
 
     Returns:
         image uint8 `[128,128,3]` and label uint8 `[128,128]`, indices into `CLASS_NAMES`.
     """
-    answers = answers or Answers(index & 1, index >> 1 & 1, index >> 2 & 1)
+    answers = answers or answers_of(index)
     rng = np.random.default_rng(np.random.SeedSequence([seed, list(SPLITS).index(split), index]))
     positions = layout(rng)
     photos = photographs()

@@ -236,3 +236,14 @@ def test_the_position_test_finds_a_leak(drawn):
     moved = [(image, np.roll(label, 24 * mask(label, "tissue with retina").any(), 1)) for image, label in drawn]
     with_leak, n = accuracy(moved, GROUPS["distant_cue"], place)
     assert with_leak > chance(n)
+
+
+def test_one_class_of_the_rare_scenes_is_rare():
+    """In training, galaxies are in 1 of 50 scenes; the other answers are balanced. `val` is that of `scenes`, without the tissue."""
+    rare = builder.ScenesRare
+    answers = np.array([rare.answers("train", i) for i in range(2000)])
+    assert answers.sum(0).tolist() == [40, 1000, 1000]
+    rare_scenes = answers[answers[:, 0] == 1]
+    assert rare_scenes.sum(0).tolist() == [40, 20, 20]
+    assert rare.answers("val", 0) is None
+    assert len(rare.CLASS_NAMES) == 9 and not set(rare.CLASS_NAMES) & set(GROUPS["distant_cue"])

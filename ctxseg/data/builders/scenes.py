@@ -30,13 +30,22 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         """`FINGERPRINT`, which depends only on the scenes, not on the generator's code."""
         return FINGERPRINT
 
+    @staticmethod
+    def answers(split: str, index: int) -> scenes.Answers | None:
+        """The answers of a scene; None: its own."""
+        return None
+
     def _info(self):
         return dataset_info(
             self,
             description="Composites of photographs whose classes need different kinds of context.",
             class_names=list(self.CLASS_NAMES),
             palette=[scenes.PALETTE[scenes.CLASS_NAMES.index(name)] for name in self.CLASS_NAMES],
-            groups={group: [n for n in names if n in self.CLASS_NAMES] for group, names in scenes.GROUPS.items()},
+            groups={
+                group: labelled
+                for group, names in scenes.GROUPS.items()
+                if (labelled := [n for n in names if n in self.CLASS_NAMES])
+            },
         )
 
     def _split_generators(self, dl_manager):
@@ -46,7 +55,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         ids = np.full(256, IGNORE, np.uint8)
         ids[[scenes.CLASS_NAMES.index(name) for name in self.CLASS_NAMES]] = np.arange(len(self.CLASS_NAMES))
         for index in progress(range(count), count, f"write {self.name} {split}"):
-            image, label = scenes.scene(SEED, split, index)
+            image, label = scenes.scene(SEED, split, index, self.answers(split, index))
             yield (
                 index,
                 {
@@ -67,3 +76,26 @@ class ScenesHalf(Scenes):
     def fingerprint(cls, manual_dir: Path | None, digests=None) -> str:
         """That of the scenes, and that half of the classes are labelled."""
         return f"{FINGERPRINT}-half"
+
+
+class ScenesRare(Scenes):
+    """`scenes` with a rare class: in training, 1 of 50 beacons shows galaxies. In `val` it is every second one, as in `scenes`.
+
+    The tissue squares, whose classes depend on the beacon, are ignored. So one class of the other nine is rare.
+    """
+
+    name = "scenes_rare"
+    CLASS_NAMES = tuple(name for name in scenes.CLASS_NAMES if name not in scenes.GROUPS["distant_cue"])
+    EVERY = 50
+
+    @staticmethod
+    def answers(split: str, index: int) -> scenes.Answers | None:
+        """Of a training scene, its own but for the beacon."""
+        if split != "train":
+            return None
+        return scenes.answers_of(index)._replace(beacon=int(index % ScenesRare.EVERY == 0))
+
+    @classmethod
+    def fingerprint(cls, manual_dir: Path | None, digests=None) -> str:
+        """That of the scenes, and that a class is rare."""
+        return f"{FINGERPRINT}-rare"
