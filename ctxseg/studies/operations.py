@@ -2,6 +2,8 @@
 
 import jax
 
+from ctxseg.errors import UserError
+
 
 def equations(jaxpr, times: int = 1):
     """Yields (equation, number of executions) for the equations of `jaxpr` and of every jaxpr that it calls.
@@ -65,6 +67,7 @@ def count_flops(function, *args) -> int:
 
     Raises:
         ValueError: see `equations`.
+        UserError: JAX has no CPU.
     """
     return total_flops(equations(jax.make_jaxpr(function)(*args)))
 
@@ -88,6 +91,17 @@ def _flops(equation) -> int:
         return equation.primitive.bind(*args, **equation.params)
 
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
-    costs = jax.jit(run).lower(*shapes).cost_analysis()
-    assert costs is not None, "the backend has no cost analysis"
+    # For the CPU: for GPUs and TPUs, JAX has no cost analysis of a program that is not compiled.
+    with jax.default_device(_cpu()):
+        costs = jax.jit(run).lower(*shapes).cost_analysis()
+    assert costs is not None, "the CPU has a cost analysis"
     return int(costs.get("flops", 0))
+
+
+def _cpu():
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as e:
+        raise UserError(
+            f"JAX_PLATFORMS is {jax.config.jax_platforms}: operations are counted on the CPU, so add cpu to it, or leave it unset"
+        ) from e

@@ -138,6 +138,24 @@ def test_flops():
     assert count_flops(convolve, x, kernel) == count_flops(plain, x, kernel)
 
 
+def test_operations_are_counted_on_the_cpu(monkeypatch):
+    """For other devices, JAX has no cost analysis before compilation."""
+    local_devices, asked = jax.local_devices, []
+
+    def recorded(backend=None):
+        asked.append(backend)
+        return local_devices(backend=backend)
+
+    def missing(backend=None):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", recorded)
+    assert count_flops(jnp.matmul, shape(2, 3), shape(3, 4)) == 2 * 2 * 3 * 4 and asked == ["cpu"]
+    monkeypatch.setattr(jax, "local_devices", missing)
+    with pytest.raises(UserError, match="JAX_PLATFORMS.* add cpu"):
+        count_flops(jnp.matmul, shape(2, 3), shape(3, 4))
+
+
 def test_flops_of_attention_do_not_depend_on_its_chunks():
     x = shape(1, 64, 32)
     whole, parts = (count_flops(lambda x, c=c: attention(x, x, x, chunk=c), x) for c in (64, 16))
