@@ -90,8 +90,7 @@ def main():
     os.chdir(ROOT)  # the folder of `configs/`
     try:
         runs = plan(args.systems, args.dataset, args.seeds, folder, overrides)
-        # All seeds of a system share their compiled programs.
-        failed = execute(list(runs.values()), [sys.executable, "main.py"], str(folder / "compiled"), args.jobs)
+        failed = execute(list(runs.values()), [sys.executable, "main.py"], args.jobs)
     except UserError as e:
         sys.exit(f"error: {e}")
     if failed:

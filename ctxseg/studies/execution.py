@@ -132,7 +132,7 @@ def _complexity(run, results):
     }
 
 
-def execute(runs: Sequence[Run], command: Sequence[str], compiled: str, jobs: int = 1) -> dict[str, str]:
+def execute(runs: Sequence[Run], command: Sequence[str], jobs: int = 1) -> dict[str, str]:
     """Executes the unfinished runs.
 
     The output of a run goes to log.txt in its folder. A run that differs from a finished one only in its evaluation starts from a copy of
@@ -141,7 +141,6 @@ def execute(runs: Sequence[Run], command: Sequence[str], compiled: str, jobs: in
     Args:
         runs: the runs, in the order in which they are started.
         command: the command that starts main.py.
-        compiled: folder of compiled programs, which the seeds of a row share.
         jobs: number of runs at the same time; the CPU cores are divided among them.
 
     Returns:
@@ -175,7 +174,7 @@ def execute(runs: Sequence[Run], command: Sequence[str], compiled: str, jobs: in
                     if run.start and run.start.folder in failed:
                         fault = f"the run that it starts from failed: {run.start.title}"
                     elif read_scores(run) is None:
-                        fault = _execute(run, command, compiled, share, trained.get(_training_config(run)), stopping)
+                        fault = _execute(run, command, share, trained.get(_training_config(run)), stopping)
                         outcome = "" if fault or stopping.is_set() else _brief(read_scores(run))
                 except (UserError, OSError) as e:
                     fault = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename else str(e)
@@ -209,7 +208,7 @@ def _training_config(run):
     )
 
 
-def _execute(run, command, compiled, cores, trained, stopping):
+def _execute(run, command, cores, trained, stopping):
     """Executes a run in a subprocess. Returns an error message, or None."""
     with contextlib.ExitStack() as stack:
         try:
@@ -231,9 +230,7 @@ def _execute(run, command, compiled, cores, trained, stopping):
                 [*command, *run.arguments],
                 stdout=log,
                 stderr=log,
-                env={"JAX_COMPILATION_CACHE_DIR": os.path.abspath(compiled)}
-                | os.environ
-                | {workdir.LOCK: os.path.abspath(run.folder)},
+                env=os.environ | {workdir.LOCK: os.path.abspath(run.folder)},
                 # If this process is killed, the run keeps the lock, and the next sweep waits for it.
                 pass_fds=lock,
                 # The run gets Ctrl-C only from below, once.

@@ -325,7 +325,7 @@ def sweep(
     except OSError as e:
         raise UserError(f"--workdir={folder} cannot be used: {e.strerror}; choose another --workdir") from e
     prepare(selected)
-    failed = execute(selected, command, os.path.join(folder, "compiled"), jobs)
+    failed = execute(selected, command, jobs)
     results = tabulate(table, runs, failed)
     try:
         page = write(results, folder)

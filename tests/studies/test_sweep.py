@@ -254,7 +254,7 @@ def test_rows_do_not_start_from_a_failed_run(tmp_path, stand_in, monkeypatch):
     monkeypatch.setattr(execution, "_execute", fail)
     start = Row("first", "fcn", dataset="camvid")
     runs = plan(Table("t", "", "scenes", [Row("a", "fcn", start=start)]), tmp_path / "sweep")
-    failed = execute(list(runs.values()), stand_in, str(tmp_path / "compiled"))
+    failed = execute(list(runs.values()), stand_in)
     assert started == ["first, seed 0"]
     assert sorted(failed.values()) == ["broken", "the run that it starts from failed: first, seed 0"]
 
@@ -263,7 +263,7 @@ def test_a_column_of_a_class(tmp_path, stand_in):
     """It has the IoU of the class; none if the class is neither in the truth nor in the prediction."""
     table = THREE._replace(columns=[Column("a", "IoU of a"), Column("b", "IoU of b")], rows=THREE.rows[:2])
     runs = plan(table, tmp_path / "sweep")
-    execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    execute(list(runs.values()), stand_in, jobs=2)
     tables.check(table)
     rows = sweep.tabulate(table, runs, {})["rows"]
     assert [[cell["ours"] for cell in row["cells"]] for row in rows] == [[{0: 50.0}, {0: 50.0}], [{0: 60.0}, {}]]
@@ -394,7 +394,7 @@ def test_execute_runs_unfinished_runs_and_reports_failures(tmp_path, stand_in):
     folder = tmp_path / "sweep"
     (folder / "fault").write_text("1-half-0")
     runs = plan(THREE, folder, seeds=2)
-    failed = execute(list(runs.values()), stand_in, str(folder / "compiled"), jobs=2)
+    failed = execute(list(runs.values()), stand_in, jobs=2)
     assert failed == {str(folder / "1-half-0"): f"the loss became nan ({folder / '1-half-0' / 'log.txt'})"}
     results = sweep.tabulate(THREE, runs, failed)
     assert [row["cells"][0]["ours"] for row in results["rows"]] == [
@@ -405,14 +405,14 @@ def test_execute_runs_unfinished_runs_and_reports_failures(tmp_path, stand_in):
 
     (folder / "fault").unlink()
     (folder / "log").unlink()
-    assert execute(list(runs.values()), stand_in, str(folder / "compiled")) == {}
+    assert execute(list(runs.values()), stand_in) == {}
     assert (folder / "log").read_text().split("\n") == ["1-half-0", ""]  # the others are not run again
 
 
 def test_runs_that_differ_only_in_evaluation_are_trained_once(tmp_path, stand_in):
     table = THREE._replace(rows=[THREE.rows[2], Row("mirrored", "zigzag", {"eval.flip": True}, (84.0,))])
     runs = plan(table, tmp_path / "sweep")
-    assert not execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    assert not execute(list(runs.values()), stand_in, jobs=2)
     assert (tmp_path / "sweep" / "log").read_text().split("\n") == ["0-all-0", "1-mirrored-0 again", ""]
     results = sweep.tabulate(table, runs, {})
     assert [row["cells"][0]["mean"] for row in results["rows"]] == pytest.approx([63, 65])
@@ -422,7 +422,7 @@ def test_results_of_other_configs_are_not_used(tmp_path, stand_in):
     """A run of another config stops the sweep, even in a row that is not selected. With another protocol, a run is evaluated again."""
     folder = str(tmp_path / "sweep")
     runs = plan(THREE, folder)
-    execute(list(runs.values()), stand_in, str(tmp_path / "compiled"))
+    execute(list(runs.values()), stand_in)
     sweep.check_folders(list(runs.values()))
     with pytest.raises(UserError, match=r"0-none-0 .*another config.*config\.optimizer\.learning_rate .*0\.5"):
         sweep.sweep(THREE, folder, ["--config.optimizer.learning_rate=0.5"], resolve, stand_in, rows="1")
@@ -436,7 +436,7 @@ def test_results_of_other_configs_are_not_used(tmp_path, stand_in):
 
 def test_a_damaged_file_fails_only_its_row(tmp_path, stand_in, capsys):
     runs = plan(THREE, tmp_path / "sweep")
-    execute(list(runs.values()), stand_in, str(tmp_path / "compiled"))
+    execute(list(runs.values()), stand_in)
     (tmp_path / "sweep/1-half-0/results.json").write_text("{")
     for name in ("0-none-0", "2-all-0"):
         (tmp_path / "sweep" / name / "images.npz").write_bytes(b"nothing")
@@ -450,7 +450,7 @@ def test_a_damaged_file_fails_only_its_row(tmp_path, stand_in, capsys):
     (tmp_path / "sweep/1-half-0/results.json").unlink()
     (tmp_path / "sweep/1-half-0/log.txt").unlink()
     (tmp_path / "sweep/1-half-0/log.txt").mkdir()
-    failed = execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    failed = execute(list(runs.values()), stand_in, jobs=2)
     assert list(failed.values()) == [f"{tmp_path}/sweep/1-half-0/log.txt: Is a directory"]
 
 
@@ -505,7 +505,7 @@ def test_a_sweep_that_is_killed_and_restarted_gives_the_same_table(tmp_path, sta
 
 def test_the_table_as_markdown_csv_and_html(tmp_path, stand_in):
     runs = plan(THREE, tmp_path / "sweep", seeds=2)
-    execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    execute(list(runs.values()), stand_in, jobs=2)
     rng = np.random.default_rng(0)
     for run in runs.values():
         truth = rng.integers(50, 90, (20, 2))
@@ -595,7 +595,7 @@ def test_the_papers_results_belong_to_the_data_set():
 
 def test_means_over_different_classes_are_reported(tmp_path, stand_in):
     runs = plan(THREE, tmp_path / "sweep")
-    execute(list(runs.values()), stand_in, str(tmp_path / "compiled"), jobs=2)
+    execute(list(runs.values()), stand_in, jobs=2)
     remarks = tables.remarks(sweep.tabulate(THREE, runs, {}))
     assert any(
         "in the truth or in the prediction: 1 in runs of row 1; 2 in runs of row 0, 2" in text for text in remarks
