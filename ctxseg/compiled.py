@@ -64,11 +64,17 @@ def _own_folder(data_dir) -> Path | None:
 
 
 def _remove_incomplete(folder: Path) -> None:
-    """Removes what a process was writing when it was killed: JAX writes a program, and then the time of its last use."""
+    """Removes programs that were not written completely, which JAX would never replace.
+
+    JAX writes a program, and then the time of its last use, 8 bytes. A process that is killed may leave the first alone, and a machine that
+    loses power may leave both empty.
+    """
     try:
         with FileLock(folder / ".lockfile", timeout=1):  # JAX's
             for program in folder.glob("*-cache"):
-                if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
+                used = program.with_name(program.name.removesuffix("-cache") + "-atime")
+                if not (program.stat().st_size and used.exists() and used.stat().st_size):
                     program.unlink()
-    except (OSError, Timeout):
+                    used.unlink(missing_ok=True)
+    except (OSError, NotImplementedError, Timeout):  # NotImplementedError: the file system has no locks
         pass

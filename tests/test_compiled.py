@@ -35,6 +35,9 @@ def test_programs_are_kept_and_read(tmp_path):
     program.write_bytes(b"")
     assert run(tmp_path / "prepared") == line, "what a killed process left is replaced"
     assert program.stat().st_size
+    program.write_bytes(b"")
+    assert run(tmp_path / "prepared") == line, "what a loss of power emptied is replaced"
+    assert program.stat().st_size
     program.write_bytes(b"damaged")
     assert run(tmp_path / "prepared") == "", "a damaged program is compiled, without a word"
 
@@ -47,6 +50,17 @@ def test_settings_of_jax_take_precedence(tmp_path):
     )
     assert run(tmp_path / "prepared", JAX_ENABLE_COMPILATION_CACHE="false") == ""
     assert not list(tmp_path.glob("prepared/compiled/*-cache"))
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, OSError])
+def test_a_file_system_without_locks(error, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(compiled, "FileLock", refuse)
+    (program := tmp_path / "a-cache").touch()
+    compiled._remove_incomplete(tmp_path)
+    assert program.exists()
 
 
 @pytest.mark.parametrize("fault", ["writable by others", "a file", "remote"])
