@@ -46,4 +46,6 @@ def _only_cpu() -> bool:
     platforms = os.getenv("JAX_PLATFORMS")
     if platforms:
         return platforms == "cpu"
-    return not importlib.metadata.entry_points(group="jax_plugins") and importlib.util.find_spec("libtpu") is None
+    # JAX finds a plugin by its entry point, or by its module within the package `jax_plugins`.
+    plugins = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("jax_plugins")
+    return not plugins and importlib.util.find_spec("libtpu") is None

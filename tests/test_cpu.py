@@ -1,11 +1,15 @@
-"""Freed memory is kept: what the C library and the system do, in processes of their own."""
+"""Settings for CPUs. Freed memory is kept: what the C library and the system do, in processes of their own."""
 
+import importlib.metadata
+import importlib.util
 import mmap
 import os
 import subprocess
 import sys
 
 import pytest
+
+from ctxseg import cpu
 
 # Faults of pages when 64 MiB are allocated and filled for the second time, in a thread, as XLA does.
 SCRIPT = """
@@ -68,3 +72,36 @@ def test_the_environment_decides(environment):
 
 def test_another_c_library_is_left_alone():
     faults("cpu.ctypes = type('', (), {'CDLL': lambda name: object()})")
+
+
+@pytest.mark.parametrize(
+    "platforms, module, entry, expected",
+    [
+        (None, None, False, True),
+        ("", None, False, True),
+        (None, "libtpu", False, False),
+        (None, "jax_plugins", False, False),
+        (None, None, True, False),
+        ("cpu", "libtpu", True, True),
+        ("cuda,cpu", None, False, False),
+    ],
+)
+def test_whether_jax_has_nothing_but_a_cpu(platforms, module, entry, expected, monkeypatch):
+    """By the environment, or else by the installed plugins."""
+    if platforms is None:
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    else:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == module else None)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ("xla_cuda13",) if entry else ())
+    assert cpu._only_cpu() == expected
+
+
+@pytest.mark.parametrize(
+    "platforms, added", [("cpu", " --xla_disable_hlo_passes=cse_barrier_expander"), ("cuda,cpu", "")]
+)
+def test_recomputing_needs_a_flag_on_a_cpu_only(platforms, added, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    cpu.recompute()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x" + added
