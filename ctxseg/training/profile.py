@@ -58,7 +58,8 @@ class Profile:
         try:
             jax.profiler.stop_trace()
             path = max(Path(self._folder).glob("plugins/profile/*/perfetto_trace.json.gz"), key=os.path.getmtime)
-        except (OSError, jax.errors.JaxRuntimeError) as error:
+        # ValueError: JAX does not find what it has written.
+        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
             _say(f"note: no trace in {self._folder}: {one_line(error)}")
         else:
             _say(f"trace: {path}: open it in https://ui.perfetto.dev, or use tensorboard --logdir={self._folder}")

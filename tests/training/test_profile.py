@@ -52,9 +52,10 @@ def test_a_trace_of_an_interrupted_run_is_written(profiler, tmp_path):
     assert profiler == ["start", "stop"]
 
 
-def test_a_trace_that_cannot_be_written_does_not_end_the_run(profiler, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError, ValueError, OSError])
+def test_a_trace_that_cannot_be_written_does_not_end_the_run(error, profiler, tmp_path, monkeypatch, capsys):
     def fail():
-        raise jax.errors.JaxRuntimeError("full\ndisk")
+        raise error("full\ndisk")
 
     monkeypatch.setattr(jax.profiler, "stop_trace", fail)
     assert traced(profiler, tmp_path, 1, 0, 9) == [3]
