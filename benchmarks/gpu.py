@@ -3,7 +3,8 @@
 python benchmarks/gpu.py --output=gpu.json [--only=steps,attention,renet,crf,tests]
 
 It needs jax (0.10 to 0.12), flax, optax and numpy. If ml_collections, jaxtyping and PyTorch are installed, they are used. No data set is
-read. The parts, each of at most `--minutes`:
+read. Leave JAX_PLATFORMS unset: operations are counted on the CPU, and values are compared with its own. The parts, each of at most
+`--minutes`:
 
 ceilings   a matrix product and a copy; always measured, because other parts show shares of them
 steps      a training step of every system with its paper's crop and backbone, in bfloat16 and float32: images/s, share of the ceiling, peak
@@ -11,7 +12,7 @@ steps      a training step of every system with its paper's crop and backbone, i
 attention  MCIBI's dataset-level context aggregation against ASPP on [1,128,128,2048]; in the paper it takes 0.47 of ASPP's time
 renet      the recurrence of ReNet in several forms
 crf        DenseCRF
-tests      values and gradients of every module against those of the CPU. Leave JAX_PLATFORMS unset, so that JAX has the CPU too
+tests      values and gradients of every module against those of the CPU
 
 Results are stored one by one. The same command continues: it measures only what the file does not have. Where an entry failed, the file
 has its error, and `--again` measures it again. An entry that still runs when the time of its part is over is stopped, and is the last one

@@ -15,6 +15,7 @@ from jax.experimental import rnn
 from ctxseg import data
 from ctxseg.configs import mask_rcnn
 from ctxseg.data.instance_transforms import create_augmentation
+from ctxseg.models import BACKBONES, CONNECTIONS, DETECTORS, MEMORIES, MERGES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -25,7 +26,7 @@ from gpu_parts import attention, measuring, renet, schedule, steps, values, work
 DEVICE = {"device": "a GPU", "platform": "gpu", "devices": 1, "jax": "0.12.0", "flax": "0.12.8"}
 FIGURES = {
     "ceilings": {"operations_per_second": 1e14},
-    "crf": {"seconds": 0.5, "vertices": 90_000, "memory_bytes": 2**30, "compile_seconds": 9.0},
+    "crf": {"seconds": 0.5, "vertices": 90_000, "memory_bytes": 2**30, "memory_from": "device", "compile_seconds": 9.0},
 }
 
 
@@ -123,6 +124,16 @@ def test_a_process_that_ends_or_does_not_answer_is_replaced():
         assert "SIGKILL" in process.ask({}, 60)["error"]
 
 
+def test_a_process_that_ended_after_its_answer_is_replaced():
+    code = "import sys\nsys.stdin.readline()\nprint('{}', flush=True)\nsys.stdin.close()\nsys.exit(3)"
+    process = schedule.Worker([sys.executable, "-c", code])
+    assert process.ask({}, 60) == {}
+    process._process.wait()
+    assert "status 3" in process.ask({}, 60)["error"]
+    assert process.ask({}, 60) == {}
+    process.close()
+
+
 def test_an_exception_is_one_line_and_lack_of_memory_is_recognised(monkeypatch):
     request = {"part": "attention", "entry": "dca float32", "tiny": True, "images": 1}
     for message, lacking in (("first\nsecond", False), ("RESOURCE_EXHAUSTED: Out of memory", True)):
@@ -179,6 +190,27 @@ def test_numbers_of_classes_and_the_size_of_a_landscape_image():
     assert steps._config("mask_rcnn", "float32", False)[2] == augmentation.canvas((480, 640))
 
 
+def test_every_system_and_every_kind_of_network_has_an_entry():
+    configs = {path.stem for path in (BENCHMARKS.parent / "configs").glob("*.py")} - {
+        "__init__",
+        "datasets",
+        "defaults",
+    }
+    assert set(steps.SYSTEMS) == configs
+
+    def files(backbones):
+        return {getattr(BACKBONES[name], "func", BACKBONES[name]).__module__ for name in backbones}
+
+    def named(field):
+        return {fields[field] for fields in values.NETWORKS.values() if field in fields}
+
+    assert files(named("model.backbone.name")) == files(BACKBONES)
+    assert named("model.detector.name") == set(DETECTORS) - {"none"}
+    assert named("model.memory.name") == set(MEMORIES) - {"none"}
+    assert named("model.connections.name") == set(CONNECTIONS) - {"none"}
+    assert named("model.scales.merge") == set(MERGES) - {"none"}
+
+
 def test_operations_are_counted_as_often_as_they_are_executed():
     x, w = np.ones((8, 16), np.float32), np.ones((16, 16), np.float32)
 
@@ -226,6 +258,18 @@ def test_the_kernel_of_renet_is_translated_for_a_gpu(dtype):
             raise
         pytest.skip("JAX 0.11 and 0.12 translate the kernel only where there is a GPU")
     assert "triton" in text
+
+
+@pytest.mark.parametrize("entry", ["copy", "bfloat16", "float32 highest"])
+def test_ceilings_are_measured(entry):
+    figures = worker.answer({"part": "ceilings", "entry": entry, "tiny": True, "images": 1})
+    assert [value > 0 for value in figures.values()] == [True]
+
+
+def test_a_form_of_renet_is_measured():
+    figures = worker.answer({"part": "renet", "entry": "nrenet float32 unroll 4", "tiny": True, "images": 1})
+    assert figures["difference"] < 1e-6 and figures["both_seconds"] > 0
+    assert renet.cells("", figures, {})[-1].endswith("(planned)")
 
 
 def test_difference_names_the_array_that_differs_most():

@@ -7,7 +7,7 @@ import numpy as np
 
 from ctxseg.configs import defaults
 from ctxseg.models import create_model
-from gpu_parts.measuring import GIBIBYTE, compile_program, count_operations, median_seconds, peak_memory
+from gpu_parts.measuring import compile_program, count_operations, median_seconds, memory_cell, peak_memory
 
 TITLE = "DCA against ASPP"
 NOTE = (
@@ -75,5 +75,5 @@ def cells(entry: str, figures: dict, parts: dict) -> list:
         f"{1e3 * figures['seconds']:.2f}",
         f"{figures['seconds'] / aspp:.2f}" if aspp else None,
         f"{figures['operations_per_second'] / ceiling:.1%}" if ceiling else None,
-        f"{figures['memory_bytes'] / GIBIBYTE:.2f}" if "memory_bytes" in figures else None,
+        memory_cell(figures),
     ]

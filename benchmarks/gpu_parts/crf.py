@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from ctxseg.inference import crf, lattice
-from gpu_parts.measuring import GIBIBYTE, compile_program, median_seconds, peak_memory
+from gpu_parts.measuring import compile_program, median_seconds, memory_cell, peak_memory
 
 TITLE = "DenseCRF"
 NOTE = (
@@ -47,6 +47,6 @@ def cells(entry: str, figures: dict, parts: dict) -> list:
     return [
         f"{1e3 * figures['seconds']:.1f}",
         f"{figures['vertices'] / 1e3:.0f}",
-        f"{figures['memory_bytes'] / GIBIBYTE:.2f}" if "memory_bytes" in figures else None,
+        memory_cell(figures),
         f"{figures['compile_seconds']:.0f}",
     ]

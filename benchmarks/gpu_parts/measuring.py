@@ -48,11 +48,18 @@ def peak_memory(program) -> dict:
     }
 
 
+def memory_cell(figures: dict) -> str | None:
+    """The text of what `peak_memory` has found, GiB."""
+    if "memory_bytes" not in figures:
+        return None
+    return f"{figures['memory_bytes'] / GIBIBYTE:.2f}" + " (planned)" * (figures["memory_from"] != "device")
+
+
 def count_operations(function, *arguments) -> int:
     """Floating-point operations of all matrix products and convolutions in `function(*arguments)`, on one device.
 
-    XLA counts the operations of each. The body of a scan counts as often as it is executed. In its analysis of a whole program, XLA counts
-    it once, and does not count library calls on GPUs (see `ctxseg/studies/operations.py`).
+    XLA counts the operations of each, for the CPU, which JAX must have. The body of a scan counts as often as it is executed. In its
+    analysis of a whole program, XLA counts it once, and does not count library calls on GPUs (see `ctxseg/studies/operations.py`).
     """
     return total_flops(_products(jax.make_jaxpr(function)(*arguments)))
 

@@ -22,6 +22,7 @@ def measure(images, labels, classes: int, dtype: str, tiny: bool) -> tuple[float
     from torch_networks import train_step
 
     torch.set_float32_matmul_precision("high")  # TF32, as JAX's default
+    torch.backends.cudnn.benchmark = True  # tries several kernels, as XLA does
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images = images.astype(np.float32) / 128 - 1
     formats = (True,) if tiny else (False, True)

@@ -1,5 +1,6 @@
 """Which entries are measured, until when, and by which process; and the file of the results."""
 
+import contextlib
 import json
 import os
 import select
@@ -24,8 +25,9 @@ class Worker:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
             )
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # the process has ended since the last answer; reading says how
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         if not select.select([self._process.stdout], [], [], max(seconds, 0))[0]:
             self.close()
             return {"stopped": round(seconds)}
@@ -41,7 +43,8 @@ class Worker:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # of a request that the process did not read
+                self._process.stdin.close()
             self._process.stdout.close()
             self._process = None
 

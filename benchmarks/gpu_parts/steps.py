@@ -11,12 +11,13 @@ from ctxseg.training import detection_losses, losses, optimizers
 from ctxseg.training.state import create_state
 from ctxseg.training.step import create_train_step
 from gpu_parts import pytorch
-from gpu_parts.measuring import GIBIBYTE, compile_program, count_operations, median_seconds, peak_memory
+from gpu_parts.measuring import compile_program, count_operations, median_seconds, memory_cell, peak_memory
 
 TITLE = "Training steps"
 NOTE = (
     "Share of the ceiling: operations of matrix products and convolutions per second, as XLA counts them, divided by those of the matrix "
-    "product of the same dtype. Images: per step and device; halved while memory is lacking."
+    "product of the same dtype. Images: per step and device; halved while memory is lacking. Images/s are those of all devices; PyTorch "
+    "uses one."
 )
 FRESH = True
 COLUMNS = ("step", "crop", "images", "images/s", "share of the ceiling", "peak memory, GiB", "compilation, s")
@@ -151,13 +152,12 @@ def _measure_pytorch(name, tiny, images):
 def cells(entry: str, figures: dict, parts: dict) -> list:
     dtype = "bfloat16" if "bfloat16" in entry else "float32"
     ceiling = parts.get("ceilings", {}).get(dtype, {}).get("operations_per_second")
-    reached, memory = figures.get("operations_per_second"), figures.get("memory_bytes")
-    compilation = figures.get("compile_seconds")
+    reached, compilation = figures.get("operations_per_second"), figures.get("compile_seconds")
     return [
         "×".join(map(str, figures["crop"])),
         str(figures["images"]),
         f"{figures['images_per_second']:.2f}",
         f"{reached / ceiling:.1%}" if reached and ceiling else None,
-        None if memory is None else f"{memory / GIBIBYTE:.2f}" + " (planned)" * (figures["memory_from"] != "device"),
+        memory_cell(figures),
         None if compilation is None else f"{compilation:.0f}",
     ]

@@ -44,7 +44,8 @@ DETECTOR = {
     "model.detector.proposals_before": (60, 60), "model.detector.proposals_after": (30, 30), "model.detector.rpn_samples": 32,
     "model.detector.box_channels": 32, "model.detector.mask_channels": 8, "model.detector.detections": 10,
 }  # fmt: skip
-# {entry: fields of the config}. The other ResNets have the blocks of these two.
+TRANSFORMER = {"model.backbone.depth": 4, "model.backbone.heads": 2, "model.backbone.grid": 3}
+# {entry: fields of the config}. The other ResNets have the blocks of these two; the same holds for the other networks of several sizes.
 NETWORKS = {
     f"backbone {name}": {"model.backbone.name": name}
     for name in ("none", "tiny", "efficientnet_lite0", "vgg16", "resnet18", "resnet50")
@@ -52,6 +53,15 @@ NETWORKS = {
 NETWORKS |= {
     "backbone vgg16 hrenet": {"model.backbone.name": "vgg16", "model.backbone.layout": "hrenet"},
     "backbone resnet50 stem": {"model.backbone.name": "resnet50", "model.backbone.stem": "conv3_32"},
+    "backbone resnet18 deformable": {"model.backbone.name": "resnet18", "model.backbone.deformable": (0, 0, 1, 2)},
+    "backbone resnest50": {"model.backbone.name": "resnest50", "model.backbone.stage_sizes": (1, 1, 1, 1)},
+    "backbone hrnetv2_w18": {
+        "model.backbone.name": "hrnetv2_w18",
+        "model.backbone.modules": (1, 1, 1),
+        "model.backbone.blocks": 1,
+    },
+    "backbone vit_tiny_16": {"model.backbone.name": "vit_tiny_16"} | TRANSFORMER,
+    "backbone dinov2_small_14": {"model.backbone.name": "dinov2_small_14"} | TRANSFORMER,
 }
 NETWORKS |= {f"context {name}": {"model.context.name": name} for name in CONTEXTS if name != "none"}
 NETWORKS |= {
@@ -69,6 +79,12 @@ NETWORKS |= {
     "scales max": {"model.scales.merge": "max"} | MULTISCALE,
     "detector mask_rcnn fpn": {"model.context.name": "fpn"} | DETECTOR,
     "detector mask_rcnn zigzag": {"model.context.name": "zigzag", "model.detector.mask_scores": "softmax"} | DETECTOR,
+    "detector mask_rcnn deformable": {"model.context.name": "fpn"} | DETECTOR | {
+        "model.backbone.deformable": (0, 1, 1, 0), "model.backbone.offset_groups": 2, "model.detector.box_pooling": "deformable",
+    },
+    "detector fcis": {"model.context.name": "fpn"} | DETECTOR | {
+        "model.detector.name": "fcis", "model.detector.groups": 2, "model.detector.bins": 4, "model.detector.hard_examples": 8,
+    },
 }  # fmt: skip
 
 
@@ -108,7 +124,8 @@ def drawn(shapes):
         name = path[-1].key
         if name.endswith("kernel") or name == "bank":
             return (rng.normal(size=x.shape) * np.sqrt(2 / max(np.prod(x.shape[:-1]), 1))).astype(x.dtype)
-        return (np.ones if name in ("scale", "var", "seen") or "gamma" in name else np.zeros)(x.shape, x.dtype)
+        ones = name in ("scale", "scale1", "scale2", "var", "seen") or "gamma" in name
+        return (np.ones if ones else np.zeros)(x.shape, x.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
