@@ -1,10 +1,12 @@
+import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ctxseg import compiled
+from ctxseg import commands, compiled
 
 # Compiles the same program twice. The second time it is found on disk, as it is another function.
 TWICE = """
@@ -73,3 +75,14 @@ def test_a_folder_that_is_not_the_users_own(fault, tmp_path):
     elif fault == "a file":
         folder.write_text("")
     assert compiled._own_folder("gs://bucket/prepared" if fault == "remote" else tmp_path) is None
+
+
+@pytest.mark.parametrize("mode, kept", [("train", True), ("complexity", True), ("show", False), ("prepare", False)])
+def test_modes_that_compile_keep_their_programs_beside_the_data(mode, kept, monkeypatch, tmp_path):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.setattr(importlib.import_module(f"ctxseg.commands.{mode}"), "run", lambda values: 0)
+    folders: list[str] = []
+    monkeypatch.setattr(compiled, "keep_beside", folders.append)
+    arguments = f"--mode={mode}", f"--config.data.data_dir={tmp_path}"
+    assert commands.main(["main.py", "--config=configs/fcn.py", *arguments]) == 0
+    assert folders == ([str(tmp_path)] if kept else [])
