@@ -22,6 +22,7 @@ from ctxseg.data.builders.scenes_instances import ScenesInstances
 from ctxseg.data.builders.stanford_background import StanfordBackground
 from ctxseg.data.builders.sunrgbd import SUNRGBD
 from ctxseg.data.builders.voc2012 import VOC2012
+from ctxseg.errors import UserError
 
 DATASETS = {
     "scenes": Scenes,
@@ -66,6 +67,20 @@ def load(name: str, data_dir, manual_dir=None, download: bool = False, field: st
         UserError: unknown name, a missing or invalid `manual_dir`, or a `data_dir` that cannot be written.
     """
     return store.prepare(find(field, name, DATASETS), data_dir, manual_dir, download)
+
+
+def load_prepared(name: str, data_dir, field: str):
+    """`load` for a data set without `manual_dir`: it is generated, or was prepared before.
+
+    UserError: as `load`; or it is not prepared. The message names `field` and the command that prepares it.
+    """
+    builder_cls = find(field, name, DATASETS)
+    if not store.has_build(builder_cls, data_dir):
+        raise UserError(
+            f"config.{field} has {name}, which is not prepared in {data_dir}: prepare it first, by --mode=prepare "
+            f"--config.data.name={name}, and --config.data.manual_dir if it cannot be downloaded"
+        )
+    return store.prepare(builder_cls, data_dir)
 
 
 def has_objects(name: str, field: str = "data.name") -> bool:

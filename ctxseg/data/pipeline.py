@@ -4,8 +4,11 @@ Everything is a function of an index: the same seed gives the same batches, and 
 """
 
 import io
+import math
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import cv2
@@ -166,8 +169,9 @@ def train_iterator(
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
+    others: Sequence[tuple[Any, Fraction]] = (),
 ) -> grain.DatasetIterator:
-    """Endless shuffled, augmented batches; order and augmentations differ in every epoch.
+    """Endless shuffled, augmented batches; order and augmentations differ in every epoch. Each source has epochs of its own.
 
     `process_count` does not change which images the n-th global batch has, only how they are divided among the processes.
     `get_state()` gives a JSON-serialisable dict, with which `set_state()` resumes at the next batch.
@@ -180,6 +184,7 @@ def train_iterator(
         process_index: the index of this process.
         process_count: the number of processes that share the batch.
         threads: the number of threads that read and transform; 0: the calling thread does.
+        others: other sources, each with the share of the images that are drawn from it, see `Shares`; `source` has the rest.
 
     Returns:
         An iterator of dicts `image` uint8 [B, h, w, 3], `label` uint8 [B, h, w], and `regions` int32 [B, h, w] if
@@ -193,6 +198,13 @@ def train_iterator(
         return _arrays(transform(sample, rng))
 
     dataset = seeded(source, seed).shuffle().repeat()
+    if others:
+        # With seeds of their own, sources of the same length have different orders.
+        seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in range(1, len(others) + 1)]
+        datasets = [seeded(other, own).shuffle().repeat() for (other, _), own in zip(others, seeds, strict=True)]
+        shares = [share for _, share in others]
+        positions = Shares([1 - sum(shares, Fraction(0)), *shares])
+        dataset = grain.MapDataset.select_from_datasets([dataset, *datasets], positions)
     return iterate(dataset, augment, batch_size, process_index, process_count, threads)
 
 
@@ -212,6 +224,32 @@ class _Part(grain.MapDataset):
     def __getitem__(self, i):
         batch, place = divmod(i, self._size)
         return self._parent[(batch * self._count + self._index) * self._size + place]
+
+
+class Shares(grain.transforms.DatasetSelectionMap):
+    """Position in a mixture of endless data sets → (index of the data set, position in it). The data sets alternate evenly.
+
+    Among the first n items, the number from each data set differs from n times its share by less than the number of other data sets.
+    Grain's own `mix` rounds shares to one hundredth of the smallest.
+    """
+
+    def __init__(self, shares: Sequence[Fraction]):
+        """`shares`: of each data set, with a sum of 1."""
+        denominator = math.lcm(*(share.denominator for share in shares))
+        self._weights = [int(share * denominator) for share in shares]
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        start, end, total = position, position + 1, sum(self._weights)
+        for index, weight in enumerate(self._weights):
+            # Of n items that are left, ⌊n (total − weight) / total⌋ are from the data sets that follow.
+            next_start, next_end = start * (total - weight) // total, end * (total - weight) // total
+            if next_start == next_end:  # always for the last data set
+                return index, start - next_start
+            start, end, total = next_start, next_end, total - weight
+        raise IndexError(position)
 
 
 def seeded(source, seed: int) -> grain.MapDataset:

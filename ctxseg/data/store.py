@@ -236,6 +236,14 @@ def only_folder(builder_cls, data_dir) -> str | None:
     return only and (_source(data_dir / builder_cls.name / only / str(builder_cls.VERSION)) or {}).get("manual_dir")
 
 
+def has_build(builder_cls, data_dir) -> bool:
+    """Whether `prepare` needs no `manual_dir`: the data set is generated or has a build. UserError: several folders have builds."""
+    try:
+        return builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS is None or bool(_only_build(builder_cls, _place(data_dir)))
+    except OSError:  # `prepare` says why
+        return True
+
+
 def unprepared(builder_cls):
     """A builder without data, for its metadata; it writes nothing."""
     return _builder(builder_cls, tempfile.gettempdir(), "unprepared")

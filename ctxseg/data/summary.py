@@ -188,9 +188,9 @@ def warnings(summary: dict) -> list[str]:
     everywhere = set.intersection(*map(set, missing.values())) if missing else set()
     for split, names in missing.items():
         if only_here := [name for name in names if name not in everywhere]:
-            lines.append(f"{summary['data']} {split} has no pixel of {_shortened(only_here)}")
+            lines.append(f"{summary['data']} {split} has no pixel of {shortened(only_here)}")
     if everywhere:
-        names = _shortened([name for name in values["classes"] if name in everywhere])
+        names = shortened([name for name in values["classes"] if name in everywhere])
         lines.append(
             f"{summary['data']} has no pixel of {names} in any split: no image shows it, or it is a heading and not a class, or labels "
             "use another id or colour for it, or resizing has removed it"
@@ -198,7 +198,8 @@ def warnings(summary: dict) -> list[str]:
     return lines
 
 
-def _shortened(names):
+def shortened(names: list[str]) -> str:
+    """The first `NAMED` names as text, and the number of the others."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 

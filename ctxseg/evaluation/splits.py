@@ -1,13 +1,14 @@
-"""The data that a run is evaluated on."""
+"""The data that a run is evaluated on, and the other data sets that it is trained on."""
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from ctxseg import data
-from ctxseg.data import images, pipeline
+from ctxseg.data import images, mixture, pipeline
 from ctxseg.errors import UserError
 from ctxseg.inference.predict import Input
 from ctxseg.runs import provenance
@@ -15,7 +16,8 @@ from ctxseg.runs import provenance
 
 def check_objects(config, objects: bool) -> None:
     """UserError if a data set of the config has no objects although a detector needs them, or the other way round. Needs no data."""
-    for field, name in (("data.name", config.data.name), ("eval.data", config.eval.data)):
+    mixed = [("data.mixture", part.name) for part in mixture.parse(config)]
+    for field, name in (("data.name", config.data.name), *mixed, ("eval.data", config.eval.data)):
         if not name or data.has_objects(name, field) == objects:
             continue
         if objects:
@@ -27,6 +29,40 @@ def check_objects(config, objects: bool) -> None:
             f"config.{field} is {name}, which has objects; a segmenter needs labels of pixels. A detector finds objects, such as "
             "--config=configs/mask_rcnn.py"
         )
+
+
+def load_mixture(config, builder) -> list[tuple[mixture.Part, Any]]:
+    """(entry, prepared builder) of each entry of `config.data.mixture`.
+
+    Args:
+        config: config of a run.
+        builder: the prepared builder of `config.data`.
+
+    Raises:
+        UserError: as `mixture.parse` and `data.load_prepared`; there is no such split, or the data set has no class of `builder`.
+    """
+    loaded = []
+    for part in mixture.parse(config):
+        same = part.name == config.data.name
+        other = builder if same else data.load_prepared(part.name, config.data.data_dir, "data.mixture")
+        check_split(other, part.split, f"config.data.mixture: the split of {part.name}")
+        mixture.check_classes(part, classes_of(other), config.data.name, classes_of(builder))
+        loaded.append((part, other))
+    return loaded
+
+
+def remarks(config, builder, others) -> list[str]:
+    """Lines about the classes that differ between `builder` and the `others`, the result of `load_mixture`; see `mixture.remarks`."""
+    names = classes_of(builder)
+    lines = [
+        line for part, other in others for line in mixture.remarks(part, classes_of(other), config.data.name, names)
+    ]
+    return list(dict.fromkeys(lines))  # a data set may have several entries
+
+
+def classes_of(builder) -> list[str]:
+    """The names of the classes of a data set, by id."""
+    return list(builder.info.metadata["class_names"])
 
 
 def load_tested(config, class_names: Sequence[str] | None = None):

@@ -13,21 +13,28 @@ from ctxseg.errors import UserError
 from ctxseg.runs import record, workdir
 
 
-def describe(builder, manual_dir=None) -> dict:
+def describe(builder, manual_dir=None, others: Sequence = ()) -> dict:
     """Describes the data set of a prepared builder.
 
     Args:
         builder: builder of the data set.
         manual_dir: the folder that was passed to the builder, or None.
+        others: builders of the data sets of `config.data.mixture`, which may repeat, and may be `builder`.
 
     Returns:
         `name`; `folder` of its files, None if it is generated; `fingerprint` of their contents, independent of their location;
-        `class_names`, `palette` and `groups`, see `builders.records`.
+        `class_names`, `palette` and `groups`, see `builders.records`; and with `others` also `mixture`, a list of the name, folder and
+        fingerprint of each of them.
     """
     folder = manual_dir and os.path.abspath(os.path.expanduser(manual_dir))
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
         folder = None
     metadata = builder.info.metadata
+    mixture = [
+        {"name": name, "folder": store.folder_of(other), "fingerprint": other.info.metadata["fingerprint"]}
+        for name, other in {other.name: other for other in others}.items()
+        if name != builder.name
+    ]
     return {
         "name": builder.name,
         "folder": folder or store.folder_of(builder),
@@ -35,7 +42,7 @@ def describe(builder, manual_dir=None) -> dict:
         "class_names": list(metadata["class_names"]),
         "palette": [list(colour) for colour in metadata["palette"]],
         "groups": {group: list(names) for group, names in metadata["groups"].items()},
-    }
+    } | ({"mixture": mixture} if mixture else {})
 
 
 def check_everywhere(builder) -> None:
@@ -48,7 +55,8 @@ def check_everywhere(builder) -> None:
 def check(folder: str, dataset: dict, remedy: str) -> None:
     """Checks that `dataset` is the data set of the run in `folder`, if there is a run.
 
-    A run from before data sets were recorded passes, with a note on stderr.
+    If `dataset` has those of a mixture, which only training reads, they are compared too. A run from before data sets were recorded
+    passes, with a note on stderr.
 
     Args:
         folder: of the run.
@@ -64,11 +72,15 @@ def check(folder: str, dataset: dict, remedy: str) -> None:
     if trained_on is None:
         line = f"{folder} is an older run that does not record its data set: assuming {words(dataset)}"
         print(f"note: {line}", file=sys.stderr, flush=True)
-    elif not same(trained_on, dataset):
-        differences = ["which has changed since"] if trained_on["folder"] == dataset["folder"] else []
-        differences += ["with other classes"] if trained_on["class_names"] != dataset["class_names"] else []
-        current = ", ".join([words(dataset), *differences])
-        raise UserError(f"{folder} was trained on {words(trained_on)}, but this is {current}: {remedy}")
+        return
+    mixed = {other["name"]: other for other in trained_on.get("mixture", [])}
+    others = [other for other in dataset.get("mixture", []) if other["name"] in mixed]
+    for recorded, current in [(trained_on, dataset), *((mixed[other["name"]], other) for other in others)]:
+        if not same(recorded, current):
+            differences = ["which has changed since"] if recorded["folder"] == current["folder"] else []
+            differences += ["with other classes"] if recorded.get("class_names") != current.get("class_names") else []
+            text = ", ".join([words(current), *differences])
+            raise UserError(f"{folder} was trained on {words(recorded)}, but this is {text}: {remedy}")
 
 
 def choose(names: Sequence[str], dataset: str, folder: str, data_dir: str, first: int = 0) -> str:

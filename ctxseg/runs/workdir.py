@@ -190,6 +190,8 @@ def _is_dataset(value):
     """Whether this has the form of `provenance.describe`."""
     return (
         record.is_dataset(value)
+        and isinstance(mixture := value.get("mixture", []), list)
+        and all(map(record.is_dataset, mixture))
         and bool(value.get("class_names") and value.get("palette"))
         and record.are_classes(value["class_names"], value.get("palette"), value.get("groups"))
     )

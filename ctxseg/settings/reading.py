@@ -187,12 +187,12 @@ def _of_segmenters(config):
     sections = ("auxiliary", "classifier", "connections", "memory", "scales")
     losses = [f"loss.{name}" for name in ("name", "auxiliary_name", "class_weights", "smoothing", "focal_gamma")]
     losses += [f"loss.{name}" for name in ("ohem_threshold", "ohem_least", "auxiliary", "heads", "memory", "scales")]
-    augmentation = [f"data.{name}" for name in ("padding", "rotate", "rotate_share", "superpixels")]
+    of_data = [f"data.{name}" for name in ("mixture", "padding", "rotate", "rotate_share", "superpixels")]
     protocol = ("scales", "flip", "score", "shapes", "window", "stride", "superpixels", "crf_images")
     protocol = [f"eval.{name}" for name in protocol] + [f"eval.crf.{name}" for name in config.eval.crf]
     modules = [f"model.{section}.{name}" for section in sections for name in config.model[section]]
     modules.append("model.downsample")
-    return [*losses, *augmentation, *protocol, *modules]
+    return [*losses, *of_data, *protocol, *modules]
 
 
 def _of_neck(config):

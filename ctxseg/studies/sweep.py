@@ -262,7 +262,8 @@ def prepare(runs: Sequence[Run]) -> None:
         if run.mode == "train":
             splits.check_split(built[key], config.train.split, "config.train.split")
             splits.check_split(splits.load_tested(config), config.eval.split)
-            dataset = provenance.describe(built[key], config.data.manual_dir)
+            others = [other for _, other in splits.load_mixture(config, built[key])]
+            dataset = provenance.describe(built[key], config.data.manual_dir, others)
             provenance.check(run.folder, dataset, "choose another --workdir, or remove that run")
 
 

@@ -8,7 +8,8 @@ A task is a module of this package. The network decides the task of a config, se
     check(config, class_names)                  UserError for an invalid field that only this task reads
     check_data(config)                          UserError if the data sets of the config are for another task; needs no data
     with_class_weights(config, builder)         the config with numbers in place of class weights that depend on the data
-    training_source(config, builder)            the training samples, by index
+    training_source(config, builder, others)    the training samples; their length is the number of images. `others`: the data sets of
+                                                `config.data.mixture`, as `splits.load_mixture` returns them
     training_batches(config, source, names)     an endless iterator of augmented batches, see `pipeline.train_iterator`
     check_evaluation(config, builder)           UserError if `config.eval` cannot be evaluated on the data set
     create_evaluation(config, builder, model)   two functions: (replicated variables, progress=None) → an evaluation, which has `scores`;

@@ -39,8 +39,8 @@ def check_data(config) -> None:
     splits.check_objects(config, objects=True)
 
 
-def training_source(config, builder) -> samples.InstanceSource:
-    """The samples of `config.train.split`. UserError: `builder` has no such split."""
+def training_source(config, builder, others) -> samples.InstanceSource:
+    """The samples of `config.train.split`. `others` is empty: detectors read no mixture. UserError: `builder` has no such split."""
     return detections.split_source(builder, config.train.split, "config.train.split")
 
 

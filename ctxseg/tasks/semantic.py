@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ctxseg import devices
-from ctxseg.data import pipeline, summary, superpixels
+from ctxseg.data import mixture, pipeline, summary, superpixels
 from ctxseg.data.transforms import create_augmentation
 from ctxseg.errors import UserError
 from ctxseg.evaluation import semantic, splits
@@ -25,8 +25,9 @@ create_submission = submission.create_prediction
 
 
 def check(config, class_names: Sequence[str]) -> None:
-    """Raises UserError for invalid super-pixels, augmentation, protocol, or name of the loss, or a loss that micro-batches cannot use."""
+    """Raises UserError for an invalid mixture, super-pixels, augmentation, protocol or loss, or a loss that micro-batches cannot use."""
     superpixels.check(config.data.superpixels)
+    mixture.parse(config)
     if not config.data.crop:
         raise UserError(
             f"config.data.crop is none, which only a detector takes, such as that of configs/mask_rcnn.py; {config.system} is a segmenter, "
@@ -65,6 +66,11 @@ def _check_losses(config):
             f"config.loss.class_weights is {','.join(map(str, weights))}; expected frequency, or a number of at least 0 for each class, "
             "not all 0"
         )
+    if weights == FREQUENCY and config.data.mixture:
+        raise UserError(
+            "config.loss.class_weights is frequency, which counts the pixels of one data set, but config.data.mixture has others: give a "
+            "number for each class"
+        )
 
 
 def with_class_weights(config, builder):
@@ -91,16 +97,26 @@ def check_data(config) -> None:
     splits.check_objects(config, objects=False)
 
 
-def training_source(config, builder) -> pipeline.Source:
-    """The samples of `config.train.split`. UserError: `builder` has no such split."""
-    return semantic.split_source(builder, config.train.split, config.data.superpixels, "config.train.split")
+def training_source(config, builder, others) -> mixture.Mixture:
+    """The samples of `config.train.split` and of `others`, with the labels of `builder`. UserError: `builder` has no such split."""
+    segments, mixed = config.data.superpixels, []
+    main = semantic.split_source(builder, config.train.split, segments, "config.train.split")
+    for part, other in others:
+        ids = mixture.translation(splits.classes_of(other), splits.classes_of(builder))
+        mixed.append((mixture.Translated(pipeline.source(other, part.split, segments), ids), part.share))
+    return mixture.Mixture(main, mixed)
 
 
-def training_batches(config, source, class_names: Sequence[str]):
+def training_batches(config, source: mixture.Mixture, class_names: Sequence[str]):
     """Batches of `image`, `label` and, with super-pixels, `regions`."""
-    augmentation = create_augmentation(config.data, class_names)
     return pipeline.train_iterator(
-        source, augmentation, config.train.batch_size, config.seed, *devices.process(), config.data.threads
+        source.main,
+        create_augmentation(config.data, class_names),
+        config.train.batch_size,
+        config.seed,
+        *devices.process(),
+        config.data.threads,
+        source.others,
     )
 
 

@@ -42,15 +42,18 @@ def train(config, folder: str, traced: int = 0) -> dict:
         workdir.check(folder, config)
     workdir.check_shared(folder)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
-    dataset = provenance.describe(builder, config.data.manual_dir)
-    provenance.check_everywhere(builder)
+    others = splits.load_mixture(config, builder)
+    mixed = [other for _, other in others]
+    dataset = provenance.describe(builder, config.data.manual_dir, mixed)
+    for used in (builder, *mixed):
+        provenance.check_everywhere(used)
     if first_process:
         provenance.check(folder, dataset, "choose another --workdir")
     tested = splits.load_tested(config, dataset["class_names"])
     task = task_of(config)
     task.check_evaluation(config, tested)  # fails now rather than after training
     class_names = builder.info.metadata["class_names"]
-    source = task.training_source(config, builder)
+    source = task.training_source(config, builder, others)
     weighted = task.with_class_weights(config, builder)
     new_batches = partial(task.training_batches, config, source, class_names)
     if config.train.batch_size == config.train.micro_batches:
@@ -78,6 +81,8 @@ def train(config, folder: str, traced: int = 0) -> dict:
         workdir.claim(folder, config, dataset)
         if report:
             pretrained.write_report(folder, report)
+    for line in splits.remarks(config, builder, others):
+        print(f"{folder}: {line}", flush=True)
     if config.optimizer.head_steps:
         new = report.new_parameters if report else pretrained.new_parameters(folder)
         optimizer = create_optimizer(new=new)

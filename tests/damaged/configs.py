@@ -158,6 +158,8 @@ CHANGES = {
     "a palette that is too short": ("dataset.palette", [[1, 2, 3]], "config.json .*dataset"),
     "groups is a list": ("dataset.groups", [1], "config.json .*dataset"),
     "a folder that is a number": ("dataset.folder", 5, "config.json .*dataset"),
+    "a mixture that is a number": ("dataset.mixture", 5, "config.json .*dataset"),
+    "a mixture of names": ("dataset.mixture", ["voc2012"], "config.json .*dataset"),
     "another fingerprint": ("dataset.fingerprint", "0" * 12, "trained on folder in .* folder"),
     "another data set": ("dataset.name", "camvid", "trained on camvid.* folder"),
 }  # fmt: skip

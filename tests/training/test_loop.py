@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from ctxseg import commands, devices
+from ctxseg import commands, data, devices
 from ctxseg.configs import deeplabv3, fcn, pspnet
 from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate
+from ctxseg.runs import metrics_log
 from ctxseg.training import checks, loop
 
 ROOT = Path(__file__).parents[2]
@@ -137,9 +139,20 @@ def test_batch_normalisation_of_a_single_value_is_an_error():
 def final_state(workdir):
     with ocp.CheckpointManager(workdir / "checkpoints", item_names=("state", "data")) as manager:
         restored = manager.restore(
-            120, args=ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore())
+            manager.latest_step(),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore()),
         )
     return restored["state"], restored["data"]
+
+
+def assert_same_state(workdir, other):
+    """The newest checkpoints of two runs are equal."""
+    (state, position), (expected, expected_position) = final_state(workdir), final_state(other)
+    assert position == expected_position
+    flat, flat_expected = (dict(_leaves(tree)) for tree in (state, expected))
+    assert flat.keys() == flat_expected.keys() and len(flat) > 20
+    for name in flat:
+        np.testing.assert_array_equal(flat[name], flat_expected[name], err_msg=name)
 
 
 def test_a_killed_and_restarted_run_has_identical_results(camvid, tmp_path, capsys, monkeypatch):
@@ -167,13 +180,7 @@ def test_a_killed_and_restarted_run_has_identical_results(camvid, tmp_path, caps
     commands.main(command(camvid, killed))
     assert "continuing from step" in capsys.readouterr().out
 
-    (state, position), (expected, expected_position) = final_state(killed), final_state(whole)
-    assert position == expected_position
-    flat, flat_expected = (dict(_leaves(tree)) for tree in (state, expected))
-    assert flat.keys() == flat_expected.keys() and len(flat) > 20
-    for name in flat:
-        np.testing.assert_array_equal(flat[name], flat_expected[name], err_msg=name)
-
+    assert_same_state(killed, whole)
     logs = [[json.loads(line) for line in (w / "metrics.jsonl").read_text().splitlines()] for w in (killed, whole)]
     for entries in logs:
         assert [e["step"] for e in entries if e["kind"] == "train"] == list(range(10, 121, 10))
@@ -183,6 +190,55 @@ def test_a_killed_and_restarted_run_has_identical_results(camvid, tmp_path, caps
     commands.main([*command(camvid, whole), "--mode=evaluate", "--config.eval.averages=True"])
     alone = json.loads((whole / "results.json").read_text())
     assert alone["mIoU"] == results[1]["averages_mIoU"] and "averages_mIoU" not in alone
+
+
+def test_a_run_on_a_mixture_continues_with_the_same_batches(camvid, tmp_path, capsys):
+    """It names the classes that are ignored. It is not continued if one of its data sets has changed."""
+    whole, cut, own = tmp_path / "whole", tmp_path / "cut", tmp_path / "own"
+    for i in range(6):
+        label = np.full((24, 32), i % 3, np.uint8)
+        for folder, array in (("images", np.repeat(label[:, :, None] * 90, 3, 2)), ("labels", label)):
+            (own / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(own / folder / f"{i}.png")
+    (own / "classes.txt").write_text("Sky\nDog\nRoad\n")
+
+    def mixed(workdir):
+        changed = {"train.steps": 6, "train.checkpoint_every": 2, "train.log_every": 1, "train.keep": 3}
+        changed |= {"data.data_dir": tmp_path / "prepared", "data.mixture": "folder/train+val=0.4"}
+        flags = [f"--config.{field}={value}" for field, value in changed.items()]
+        names = [flag.partition("=")[0] for flag in flags] + ["--config.loss.class_weights"]
+        return [a for a in command(camvid, workdir) if a.partition("=")[0] not in names] + flags
+
+    with pytest.raises(UserError, match="config.data.mixture has folder, .*--mode=prepare --config.data.name=folder"):
+        commands.main(mixed(whole))
+    assert not whole.exists() or os.listdir(whole) == []
+    data.load("folder", tmp_path / "prepared", own)
+    commands.main(mixed(whole))
+    printed = capsys.readouterr().out
+    assert f"{whole}: folder: 1 of 3 classes is not in camvid, and ignored: Dog\n" in printed
+    assert f"{whole}: folder: 9 of 11 classes of camvid are not labelled: Building, Pole, " in printed
+    (recorded,) = json.loads((whole / "config.json").read_text())["dataset"]["mixture"]
+    assert (recorded["name"], recorded["folder"]) == ("folder", str(own)) and len(recorded["fingerprint"]) == 12
+
+    shutil.copytree(whole, cut)
+    for step in (4, 6):
+        shutil.rmtree(cut / "checkpoints" / str(step))
+    (cut / "results.json").unlink()
+    commands.main(mixed(cut))
+    assert "continuing from step 2" in capsys.readouterr().out
+    assert_same_state(cut, whole)
+    losses = [
+        [e["loss"] for e in metrics_log.read_metrics(workdir) if e["kind"] == "train"] for workdir in (cut, whole)
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+    commands.main([*mixed(cut), "--mode=evaluate"])  # which reads the main data set alone
+
+    Image.fromarray(np.zeros((24, 32), np.uint8)).save(own / "labels/5.png")
+    data.load("folder", tmp_path / "prepared", own)
+    with pytest.raises(
+        UserError, match=rf"{cut} was trained on folder in {own} .*changed since: choose another --workdir"
+    ):
+        commands.main(mixed(cut))
 
 
 def _leaves(tree, prefix=""):
