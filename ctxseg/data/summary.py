@@ -190,9 +190,9 @@ def warnings(summary: dict) -> list[str]:
         if only_here := [name for name in names if name not in everywhere]:
             lines.append(f"{summary['data']} {split} has no pixel of {shortened(only_here)}")
     if everywhere:
-        names = shortened([name for name in values["classes"] if name in everywhere])
+        text = shortened([name for name in values["classes"] if name in everywhere])
         lines.append(
-            f"{summary['data']} has no pixel of {names} in any split: no image shows it, or it is a heading and not a class, or labels "
+            f"{summary['data']} has no pixel of {text} in any split: no image shows it, or it is a heading and not a class, or labels "
             "use another id or colour for it, or resizing has removed it"
         )
     return lines

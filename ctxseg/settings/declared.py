@@ -108,8 +108,8 @@ class DataFields:
         manual_dir: folder of the data set as published, or of your own images; not needed for scenes, nor for a data set that is already
             prepared or can be downloaded.
         mixture: other prepared data sets to train on, each as NAME/SPLIT=SHARE with its share of the images that are drawn, such as
-            "coco_voc/train=0.5". The rest of the images is from data.name. Its classes are those of the run, and the labels of the others
-            are translated by the names of their classes.
+            "coco_voc/train=0.5". The rest is from data.name, which defines the classes; the labels of the others are translated by class
+            name.
         superpixels: maximum number of SLIC super-pixels of an image, for msci; its paper has about 1000.
         base_size: size to which images are resized first: (shorter side,) or (height, width); none: not resized.
         max_side: longest side of an image after it is resized to base_size=(shorter side,), for instance segmentation; none: no limit.

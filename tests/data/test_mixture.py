@@ -39,12 +39,13 @@ def noisy(sample, rng):
     return {"image": image, "label": np.full((1, 1), label, np.uint8)}
 
 
+COUNT = 250  # Grain's shuffling is slow with few samples
 SHARES = (Fraction(1, 2), Fraction(1, 5))  # of the data sets 1 and 2; data set 0 has 3/10
 
 
 def iterator(seed=0, batch_size=4, **kwargs):
-    others = [(Samples(i, 11), share) for i, share in enumerate(SHARES, 1)]
-    return pipeline.train_iterator(Samples(0, 11), noisy, batch_size, seed, threads=0, others=others, **kwargs)
+    others = [(Samples(i, COUNT), share) for i, share in enumerate(SHARES, 1)]
+    return pipeline.train_iterator(Samples(0, COUNT), noisy, batch_size, seed, threads=0, others=others, **kwargs)
 
 
 def drawn(batches, count):
@@ -62,9 +63,9 @@ def test_shares_over_ten_thousand_images():
     orders = []
     for i in range(3):
         indices = [index for number, index in images if number == i]
-        epochs = [tuple(indices[start:][:11]) for start in range(0, len(indices) - 10, 11)]
-        assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
-        orders += epochs[:50]
+        epochs = [tuple(indices[start:][:COUNT]) for start in range(0, len(indices), COUNT)]
+        assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
+        orders += epochs
     assert len(set(orders)) == len(orders)  # in every epoch of every data set another one
 
 
@@ -96,8 +97,8 @@ def test_the_order_depends_on_the_seed_and_batches_resume():
 
 def test_threads_and_processes_draw_the_same_batches():
     together, parts = iterator(), [iterator(process_index=i, process_count=2) for i in range(2)]
-    others = [(Samples(i, 11), share) for i, share in enumerate(SHARES, 1)]
-    threads = pipeline.train_iterator(Samples(0, 11), noisy, 4, 0, threads=2, others=others)
+    others = [(Samples(i, COUNT), share) for i, share in enumerate(SHARES, 1)]
+    threads = pipeline.train_iterator(Samples(0, COUNT), noisy, 4, 0, threads=2, others=others)
     for _ in range(8):
         batch, halves = next(together), [next(part) for part in parts]
         np.testing.assert_equal(next(threads), batch)
@@ -106,7 +107,7 @@ def test_threads_and_processes_draw_the_same_batches():
 
 
 def test_the_other_data_sets_do_not_change_the_order_of_the_main_one():
-    alone = drawn(pipeline.train_iterator(Samples(0, 11), noisy, 1, 0, threads=0), 36)
+    alone = drawn(pipeline.train_iterator(Samples(0, COUNT), noisy, 1, 0, threads=0), 36)
     assert [image for image in drawn(iterator(), 30) if image[0] == 0] == alone
 
 
