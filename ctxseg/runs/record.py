@@ -21,6 +21,8 @@ from ctxseg.files import is_number, parse_json, read_bytes, write_arrays, write_
 DAMAGED = (EOFError, ValueError, TypeError, KeyError, IndexError, zipfile.BadZipFile, zlib.error)
 
 SEMANTIC, INSTANCES = "semantic", "instances"
+# Kinds of pictures of a semantic segmentation: the first images, and those with the lowest IoU.
+SAMPLE, WORST = "sample", "worst"
 
 
 class Instances(NamedTuple):
@@ -176,13 +178,23 @@ def _picture(arrays, i, name, kind, num_classes):
     return Picture(name, kind, image, *parts)
 
 
-def read_samples(folder) -> dict[str, list[np.ndarray]]:
-    """{name: [image, label, prediction]} of samples.npz in a run's folder; {} if it does not exist. UserError: it is damaged."""
+def read_samples(folder, kind: str = SAMPLE) -> dict[str, list[np.ndarray]]:
+    """{name: [image, label, prediction]} of the pictures of a kind in samples.npz of a run's folder; {} if it does not exist.
+
+    Files of older versions have no kinds: all their pictures are of the kind `SAMPLE`. UserError: it is damaged.
+    """
     path = epath.Path(folder) / "samples.npz"
     try:
         with np.load(io.BytesIO(read_bytes(path))) as arrays:
-            kinds = ("image", "label", "prediction")
-            samples = {str(name): [arrays[f"{k}_{i}"] for k in kinds] for i, name in enumerate(arrays["names"])}
+            names = arrays["names"]
+            kinds = arrays["kinds"] if "kinds" in arrays else np.full(len(names), SAMPLE)
+            if not np.isin(kinds, (SAMPLE, WORST)).all():
+                raise ValueError("a picture is of an unknown kind")
+            samples = {
+                str(name): [arrays[f"{part}_{i}"] for part in ("image", "label", "prediction")]
+                for i, (name, its_kind) in enumerate(zip(names, kinds, strict=True))
+                if its_kind == kind
+            }
         for image, *labels in samples.values():
             _check_image(image)
             if any(label.dtype.kind not in "iu" or label.shape != image.shape[:2] for label in labels):
