@@ -29,7 +29,7 @@ def _missed(counted):
     sentence = f"{counted.get('found', 0):,} of {counted.get('objects', 0):,} objects were found."
     frequent = max(KINDS, key=lambda kind: counted["counts"].get(kind, 0))
     number = counted["counts"].get(frequent, 0)
-    return f"{sentence} The most frequent miss is “{frequent}”: {number:,}." if number else sentence
+    return f"{sentence} The most frequent kind of miss is “{frequent}” ({number:,})." if number else sentence
 
 
 def _row(kind, name, values):

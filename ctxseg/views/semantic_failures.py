@@ -59,8 +59,10 @@ def sections(run) -> dict:
     worst.sort(key=lambda picture: 2 if picture.iou is None else picture.iou)
     samples = {name: sample for name, sample in run.samples.items() if name not in run.worst}
     others = _stored(samples, len(names), "other") if palette else []
-    confusions, linked = _confusions(run.results, names, worst + others)
     images = _images(run, names, worst + others)
+    confusions = _confusions(run.results, names, worst + others)
+    linked = {row["anchor"] for row in images["rows"]}
+    linked |= {anchor for row in confusions["rows"] for anchor, *_ in row["links"]}
     return {
         "images": images,
         "worst": [_entry(picture, names, palette) for picture in worst],
@@ -206,14 +208,14 @@ def _images(run, names, pictures):
 
 
 def _confusions(results, names, pictures):
-    """The most frequent confusions with links to the pictures that have the most of each; and the anchors of these pictures."""
+    """The most frequent confusions with links to the pictures that have the most of each."""
     matrix = np.array(results.get("confusion", []), np.float64)
     if not matrix.size:
-        return {"note": OLDER, "sentence": None, "rows": []}, set()
+        return {"note": OLDER, "sentence": None, "rows": []}
     largest = largest_confusions(matrix, LISTED_CONFUSIONS)
     if not largest:
         note = CORRECT if matrix.any() else UNLABELLED
-        return {"note": note, "sentence": None, "rows": []}, set()
+        return {"note": note, "sentence": None, "rows": []}
     rows = []
     for confusion in largest:
         cell = confusion.truth, confusion.predicted
@@ -233,9 +235,7 @@ def _confusions(results, names, pictures):
     sentence = f"{rows[0]['of_errors']} of the wrong pixels are {_words(largest[0], names)}"
     if len(rows) > 1:
         sentence += f"; the {len(rows)} confusions below have {page.percent(sum(c.of_errors for c in largest))} of them"
-    return {"note": None, "sentence": f"{sentence}.", "rows": rows}, {
-        anchor for row in rows for anchor, *_ in row["links"]
-    }
+    return {"note": None, "sentence": f"{sentence}.", "rows": rows}
 
 
 def _distances(counts):
@@ -324,13 +324,11 @@ def _sizes(counts, names, palette):
     rows = [row("group", "all classes", regions.sum(0), pixels.sum(0), correct.sum(0))]
     rows += [row("class", *values) for values in zip(names, regions, pixels, correct, strict=True) if values[1].any()]
     accuracy = {
-        name: page.percent(right / total)
+        name.replace("≤", "at most").replace(">", "more than"): page.percent(right / total)
         for name, total, right in zip(bins, pixels.sum(0), correct.sum(0), strict=True)
         if total
     }
-    smallest, *_, largest = [*accuracy, None] if len(accuracy) == 1 else accuracy
-    first = f"{accuracy[smallest]} of the pixels are correct in regions of {smallest} of the image"
-    sentence = (
-        f"{first}, and {accuracy[largest]} in regions of {largest}." if largest else f"{first}; there are no others."
-    )
+    smallest, *others = accuracy
+    sentence = f"{accuracy[smallest]} of the pixels are correct in regions of {smallest} of the image"
+    sentence += f", and {accuracy[others[-1]]} in regions of {others[-1]}." if others else "; there are no others."
     return {"note": None, "sentence": sentence, "table": {"runs": columns, "named": True, "rows": rows, "notes": []}}

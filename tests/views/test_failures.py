@@ -121,17 +121,20 @@ def test_the_worst_images(run):
         ["a quarter wrong", "0.3750", "75.0 %", "tree (100.0 %)", "road (100.0 %)"],
         ["all right", "1.0000", "100.0 %", "–", "–"],
     ]
-    # The pictures begin with the worst, and the sample is not shown: it has no error.
+    # The pictures begin with the worst; the sample is shown because the table links to it.
     headings = re.findall(r"<h3 id=(\w+)>(.*?)</h3>\s*<p class=note>(.*?)</p>", source)
-    assert [name for _, name, _ in headings] == ["&lt;half&gt; wrong", "a quarter wrong"]
+    assert [name for _, name, _ in headings] == ["&lt;half&gt; wrong", "a quarter wrong", "all right"]
     assert headings[1][2] == "IoU 0.3750. Most frequent confusion: tree predicted as road, 100.0 % of its wrong pixels."
 
 
 def test_only_some_images_are_listed(run, monkeypatch):
+    """A sample that no table links to is not shown."""
     monkeypatch.setattr(semantic_failures, "LISTED_IMAGES", 1)
     path = failures.write_failures(run)
     assert "in the median of 3 images. The 1 worst have 71.4 % of all wrong pixels." in Page(path).text
-    assert [row[0] for row in rows(path.read_text(), "Worst images")] == ["image", "&lt;half&gt; wrong"]
+    source = path.read_text()
+    assert [row[0] for row in rows(source, "Worst images")] == ["image", "&lt;half&gt; wrong"]
+    assert re.findall(r"<h3 id=\w+>(.*?)</h3>", source) == ["&lt;half&gt; wrong", "a quarter wrong"]
 
 
 def test_the_panels_of_a_picture(run):
@@ -157,7 +160,8 @@ def test_confusions_are_linked_to_the_pictures_that_have_most_of_them(run):
         [sky, "road", "100.0 %", "71.4 %", f"{half} (100.0 %)"],
         ["tree", "road", "25.0 %", "28.6 %", "a quarter wrong (100.0 %)"],
     ]
-    # A sample that is not among the worst is shown if a confusion is linked to it.
+    # A sample that is not among the worst is shown too.
+    (run / "images.npz").unlink()
     write_samples(run, worst=["<half> wrong"], samples=["<half> wrong", "a quarter wrong", "all right"])
     source = failures.write_failures(run).read_text()
     assert re.findall(r"<h3 id=(\w+)>(.*?)</h3>", source) == [("worst0", half), ("other0", "a quarter wrong")]
@@ -199,7 +203,7 @@ def test_small_and_large_regions(run):
     source = failures.write_failures(run).read_text()
     # All classes: 5 of 8, 7 of 8, 30 of 40.
     assert (
-        "62.5 % of the pixels are correct in regions of 0.1–1 % of the image, and 75.0 % in regions of &gt; 10 %."
+        "62.5 % of the pixels are correct in regions of 0.1–1 % of the image, and 75.0 % in regions of more than 10 %."
         in source
     )
     heading, everything, road, sky, tree = rows(source, "Small and large regions")
@@ -244,7 +248,7 @@ def test_one_size_of_regions(run):
     one = {key: {ROAD: [12, 0]} for key in ("regions", "pixels", "correct")}
     change(run, by_size={"limits": [0.1]} | one)
     assert (
-        "100.0 % of the pixels are correct in regions of ≤ 10 % of the image; there are no others."
+        "100.0 % of the pixels are correct in regions of at most 10 % of the image; there are no others."
         in Page(failures.write_failures(run)).text
     )
 
@@ -338,7 +342,7 @@ def detector(tmp_path):
 def test_a_detector(detector):
     path = failures.write_failures(detector)
     source, text = path.read_text(), Page(path).text
-    assert "1 of 3 objects were found. The most frequent miss is “wrong class”: 1." in text
+    assert "1 of 3 objects were found. The most frequent kind of miss is “wrong class” (1)." in text
     assert "IoU below" in text and sum(link.startswith("data:image/jpeg") for link in Page(path).links) == 2
     half = f"{51 / 101 / 2:.4f}"  # cat: precision 1 to recall 1/2; dog: 0
     # All objects have 50×50 pixels.
