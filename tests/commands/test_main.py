@@ -517,7 +517,7 @@ def test_evaluate_and_report(copied, finished, tiny):
     assert (copied / "report.html").exists()
 
 
-def test_where_it_fails(copied, finished):
+def test_where_it_fails(copied, finished, tiny):
     """An evaluation renews the page, if there is one."""
     assert not (copied / "failures.html").exists()
     assert call("--mode=failures", f"--workdir={copied}") == f"{copied}/failures.html\n"
@@ -527,7 +527,7 @@ def test_where_it_fails(copied, finished):
     assert call("--mode=evaluate", f"--workdir={copied}").splitlines() == printed(copied, finished)
     assert "fcn on camvid: where it fails" in (copied / "failures.html").read_text()
     with pytest.raises(UserError, match=f"^{copied} .*config.seed"):
-        call(f"{FCN}:camvid", "--mode=failures", "--config.seed=1", f"--workdir={copied}")
+        call(f"{FCN}:camvid", *tiny, "--mode=failures", "--config.seed=1", f"--workdir={copied}")
 
 
 def test_a_run_needs_no_config_flag(copied, finished):
