@@ -21,7 +21,7 @@ from ctxseg.files import is_number, parse_json, read_bytes, write_arrays, write_
 DAMAGED = (EOFError, ValueError, TypeError, KeyError, IndexError, zipfile.BadZipFile, zlib.error)
 
 SEMANTIC, INSTANCES = "semantic", "instances"
-# Kinds of pictures of a semantic segmentation: the first images, and those with the lowest IoU.
+# The kinds of pictures in samples.npz of a semantic segmentation.
 SAMPLE, WORST = "sample", "worst"
 
 

@@ -54,31 +54,6 @@ def _group_curves(axes, metrics):
         axes.plot(*points, color=colour, marker=".", linewidth=0.8, label=group)
 
 
-def precision_recall(runs: list[dict], colours: list[str]) -> dict[str, Figure]:
-    """Precision over recall of masks and of boxes, thick at IoU 0.50 and thin at 0.75.
-
-    Args:
-        runs: `curves` of each run, see `evaluation.instances.evaluate`.
-        colours: of the runs.
-
-    Returns:
-        {'masks': figure, 'boxes': figure}, without those that no run has.
-    """
-    figures = {}
-    for kind, title in (("mask", "masks"), ("box", "boxes")):
-        lines = [(curves.get(f"{kind}_AP50"), curves.get(f"{kind}_AP75")) for curves in runs]
-        if not any(any(pair) for pair in lines):
-            continue
-        figures[title], axes = _figure(title, "recall")
-        for pair, colour in zip(lines, colours, strict=True):
-            for values, width in zip(pair, (2.2, 1.0), strict=True):
-                if values:
-                    axes.plot(np.linspace(0, 1, len(values)), values, color=colour, linewidth=width)
-        axes.set(xlim=(0, 1), ylim=(0, 1.02))
-        axes.set_ylabel("precision", color=INK)
-    return figures
-
-
 def by_distance(limits: list[float], accuracies: list, pixels: list[float], errors: list[float]) -> dict[str, Figure]:
     """Accuracy by distance to the nearest boundary, and where the wrong pixels are.
 
@@ -104,6 +79,31 @@ def by_distance(limits: list[float], accuracies: list, pixels: list[float], erro
         panel.set(ylim=(0, 1.02))
         panel.set_xticks(positions, names)
     return {"accuracy": bars, "share of pixels": sums}
+
+
+def precision_recall(runs: list[dict], colours: list[str]) -> dict[str, Figure]:
+    """Precision over recall of masks and of boxes, thick at IoU 0.50 and thin at 0.75.
+
+    Args:
+        runs: `curves` of each run, see `evaluation.instances.evaluate`.
+        colours: of the runs.
+
+    Returns:
+        {'masks': figure, 'boxes': figure}, without those that no run has.
+    """
+    figures = {}
+    for kind, title in (("mask", "masks"), ("box", "boxes")):
+        lines = [(curves.get(f"{kind}_AP50"), curves.get(f"{kind}_AP75")) for curves in runs]
+        if not any(any(pair) for pair in lines):
+            continue
+        figures[title], axes = _figure(title, "recall")
+        for pair, colour in zip(lines, colours, strict=True):
+            for values, width in zip(pair, (2.2, 1.0), strict=True):
+                if values:
+                    axes.plot(np.linspace(0, 1, len(values)), values, color=colour, linewidth=width)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.set_ylabel("precision", color=INK)
+    return figures
 
 
 def _figure(title, below="step"):
