@@ -1,4 +1,4 @@
-"""Curves over training steps, and of precision over recall."""
+"""Curves over training steps, of precision over recall, and of accuracy over confidence."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -77,6 +77,30 @@ def precision_recall(runs: list[dict], colours: list[str]) -> dict[str, Figure]:
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.set_ylabel("precision", color=INK)
     return figures
+
+
+def reliability(runs: list[dict], colours: list[str]) -> Figure:
+    """The reliability diagram: the accuracy of the pixels of each bin over their mean confidence. The larger a point, the more pixels.
+
+    Args:
+        runs: `reliability` of each run, see `evaluation.calibration.summary`.
+        colours: of the runs.
+    """
+    figure, axes = _figure("reliability", "confidence")
+    axes.plot([0, 1], [0, 1], color=INK, linestyle=(0, (4, 2)), linewidth=1)
+    for run, colour in zip(runs, colours, strict=True):
+        bins = [
+            (c, a, n)
+            for c, a, n in zip(run["confidence"], run["accuracy"], run["pixels"], strict=True)
+            if c is not None and a is not None
+        ]
+        if bins:
+            confidence, accuracy, pixels = zip(*bins, strict=True)
+            axes.plot(confidence, accuracy, color=colour, linewidth=1.5)
+            axes.scatter(confidence, accuracy, s=6 + 150 * np.array(pixels) / sum(pixels), color=colour, zorder=3)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set_ylabel("accuracy", color=INK)
+    return figure
 
 
 def _figure(title, below="step"):
