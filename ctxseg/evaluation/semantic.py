@@ -4,6 +4,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -91,31 +92,34 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
     totals = _no_totals(len(names))
     compiled, seconds = set(), []
     done = 0
-    for batch in _batches(config, builder):
-        began = time.perf_counter()
-        confusion, predictions, batch_counts, confidences = eval_step(
-            variables, devices.shard(_arrays(batch)), batch["canvas"]
-        )
-        total += np.asarray(devices.unreplicate(confusion), np.int64)
-        shapes = batch["label"].shape, batch["canvas"]
-        if shapes in compiled:
-            seconds.append((time.perf_counter() - began) / len(batch["label"]))
-        compiled.add(shapes)
-        predictions, batch_counts = (np.asarray(devices.gather(x)) for x in (predictions, batch_counts))
-        counted.append(list(zip(batch["name"], batch_counts.tolist(), strict=False)))
-        totals["reliability"] += _reliability(*confidences)
-        for i in range(batch["count"]):
-            inside = tuple(slice(n) for n in batch["size"][i])
-            image, label, prediction = (x[i][inside] for x in (batch["image"], batch["label"], predictions))
-            for key, value in _counts(label, prediction, len(names)).items():
-                totals[key] += value
-            sample = batch["name"][i], image, label, prediction
-            if len(samples) < config.eval.samples:
-                samples.append(sample)
-            worst = _with(worst, metrics.image_iou(batch_counts[i]), sample, config.eval.samples)
-        done += batch["images"]
-        if progress:
-            progress(done)
+    with ThreadPoolExecutor() as pool:
+        for batch in _batches(config, builder):
+            began = time.perf_counter()
+            confusion, predictions, batch_counts, confidences = eval_step(
+                variables, devices.shard(_arrays(batch)), batch["canvas"]
+            )
+            total += np.asarray(devices.unreplicate(confusion), np.int64)
+            shapes = batch["label"].shape, batch["canvas"]
+            if shapes in compiled:
+                seconds.append((time.perf_counter() - began) / len(batch["label"]))
+            compiled.add(shapes)
+            predictions, batch_counts = (np.asarray(devices.gather(x)) for x in (predictions, batch_counts))
+            counted.append(list(zip(batch["name"], batch_counts.tolist(), strict=False)))
+            totals["reliability"] += _reliability(*confidences)
+            pictures = []
+            for i in range(batch["count"]):
+                inside = tuple(slice(n) for n in batch["size"][i])
+                pictures.append(
+                    (batch["name"][i], *(x[i][inside] for x in (batch["image"], batch["label"], predictions)))
+                )
+                worst = _with(worst, metrics.image_iou(batch_counts[i]), pictures[-1], config.eval.samples)
+            samples += pictures[: config.eval.samples - len(samples)]
+            for counts in pool.map(lambda picture: _counts(*picture[2:], len(names)), pictures):
+                for key, value in counts.items():
+                    totals[key] += value
+            done += batch["images"]
+            if progress:
+                progress(done)
     images = gathering.in_order(counted)
     totals = gathering.summed(totals)
     calibrated = calibration.summary(totals["reliability"])
