@@ -164,8 +164,8 @@ class TrainFields:
         eval_every: steps between evaluations on the validation split; none: only at the end.
         checkpoint_every: steps between checkpoints; none: only when the run is evaluated, and at the end.
         keep: number of latest checkpoints to keep, besides the best one.
-        best: score by which a checkpoint is the best, as in tables: mIoU, pixel accuracy, mean F1, IoU of CLASS, box AP, …; default: mIoU,
-            or mask AP of a detector.
+        best: score by which a checkpoint is the best, the higher the better, as in tables: mIoU, pixel accuracy, mean F1, boundary IoU,
+            IoU of CLASS, box AP, …; default: mIoU, or mask AP of a detector.
     """
 
     split: str = "train"

@@ -1,4 +1,4 @@
-"""Curves over training steps, of precision over recall, and by distance to a boundary."""
+"""Curves over training steps, of precision over recall, of accuracy over confidence, and by distance to a boundary."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -104,6 +104,30 @@ def precision_recall(runs: list[dict], colours: list[str]) -> dict[str, Figure]:
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.set_ylabel("precision", color=INK)
     return figures
+
+
+def reliability(runs: list[dict], colours: list[str]) -> Figure:
+    """The reliability diagram: the accuracy of the pixels of each bin over their mean confidence. The larger a point, the more pixels.
+
+    Args:
+        runs: `reliability` of each run, see `evaluation.calibration.summary`.
+        colours: of the runs.
+    """
+    figure, axes = _figure("reliability", "confidence")
+    axes.plot([0, 1], [0, 1], color=INK, linestyle=(0, (4, 2)), linewidth=1)
+    for run, colour in zip(runs, colours, strict=True):
+        bins = [
+            (c, a, n)
+            for c, a, n in zip(run["confidence"], run["accuracy"], run["pixels"], strict=True)
+            if c is not None and a is not None
+        ]
+        if bins:
+            confidence, accuracy, pixels = zip(*bins, strict=True)
+            axes.plot(confidence, accuracy, color=colour, linewidth=1.5)
+            axes.scatter(confidence, accuracy, s=6 + 150 * np.array(pixels) / sum(pixels), color=colour, zorder=3)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set_ylabel("accuracy", color=INK)
+    return figure
 
 
 def _figure(title, below="step"):

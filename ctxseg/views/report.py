@@ -95,6 +95,7 @@ def headline(run) -> dict:
         return {"run": run, "note": f"Not evaluated yet: results.json is missing.{last}"}
     scores = [(_words(key), page.number(results.get(key))) for key in record.headline_scores(results)]
     facts = {
+        **{_words(key): page.number(results[key]) for key in ("boundary_IoU", "ECE") if results.get(key) is not None},
         "data": run.other_data,
         "split": results.get("split"),
         "protocol": results.get("protocol"),

@@ -1,4 +1,4 @@
-"""The sections of a report on semantic segmentation: IoU by class, confusions, samples."""
+"""The sections of a report on semantic segmentation: IoU by class, confusions, calibration, samples."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from ctxseg.evaluation import bootstrap
-from ctxseg.views import figures, label_pictures, page
+from ctxseg.views import curves, figures, label_pictures, page
 
 TEMPLATE = "semantic.html"
 # Number of confusions that are listed in words.
@@ -49,6 +49,7 @@ def sections(runs) -> dict:
     return {
         "iou": _iou(runs),
         "confusions": [{"run": run, "named": several} | _confusions(run) for run in runs],
+        "calibration": _calibration(runs) | {"named": several},
         "samples": _samples(runs),
     }
 
@@ -136,6 +137,16 @@ def _heat_map(shares, classes):
             }
         )
     return {"size": size, "left": left, "side": left + size * len(classes) + 2, "cells": cells, "names": classes}
+
+
+def _calibration(runs):
+    """The reliability diagram of the runs, and the ECE of each; without a run that has them, no picture."""
+    runs = [run for run in runs if run.results.get("ECE") is not None and "reliability" in run.results]
+    if not runs:
+        return {"picture": None}
+    drawn = curves.reliability([run.results["reliability"] for run in runs], [run.colour for run in runs])
+    picture = page.figure(drawn, "reliability: accuracy of the pixels by their confidence")
+    return {"picture": picture, "errors": [(run, page.number(run.results["ECE"])) for run in runs]}
 
 
 def _samples(runs):

@@ -213,6 +213,23 @@ def test_confusions_in_words_and_in_cells(workdir):
     assert "No confusion matrix" in Page(report.write_report([workdir])).text
 
 
+def test_calibration_and_boundaries(workdir, other):
+    """The headline has both scores, and the page a reliability diagram; older runs have neither."""
+    bins = [None] * 13
+    reliability = {"pixels": [0] * 13 + [30, 90], "confidence": [*bins, 0.9, 0.97], "accuracy": [*bins, 0.5, 0.8]}
+    results = RESULTS | {"boundary_IoU": 0.34567, "ECE": 0.0456, "reliability": reliability}
+    assert "Calibration" not in Page(report.write_report([workdir])).text
+    files.write_json(workdir / "results.json", results)
+    page = Page(report.write_report([workdir]))
+    assert "boundary IoU" in page.text and "0.3457" in page.text and page.text.count("0.0456") == 2
+    assert len([link for link in page.links if link.startswith("data:image/svg+xml")]) == 4
+    both = Page(report.write_report([workdir, other], path=workdir / "both.html")).text
+    assert "other <run>: expected calibration error" not in both and "expected calibration error (ECE) 0.0456" in both
+    identity, line = curves.reliability([reliability], ["red"]).axes[0].lines
+    np.testing.assert_array_equal(identity.get_xydata(), [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(line.get_xydata(), [[0.9, 0.5], [0.97, 0.8]])
+
+
 PROBE = f"""
 document.title = "";
 const stack = document.querySelector(".stack");
