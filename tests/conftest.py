@@ -40,7 +40,8 @@ from ctxseg.data.builders import camvid
 jaxtyping.install_import_hook(
     ["ctxseg.models.backbones", "ctxseg.models.context", "ctxseg.models.memory", "ctxseg.models.classifier", "ctxseg.models.auxiliary",
      "ctxseg.models.segmenter", "ctxseg.training.losses", "ctxseg.training.pixel_losses", "ctxseg.training.step",
-     "ctxseg.inference.probabilities", "ctxseg.inference.crf", "ctxseg.inference.lattice", "ctxseg.evaluation.metrics"],
+     "ctxseg.inference.probabilities", "ctxseg.inference.crf", "ctxseg.inference.lattice", "ctxseg.evaluation.metrics",
+     "ctxseg.evaluation.boundaries", "ctxseg.evaluation.regions", "ctxseg.evaluation.calibration"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )  # fmt: skip
 with mock.patch.object(typing, "TYPE_CHECKING", True):  # otherwise these files do not import jaxtyping

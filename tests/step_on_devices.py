@@ -46,12 +46,13 @@ if __name__ == "__main__":
     # With another placement, the step would copy the batch again.
     assert placed["label"].sharding.is_equivalent_to(jax.tree.leaves(replicas)[0].sharding, placed["label"].ndim)
     state, metrics = create_train_step(model, optimizer, config)(replicas, placed)
-    confusion, labels, image_counts = semantic.create_eval_step(model, Protocol())(
+    confusion, labels, image_counts, confidences = semantic.create_eval_step(model, Protocol())(
         devices.replicate(initial.variables), devices.shard(batch), None
     )
     np.testing.assert_array_equal(confusion, np.stack([np.asarray(confusion[0])] * count))  # every device has the sum
     evaluation = {"confusion": np.asarray(confusion[0]), "labels": np.asarray(devices.gather(labels))}
     evaluation["image_counts"] = np.asarray(devices.gather(image_counts))
+    evaluation["confidences"] = [np.asarray(devices.gather(x)) for x in confidences]
     tree = {
         "evaluation": evaluation,
         "label": batch["label"],

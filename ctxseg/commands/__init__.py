@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
     # Each machine may prepare its own data.
     if mode not in (*command_line.READ_BY["coordinator"], "prepare", "sweep"):
         importlib.import_module("ctxseg.commands.joining").check_alone(mode)
-    if mode not in ("prepare", "show", "report", "convert", "sweep"):  # these compile nothing
+    if mode not in ("prepare", "show", "report", "failures", "convert", "sweep"):  # these compile nothing
         importlib.import_module("ctxseg.compiled").keep_beside(data_dir)
     # Orbax warns of every checkpoint without a score, and raises the errors that it logs.
     logging.set_verbosity(logging.FATAL)

@@ -33,6 +33,7 @@ MODES = (
     "predict",
     "pictures",
     "report",
+    "failures",
     "export",
     "crf",
     "prepare",

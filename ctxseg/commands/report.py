@@ -15,10 +15,15 @@ from ctxseg.views import report
 
 def run(values) -> None:
     folders = folders_of(values)
-    if values["config"].present and epath.Path(folders[0]).is_dir():
-        checks.check_fields(values.config)
-        workdir.check_same(os.path.join(folders[0], "config.json"), values.config)
+    check_given_config(values, folders[0])
     print(report.write_report(folders, config_without_overrides))
+
+
+def check_given_config(values, folder: str) -> None:
+    """UserError: `--config` is given, and is not the config of the run in `folder`."""
+    if values["config"].present and epath.Path(folder).is_dir():
+        checks.check_fields(values.config)
+        workdir.check_same(os.path.join(folder, "config.json"), values.config)
 
 
 def config_without_overrides(folder) -> dict | None:

@@ -2,8 +2,10 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from ctxseg import processes
 
@@ -19,3 +21,12 @@ def in_order(batches: Sequence[Sequence[Any]]) -> list:
         return list(itertools.chain(*batches))
     parts = [json.loads(part) for part in processes.gather(json.dumps(batches).encode())]
     return [result for batch in zip(*parts, strict=True) for part in batch for result in part]
+
+
+def summed(totals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The sums over all processes of arrays that each of them has, with the same names, shapes and dtypes."""
+    parts = [
+        json.loads(part)
+        for part in processes.gather(json.dumps({name: x.tolist() for name, x in totals.items()}).encode())
+    ]
+    return {name: np.sum([np.array(part[name], x.dtype) for part in parts], axis=0) for name, x in totals.items()}

@@ -38,6 +38,17 @@ def image_counts(confusion: Integer[Array, "*images k k"]) -> Integer[Array, "*i
     return jnp.stack([jnp.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)], axis=-1)
 
 
+def image_iou(counts: Integer[np.ndarray, "k 3"]) -> float | None:
+    """Mean IoU of an image over the classes that are in its truth or in its prediction. None without a labelled pixel.
+
+    Args:
+        counts: see `image_counts`.
+    """
+    hits, truth, predicted = np.asarray(counts).T
+    union = truth + predicted - hits
+    return float(np.mean(hits[union > 0] / union[union > 0])) if truth.any() else None
+
+
 def scores(confusion: Integer[Array, "k k"], class_names: list[str], groups: dict[str, list[str]]) -> dict:
     """mIoU, pixel accuracy, mean class accuracy, F1, and IoU weighted by frequency; IoU and F1 per class, and IoU per group of classes.
 

@@ -1,9 +1,10 @@
-"""Evaluates segmentation on images of any size by the protocol of `config.eval`, with one confusion matrix."""
+"""Evaluates segmentation on images of any size by the protocol of `config.eval`."""
 
 import os
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from ctxseg import devices, files
 from ctxseg.data import pipeline
-from ctxseg.evaluation import crf_search, gathering, metrics, splits
+from ctxseg.data.builders.labels import IGNORE
+from ctxseg.evaluation import boundaries, calibration, crf_search, gathering, metrics, regions, splits
 from ctxseg.inference.probabilities import create_predictor, predict_probabilities
 from ctxseg.inference.protocol import Protocol, canvas_of, create_protocol, shape_of, superpixel_views
 from ctxseg.progress import Progress
@@ -24,13 +26,15 @@ class Evaluation(NamedTuple):
     """The evaluation of a network on a split.
 
     Attributes:
-        scores: scores over all pixels, see `metrics.scores`.
+        scores: scores over all pixels: those of `metrics.scores` and `boundaries.scores`, and `ECE`, see `calibration.summary`.
         confusion: their confusion matrix, int64 `[K,K]`, rows = truth.
         image_counts: counts of each of N images, int32 `[N,K,3]`, see `metrics.image_counts`.
         image_names: N strings.
         seconds_per_image: median over batches, from the batch in memory to the label maps, without the first batch of each shape,
             which is compiled. None without another batch.
         samples: (name, image, label, prediction) of the first `config.eval.samples` images of this process.
+        worst: the same of its `config.eval.samples` images with the lowest `metrics.image_iou`, lowest first.
+        where: where the prediction is right: `reliability` of `calibration.summary`, and `regions.summary`.
     """
 
     scores: dict
@@ -39,14 +43,17 @@ class Evaluation(NamedTuple):
     image_names: list[str]
     seconds_per_image: float | None
     samples: list[tuple[Any, ...]]
+    worst: list[tuple[Any, ...]]
+    where: dict[str, dict]
 
 
 def create_eval_step(model, protocol: Protocol):
-    """(variables, batch, canvas) → (confusion matrix over all devices, label maps, counts), compiled for every local device.
+    """(variables, batch, canvas) → (confusion matrix over all devices, label maps, counts, confidences), compiled for every local device.
 
     The batch has `image` `[D,B,H,W,3]`, `label` `[D,B,H,W]`, optionally `regions`, shaped as `label`, and if images are padded, `size`
     `[D,B,2]`. `canvas` is static and comes from `protocol.canvas_of`. The confusion matrix is int32 `[D,K,K]`, on each device the sum over
-    all; the counts are those of `metrics.image_counts`, int32 `[D,B,K,3]`.
+    all; the label maps are uint8 `[D,B,H,W]`; the counts are those of `metrics.image_counts`, int32 `[D,B,K,3]`; the confidences are the
+    two arrays of `calibration.count`, with a leading axis of devices.
     """
 
     def step(variables, batch, canvas):
@@ -57,7 +64,12 @@ def create_eval_step(model, protocol: Protocol):
         confusion = jax.vmap(partial(metrics.confusion_matrix, num_classes=model.num_classes))(
             batch["label"], predictions
         )
-        return jax.lax.psum(confusion.sum(0), devices.AXIS), predictions, metrics.image_counts(confusion)
+        return (
+            jax.lax.psum(confusion.sum(0), devices.AXIS),
+            predictions.astype(jnp.uint8),
+            metrics.image_counts(confusion),
+            calibration.count(batch["label"], probabilities),
+        )
 
     return devices.Parallel(step, static=(2,))
 
@@ -76,36 +88,89 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
     total = np.zeros((len(names), len(names)), np.int64)
     counted: list[list[tuple[str, Any]]] = []  # for each batch, the name and the counts of each image
     samples: list[tuple[Any, ...]] = []
+    worst: list[tuple[float, tuple[Any, ...]]] = []
+    totals = _no_totals(len(names))
     compiled, seconds = set(), []
     done = 0
-    for batch in _batches(config, builder):
-        began = time.perf_counter()
-        confusion, predictions, batch_counts = eval_step(variables, devices.shard(_arrays(batch)), batch["canvas"])
-        total += np.asarray(devices.unreplicate(confusion), np.int64)
-        shapes = batch["label"].shape, batch["canvas"]
-        if shapes in compiled:
-            seconds.append((time.perf_counter() - began) / len(batch["label"]))
-        compiled.add(shapes)
-        counted.append(list(zip(batch["name"], devices.gather(batch_counts).tolist(), strict=False)))
-        if len(samples) < config.eval.samples:
-            predictions = np.asarray(devices.gather(predictions))
-            for i in range(min(batch["count"], config.eval.samples - len(samples))):
+    with ThreadPoolExecutor() as pool:
+        for batch in _batches(config, builder):
+            began = time.perf_counter()
+            confusion, predictions, batch_counts, confidences = eval_step(
+                variables, devices.shard(_arrays(batch)), batch["canvas"]
+            )
+            total += np.asarray(devices.unreplicate(confusion), np.int64)
+            shapes = batch["label"].shape, batch["canvas"]
+            if shapes in compiled:
+                seconds.append((time.perf_counter() - began) / len(batch["label"]))
+            compiled.add(shapes)
+            predictions, batch_counts = (np.asarray(devices.gather(x)) for x in (predictions, batch_counts))
+            counted.append(list(zip(batch["name"], batch_counts.tolist(), strict=False)))
+            totals["reliability"] += _reliability(*confidences)
+            pictures = []
+            for i in range(batch["count"]):
                 inside = tuple(slice(n) for n in batch["size"][i])
-                samples.append(
+                pictures.append(
                     (batch["name"][i], *(x[i][inside] for x in (batch["image"], batch["label"], predictions)))
                 )
-        done += batch["images"]
-        if progress:
-            progress(done)
+                worst = _with(worst, metrics.image_iou(batch_counts[i]), pictures[-1], config.eval.samples)
+            samples += pictures[: config.eval.samples - len(samples)]
+            for counts in pool.map(lambda picture: _counts(*picture[2:], len(names)), pictures):
+                for key, value in counts.items():
+                    totals[key] += value
+            done += batch["images"]
+            if progress:
+                progress(done)
     images = gathering.in_order(counted)
+    totals = gathering.summed(totals)
+    calibrated = calibration.summary(totals["reliability"])
     return Evaluation(
-        metrics.scores(total, names, dict(builder.info.metadata["groups"])),
+        metrics.scores(total, names, dict(builder.info.metadata["groups"]))
+        | boundaries.scores(totals["boundary"], names)
+        | {"ECE": calibrated["ECE"]},
         total,
         np.array([counts for _, counts in images], np.int32).reshape(-1, len(names), 3),
         [name for name, _ in images],
         statistics.median(seconds) if seconds else None,
         samples,
+        [sample for _, sample in worst],
+        {"reliability": calibrated["reliability"]} | regions.summary(totals["distance"], totals["size"], names),
     )
+
+
+def _no_totals(num_classes):
+    """The sums over no image of `_reliability` and of each of `_counts`."""
+    distances, sizes = len(regions.DISTANCES) + 1, len(regions.SIZES) + 1
+    return {
+        "reliability": np.zeros((3, calibration.BINS)),
+        "boundary": np.zeros((num_classes, 2), np.int64),
+        "distance": np.zeros((2, distances), np.int64),
+        "size": np.zeros((3, num_classes, sizes), np.int64),
+    }
+
+
+def _reliability(pixels, confidence):
+    """The sums over the images of the local devices that `calibration.summary` reads, in float64. Arguments: see `calibration.count`."""
+    pixels, confidence = (np.asarray(devices.gather(x), np.float64) for x in (pixels, confidence))
+    return np.concatenate([pixels.sum(0), confidence.sum((0, 1))[None]])
+
+
+def _counts(label, prediction, num_classes):
+    """The counts of `boundaries` and `regions` of an image."""
+    ignored = label >= num_classes
+    label, prediction = (np.where(ignored, np.uint8(IGNORE), x) for x in (label, prediction))
+    return {
+        "boundary": boundaries.count(label, prediction, num_classes),
+        "distance": regions.by_distance(label, prediction),
+        "size": regions.by_size(label, prediction, num_classes),
+    }
+
+
+def _with(worst, iou, sample, count):
+    """The `count` pairs (IoU, sample) with the lowest IoU, lowest first, of `worst` and another pair, which may have no IoU."""
+    if iou is None or not count or (len(worst) == count and iou >= worst[-1][0]):
+        return worst
+    copied = sample[0], *(array.copy() for array in sample[1:])  # a view would keep the whole batch in memory
+    return sorted([*worst, (iou, copied)], key=lambda pair: pair[0])[:count]
 
 
 def compile_step(config, builder, eval_step, variables) -> Iterator[None]:

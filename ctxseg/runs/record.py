@@ -1,8 +1,8 @@
 """The files that an evaluation writes into a run's folder, for reports and comparisons.
 
-results.json has the scores, and the run, data and protocol that they belong to. Of a semantic segmentation, samples.npz has a few images
-with their labels, and images.npz the pixel counts of every image. Of an instance segmentation, results.json has `task: instances`, and
-samples.npz has pictures with their objects and detections.
+results.json has the scores, and the run, data and protocol that they belong to. Of a semantic segmentation, samples.npz has the first few
+images and those with the lowest IoU, with their labels, and images.npz the pixel counts of every image. Of an instance segmentation,
+results.json has `task: instances`, and samples.npz has pictures with their objects and detections.
 """
 
 import io
@@ -21,6 +21,8 @@ from ctxseg.files import is_number, parse_json, read_bytes, write_arrays, write_
 DAMAGED = (EOFError, ValueError, TypeError, KeyError, IndexError, zipfile.BadZipFile, zlib.error)
 
 SEMANTIC, INSTANCES = "semantic", "instances"
+# The kinds of pictures in samples.npz of a semantic segmentation.
+SAMPLE, WORST = "sample", "worst"
 
 
 class Instances(NamedTuple):
@@ -84,7 +86,14 @@ def read(folder) -> dict:
     return results
 
 
-def write(folder, results: dict, samples: list[tuple], image_names: list[str], image_counts: np.ndarray) -> None:
+def write(
+    folder,
+    results: dict,
+    samples: list[tuple],
+    image_names: list[str],
+    image_counts: np.ndarray,
+    worst: Sequence[tuple] = (),
+) -> None:
     """Writes the files of an evaluation into a run's folder; results.json last.
 
     Args:
@@ -93,10 +102,15 @@ def write(folder, results: dict, samples: list[tuple], image_names: list[str], i
         samples: (name, uint8 image `[h,w,3]`, labels `[h,w]`, prediction `[h,w]`).
         image_names: names of the N images of the split.
         image_counts: int32 `[N,K,3]`, see `metrics.image_counts`.
+        worst: the images with the lowest IoU, as `samples`. An image may be in both.
     """
     folder = epath.Path(folder)
-    arrays = {"names": np.array([name for name, *_ in samples])}
-    for i, (_, image, label, prediction) in enumerate(samples):
+    pictures = [*samples, *worst]
+    arrays = {
+        "names": np.array([name for name, *_ in pictures], str),
+        "kinds": np.array([SAMPLE] * len(samples) + [WORST] * len(worst), str),
+    }
+    for i, (_, image, label, prediction) in enumerate(pictures):
         arrays |= {f"image_{i}": image, f"label_{i}": label, f"prediction_{i}": prediction.astype(np.uint8)}
     write_arrays(folder / "samples.npz", arrays)
     write_arrays(folder / "images.npz", {"names": np.array(image_names), "counts": image_counts})
@@ -176,13 +190,23 @@ def _picture(arrays, i, name, kind, num_classes):
     return Picture(name, kind, image, *parts)
 
 
-def read_samples(folder) -> dict[str, list[np.ndarray]]:
-    """{name: [image, label, prediction]} of samples.npz in a run's folder; {} if it does not exist. UserError: it is damaged."""
+def read_samples(folder, kind: str = SAMPLE) -> dict[str, list[np.ndarray]]:
+    """{name: [image, label, prediction]} of the pictures of a kind in samples.npz of a run's folder; {} if it does not exist.
+
+    Files of older versions have no kinds: all their pictures are of the kind `SAMPLE`. UserError: it is damaged.
+    """
     path = epath.Path(folder) / "samples.npz"
     try:
         with np.load(io.BytesIO(read_bytes(path))) as arrays:
-            kinds = ("image", "label", "prediction")
-            samples = {str(name): [arrays[f"{k}_{i}"] for k in kinds] for i, name in enumerate(arrays["names"])}
+            names = arrays["names"]
+            kinds = arrays["kinds"] if "kinds" in arrays else np.full(len(names), SAMPLE)
+            if not np.isin(kinds, (SAMPLE, WORST)).all():
+                raise ValueError("a picture is of an unknown kind")
+            samples = {
+                str(name): [arrays[f"{part}_{i}"] for part in ("image", "label", "prediction")]
+                for i, (name, its_kind) in enumerate(zip(names, kinds, strict=True))
+                if its_kind == kind
+            }
         for image, *labels in samples.values():
             _check_image(image)
             if any(label.dtype.kind not in "iu" or label.shape != image.shape[:2] for label in labels):
@@ -248,7 +272,7 @@ def _validity(results):
     valid = {"task": results.get("task", SEMANTIC) in (SEMANTIC, INSTANCES)}
     valid |= {key: _is_score(results.get(key)) for key in headline_scores(results)}
     valid |= {key: _is_score(v) for key, v in results.items() if instances and key.startswith(("mask_", "box_"))}
-    optional = ("mean_F1", "frequency_weighted_IoU", "averages_")
+    optional = ("mean_F1", "frequency_weighted_IoU", "boundary_IoU", "ECE", "averages_")
     valid |= {key: _is_score(v) for key, v in results.items() if key.startswith(optional)}
     valid |= {
         key: type(results.get(key, 0)) is int and is_number(results.get(key, 0), 0) for key in ("step", "parameters")
@@ -257,11 +281,18 @@ def _validity(results):
     valid["seconds_per_image"] = results.get("seconds_per_image") is None or is_number(results["seconds_per_image"], 0)
     valid["eval"] = isinstance(results.get("eval", {}), dict)
     valid["dataset"] = results.get("dataset") is None or is_dataset(results["dataset"])
-    for key in ("per_class_iou", "per_class_f1", "group_iou", "per_class_AP", "per_class_box_AP"):
+    per_class = ("per_class_iou", "per_class_f1", "per_class_boundary_iou", "per_class_AP", "per_class_box_AP")
+    for key in (*per_class, "group_iou"):
         scores = results.get(key, {})
         valid[key] = isinstance(scores, dict) and all(map(_is_score, scores.values()))
     valid["curves"] = _are_curves(results.get("curves", {}))
     valid["misses"] = _are_misses(results.get("misses", {}))
+    for key, is_valid in (
+        ("reliability", _is_reliability),
+        ("by_distance", _is_by_distance),
+        ("by_size", _is_by_size),
+    ):
+        valid[key] = key not in results or isinstance(results[key], dict) and is_valid(results[key])
     valid |= {key: isinstance(results.get(key, ""), str) for key in ("split", "protocol", "scored_at")}
     valid["class_names"] = _are_names(names)
     valid["palette"] = valid["class_names"] and _is_palette(palette, names)
@@ -293,6 +324,53 @@ def _are_misses(misses):
         for key in misses
         for n in (misses[key].values() if isinstance(misses[key], dict) else [misses[key]])
     )
+
+
+def _is_reliability(value):
+    """Whether these are the pixels of bins, and their mean confidence and accuracy or None."""
+    pixels = value.get("pixels")
+    means = [value.get(key) for key in ("confidence", "accuracy")]
+    return _are_counts([pixels]) and all(
+        isinstance(bins, list) and len(bins) == len(pixels) and all(map(_is_score, bins)) for bins in means
+    )
+
+
+def _is_by_distance(value):
+    """Whether these are pixels up to each limit and beyond the last one, and how many of them are correct."""
+    limits, pixels, correct = (value.get(key) for key in ("limits", "pixels", "correct"))
+    return _are_limits(limits) and _are_counts([pixels, correct], len(limits) + 1) and _are_at_most(correct, pixels)
+
+
+def _is_by_size(value):
+    """Whether these are, for each class, regions up to each limit and beyond, their pixels, and how many of these are correct."""
+    limits, *tables = (value.get(key) for key in ("limits", "regions", "pixels", "correct"))
+    if not _are_limits(limits) or not all(isinstance(table, dict) for table in tables):
+        return False
+    _, pixels, correct = tables
+    return (
+        all(table.keys() == pixels.keys() for table in tables)
+        and all(_are_counts(table.values(), len(limits) + 1) for table in tables)
+        and all(_are_at_most(correct[name], pixels[name]) for name in pixels)
+    )
+
+
+def _are_limits(limits):
+    """Whether this is a list of rising numbers."""
+    return isinstance(limits, list) and all(map(is_number, limits)) and limits == sorted(set(limits))
+
+
+def _are_counts(lists, length=None):
+    """Whether these are lists of whole numbers of at least 0, and have a length, if one is given."""
+    return all(
+        isinstance(counts, list)
+        and length in (None, len(counts))
+        and all(type(n) is int and 0 <= n < 2**63 for n in counts)
+        for counts in lists
+    )
+
+
+def _are_at_most(correct, pixels):
+    return all(c <= n for c, n in zip(correct, pixels, strict=True))
 
 
 def _is_score(value):

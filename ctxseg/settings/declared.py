@@ -168,8 +168,8 @@ class TrainFields:
         eval_every: steps between evaluations on the validation split; none: only at the end.
         checkpoint_every: steps between checkpoints; none: only when the run is evaluated, and at the end.
         keep: number of latest checkpoints to keep, besides the best one.
-        best: score by which a checkpoint is the best, as in tables: mIoU, pixel accuracy, mean F1, IoU of CLASS, box AP, …; default: mIoU,
-            or mask AP of a detector.
+        best: score by which a checkpoint is the best, the higher the better, as in tables: mIoU, pixel accuracy, mean F1, boundary IoU,
+            IoU of CLASS, box AP, …; default: mIoU, or mask AP of a detector.
     """
 
     split: str = "train"
@@ -238,7 +238,7 @@ class EvalFields:
             run's training; "": the data that the run was trained on.
         averages: use the averages of config.train.ema in place of the parameters.
         batch_size: images of the same size per step, over all devices.
-        samples: number of images that the report shows.
+        samples: number of images that the report shows, and of a segmenter's worst images that `--mode=failures` shows.
         scales: factors of an image's height and width; probabilities are averaged over them.
         superpixels: which super-pixels are used at scales other than 1. image: those of the image, resized with it; scale: those of the
             resized image; scale_by_area: those of the resized image, s² times as many at scale s.

@@ -19,6 +19,7 @@ SHARES = (
     "mean accuracy",
     "mean F1",
     "frequency weighted IoU",
+    "boundary IoU",
     "mask AP",
     "mask AP50",
     "mask AP75",

@@ -17,7 +17,7 @@ from ctxseg.runs import record
 from ctxseg.training import losses, pixel_losses
 
 FREQUENCY = ("frequency",)  # of `config.loss.class_weights`
-SCORES = ("mIoU", "pixel accuracy", "mean accuracy", "mean F1", "frequency weighted IoU")
+SCORES = ("mIoU", "pixel accuracy", "mean accuracy", "mean F1", "frequency weighted IoU", "boundary IoU")
 loss = losses.of_batch
 prediction_suffixes = label_maps.suffixes
 create_prediction = label_maps.create_prediction
@@ -138,6 +138,7 @@ def create_evaluation(config, builder, model):
 def write(config, folder: str, builder, evaluation: semantic.Evaluation, results: dict) -> None:
     """Writes samples.npz, images.npz and results.json."""
     results = results | {
+        **evaluation.where,
         "protocol": str(create_protocol(config.eval)),
         "scored_at": config.eval.score if config.eval.size else "original",
         "shapes": config.eval.shapes,
@@ -145,7 +146,7 @@ def write(config, folder: str, builder, evaluation: semantic.Evaluation, results
         "groups": dict(builder.info.metadata["groups"]),
         "confusion": evaluation.confusion.tolist(),
     }
-    record.write(folder, results, evaluation.samples, evaluation.image_names, evaluation.image_counts)
+    record.write(folder, results, evaluation.samples, evaluation.image_names, evaluation.image_counts, evaluation.worst)
 
 
 def describe(output) -> str:
@@ -154,12 +155,16 @@ def describe(output) -> str:
 
 
 def lines(scores: dict) -> list[str]:
-    """mIoU of each group of classes; then mIoU, pixel accuracy and mean accuracy."""
+    """mIoU of each group of classes; boundary IoU and ECE; then mIoU, pixel accuracy and mean accuracy."""
     unlabelled = scores["pixel_accuracy"] is None
     notes = ["no pixel of the split has a label: a test server may score it, see --format"] * unlabelled
     groups = [f"{group:12} mIoU {_number(iou)}" for group, iou in scores["group_iou"].items()]
-    names = {"mIoU": "mIoU", "pixel accuracy": "pixel_accuracy", "mean accuracy": "mean_accuracy"}
-    return [*notes, *groups, "  ".join(f"{name} {_number(scores[key])}" for name, key in names.items())]
+    rows = (
+        {"boundary IoU": "boundary_IoU", "ECE": "ECE"},
+        {"mIoU": "mIoU", "pixel accuracy": "pixel_accuracy", "mean accuracy": "mean_accuracy"},
+    )
+    named = ["  ".join(f"{name} {_number(scores[key])}" for name, key in row.items()) for row in rows]
+    return [*notes, *groups, *named]
 
 
 def _number(x) -> str:

@@ -29,8 +29,9 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
     task_of(config).check_data(config)
     best, scores = config.train.best, task_of(config).SCORES
     if best and best not in scores and not (best.startswith(IOU) and "mIoU" in scores):
+        lower = " (a lower ECE is better, and the best checkpoint has the highest score)" * (best == "ECE")
         raise UserError(
-            f"config.train.best is {best!r}; expected one of {', '.join(scores)}{f', {IOU}CLASS' * ('mIoU' in scores)}"
+            f"config.train.best is {best!r}{lower}; expected one of {', '.join(scores)}{f', {IOU}CLASS' * ('mIoU' in scores)}"
         )
     for name in config.train.loggers:
         find("train.loggers", name, LOGGERS)

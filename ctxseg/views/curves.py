@@ -1,4 +1,4 @@
-"""Curves over training steps, and of precision over recall."""
+"""Curves over training steps, of precision over recall, of accuracy over confidence, and by distance to a boundary."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -54,6 +54,33 @@ def _group_curves(axes, metrics):
         axes.plot(*points, color=colour, marker=".", linewidth=0.8, label=group)
 
 
+def by_distance(limits: list[float], accuracies: list, pixels: list[float], errors: list[float]) -> dict[str, Figure]:
+    """Accuracy by distance to the nearest boundary, and where the wrong pixels are.
+
+    Args:
+        limits: upper limits of all bins of distance but the last, which has none, in pixels.
+        accuracies: share of the pixels of each bin that are correct; None for a bin without pixels.
+        pixels: share of all pixels in each bin.
+        errors: share of all wrong pixels in each bin.
+
+    Returns:
+        'accuracy', a bar for each bin, and 'share of pixels', two cumulative curves.
+    """
+    positions, names = range(len(accuracies)), [*(f"{limit:g}" for limit in limits), "∞"]
+    below = "distance to a boundary of up to … pixels"
+    bars, axes = _figure("accuracy", below)
+    axes.bar(positions, [value or 0 for value in accuracies], color=run_style(0)[0])
+    sums, lines = _figure("share of pixels", below)
+    for shares, i, dashes, label in ((errors, 4, (), "wrong pixels"), (pixels, 0, (4, 1.5), "all pixels")):
+        style = {"color": run_style(i)[0], "linestyle": (0, dashes), "marker": "o"}
+        lines.plot(positions, np.cumsum(shares), label=label, **style)
+    lines.legend(fontsize="small", labelcolor=INK, framealpha=0, loc="lower right")
+    for panel in (axes, lines):
+        panel.set(ylim=(0, 1.02))
+        panel.set_xticks(positions, names)
+    return {"accuracy": bars, "share of pixels": sums}
+
+
 def precision_recall(runs: list[dict], colours: list[str]) -> dict[str, Figure]:
     """Precision over recall of masks and of boxes, thick at IoU 0.50 and thin at 0.75.
 
@@ -77,6 +104,30 @@ def precision_recall(runs: list[dict], colours: list[str]) -> dict[str, Figure]:
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.set_ylabel("precision", color=INK)
     return figures
+
+
+def reliability(runs: list[dict], colours: list[str]) -> Figure:
+    """The reliability diagram: the accuracy of the pixels of each bin over their mean confidence. The larger a point, the more pixels.
+
+    Args:
+        runs: `reliability` of each run, see `evaluation.calibration.summary`.
+        colours: of the runs.
+    """
+    figure, axes = _figure("reliability", "confidence")
+    axes.plot([0, 1], [0, 1], color=INK, linestyle=(0, (4, 2)), linewidth=1)
+    for run, colour in zip(runs, colours, strict=True):
+        bins = [
+            (c, a, n)
+            for c, a, n in zip(run["confidence"], run["accuracy"], run["pixels"], strict=True)
+            if c is not None and a is not None
+        ]
+        if bins:
+            confidence, accuracy, pixels = zip(*bins, strict=True)
+            axes.plot(confidence, accuracy, color=colour, linewidth=1.5)
+            axes.scatter(confidence, accuracy, s=6 + 150 * np.array(pixels) / sum(pixels), color=colour, zorder=3)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set_ylabel("accuracy", color=INK)
+    return figure
 
 
 def _figure(title, below="step"):

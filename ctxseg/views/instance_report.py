@@ -25,7 +25,7 @@ def sections(runs) -> dict:
     return {
         "tables": [_scores(evaluated), _classes(evaluated)] if evaluated else [],
         "precision": _curves(evaluated),
-        "misses": _misses(evaluated),
+        "misses": misses(evaluated),
         "samples": _samples(runs),
     }
 
@@ -71,8 +71,8 @@ def _curves(runs):
     return [page.figure(figure, f"precision by recall: {name}") for name, figure in drawn.items()]
 
 
-def _misses(runs):
-    """How many misses of each kind, and pictures of some."""
+def misses(runs) -> dict:
+    """How many misses of each kind, and pictures of some: the values of the template misses.html."""
     runs = [run for run in runs if "counts" in run.results.get("misses", {})]
     if not runs:
         return {"runs": [], "rows": [], "examples": []}

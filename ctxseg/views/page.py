@@ -6,6 +6,7 @@ A page is one file that needs no network.
 import base64
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup, escape
@@ -63,12 +64,41 @@ def number(score):
     return "–" if score is None else f"{score:.4f}"
 
 
-def bar(run, value, compared):
-    """A cell with the bar of a score in [0, 1], and its difference from `compared`, in points."""
+def percent(share):
+    """A share in [0, 1] in percent with one decimal, – for None."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def counted(number, noun):
+    """A number of things: 1 pixel, 2,000 pixels."""
+    return f"{number:,.0f} {noun}{'' if number == 1 else 's'}"
+
+
+class Column(NamedTuple):
+    """A column of `parts.bars` that is not a run.
+
+    Attributes:
+        name: its heading.
+        colour: of its bars.
+    """
+
+    name: str
+    colour: str
+
+
+def bar(run, value, compared=None, note=None):
+    """A cell with the bar of a score in [0, 1], its difference from `compared`, in points, and a note below. `run`: or a `Column`."""
     difference = kind = None
     if compared is not None and value is not None:
         points = round(100 * (value - compared), 1)
         kind = "more" if points > 0 else "less" if points < 0 else "same"
         difference = f"{points:+.1f}" if points else "±0.0"
     width = f"{100 * (value or 0):.2f}"
-    return {"width": width, "colour": run.colour, "number": number(value), "difference": difference, "kind": kind}
+    return {
+        "width": width,
+        "colour": run.colour,
+        "number": number(value),
+        "difference": difference,
+        "kind": kind,
+        "note": note,
+    }

@@ -1,11 +1,13 @@
 """Reports on one or several runs as a self-contained HTML page: scores, curves, the sections of their task, settings."""
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 
 from etils import epath
 
+from ctxseg import program
 from ctxseg.errors import UserError
 from ctxseg.files import resolved, write_text
 from ctxseg.progress import duration
@@ -15,6 +17,8 @@ from ctxseg.views import curves, instance_report, page, reported_run, semantic_r
 
 # The sections of each task.
 VIEWS = {record.SEMANTIC: semantic_report, record.INSTANCES: instance_report}
+# The name of the page on where a run fails, see `failures`.
+FAILURES = "failures.html"
 
 
 def write_report(folders, read_base: Callable[[epath.Path], dict | None] | None = None, path=None) -> epath.Path:
@@ -60,19 +64,20 @@ def write_report(folders, read_base: Callable[[epath.Path], dict | None] | None 
         f"{runs[0].name} on {runs[0].config['data']['name']}" if len(runs) == 1 else " · ".join(r.name for r in runs)
     )
     try:
-        write_text(path, _page(title, runs))
+        write_text(path, _page(title, runs, epath.Path(path)))
     except OSError as e:
         raise UserError(f"{path} cannot be written: {e.strerror}") from e
     return epath.Path(path)
 
 
-def _page(title, runs):
+def _page(title, runs, path):
     """The HTML of the page."""
     view = VIEWS[runs[0].task]
     return page.render(
         "report.html",
         title=title,
-        headlines=[_headline(run) for run in runs],
+        headlines=[headline(run) for run in runs],
+        failures=_failures(runs, path),
         curves=_curves(runs),
         sections=view.TEMPLATE,
         **view.sections(runs),
@@ -80,8 +85,8 @@ def _page(title, runs):
     )
 
 
-def _headline(run):
-    """The scores, and facts about their evaluation."""
+def headline(run) -> dict:
+    """The scores of a run, and facts about their evaluation."""
     results = run.results
     if not results:
         name = record.headline_scores({"task": run.task})[0]
@@ -90,6 +95,7 @@ def _headline(run):
         return {"run": run, "note": f"Not evaluated yet: results.json is missing.{last}"}
     scores = [(_words(key), page.number(results.get(key))) for key in record.headline_scores(results)]
     facts = {
+        **{_words(key): page.number(results[key]) for key in ("boundary_IoU", "ECE") if results.get(key) is not None},
         "data": run.other_data,
         "split": results.get("split"),
         "protocol": results.get("protocol"),
@@ -98,6 +104,16 @@ def _headline(run):
         "time": duration(results["seconds"]) if "seconds" in results else None,
     }
     return {"run": run, "note": None, "scores": scores, "facts": [(k, v) for k, v in facts.items() if v is not None]}
+
+
+def _failures(runs, path):
+    """The link to the page on where the run fails, if that is beside this page, and the command that writes it; None for several runs."""
+    if len(runs) > 1 or not runs[0].results:
+        return None
+    folder = runs[0].folder
+    exists = path.parent == folder and (folder / FAILURES).exists()
+    command = f"{program.NAME} --mode=failures --workdir={shlex.quote(os.fspath(folder))}"
+    return {"link": FAILURES if exists else None, "command": command}
 
 
 def _words(score):

@@ -19,6 +19,7 @@ class ReportedRun:
     """The contents of a work directory; the contents of missing files are empty.
 
     Attributes:
+        folder: its folder.
         anchor: anchor on the page.
         name: name of its folder, or of its system if it is the only run.
         colour: colour of its curves and bars.
@@ -28,10 +29,12 @@ class ReportedRun:
         results: results.json.
         metrics: lines of metrics.jsonl.
         samples: {name: (image, label, prediction)} of samples.npz, for semantic segmentation.
+        worst: the same of the images with the lowest IoU.
         images: names and counts of the images, see `record.read_image_counts`; None without images.npz.
         pictures: pictures of samples.npz, see `record.read_pictures`, for instance segmentation.
     """
 
+    folder: epath.Path
     anchor: str
     name: str
     colour: str
@@ -41,6 +44,7 @@ class ReportedRun:
     results: dict
     metrics: list
     samples: dict
+    worst: dict
     images: tuple | None
     pictures: list
 
@@ -99,6 +103,7 @@ def read(folder: epath.Path, index: int, count: int, read_base: Callable | None)
     semantic = _task(config, results) == record.SEMANTIC
     names = results.get("class_names")
     return ReportedRun(
+        folder=folder,
         anchor=f"run{index}",
         name=system if count == 1 else resolved(folder).name,
         colour=style.run_style(index)[0],
@@ -108,6 +113,7 @@ def read(folder: epath.Path, index: int, count: int, read_base: Callable | None)
         results=results,
         metrics=read_metrics(folder),
         samples=record.read_samples(folder) if semantic else {},
+        worst=record.read_samples(folder, record.WORST) if semantic else {},
         images=record.read_image_counts(folder) if semantic else None,
         pictures=[] if semantic or not names else record.read_pictures(folder, len(names)),
     )

@@ -1,14 +1,46 @@
-"""The sections of a report on semantic segmentation: IoU by class, confusions, samples."""
+"""The sections of a report on semantic segmentation: IoU by class, confusions, calibration, samples."""
+
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ctxseg.evaluation import bootstrap
-from ctxseg.views import figures, page
+from ctxseg.views import curves, figures, label_pictures, page
 
 TEMPLATE = "semantic.html"
 # Number of confusions that are listed in words.
 LISTED_CONFUSIONS = 5
+
+
+class Confusion(NamedTuple):
+    """Pixels of a class that are predicted as another class.
+
+    Attributes:
+        truth: id of the true class.
+        predicted: id of the predicted class.
+        pixels: their number.
+        of_truth: their share of the pixels of the true class.
+        of_errors: their share of all wrong pixels.
+    """
+
+    truth: int
+    predicted: int
+    pixels: float
+    of_truth: float
+    of_errors: float
+
+
+def largest_confusions(matrix: np.ndarray, count: int) -> list[Confusion]:
+    """The most frequent confusions, at most `count`, of a confusion matrix `[K,K]` of pixels, rows = truth."""
+    matrix = np.asarray(matrix, np.float64)
+    wrong = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+    largest = [np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:count]]
+    return [
+        Confusion(int(t), int(p), *map(float, (wrong[t, p], wrong[t, p] / matrix[t].sum(), wrong[t, p] / wrong.sum())))
+        for t, p in largest
+        if wrong[t, p]
+    ]
 
 
 def sections(runs) -> dict:
@@ -17,6 +49,7 @@ def sections(runs) -> dict:
     return {
         "iou": _iou(runs),
         "confusions": [{"run": run, "named": several} | _confusions(run) for run in runs],
+        "calibration": _calibration(runs) | {"named": several},
         "samples": _samples(runs),
     }
 
@@ -82,9 +115,8 @@ def _confusions(run):
         return {"matrix": None}
     classes = run.results["class_names"]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    off = np.where(np.eye(len(classes), dtype=bool), 0, matrix)
-    largest = [np.unravel_index(i, off.shape) for i in np.argsort(-off, axis=None)[:LISTED_CONFUSIONS]]
-    words = [(f"{shares[t, p]:.1%}", classes[t], classes[p]) for t, p in largest if off[t, p]]
+    largest = largest_confusions(matrix, LISTED_CONFUSIONS)
+    words = [(f"{c.of_truth:.1%}", classes[c.truth], classes[c.predicted]) for c in largest]
     return {"matrix": _heat_map(shares, classes), "words": words}
 
 
@@ -107,6 +139,16 @@ def _heat_map(shares, classes):
     return {"size": size, "left": left, "side": left + size * len(classes) + 2, "cells": cells, "names": classes}
 
 
+def _calibration(runs):
+    """The reliability diagram of the runs, and the ECE of each; without a run that has them, no picture."""
+    runs = [run for run in runs if run.results.get("ECE") is not None and "reliability" in run.results]
+    if not runs:
+        return {"picture": None}
+    drawn = curves.reliability([run.results["reliability"] for run in runs], [run.colour for run in runs])
+    picture = page.figure(drawn, "reliability: accuracy of the pixels by their confidence")
+    return {"picture": picture, "errors": [(run, page.number(run.results["ECE"])) for run in runs]}
+
+
 def _samples(runs):
     """Every sample as a stack of layers over the image; a switch selects the visible layer."""
     first = next((run for run in runs if run.samples), None)
@@ -118,33 +160,15 @@ def _samples(runs):
     entries = []
     for name, (image, label, _) in first.samples.items():
         stack = [page.picture(Image.fromarray(image), f"{name}: image", "JPEG")]
-        stack.append(_labels(label, palette, f"{name}: truth"))
+        stack.append(label_pictures.labels(label, palette, f"{name}: truth"))
         for wrong in (False, True):
             for run in runs:
                 if name not in run.samples:
                     stack.append({"note": f"{run.name} does not have this sample."})
                 elif wrong:
-                    stack.append(_errors(*run.samples[name][1:], f"{name}: errors of {run.name}"))
+                    stack.append(label_pictures.errors(*run.samples[name][1:], f"{name}: errors of {run.name}"))
                 else:
-                    stack.append(_labels(run.samples[name][2], palette, f"{name}: {run.name}"))
+                    stack.append(label_pictures.labels(run.samples[name][2], palette, f"{name}: {run.name}"))
         entries.append({"name": name, "stack": stack})
     layers = ["image", "truth", *(run.name for run in runs), *(f"errors of {run.name}" for run in runs)]
     return {"note": None, "layers": layers, "figures": entries, "legend": list(zip(classes, palette, strict=True))}
-
-
-def _labels(label, palette, alt):
-    """A label map in the colours of `palette`; 255 is grey."""
-    picture = Image.fromarray(np.asarray(label, np.uint8))
-    colours = np.full((256, 3), 128, np.uint8)
-    colours[: len(palette)] = palette
-    picture.putpalette(colours.tobytes())
-    return page.picture(picture, alt, "PNG")
-
-
-def _errors(label, prediction, alt):
-    """Red where the prediction is wrong, grey where pixels are ignored, and transparent elsewhere, over the image."""
-    wrong = np.where(label == 255, 2, label != prediction).astype(np.uint8)
-    picture = Image.fromarray(wrong)
-    picture.putpalette([0, 0, 0, 214, 39, 40, 128, 128, 128])
-    picture.info["transparency"] = bytes([0, 230, 150])
-    return page.picture(picture, alt, "PNG")

@@ -517,6 +517,19 @@ def test_evaluate_and_report(copied, finished, tiny):
     assert (copied / "report.html").exists()
 
 
+def test_where_it_fails(copied, finished, tiny):
+    """An evaluation renews the page, if there is one."""
+    assert not (copied / "failures.html").exists()
+    assert call("--mode=failures", f"--workdir={copied}") == f"{copied}/failures.html\n"
+    content = (copied / "failures.html").read_text()
+    assert "fcn on camvid: where it fails" in content
+    (copied / "failures.html").write_text("old")
+    assert call("--mode=evaluate", f"--workdir={copied}").splitlines() == printed(copied, finished)
+    assert "fcn on camvid: where it fails" in (copied / "failures.html").read_text()
+    with pytest.raises(UserError, match=f"^{copied} .*config.seed"):
+        call(f"{FCN}:camvid", *tiny, "--mode=failures", "--config.seed=1", f"--workdir={copied}")
+
+
 def test_a_run_needs_no_config_flag(copied, finished):
     """The modes that read a run need no --config; overrides are still applied and checked."""
     command = ["--mode=evaluate", f"--workdir={copied}"]

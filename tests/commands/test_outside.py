@@ -116,7 +116,7 @@ def test_parts_from_outside_the_package(tmp_path, monkeypatch):
     call("--config=configs/fcn.py", "--mode=sweep", *settings, f"--workdir={tmp_path}/sweep")
     (run,) = (path.parent for path in (tmp_path / "sweep").glob("*/config.json"))
     assert (run / "lines.txt").read_text().splitlines() == [
-        "1 train images_per_second", "2 train images_per_second", "2 eval frequency_weighted_IoU",
+        "1 train images_per_second", "2 train images_per_second", "2 eval ECE",
     ]  # fmt: skip
     assert not (run / "tensorboard").exists()
     scores = json.loads((run / "results.json").read_text())

@@ -103,6 +103,7 @@ FIELDS = {
     "model.classifier.hidden=-1": "config.model.classifier.hidden.*-1.*at least 0",
     "model.kernel_std=nan": "config.model.kernel_std.*nan.*a number",
     "model.kernel_std=-1": "config.model.kernel_std.*-1.*at least 0",
+    "train.best=ECE": "config.train.best.*ECE.*lower.*expected one of mIoU",
     "eval.batch_size=0": "config.eval.batch_size.* 0.*at least 1",
     "eval.scales=nan,": r"config.eval.scales.*nan.*\(1.0,\)",
     "eval.scales=-1.0,": "config.eval.scales.*-1.0.*more than 0",

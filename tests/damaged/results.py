@@ -140,6 +140,19 @@ WRONG = {
     "confusion is null": entry("confusion", None),
     "split is a number": entry("split", 5),
     "protocol is a list": entry("protocol", [1]),
+    "boundary_IoU of 2": entry("boundary_IoU", 2),
+    "ECE is a word": entry("ECE", "low"),
+    "per_class_boundary_iou is a list": entry("per_class_boundary_iou", [0.5]),
+    "reliability is null": entry("reliability", None),
+    "reliability without accuracy": entry("reliability.accuracy", None),
+    "reliability of other bins": entry("reliability.pixels", [1, 2]),
+    "by_distance is a list": entry("by_distance", [1]),
+    "by_distance without limits": entry("by_distance.limits", None),
+    "by_distance with too few counts": entry("by_distance.pixels", [1, 2]),
+    "by_distance with more correct pixels": entry("by_distance.correct", [10**6] * 7),
+    "by_size with falling limits": entry("by_size.limits", [0.1, 0.01, 0.001]),
+    "by_size is negative": entry("by_size.regions.road", [-1, 0, 0, 0]),
+    "by_size without a class": entry("by_size.correct", {}),
 }
 LINES = {
     "a list": text(METRICS, "[]\n[]\n"),
@@ -185,6 +198,7 @@ SAMPLE_FAULTS = {
         SAMPLES, label_0=np.zeros((3, 3), np.uint8), prediction_0=np.zeros((3, 3), np.uint8)
     ),
     "a prediction of no pixels": arrays(SAMPLES, prediction_0=np.zeros((0, 0), np.uint8)),
+    "a kind too few": arrays(SAMPLES, kinds=np.array(["sample"])),
 }
 
 
@@ -220,6 +234,7 @@ INPUTS.append(
         [],
     )
 )
+INPUTS.append(Input(SAMPLES, "without kinds, as in older runs", report(arrays(SAMPLES, kinds=None)), []))
 PICTURES = {
     k: WRONG[k]
     for k in (

@@ -12,7 +12,7 @@ from ctxseg.configs import defaults
 from ctxseg.data import transforms
 from ctxseg.data.sizes import bucket
 from ctxseg.errors import UserError
-from ctxseg.evaluation import metrics, semantic
+from ctxseg.evaluation import gathering, metrics, semantic
 from ctxseg.inference.probabilities import create_predictor, predict_probabilities
 from ctxseg.inference.protocol import Protocol, canvas_of, create_protocol, shape_of
 from ctxseg.models import SegmenterOutput, create_model
@@ -20,7 +20,7 @@ from ctxseg.models.resizing import resize
 from ctxseg.training import optimizers
 from ctxseg.training.step import create_train_step
 from tests.drawn import drawn_state
-from tests.references import testing_numpy
+from tests.references import scores_numpy, testing_numpy
 
 NAMES = ["a", "b", "c"]
 # Two sizes with the same padded shape, and an incomplete last batch.
@@ -115,7 +115,7 @@ def test_evaluation_matches_a_loop_over_images(shapes, expected, source, trained
     predicted = np.concatenate([predictions[s["name"]][mask] for s, mask in zip(source, valid, strict=True)])
     ties = sum(t.sum() for t in tied.values())  # each may move one pixel to another column
     assert np.abs(confusion - confusion_matrix(truth, predicted, labels=[0, 1, 2])).sum() <= 2 * ties
-    assert scores == metrics.scores(confusion, NAMES, builder.info.metadata["groups"])
+    assert scores.items() >= metrics.scores(confusion, NAMES, builder.info.metadata["groups"]).items()
     assert len(np.unique(predicted)) == 3
     assert sorted(result.image_names) == sorted(s["name"] for s in source) and result.seconds_per_image > 0
     for name, image_counts in zip(result.image_names, result.image_counts, strict=True):
@@ -132,6 +132,61 @@ def test_evaluation_matches_a_loop_over_images(shapes, expected, source, trained
         np.testing.assert_array_equal(image, sample["image"])
         np.testing.assert_array_equal(label, sample["label"])
         np.testing.assert_array_equal(prediction[~tied[name]], predictions[name][~tied[name]])
+
+
+def test_boundaries_confidences_and_the_worst_images(source, trained, monkeypatch):
+    """Of padded images in batches of two; one of six images has no labels, and the last batch is incomplete."""
+    model, variables, _ = trained
+    extra = Source([*source, source[0] | {"label": np.full_like(source[0]["label"], 255), "name": "without labels"}])
+    extra.append(source[0] | {"label": np.where(source[0]["label"] == 2, 254, source[0]["label"]), "name": "id 254"})
+    builder = types.SimpleNamespace(
+        name="stub", info=types.SimpleNamespace(metadata={"class_names": NAMES, "groups": {}}, splits={"val": None})
+    )
+    monkeypatch.setattr(semantic.pipeline, "source", lambda *_: extra)
+    config = defaults.get_config()
+    config.eval.update({"batch_size": 2, "samples": 9})
+    step, replicas = semantic.create_eval_step(model, create_protocol(config.eval)), devices.replicate(variables)
+    result = semantic.evaluate_split(config, builder, step, replicas)
+    names, images, labels, predictions = zip(*result.samples, strict=True)
+    assert set(names) == {s["name"] for s in extra}
+    labels = [np.where(label == 254, 255, label) for label in labels]
+
+    expected = scores_numpy.boundary_iou(labels, predictions, 3)
+    assert [*result.scores["per_class_boundary_iou"].values()] == pytest.approx(expected.tolist())
+    assert result.scores["boundary_IoU"] == pytest.approx(expected.mean())
+    pixels = sum((label != 255).sum() for label in labels)
+    right = sum((label == prediction).sum() for label, prediction in zip(labels, predictions, strict=True))
+    by_distance, by_size = result.where["by_distance"], result.where["by_size"]
+    assert sum(by_distance["pixels"]) == sum(map(sum, by_size["pixels"].values())) == pixels
+    assert sum(by_distance["correct"]) == sum(map(sum, by_size["correct"].values())) == right
+
+    predict = create_predictor(model, config.eval)
+    probabilities = np.concatenate([predict(variables, image[None]).reshape(-1, 3) for image in images])
+    flat = np.concatenate([label.ravel() for label in labels])
+    ece, accuracy, confidence, count = scores_numpy.calibration(probabilities, flat)
+    reliability = result.where["reliability"]
+    assert sum(reliability["pixels"]) == pixels and np.abs(count - reliability["pixels"]).sum() <= 4  # rounding
+    assert result.scores["ECE"] == pytest.approx(ece, abs=1e-3)
+    means = np.array(reliability["confidence"], float), np.array(reliability["accuracy"], float)
+    np.testing.assert_allclose(means, (confidence, accuracy), atol=0.02)
+
+    scored = zip(result.image_names, map(metrics.image_iou, result.image_counts), strict=True)
+    iou = {name: value for name, value in scored if value is not None}
+    assert sorted(iou) == sorted(set(names) - {"without labels"})
+    assert [iou[name] for name, *_ in result.worst] == sorted(iou.values())
+    config.eval.samples = 2
+    few = semantic.evaluate_split(config, builder, step, replicas)
+    assert len(few.samples) == len(few.worst) == 2
+    for (name, *arrays), (other, *others) in zip(few.worst, result.worst[:2], strict=True):
+        assert name == other and all(np.array_equal(a, b) for a, b in zip(arrays, others, strict=True))
+
+
+def test_sums_over_processes(monkeypatch):
+    parts = [b'{"a": [1, 2], "b": [[0.5]]}', b'{"a": [10, 20], "b": [[0.25]]}']
+    monkeypatch.setattr(gathering.processes, "gather", lambda contents: [*parts, contents])
+    totals = gathering.summed({"a": np.array([100, 2**40]), "b": np.zeros((1, 1))})
+    assert totals["a"].tolist() == [111, 2**40 + 22] and totals["a"].dtype == np.int64
+    assert totals["b"].tolist() == [[0.75]]
 
 
 def test_resized_labels_are_scored_at_their_new_size(source, trained, monkeypatch):

@@ -50,6 +50,12 @@ def test_confusion_of_batches_adds_up_without_other_ids():
         np.testing.assert_array_equal(metrics.confusion_matrix(other, predictions, K), whole)
 
 
+def test_iou_of_an_image():
+    """Of the classes in its truth or its prediction; a class that is only predicted has 0."""
+    assert metrics.image_iou(np.array([[3, 4, 5], [0, 0, 0], [0, 0, 1], [2, 2, 2]])) == pytest.approx((0.5 + 0 + 1) / 3)
+    assert metrics.image_iou(np.zeros((4, 3), np.int32)) is None
+
+
 def test_group_scores_skip_absent_classes():
     labels, predictions = random_pixels(2)
     groups = {"near": ["road", "dog"], "far": ["sky", "tree", "car"], "none": ["dog"]}
@@ -68,10 +74,9 @@ def test_scores_of_perfect_missing_and_very_many_pixels():
     empty = metrics.scores(np.zeros((K, K), np.int64), NAMES, {"all": NAMES})
     assert empty["mIoU"] is empty["mean_accuracy"] is empty["group_iou"]["all"] is None
     assert empty["pixel_accuracy"] is None
-    assert (
-        semantic.lines(empty)[0].startswith("no pixel of the split has a label")
-        and "mIoU -" in semantic.lines(empty)[-1]
-    )
+    note, *_, details, last = semantic.lines(empty | {"boundary_IoU": None, "ECE": None})
+    assert note.startswith("no pixel of the split has a label") and "mIoU -" in last
+    assert details == "boundary IoU -  ECE -"
     # Sums that exceed int32 and the precision of float32.
     large = metrics.scores(np.diag([2**40, 1, 1, 1, 1, 1]) + np.eye(K, k=1, dtype=np.int64), NAMES, {})
     assert large["per_class_iou"]["road"] == pytest.approx(2**40 / (2**40 + 1), abs=1e-15)

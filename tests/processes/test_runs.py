@@ -76,7 +76,11 @@ def test_two_processes_equal_one(street, tmp_path, two):
         images.append(np.load(tmp_path / name / "images.npz"))
     assert len(losses[0]) == 4
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    assert results[1]["confusion"] == results[0]["confusion"]
+    for key in ("confusion", "per_class_boundary_iou", "by_distance", "by_size"):
+        assert results[1][key] == results[0][key]
+    reliability = [result["reliability"] for result in results]
+    assert reliability[1]["pixels"] == reliability[0]["pixels"] and sum(reliability[0]["pixels"]) > 0
+    assert results[1]["ECE"] == pytest.approx(results[0]["ECE"], abs=1e-6)
     for key in images[0]:
         np.testing.assert_array_equal(images[1][key], images[0][key])
     assert sorted(path.name for path in (tmp_path / "together").iterdir()) == sorted(

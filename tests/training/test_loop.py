@@ -50,6 +50,8 @@ def test_step_does_not_depend_on_the_number_of_devices(tmp_path):
     valid = truth != 255
     expected = confusion_matrix(truth[valid], predicted[valid], labels=[0, 1, 2])
     np.testing.assert_array_equal(one["['evaluation']['confusion']"], expected)
+    pixels = one["['evaluation']['confidences'][0]"].sum((0, 2))
+    assert pixels.tolist() == [valid.sum(), (truth == predicted)[valid].sum()]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from ctxseg.data.colours import colourise
 from ctxseg.errors import UserError
 from ctxseg.runs import metrics_log
 from ctxseg.views import curves, figures, report
+from tests import browser
 from tests.html_page import Page
 
 NAMES = ["grass", '<b>"sky" & sea</b>', "far", "near"]
@@ -213,37 +213,39 @@ def test_confusions_in_words_and_in_cells(workdir):
     assert "No confusion matrix" in Page(report.write_report([workdir])).text
 
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-PROBE = """<script>
+def test_calibration_and_boundaries(workdir, other):
+    """The headline has both scores, and the page a reliability diagram; older runs have neither."""
+    bins = [None] * 13
+    reliability = {"pixels": [0] * 13 + [30, 90], "confidence": [*bins, 0.9, 0.97], "accuracy": [*bins, 0.5, 0.8]}
+    results = RESULTS | {"boundary_IoU": 0.34567, "ECE": 0.0456, "reliability": reliability}
+    assert "Calibration" not in Page(report.write_report([workdir])).text
+    files.write_json(workdir / "results.json", results)
+    page = Page(report.write_report([workdir]))
+    assert "boundary IoU" in page.text and "0.3457" in page.text and page.text.count("0.0456") == 2
+    assert len([link for link in page.links if link.startswith("data:image/svg+xml")]) == 4
+    both = Page(report.write_report([workdir, other], path=workdir / "both.html")).text
+    assert "other <run>: expected calibration error" not in both and "expected calibration error (ECE) 0.0456" in both
+    identity, line = curves.reliability([reliability], ["red"]).axes[0].lines
+    np.testing.assert_array_equal(identity.get_xydata(), [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(line.get_xydata(), [[0.9, 0.5], [0.97, 0.8]])
+
+
+PROBE = f"""
 document.title = "";
 const stack = document.querySelector(".stack");
 const visible = () => [...stack.children].map(e => getComputedStyle(e).visibility == "visible" ? 1 : 0).join("");
 const layers = [];
-for (const i of [2, 0, 1, 3, 4, 5]) { document.querySelector(`label[for=layer${i}]`).click(); layers.push(visible()); }
-const wide = [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1
-  && !e.closest(".wide") && !e.closest("pre")).map(e => e.tagName);
-document.body.innerHTML = JSON.stringify({layers, scroll: document.documentElement.scrollWidth, width: innerWidth, wide});
-</script>"""
+for (const i of [2, 0, 1, 3, 4, 5]) {{ document.querySelector(`label[for=layer${{i}}]`).click(); layers.push(visible()); }}
+const wide = {browser.WIDE};
+document.body.innerHTML = JSON.stringify({{layers, scroll: document.documentElement.scrollWidth, width: innerWidth, wide}});"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+@pytest.mark.skipif(browser.BROWSER is None, reason="chromium is not installed")
 def test_in_a_browser(workdir, other, tmp_path):
     """At a phone's width of 360 pixels only wide boxes scroll sideways, and the switch shows one layer over the image."""
-    page = report.write_report([workdir, other], path=tmp_path / "both.html").read_text()
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
-               "--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
-    # The unchanged page, with its security policy, logs no error.
-    whole = [*command, "--enable-logging=stderr", f"file://{tmp_path}/both.html"]
-    log = subprocess.run(whole, capture_output=True, text=True, timeout=120).stderr
-    assert not [line for line in log.splitlines() if "CONSOLE" in line]
-    page = re.sub(r"<meta http-equiv=[^>]*>", "", page)  # the policy forbids scripts, such as the probe
-    # Chromium has no window this narrow, so the page is in a frame.
-    (tmp_path / "page.html").write_text(page.replace("</body>", PROBE + "</body>"))
-    frame = '<iframe id=f src="page.html" width=360 height=800 style="border:0"></iframe>'
-    copy = "<script>f.onload = () => { document.body.innerHTML = f.contentDocument.body.innerHTML }</script>"
-    (tmp_path / "frame.html").write_text(f"<!DOCTYPE html><body>{frame}{copy}</body>")
-    done = subprocess.run([*command, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120)
-    probe = json.loads(re.search(r"<body>(\{.*\})", done.stdout, re.DOTALL)[1])
+    page = report.write_report([workdir, other], path=tmp_path / "both.html")
+    assert browser.errors(page, tmp_path) == []
+    probe = browser.on_a_phone(page, PROBE, tmp_path)
     assert probe["layers"] == ["101000", "100000", "110000", "100100", "100010", "100001"]
     assert probe["width"] == 360 and probe["scroll"] <= 360 and probe["wide"] == []
 
