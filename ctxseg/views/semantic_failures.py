@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ctxseg.errors import UserError
+from ctxseg.evaluation import metrics
 from ctxseg.views import curves, label_pictures, page
 from ctxseg.views.semantic_report import Confusion, largest_confusions
 from ctxseg.views.style import run_style
@@ -99,22 +100,6 @@ def confusion_of(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes).astype(np.float64)
 
 
-def image_iou(counts: np.ndarray) -> np.ndarray:
-    """The mean IoU of images over the classes in their truth or prediction, NaN without a labelled pixel.
-
-    Args:
-        counts: `[N,K,3]`, see `evaluation.metrics.image_counts`.
-
-    Returns:
-        float64 `[N]`.
-    """
-    hits, truth, predicted = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-    union = truth + predicted - hits
-    iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-    labelled = truth.sum(-1) > 0
-    return np.where(labelled, iou.sum(-1) / np.maximum((union > 0).sum(-1), 1), np.nan)
-
-
 def _no_pictures(results):
     """Why there is no picture of the worst images."""
     if results.get("eval", {}).get("samples") == 0:
@@ -128,8 +113,7 @@ def _stored(pictures, classes, kind):
     for i, (name, (image, label, prediction)) in enumerate(pictures.items()):
         confusion = confusion_of(label, prediction, classes)
         counts = np.stack([np.diagonal(confusion), confusion.sum(1), confusion.sum(0)], axis=-1)
-        iou = float(image_iou(counts[None])[0])
-        stored.append(Stored(f"{kind}{i}", name, image, label, prediction, confusion, None if np.isnan(iou) else iou))
+        stored.append(Stored(f"{kind}{i}", name, image, label, prediction, confusion, metrics.image_iou(counts)))
     return stored
 
 
@@ -175,7 +159,7 @@ def _images(run, names, pictures):
             f"{run.folder / 'images.npz'} is damaged: expected counts of {len(names)} classes, none of which has more correct pixels than "
             "pixels; evaluate again (--mode=evaluate)"
         )
-    iou = image_iou(counts)
+    iou = np.array([metrics.image_iou(of_image) for of_image in counts], float)  # NaN for None
     wrong = missed.sum(-1)
     ranked = [int(i) for i in np.argsort(iou, kind="stable") if not np.isnan(iou[i])]
     if not ranked:

@@ -264,11 +264,6 @@ def test_confusion_of_an_image():
     assert semantic_failures.confusion_of(label, prediction, 2).tolist() == [[1, 0], [2, 1]]
 
 
-def test_iou_of_images():
-    iou = semantic_failures.image_iou(np.array([COUNTS[name] for name in sorted(COUNTS)]))
-    np.testing.assert_allclose(iou, [0.25, 0.375, 1, np.nan])
-
-
 def test_a_run_that_is_not_evaluated(run):
     (run / "results.json").unlink()
     with pytest.raises(UserError, match="the run/results.json is missing: .*--mode=evaluate --workdir=.*the run$"):
