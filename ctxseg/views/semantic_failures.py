@@ -87,7 +87,7 @@ def class_names(results: Mapping) -> list[str]:
 
 
 def confusion_of(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
-    """The confusion matrix of an image, float64 `[K,K]`, rows = truth. Ids of K and more in either map are not counted.
+    """The confusion matrix of an image, int64 `[K,K]`, rows = truth. Ids of K and more in either map are not counted.
 
     Args:
         label: integer `[h,w]`.
@@ -97,7 +97,7 @@ def confusion_of(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.
     label, prediction = (np.asarray(x).astype(np.int64).ravel() for x in (label, prediction))
     counted = (label >= 0) & (label < classes) & (prediction >= 0) & (prediction < classes)
     cells = label[counted] * classes + prediction[counted]
-    return np.bincount(cells, minlength=classes**2).reshape(classes, classes).astype(np.float64)
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def _no_pictures(results):
