@@ -59,13 +59,12 @@ def summary(counts: Float[np.ndarray, "3 bins"]) -> dict:
     Returns:
         The last two are means over the pixels of a bin in [0, 1], None for an empty bin.
     """
-    pixels = [int(n) for n in counts[0]]
-    accuracy, confidence = (
-        [min(float(total / n), 1.0) if n else None for total, n in zip(totals, pixels, strict=True)]
-        for totals in counts[1:]
-    )
-    gaps = [n * abs(a - c) for n, a, c in zip(pixels, accuracy, confidence, strict=True) if n]
+    pixels, correct, total = counts
+    means = {}
+    for name, sums in (("confidence", total), ("accuracy", correct)):
+        means[name] = [min(float(x / n), 1.0) if n else None for x, n in zip(sums, pixels, strict=True)]
+    gaps = np.abs(correct - total)  # of the bins, times their pixels
     return {
-        "ECE": sum(gaps) / sum(pixels) if gaps else None,
-        "reliability": {"pixels": pixels, "confidence": confidence, "accuracy": accuracy},
+        "ECE": float(gaps.sum() / pixels.sum()) if pixels.any() else None,
+        "reliability": {"pixels": [int(n) for n in pixels]} | means,
     }

@@ -75,7 +75,7 @@ def by_size(
     classes[ids] = label
     counts = np.zeros((3, num_classes, len(SIZES) + 1), np.int64)
     place = classes[1:], np.searchsorted(SIZES, areas[1:] / label.size)
-    for table, values in zip(counts, (1, areas[1:], right[1:]), strict=True):
+    for table, values in zip(counts, (np.ones_like(areas[1:]), areas[1:], right[1:]), strict=True):
         np.add.at(table, place, values)
     return counts
 

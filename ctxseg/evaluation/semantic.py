@@ -114,7 +114,7 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
                 )
                 worst = _with(worst, metrics.image_iou(batch_counts[i]), pictures[-1], config.eval.samples)
             samples += pictures[: config.eval.samples - len(samples)]
-            for counts in pool.map(lambda picture: _counts(*picture[2:], len(names)), pictures):
+            for counts in pool.map(lambda picture: _counts(picture[2], picture[3], len(names)), pictures):
                 for key, value in counts.items():
                     totals[key] += value
             done += batch["images"]
