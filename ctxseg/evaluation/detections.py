@@ -43,7 +43,7 @@ def split_source(builder, split: str, field: str = "config.eval.split") -> Insta
     return InstanceSource(builder, split)
 
 
-def evaluate_split(config, builder, detect_step, variables, progress=None) -> Evaluation:
+def evaluate_split(config, builder, detect_step, variables, progress=None, complete=False) -> Evaluation:
     """Evaluates on every image of `config.eval.split`.
 
     Args:
@@ -52,6 +52,7 @@ def evaluate_split(config, builder, detect_step, variables, progress=None) -> Ev
         detect_step: result of `create_detect_step`.
         variables: replicated variables of the model.
         progress: called after each batch with the number of images done.
+        complete: not read: every evaluation of a detector is complete, see `tasks`.
     """
     source, batches = _batches(config, builder)
     class_names = list(builder.info.metadata["class_names"])

@@ -42,7 +42,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
         start: start of the command, in seconds since the epoch.
     """
     with Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate", compiles=True) as progress:
-        evaluated = evaluation(devices.replicate(state.variables), progress.update)
+        evaluated = evaluation(devices.replicate(state.variables), progress.update, complete=True)
     scores = evaluated.scores
     if state.averages and not config.eval.averages:
         scores |= _of_averages(evaluation, devices.replicate(averaged(state).variables))

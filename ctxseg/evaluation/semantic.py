@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
             which is compiled. None without another batch.
         samples: (name, image, label, prediction) of the first `config.eval.samples` images of this process.
         worst: the same of its `config.eval.samples` images with the lowest `metrics.image_iou`, lowest first.
-        where: where the prediction is right: `reliability` of `calibration.summary`, and `regions.summary`.
+        where: where the prediction is right: `reliability` of `calibration.summary`; of a complete evaluation also `regions.summary`.
     """
 
     scores: dict
@@ -74,7 +74,7 @@ def create_eval_step(model, protocol: Protocol):
     return devices.Parallel(step, static=(2,))
 
 
-def evaluate_split(config, builder, eval_step, variables, progress=None) -> Evaluation:
+def evaluate_split(config, builder, eval_step, variables, progress=None, complete=False) -> Evaluation:
     """Evaluates on every image of `config.eval.split`.
 
     Args:
@@ -83,13 +83,14 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
         eval_step: result of `create_eval_step`.
         variables: replicated variables of the model.
         progress: called after each batch with the number of images done.
+        complete: whether `where` has the counts of `regions`, which take longer than all scores.
     """
     names = list(builder.info.metadata["class_names"])
     total = np.zeros((len(names), len(names)), np.int64)
     counted: list[list[tuple[str, Any]]] = []  # for each batch, the name and the counts of each image
     samples: list[tuple[Any, ...]] = []
     worst: list[tuple[float, tuple[Any, ...]]] = []
-    totals = _no_totals(len(names))
+    totals = _no_totals(len(names), complete)
     compiled, seconds = set(), []
     done = 0
     with ThreadPoolExecutor() as pool:
@@ -114,7 +115,7 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
                 )
                 worst = _with(worst, metrics.image_iou(batch_counts[i]), pictures[-1], config.eval.samples)
             samples += pictures[: config.eval.samples - len(samples)]
-            for counts in pool.map(lambda picture: _counts(picture[2], picture[3], len(names)), pictures):
+            for counts in pool.map(lambda picture: _counts(picture[2], picture[3], len(names), complete), pictures):
                 for key, value in counts.items():
                     totals[key] += value
             done += batch["images"]
@@ -133,19 +134,18 @@ def evaluate_split(config, builder, eval_step, variables, progress=None) -> Eval
         statistics.median(seconds) if seconds else None,
         samples,
         [sample for _, sample in worst],
-        {"reliability": calibrated["reliability"]} | regions.summary(totals["distance"], totals["size"], names),
+        {"reliability": calibrated["reliability"]}
+        | (regions.summary(totals["distance"], totals["size"], names) if complete else {}),
     )
 
 
-def _no_totals(num_classes):
+def _no_totals(num_classes, complete):
     """The sums over no image of `_reliability` and of each of `_counts`."""
-    distances, sizes = len(regions.DISTANCES) + 1, len(regions.SIZES) + 1
-    return {
-        "reliability": np.zeros((3, calibration.BINS)),
-        "boundary": np.zeros((num_classes, 2), np.int64),
-        "distance": np.zeros((2, distances), np.int64),
-        "size": np.zeros((3, num_classes, sizes), np.int64),
-    }
+    totals = {"reliability": np.zeros((3, calibration.BINS)), "boundary": np.zeros((num_classes, 2), np.int64)}
+    if complete:
+        totals["distance"] = np.zeros((2, len(regions.DISTANCES) + 1), np.int64)
+        totals["size"] = np.zeros((3, num_classes, len(regions.SIZES) + 1), np.int64)
+    return totals
 
 
 def _reliability(pixels, confidence):
@@ -154,15 +154,15 @@ def _reliability(pixels, confidence):
     return np.concatenate([pixels.sum(0), confidence.sum((0, 1))[None]])
 
 
-def _counts(label, prediction, num_classes):
-    """The counts of `boundaries` and `regions` of an image."""
+def _counts(label, prediction, num_classes, complete):
+    """The counts of `boundaries` of an image, and if they are complete, those of `regions`."""
     ignored = label >= num_classes
     label, prediction = (np.where(ignored, np.uint8(IGNORE), x) for x in (label, prediction))
-    return {
-        "boundary": boundaries.count(label, prediction, num_classes),
-        "distance": regions.by_distance(label, prediction),
-        "size": regions.by_size(label, prediction, num_classes),
-    }
+    counts = {"boundary": boundaries.count(label, prediction, num_classes)}
+    if complete:
+        counts["distance"] = regions.by_distance(label, prediction)
+        counts["size"] = regions.by_size(label, prediction, num_classes)
+    return counts
 
 
 def _with(worst, iou, sample, count):

@@ -12,7 +12,8 @@ A task is a module of this package. The network decides the task of a config, se
                                                 `config.data.mixture`, as `splits.load_mixture` returns them
     training_batches(config, source, names)     an endless iterator of augmented batches, see `pipeline.train_iterator`
     check_evaluation(config, builder)           UserError if `config.eval` cannot be evaluated on the data set
-    create_evaluation(config, builder, model)   two functions: (replicated variables, progress=None) → an evaluation, which has `scores`;
+    create_evaluation(config, builder, model)   two functions: (replicated variables, progress=None, complete=False) → an evaluation, which
+                                                has `scores`, and if it is complete, all that `write` writes;
                                                 (shapes of these variables) → an iterator, each step of which compiles a program of it
     write(config, folder, builder, evaluation, results)
                                                 writes the files of an evaluation into the folder of a run; `results` are the entries of

@@ -146,7 +146,7 @@ def test_boundaries_confidences_and_the_worst_images(source, trained, monkeypatc
     config = defaults.get_config()
     config.eval.update({"batch_size": 2, "samples": 9})
     step, replicas = semantic.create_eval_step(model, create_protocol(config.eval)), devices.replicate(variables)
-    result = semantic.evaluate_split(config, builder, step, replicas)
+    result = semantic.evaluate_split(config, builder, step, replicas, complete=True)
     names, images, labels, predictions = zip(*result.samples, strict=True)
     assert set(names) == {s["name"] for s in extra}
     labels = [np.where(label == 254, 255, label) for label in labels]
@@ -176,7 +176,9 @@ def test_boundaries_confidences_and_the_worst_images(source, trained, monkeypatc
     assert [iou[name] for name, *_ in result.worst] == sorted(iou.values())
     config.eval.samples = 2
     few = semantic.evaluate_split(config, builder, step, replicas)
-    assert len(few.samples) == len(few.worst) == 2
+    assert (
+        len(few.samples) == len(few.worst) == 2 and few.scores == result.scores and list(few.where) == ["reliability"]
+    )
     for (name, *arrays), (other, *others) in zip(few.worst, result.worst[:2], strict=True):
         assert name == other and all(np.array_equal(a, b) for a, b in zip(arrays, others, strict=True))
 
