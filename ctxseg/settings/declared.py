@@ -160,7 +160,7 @@ class TrainFields:
         ema: decay of exponential moving averages of parameters and batch statistics, such as 0.999, which are evaluated too; none: no
             averages.
         log_every: steps between lines of the log; none: a line only when the run is evaluated or saved.
-        loggers: loggers besides metrics.jsonl: tensorboard, or package.module:Class.
+        loggers: loggers besides metrics.jsonl: tensorboard, wandb, mlflow, or package.module:Class.
         eval_every: steps between evaluations on the validation split; none: only at the end.
         checkpoint_every: steps between checkpoints; none: only when the run is evaluated, and at the end.
         keep: number of latest checkpoints to keep, besides the best one.

@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 import ctxseg
 from ctxseg import commands
 from ctxseg.training import loop
+from tests.runs.test_metrics_log import read_events
 
 SIZE = 64
 STEPS = 60
@@ -68,6 +69,11 @@ def run(mine, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
     assert call(mine, folder) == 0
     return folder
+
+
+def test_loggers_get_pictures(run):
+    images = [value.tag for event in read_events(run) for value in event.summary.value if value.HasField("image")]
+    assert len(images) == 1 and images[0].startswith("eval/")
 
 
 def state_of(folder):
