@@ -166,6 +166,8 @@ class TrainFields:
         keep: number of latest checkpoints to keep, besides the best one.
         best: score by which a checkpoint is the best, as in tables: mIoU, pixel accuracy, mean F1, IoU of CLASS, box AP, …; default: mIoU,
             or mask AP of a detector.
+        patience: number of evaluations in a row without a better score, by best, after which training stops; none: it never stops early.
+            It needs eval_every.
     """
 
     split: str = "train"
@@ -179,6 +181,7 @@ class TrainFields:
     checkpoint_every: Annotated[Whole, OFF] = 200
     keep: Count = 2
     best: str = ""
+    patience: Annotated[Whole, OFF] = 0
 
 
 @dataclass

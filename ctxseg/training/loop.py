@@ -18,7 +18,7 @@ from ctxseg.models import create_model
 from ctxseg.progress import Progress
 from ctxseg.runs import checkpoints, loggers, metrics_log, pretrained, provenance, record, workdir
 from ctxseg.tasks import task_of
-from ctxseg.training import optimizers, schedules
+from ctxseg.training import early_stopping, optimizers, schedules
 from ctxseg.training.ahead import CompiledAhead
 from ctxseg.training.checks import check_fields, check_network
 from ctxseg.training.prefetch import Prefetch
@@ -91,9 +91,9 @@ def train(config, folder: str, traced: int = 0) -> dict:
                 state, position = saved.restore(state)
                 batches.set_state(position)
                 first = int(state.step)
+            early = early_stopping.of_run(config, folder, first)
             if first:
-                status = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
-                print(f"{folder}: {status}", flush=True)
+                print(f"{folder}: {_status(config, first, early)}", flush=True)
             elif model.memory and model.memory.filling and not (report and report.has("memory")):
                 epoch = math.ceil(len(source) / config.train.batch_size)
                 filling = min(model.memory.filling, epoch)
@@ -103,10 +103,15 @@ def train(config, folder: str, traced: int = 0) -> dict:
                 log = stack.enter_context(contextlib.closing(metrics_log.MetricsLog(folder, config.train.loggers)))
                 log.truncate(first)
             show = partial(_show, log, task, tested) if log and log.takes_images else None
-            step = create_train_step(model, optimizer, weighted, task.loss)
-            state = _loop(config, folder, step, evaluation, programs, state, first, batches, saved, log, traced, show)
+            if not early.stops:
+                step = create_train_step(model, optimizer, weighted, task.loss)
+                state = _loop(
+                    config, folder, step, evaluation, programs, state, first, batches, saved, log, traced, early, show
+                )
+                if early.stops:
+                    print(f"{folder}: {_status(config, int(state.step), early)}", flush=True)
         last = int(state.step)
-        # Training a finished run evaluates it again.
+        # Training a finished run evaluates it again, and a run that stops early has just been evaluated.
         entries = metrics_log.read_metrics(folder) if log else []
         logged = any(e["kind"] == "eval" and e["step"] == last for e in entries)
         show_last = partial(show, last) if show and not logged else None
@@ -121,8 +126,22 @@ def _show(log, task, tested, step, evaluated):
     log.images(step, "eval", task.logged_pictures(evaluated, tested))
 
 
-def _loop(config, folder, step, evaluation, programs, state, first, batches, saved, log, traced, show):
-    """Runs the updates `first` + 1 … `config.train.steps`. Returns the final state.
+def _status(config, step, early):
+    """What happens to a run after `step`, in words."""
+    if step >= config.train.steps:
+        return "finished; evaluating"
+    if not early.stops:
+        return f"continuing from step {step}"
+    best, score = early.best
+    name = config.train.best or task_of(config).SCORES[0]
+    return (
+        f"stopped early at step {step}: the best {name} is still the {score:.4f} of step {best}; --checkpoint=best reads the best "
+        "checkpoint; evaluating"
+    )
+
+
+def _loop(config, folder, step, evaluation, programs, state, first, batches, saved, log, traced, early, show):
+    """Runs the updates `first` + 1 … `config.train.steps`, or fewer if `early` stops them. Returns the final state.
 
     `show`: called with the step and the evaluation of the task; or None.
     """
@@ -177,12 +196,15 @@ def _loop(config, folder, step, evaluation, programs, state, first, batches, sav
                 score = None
                 if scores is not None:
                     score = record.main_score(scores, config.train.best) or 0.0
+                    early.add(i, score)
                 saved.save(i, devices.for_checkpoint(state), prefetch.position, score)
                 last_saved = i
             if stopping:
                 saved.wait()
                 processes.end_together()  # the first process to end would end the others before they have saved
                 raise UserError(f"interrupted at step {i}, saved in {folder}: the same command continues the run")
+            if early.stops:
+                break
     return devices.unreplicate(state)
 
 
