@@ -38,6 +38,7 @@ MODES = (
     "prepare",
     "show",
     "complexity",
+    "lr",
     "convert",
     "sweep",
 )

@@ -309,6 +309,21 @@ class ComplexityFields:
     repeats: Annotated[Whole, OFF] = 5
 
 
+@dataclass
+class RateFields:
+    """--mode=lr.
+
+    Attributes:
+        lowest: learning rate of the first step.
+        highest: learning rate of the last step; the loss may diverge before it.
+        steps: number of steps.
+    """
+
+    lowest: Factor = 1e-5
+    highest: Factor = 10.0
+    steps: Annotated[int, Bound(minimum=10)] = 100
+
+
 SECTIONS: dict[str, type] = {
     "": RunFields,
     "model": ModelFields,
@@ -319,6 +334,7 @@ SECTIONS: dict[str, type] = {
     "eval": EvalFields,
     "eval.crf": CRFFields,
     "complexity": ComplexityFields,
+    "lr": RateFields,
 }
 
 

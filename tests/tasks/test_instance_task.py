@@ -76,6 +76,11 @@ def test_loggers_get_pictures(run):
     assert len(images) == 1 and images[0].startswith("eval/")
 
 
+def test_a_range_test_of_learning_rates(mine, tmp_path):
+    assert call(mine, tmp_path / "lr", "--mode=lr", "--config.lr.steps=10", "--config.lr.highest=1") == 0
+    assert sorted(path.name for path in (tmp_path / "lr").iterdir()) == ["lr.json", "lr.png"]
+
+
 def state_of(folder):
     with ocp.CheckpointManager(folder / "checkpoints", item_names=("state", "data")) as manager:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore())
