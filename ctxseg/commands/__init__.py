@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         command_line.check_remote(values)
         command_line.drop_unread(values, argv)
         data_dir = values.config.data.data_dir
-        if mode == "train" and values.config.model.remat != "none":
+        if mode in ("train", "lr") and values.config.model.remat != "none":
             cpu.recompute()
     # Slow imports come after the check of the flags, and after the first line.
     module = importlib.import_module(f"ctxseg.commands.{mode}")

@@ -39,6 +39,7 @@ MODES = (
     "prepare",
     "show",
     "complexity",
+    "lr",
     "convert",
     "sweep",
 )

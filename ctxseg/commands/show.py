@@ -5,7 +5,7 @@ import jax
 from ctxseg import data
 from ctxseg.models import create_model
 from ctxseg.models.context import levels
-from ctxseg.runs import pretrained
+from ctxseg.runs import loggers, pretrained
 from ctxseg.settings import collect, reading
 from ctxseg.tasks import task_of
 from ctxseg.training import checks, optimizers
@@ -26,6 +26,7 @@ def show(config) -> None:
     config = pretrained.resolve(config)
     class_names = data.metadata(config.data)["class_names"]
     checks.check_fields(config, class_names)
+    loggers.find_loggers(config.train.loggers)
     if config.train.batch_size == config.train.micro_batches:
         checks.check_network(config, class_names)
     model = create_model(config.model, len(class_names))

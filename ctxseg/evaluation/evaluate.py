@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 
 import jax
 
@@ -34,15 +35,18 @@ def evaluate(config, folder: str, checkpoint: int | str | None = None) -> dict:
     return finish(config, folder, builder, evaluation, state, start)
 
 
-def finish(config, folder: str, builder, evaluation, state, start: float) -> dict:
+def finish(config, folder: str, builder, evaluation, state, start: float, show: Callable | None = None) -> dict:
     """Evaluates `state`; writes results.json and the other files of an evaluation; returns the scores.
 
     Args:
         evaluation: the first result of `create_evaluation` of the task.
         start: start of the command, in seconds since the epoch.
+        show: called with the evaluation of the task.
     """
     with Progress(builder.info.splits[config.eval.split].num_examples, 0, "evaluate", compiles=True) as progress:
         evaluated = evaluation(devices.replicate(state.variables), progress.update, complete=True)
+    if show:
+        show(evaluated)
     scores = evaluated.scores
     if state.averages and not config.eval.averages:
         scores |= _of_averages(evaluation, devices.replicate(averaged(state).variables))
@@ -68,9 +72,12 @@ def finish(config, folder: str, builder, evaluation, state, start: float) -> dic
     return scores
 
 
-def scores_of(evaluation, state) -> dict:
-    """The scores of a replicated state during training; with averages, also theirs."""
-    scores = evaluation(state.variables).scores
+def scores_of(evaluation, state, show: Callable | None = None) -> dict:
+    """The scores of a replicated state during training; with averages, also theirs. `show`: see `finish`."""
+    evaluated = evaluation(state.variables)
+    if show:
+        show(evaluated)
+    scores = evaluated.scores
     return scores | _of_averages(evaluation, averaged(state).variables) if state.averages else scores
 
 

@@ -1,14 +1,14 @@
 """The log of a run: metrics.jsonl and the configured loggers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from etils import epath
 
-from ctxseg.choices import find
 from ctxseg.errors import UserError
 from ctxseg.files import append_text, is_number, make_folder, parse_json, plain, read_bytes, write_text
-from ctxseg.runs.loggers import LOGGERS
+from ctxseg.runs.loggers import find_loggers
 
 
 class MetricsLog:
@@ -22,12 +22,12 @@ class MetricsLog:
             loggers: names in `LOGGERS`, or `package.module:Class`.
 
         Raises:
-            UserError: a logger does not exist.
+            UserError: a logger does not exist, is not installed, or cannot start.
         """
         self._workdir = epath.Path(workdir)
         make_folder(workdir)
         self._path = self._workdir / "metrics.jsonl"
-        self._loggers = [find("train.loggers", name, LOGGERS)(self._workdir) for name in loggers]
+        self._loggers = [logger(self._workdir) for logger in find_loggers(loggers)]
         if self._path.exists() and not read_bytes(self._path).endswith(b"\n"):
             self._rewrite(read_metrics(workdir))
 
@@ -43,6 +43,17 @@ class MetricsLog:
         append_text(self._path, json.dumps({"step": step, "kind": kind} | values, allow_nan=False) + "\n")
         for logger in self._loggers:
             logger.write(step, kind, values)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a logger takes pictures."""
+        return any(hasattr(logger, "images") for logger in self._loggers)
+
+    def images(self, step: int, kind: str, images: Mapping[str, np.ndarray]) -> None:
+        """Passes pictures, `{name: uint8 [h,w,3]}`, to the loggers that take them. Arguments as of `write`."""
+        for logger in self._loggers:
+            if hasattr(logger, "images"):
+                logger.images(int(step), kind, images)
 
     def truncate(self, step: int) -> None:
         """Removes the entries after `step`, where the run resumes."""

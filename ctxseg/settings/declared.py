@@ -164,12 +164,14 @@ class TrainFields:
         ema: decay of exponential moving averages of parameters and batch statistics, such as 0.999, which are evaluated too; none: no
             averages.
         log_every: steps between lines of the log; none: a line only when the run is evaluated or saved.
-        loggers: loggers besides metrics.jsonl: tensorboard, or package.module:Class.
+        loggers: loggers besides metrics.jsonl: tensorboard, wandb, mlflow, or package.module:Class.
         eval_every: steps between evaluations on the validation split; none: only at the end.
         checkpoint_every: steps between checkpoints; none: only when the run is evaluated, and at the end.
         keep: number of latest checkpoints to keep, besides the best one.
         best: score by which a checkpoint is the best, the higher the better, as in tables: mIoU, pixel accuracy, mean F1, boundary IoU,
             IoU of CLASS, box AP, …; default: mIoU, or mask AP of a detector.
+        patience: number of evaluations in a row without a better score, by best, after which training stops; none: it never stops early.
+            It needs eval_every.
     """
 
     split: str = "train"
@@ -183,6 +185,7 @@ class TrainFields:
     checkpoint_every: Annotated[Whole, OFF] = 200
     keep: Count = 2
     best: str = ""
+    patience: Annotated[Whole, OFF] = 0
 
 
 @dataclass
@@ -310,6 +313,21 @@ class ComplexityFields:
     repeats: Annotated[Whole, OFF] = 5
 
 
+@dataclass
+class RateFields:
+    """--mode=lr.
+
+    Attributes:
+        lowest: learning rate of the first step.
+        highest: learning rate of the last step; the loss may diverge before it.
+        steps: number of steps.
+    """
+
+    lowest: Factor = 1e-5
+    highest: Factor = 10.0
+    steps: Annotated[int, Bound(minimum=10)] = 100
+
+
 SECTIONS: dict[str, type] = {
     "": RunFields,
     "model": ModelFields,
@@ -320,6 +338,7 @@ SECTIONS: dict[str, type] = {
     "eval": EvalFields,
     "eval.crf": CRFFields,
     "complexity": ComplexityFields,
+    "lr": RateFields,
 }
 
 

@@ -18,7 +18,7 @@ FREE = (
     "model.remat",
     "data.data_dir", "data.manual_dir", "data.threads",
     "train.loggers", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep",
-    "eval.", "complexity.",
+    "train.patience", "eval.", "complexity.", "lr.",
 )  # fmt: skip
 
 

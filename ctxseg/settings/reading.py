@@ -116,6 +116,7 @@ def conditions(config, mode: str, chosen: Mapping[str, Set[str]]):
             "a detector: config.model.detector.name",
         ),
         ([f"complexity.{name}" for name in config.complexity], mode == "complexity", "--mode=complexity"),
+        ([f"lr.{name}" for name in config.lr], mode == "lr", "--mode=lr"),
         # --mode=complexity sets the names of its rows, and the channels and maps of all rows.
         (
             [f"model.context.{name}" for name in ("name", "channels", "levels")]

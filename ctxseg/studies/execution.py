@@ -27,6 +27,7 @@ from ctxseg.progress import duration
 from ctxseg.runs import metrics_log, record, workdir
 from ctxseg.settings.fields import flatten_as_json
 from ctxseg.studies import tables
+from ctxseg.training import early_stopping
 
 
 class Run(NamedTuple):
@@ -90,7 +91,9 @@ def _training(run, results):
     config = run.config
     evaluated = flatten_as_json(results["eval"])
     changed = [k for k, v in flatten_as_json(config.eval).items() if evaluated.get(k, v) != v and k not in UNSCORED]
-    if results["step"] != config.train.steps or changed:
+    if results["step"] != config.train.steps and not early_stopping.of_run(config, run.folder, results["step"]).stops:
+        return None
+    if changed:
         return None
     entries = [e for e in metrics_log.read_metrics(run.folder) if e["kind"] == "train"]
     steps = [b["step"] - a["step"] for a, b in itertools.pairwise([{"step": 0}, *entries])]

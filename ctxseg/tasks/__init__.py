@@ -18,6 +18,7 @@ A task is a module of this package. The network decides the task of a config, se
     write(config, folder, builder, evaluation, results)
                                                 writes the files of an evaluation into the folder of a run; `results` are the entries of
                                                 results.json that all tasks share
+    logged_pictures(evaluation, builder)        {name: picture, uint8 [h,w,3]} of the samples of an evaluation, for loggers
     prediction_suffixes(probabilities)          ends of the names of the results of `--mode=predict`, see `inference.predict`
     create_prediction(config, folder, checkpoint, probabilities)
                                                 a function that makes these results, see `inference.predict.Prediction`

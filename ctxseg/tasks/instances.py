@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 from PIL import Image
 
 from ctxseg import devices
@@ -17,7 +18,7 @@ from ctxseg.inference.instances import create_finder
 from ctxseg.inference.label_maps import encoded
 from ctxseg.runs import checkpoints, provenance, record
 from ctxseg.training import detection_losses
-from ctxseg.views import instance_pictures
+from ctxseg.views import instance_pictures, logged
 
 SCORES = ("mask AP", "mask AP50", "mask AP75", "box AP", "box AP50", "box AP75")
 loss = detection_losses.of_batch
@@ -72,6 +73,12 @@ def write(config, folder: str, builder, evaluation: detections.Evaluation, resul
         "misses": evaluation.misses.summary(),
     }
     record.write_instances(folder, results, evaluation.pictures)
+
+
+def logged_pictures(evaluation: detections.Evaluation, builder) -> dict[str, np.ndarray]:
+    """{name: the objects and the detections side by side, uint8 [h,w,3]} of the samples."""
+    names = builder.info.metadata["class_names"]
+    return {picture.name: logged.objects(picture, names) for picture in evaluation.pictures if not picture.kind}
 
 
 def prediction_suffixes(probabilities: bool) -> list[str]:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+
 from ctxseg import devices
 from ctxseg.data import mixture, pipeline, summary, superpixels
 from ctxseg.data.transforms import create_augmentation
@@ -15,6 +17,7 @@ from ctxseg.inference.protocol import create_protocol
 from ctxseg.models import create_model
 from ctxseg.runs import record
 from ctxseg.training import losses, pixel_losses
+from ctxseg.views import logged
 
 FREQUENCY = ("frequency",)  # of `config.loss.class_weights`
 SCORES = ("mIoU", "pixel accuracy", "mean accuracy", "mean F1", "frequency weighted IoU", "boundary IoU")
@@ -147,6 +150,13 @@ def write(config, folder: str, builder, evaluation: semantic.Evaluation, results
         "confusion": evaluation.confusion.tolist(),
     }
     record.write(folder, results, evaluation.samples, evaluation.image_names, evaluation.image_counts, evaluation.worst)
+
+
+def logged_pictures(evaluation: semantic.Evaluation, builder) -> dict[str, np.ndarray]:
+    """{name: image, truth and prediction side by side, uint8 [h,w,3]} of the samples."""
+    palette = builder.info.metadata["palette"]
+    samples = (sample[:4] for sample in evaluation.samples)
+    return {name: logged.labels(image, label, found, palette) for name, image, label, found in samples}
 
 
 def describe(output) -> str:

@@ -33,6 +33,11 @@ def check_fields(config, class_names: Sequence[str] = ("", "")) -> None:
         raise UserError(
             f"config.train.best is {best!r}{lower}; expected one of {', '.join(scores)}{f', {IOU}CLASS' * ('mIoU' in scores)}"
         )
+    if config.train.patience and not config.train.eval_every:
+        raise UserError(
+            f"config.train.patience is {config.train.patience}, a number of evaluations during training, but config.train.eval_every is "
+            "none: set it to a number of steps, or config.train.patience to none"
+        )
     for name in config.train.loggers:
         find("train.loggers", name, LOGGERS)
     depths = optimizers.layers_after(create_model(config.model, len(class_names)))

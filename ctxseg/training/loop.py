@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import math
 import os
 import signal
@@ -15,9 +16,9 @@ from ctxseg.errors import UserError
 from ctxseg.evaluation import evaluate, splits
 from ctxseg.models import create_model
 from ctxseg.progress import Progress
-from ctxseg.runs import checkpoints, metrics_log, pretrained, provenance, record, workdir
+from ctxseg.runs import checkpoints, loggers, metrics_log, pretrained, provenance, record, workdir
 from ctxseg.tasks import task_of
-from ctxseg.training import optimizers, schedules
+from ctxseg.training import early_stopping, optimizers, schedules
 from ctxseg.training.ahead import CompiledAhead
 from ctxseg.training.checks import check_fields, check_network
 from ctxseg.training.prefetch import Prefetch
@@ -39,6 +40,7 @@ def train(config, folder: str, traced: int = 0) -> dict:
     config = pretrained.resolve(config, folder)
     first_process = processes.is_first()  # only this one writes, except for checkpoints
     if first_process:
+        loggers.find_loggers(config.train.loggers)  # fails now rather than after the compilation
         workdir.check(folder, config)
     workdir.check_shared(folder)
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
@@ -87,34 +89,67 @@ def train(config, folder: str, traced: int = 0) -> dict:
         new = report.new_parameters if report else pretrained.new_parameters(folder)
         optimizer = create_optimizer(new=new)
 
-    with checkpoints.Checkpoints(os.path.join(folder, "checkpoints"), config.train.keep) as saved:
-        first = 0
-        if saved.latest_step() is not None:
-            state, position = saved.restore(state)
-            batches.set_state(position)
-            first = int(state.step)
-            status = "finished; evaluating" if first >= config.train.steps else f"continuing from step {first}"
-            print(f"{folder}: {status}", flush=True)
-        elif model.memory and model.memory.filling and not (report and report.has("memory")):
-            epoch = math.ceil(len(source) / config.train.batch_size)
-            filling = min(model.memory.filling, epoch)
-            state = fill_memory(model, state, new_batches(), filling, config.train.micro_batches)
-        log = metrics_log.MetricsLog(folder, config.train.loggers) if first_process else None
-        if log:
-            log.truncate(first)
-        step = create_train_step(model, optimizer, weighted, task.loss)
-        state = _loop(config, folder, step, evaluation, programs, state, first, batches, saved, log, traced)
-    scores = evaluate.finish(config, folder, tested, evaluation, state, start)
-    evaluated = log and any(
-        e["kind"] == "eval" and e["step"] == config.train.steps for e in metrics_log.read_metrics(folder)
-    )
-    if log and not evaluated:  # training a finished run evaluates it again
-        log.write(config.train.steps, "eval", scores)
+    with contextlib.ExitStack() as stack:
+        with checkpoints.Checkpoints(os.path.join(folder, "checkpoints"), config.train.keep) as saved:
+            first = 0
+            if saved.latest_step() is not None:
+                state, position = saved.restore(state)
+                batches.set_state(position)
+                first = int(state.step)
+            early = early_stopping.of_run(config, folder, first)
+            if first:
+                print(f"{folder}: {_status(config, first, early)}", flush=True)
+            elif model.memory and model.memory.filling and not (report and report.has("memory")):
+                epoch = math.ceil(len(source) / config.train.batch_size)
+                filling = min(model.memory.filling, epoch)
+                state = fill_memory(model, state, new_batches(), filling, config.train.micro_batches)
+            log = None
+            if first_process:
+                log = stack.enter_context(contextlib.closing(metrics_log.MetricsLog(folder, config.train.loggers)))
+                log.truncate(first)
+            show = partial(_show, log, task, tested) if log and log.takes_images else None
+            if not early.stops:
+                step = create_train_step(model, optimizer, weighted, task.loss)
+                state = _loop(
+                    config, folder, step, evaluation, programs, state, first, batches, saved, log, traced, early, show
+                )
+                if early.stops:
+                    print(f"{folder}: {_status(config, int(state.step), early)}", flush=True)
+        last = int(state.step)
+        # Training a finished run evaluates it again, and a run that stops early has just been evaluated.
+        entries = metrics_log.read_metrics(folder) if log else []
+        logged = any(e["kind"] == "eval" and e["step"] == last for e in entries)
+        show_last = partial(show, last) if show and not logged else None
+        scores = evaluate.finish(config, folder, tested, evaluation, state, start, show_last)
+        if log and not logged:
+            log.write(last, "eval", scores)
     return scores
 
 
-def _loop(config, folder, step, evaluation, programs, state, first, batches, saved, log, traced):
-    """Runs the updates `first` + 1 … `config.train.steps`. Returns the final state."""
+def _show(log, task, tested, step, evaluated):
+    """Logs pictures of an evaluation."""
+    log.images(step, "eval", task.logged_pictures(evaluated, tested))
+
+
+def _status(config, step, early):
+    """What happens to a run after `step`, in words."""
+    if step >= config.train.steps:
+        return "finished; evaluating"
+    if not early.stops:
+        return f"continuing from step {step}"
+    best, score = early.best
+    name = config.train.best or task_of(config).SCORES[0]
+    return (
+        f"stopped early at step {step}: the best {name} is still the {score:.4f} of step {best}; --checkpoint=best reads the best "
+        "checkpoint; evaluating"
+    )
+
+
+def _loop(config, folder, step, evaluation, programs, state, first, batches, saved, log, traced, early, show):
+    """Runs the updates `first` + 1 … `config.train.steps`, or fewer if `early` stops them. Returns the final state.
+
+    `show`: called with the step and the evaluation of the task; or None.
+    """
     rate = schedules.learning_rate(config.optimizer, config.train.steps)
     state = devices.replicate(state)
     total = config.train.steps
@@ -158,18 +193,23 @@ def _loop(config, folder, step, evaluation, programs, state, first, batches, sav
             scores = None
             if evaluating:
                 ahead.stop()
-                scores = evaluate.scores_of(evaluation, state)
+                scores = evaluate.scores_of(evaluation, state, show and partial(show, i))
                 if log:
                     log.write(i, "eval", scores)
                 last_time = time.time()
             if saving:
-                score = None if scores is None else record.main_score(scores, config.train.best) or 0.0
+                score = None
+                if scores is not None:
+                    score = record.main_score(scores, config.train.best) or 0.0
+                    early.add(i, score)
                 saved.save(i, devices.for_checkpoint(state), prefetch.position, score)
                 last_saved = i
             if stopping:
                 saved.wait()
                 processes.end_together()  # the first process to end would end the others before they have saved
                 raise UserError(f"interrupted at step {i}, saved in {folder}: the same command continues the run")
+            if early.stops:
+                break
     return devices.unreplicate(state)
 
 

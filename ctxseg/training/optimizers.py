@@ -44,6 +44,7 @@ def create_optimizer(
     frozen: tuple[str, ...] = (),
     new: Container[str] = (),
     depths: Mapping[str, int] = MappingProxyType({}),
+    schedule: optax.Schedule | None = None,
 ) -> optax.GradientTransformation:
     """The optimiser `config.optimizer.name`, with learning-rate factors:   w ← w − lr(t) · factor · v
 
@@ -55,6 +56,7 @@ def create_optimizer(
         frozen: name prefixes of parameters that are not updated, see `layers.is_frozen`.
         new: names ("classifier/scores/kernel") of the parameters that are trained in the first `head_steps` steps.
         depths: {name prefix: number of layers that follow}, as `layers_after` returns it, for `layer_decay`.
+        schedule: step → learning rate; default: that of the config.
 
     Raises:
         UserError: an unknown optimiser; an empty entry of `frozen`; `layer_decay` for a network without `depths`; as `learning_rate` and
@@ -67,7 +69,7 @@ def create_optimizer(
     stages = [
         *find("optimizer.name", config.name, OPTIMIZERS)(config),
         _scale_by_name(parse_rates(config.rates), decays(config.layer_decay, depths)),
-        optax.scale_by_learning_rate(learning_rate(config, steps)),
+        optax.scale_by_learning_rate(schedule or learning_rate(config, steps)),
     ]
     if config.clip_norm:
         stages.insert(0, optax.clip_by_global_norm(config.clip_norm))

@@ -1,9 +1,11 @@
 """Curves over training steps, of precision over recall, of accuracy over confidence, and by distance to a boundary."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
-from ctxseg.views.style import INK, distinct_colours, run_style
+from ctxseg.views.style import INK, RUNS, distinct_colours, run_style
 
 
 def training_curves(runs: list[list[dict]]) -> dict[str, Figure]:
@@ -35,7 +37,7 @@ def training_curves(runs: list[list[dict]]) -> dict[str, Figure]:
             if field == "loss" and len(steps) >= 40:
                 if len(runs) == 1:
                     axes.plot(steps, values, color=run_style(i)[0], alpha=0.3, linewidth=0.8)
-                values = _running_mean(values, len(values) / 20)
+                values = running_mean(values, len(values) / 20)
             colour, dashes = run_style(i)
             marker = "o" if kind == "eval" else "." if len(steps) == 1 else None
             axes.plot(steps, values, color=colour, linestyle=(0, dashes), marker=marker, label="mean over classes")
@@ -130,6 +132,24 @@ def reliability(runs: list[dict], colours: list[str]) -> Figure:
     return figure
 
 
+def range_test(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float | None
+) -> Figure:
+    """The losses of a learning-rate range test over the rate, which is on a logarithmic axis, and a line at the suggested rate."""
+    figure, axes = _figure("learning-rate range test", "learning rate")
+    axes.set_xscale("log")
+    axes.plot(rates, losses, color=RUNS[0], alpha=0.3, linewidth=0.8, label="loss")
+    axes.plot(rates, smoothed, color=RUNS[0], label="smoothed loss")
+    if suggestion is not None:
+        axes.axvline(suggestion, color=RUNS[4], linestyle="--", label=f"suggested: {suggestion:.2g}")
+    # A diverged loss would flatten the rest of the curve.
+    first, lowest = smoothed[0], min(smoothed)
+    axes.set_ylim(max(0.0, lowest - 0.1 * (first - lowest)), max(first + 0.5 * (first - lowest), 1.05 * first))
+    axes.set_ylabel("loss", color=INK)
+    axes.legend(fontsize="small", labelcolor=INK, framealpha=0)
+    return figure
+
+
 def _figure(title, below="step"):
     """A figure with one plot, in grey on a transparent background."""
     figure = Figure(figsize=(4.2, 2.8), layout="constrained")
@@ -157,7 +177,7 @@ def _series(metrics, kind, *path):
     return steps, values
 
 
-def _running_mean(values, length):
+def running_mean(values: Sequence[float], length: float) -> list[float]:
     """Exponential moving average over about `length` values, with bias correction."""
     decay, total, weight, means = 1 - 1 / max(length, 1), 0.0, 0.0, []
     for value in values:

@@ -9,7 +9,6 @@ from tensorboardX.proto.event_pb2 import Event
 
 from ctxseg.errors import UserError
 from ctxseg.runs import metrics_log
-from ctxseg.runs.loggers import LOGGERS
 
 
 def read_events(workdir):
@@ -35,7 +34,7 @@ def test_no_metrics(tmp_path):
 
 
 def test_nan_and_infinity_become_null(tmp_path):
-    metrics_log.MetricsLog(tmp_path, LOGGERS).write(
+    metrics_log.MetricsLog(tmp_path, ["tensorboard"]).write(
         1, "eval", {"mIoU": jnp.nan, "per_class_iou": {"Car": np.inf, "Sky": 0.5}}
     )
     line = (tmp_path / "metrics.jsonl").read_text()
@@ -45,10 +44,10 @@ def test_nan_and_infinity_become_null(tmp_path):
 
 
 def test_truncate_removes_later_entries(tmp_path):
-    log = metrics_log.MetricsLog(tmp_path, LOGGERS)
+    log = metrics_log.MetricsLog(tmp_path, ["tensorboard"])
     for step in (10, 20, 30):
         log.write(step, "train", {"loss": 1.0})
-    log = metrics_log.MetricsLog(tmp_path, LOGGERS)
+    log = metrics_log.MetricsLog(tmp_path, ["tensorboard"])
     log.truncate(20)
     assert [entry["step"] for entry in metrics_log.read_metrics(tmp_path)] == [10, 20]
     log.write(30, "train", {"loss": 2.0})
@@ -77,6 +76,6 @@ def test_another_damaged_line_is_reported(tmp_path):
 
 def test_tensorboard_tags(tmp_path):
     values = {"mIoU": 0.5, "per_class_iou": {"Car": 0.75, "Sign": None}, "group_iou": {"scale": 0.25}}
-    metrics_log.MetricsLog(tmp_path, LOGGERS).write(7, "eval", values)
+    metrics_log.MetricsLog(tmp_path, ["tensorboard"]).write(7, "eval", values)
     scalars = {v.tag: (e.step, v.simple_value) for e in read_events(tmp_path) for v in e.summary.value}
     assert scalars == {"eval/mIoU": (7, 0.5), "eval/iou/Car": (7, 0.75), "eval/group_iou/scale": (7, 0.25)}

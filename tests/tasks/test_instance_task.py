@@ -15,6 +15,7 @@ import ctxseg
 from ctxseg import commands
 from ctxseg.evaluation import evaluate
 from ctxseg.training import loop
+from tests.runs.test_metrics_log import read_events
 
 SIZE = 64
 STEPS = 60
@@ -80,6 +81,16 @@ def run(mine, tmp_path_factory):
     return folder
 
 
+def test_loggers_get_pictures(run):
+    images = [value.tag for event in read_events(run) for value in event.summary.value if value.HasField("image")]
+    assert len(images) == 1 and images[0].startswith("eval/")
+
+
+def test_a_range_test_of_learning_rates(mine, tmp_path):
+    assert call(mine, tmp_path / "lr", "--mode=lr", "--config.lr.steps=10", "--config.lr.highest=1") == 0
+    assert sorted(path.name for path in (tmp_path / "lr").iterdir()) == ["lr.json", "lr.png"]
+
+
 def state_of(folder, step):
     with ocp.CheckpointManager(folder / "checkpoints", item_names=("state", "data")) as manager:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore())
@@ -101,7 +112,7 @@ def test_a_killed_run_continues_to_the_same_state(mine, tmp_path, monkeypatch, s
         call(mine, tmp_path / folder, "--config.train.steps=5", "--config.train.checkpoint_every=2", system=system)
 
     # Its programs would take longer to compile than all else here.
-    monkeypatch.setattr(loop.evaluate, "finish", lambda *_: {"mask_AP": None})
+    monkeypatch.setattr(loop.evaluate, "finish", lambda *_, **__: {"mask_AP": None})
     monkeypatch.setattr(evaluate, "print_scores", lambda *_: None)
     train("whole")
     mean_loss = loop._mean_loss

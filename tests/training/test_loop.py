@@ -96,7 +96,7 @@ def test_memory_is_filled_only_before_the_first_step(camvid, tmp_path, monkeypat
         calls.append(count)
         return state.replace(memory={"memory": {k: x + 1 for k, x in state.memory["memory"].items()}})
 
-    def stop_after_one_step(config, folder, step, evaluation, programs, state, start, batches, saved, log, traced):
+    def stop_after_one_step(config, folder, step, evaluation, programs, state, start, batches, saved, *_):
         calls.append((start, float(state.memory["memory"]["bank"].max())))
         if not start:
             saved.save(1, state.replace(step=state.step + 1), batches.get_state(), None)

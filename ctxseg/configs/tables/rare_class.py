@@ -5,10 +5,12 @@
 No paper has this table.
 """
 
+from typing import Any
+
 from ctxseg.studies.tables import Column, Row, Table
 
 # Row → fields of the loss. `ohem_least` is an eighth of the pixels of a batch.
-LOSSES = {
+LOSSES: dict[str, dict[str, Any]] = {
     "cross entropy": {},
     "class weights": {"class_weights": ("frequency",)},
     "focal": {"name": "focal"},
