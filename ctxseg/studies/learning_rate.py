@@ -18,6 +18,7 @@ import optax
 
 from ctxseg import data, devices
 from ctxseg.errors import UserError
+from ctxseg.evaluation import splits
 from ctxseg.files import make_folder, write_bytes, write_json
 from ctxseg.models import create_model
 from ctxseg.progress import Progress
@@ -162,7 +163,7 @@ def _tested(config, progress):
     config.optimizer.head_steps = 0
     builder = data.load(config.data.name, config.data.data_dir, config.data.manual_dir)
     task, class_names = task_of(config), builder.info.metadata["class_names"]
-    source = task.training_source(config, builder)
+    source = task.training_source(config, builder, splits.load_mixture(config, builder))
     weighted = task.with_class_weights(config, builder)
     new_batches = partial(task.training_batches, config, source, class_names)
     if config.train.batch_size == config.train.micro_batches:
