@@ -74,8 +74,11 @@ def create_optimizer(
     if config.clip_norm:
         stages.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.head_steps:
-        # Applied before the other stages too, so that the momentum of the other parameters starts at 0.
-        stages = [_only_new(config.head_steps, new), *stages, _only_new(config.head_steps, new)]
+        stages.append(_only_new(config.head_steps, new))
+        # SGD's momentum of the other parameters is 0 until they are released: else it would be a sum of their gradients. AdamW's means of
+        # their gradients start at step 0, from which its bias correction counts.
+        if config.name != "adamw":
+            stages.insert(0, _only_new(config.head_steps, new))
     if frozen:
         stages.append(optax.masked(optax.set_to_zero(), partial(frozen_mask, frozen=frozen)))
     return optax.chain(*stages)

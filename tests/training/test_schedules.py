@@ -138,6 +138,22 @@ def test_message_names_a_rate_that_matches_no_parameter():
         optimizer.init(params)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_parameters_that_are_released_late_take_steps_of_ordinary_size(name):
+    """With equal gradients, SGD's first ones are those of a new run, and AdamW's are those of the parameters trained from the start."""
+    config = settings(name=name, head_steps=50, weight_decay=0.0, schedule="constant")
+    optimizer = optimizers.create_optimizer(config, 100, new={"new/kernel"})
+    params = {part: {"kernel": jnp.ones(2)} for part in ("held", "new")}
+    state, update, steps = optimizer.init(params), jax.jit(optimizer.update), []
+    for _ in range(60):
+        updates, state = update(params, state, params)
+        steps.append({part: float(updates[part]["kernel"][0]) for part in params})
+    held, new = ([step[part] for step in steps] for part in ("held", "new"))
+    assert not any(held[:50]) and all(new)
+    np.testing.assert_allclose(held[50:], new[:10] if name == "sgd" else new[50:], rtol=1e-5)
+    assert name == "sgd" or np.allclose(held[50:], -config.learning_rate, rtol=1e-5)
+
+
 def test_layer_decay():
     """Rates fall with the number of layers that follow, and multiply those of `rates`. Prefixes end: block1 is not block10."""
 
