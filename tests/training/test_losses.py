@@ -99,6 +99,38 @@ def test_devices_are_one(case):
     np.testing.assert_allclose(gradients.reshape(gradient.shape), gradient, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_micro_batches_on_two_devices(case):
+    """Means over pixels are those of the whole batch. The other losses are the mean over the micro-batches, each of both devices. The first
+    micro-batch has no pixel with a class."""
+    function, own, _ = CASES[case]
+    logits, labels = (np.concatenate([sample(seed=i)[part] for i in (2, 3)]) for part in (0, 1))
+    labels[[0, 4]] = 255
+    labels[1, :3] = 255
+    parts = [[0, 4], [1, 5], [2, 6], [3, 7]]  # the images of each micro-batch, one of each device
+
+    def total(logits):
+        def share(logits, labels):
+            shares = [
+                function(logits[i : i + 1], labels[i : i + 1], "devices", counted=labels, **own)
+                for i in range(len(parts))
+            ]
+            return sum(shares)
+
+        shares = jax.vmap(jax.value_and_grad(share), axis_name="devices")
+        return shares(logits.reshape(2, 4, *logits.shape[1:]), labels.reshape(2, 4, *labels.shape[1:]))
+
+    def wanted(logits):
+        if function in (cross_entropy, pixel_losses.focal):
+            return function(logits, labels, **own)
+        return sum(function(logits[part], labels[part], **own) for part in map(np.array, parts)) / len(parts)
+
+    shares, gradients = jax.jit(total)(logits)
+    value, gradient = jax.jit(jax.value_and_grad(wanted))(logits)
+    np.testing.assert_allclose(shares.sum(), value, rtol=1e-5)
+    np.testing.assert_allclose(gradients.reshape(gradient.shape), gradient, atol=1e-6)
+
+
 def test_logits_are_resized_to_the_labels():
     logits, labels = sample()
     small = logits[:, ::2, ::3]  # 3×3 for labels of 6×7
