@@ -40,6 +40,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float, show: 
 
     Args:
         evaluation: the first result of `create_evaluation` of the task.
+        state: the state, on one device; if it has averages, they are scored too.
         start: start of the command, in seconds since the epoch.
         show: called with the evaluation of the task.
     """
@@ -48,7 +49,7 @@ def finish(config, folder: str, builder, evaluation, state, start: float, show: 
     if show:
         show(evaluated)
     scores = evaluated.scores
-    if state.averages and not config.eval.averages:
+    if state.averages:
         scores |= _of_averages(evaluation, devices.replicate(averaged(state).variables))
     if not processes.is_first():
         return scores

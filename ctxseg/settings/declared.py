@@ -63,7 +63,8 @@ class LossFields:
         smoothing: label smoothing of cross_entropy: the share of the target that all classes have in equal parts.
         focal_gamma: exponent of focal.
         ohem_threshold: probability of its class up to which a pixel is hard, in ohem.
-        ohem_least: the least number of pixels of a batch that ohem counts; if fewer are hard, those with the largest losses.
+        ohem_least: the least number of pixels of a batch, or of a micro-batch on all devices, that ohem counts; if fewer are hard, those with
+            the largest losses.
         auxiliary: weight of the auxiliary scores of ocr's soft regions and of mcibi's class distributions (its α).
         heads: weight of the auxiliary heads of config.model.auxiliary.
         memory: weight of mcibi's representation consistent learning (its β).
@@ -159,8 +160,8 @@ class TrainFields:
         steps: number of optimiser updates.
         batch_size: images per step, over all devices.
         micro_batches: number of parts into which each device splits its images of a step, to need less memory. The update is that of the
-            whole batch, but each part has its own batch statistics and dropout; a detector's loss is the mean over the parts, since its
-            counts depend on the boxes that a part samples.
+            whole batch, but each part has its own batch statistics and dropout. Of dice, lovasz, ohem and a detector's loss, it is the mean
+            over the parts.
         ema: decay of exponential moving averages of parameters and batch statistics, such as 0.999, which are evaluated too; none: no
             averages.
         log_every: steps between lines of the log; none: a line only when the run is evaluated or saved.
@@ -239,7 +240,7 @@ class EvalFields:
         split: split of the data set on which the run is evaluated.
         data: name of another prepared data set with the same classes, or data.name itself to evaluate on other files than those of the
             run's training; "": the data that the run was trained on.
-        averages: use the averages of config.train.ema in place of the parameters.
+        averages: use the averages of config.train.ema in place of the parameters; in training, for its evaluations.
         batch_size: images of the same size per step, over all devices.
         samples: number of images that the report shows, and of a segmenter's worst images that `--mode=failures` shows.
         scales: factors of an image's height and width; probabilities are averaged over them.

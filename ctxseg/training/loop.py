@@ -23,7 +23,7 @@ from ctxseg.training.ahead import CompiledAhead
 from ctxseg.training.checks import check_fields, check_network
 from ctxseg.training.prefetch import Prefetch
 from ctxseg.training.profile import Profile
-from ctxseg.training.state import create_state, with_averages
+from ctxseg.training.state import averaged, create_state, with_averages
 from ctxseg.training.step import create_train_step, fill_memory
 
 
@@ -120,7 +120,7 @@ def train(config, folder: str, traced: int = 0) -> dict:
         entries = metrics_log.read_metrics(folder) if log else []
         logged = any(e["kind"] == "eval" and e["step"] == last for e in entries)
         show_last = partial(show, last) if show and not logged else None
-        scores = evaluate.finish(config, folder, tested, evaluation, state, start, show_last)
+        scores = evaluate.finish(config, folder, tested, evaluation, _evaluated(config, state), start, show_last)
         if log and not logged:
             log.write(last, "eval", scores)
     return scores
@@ -193,7 +193,7 @@ def _loop(config, folder, step, evaluation, programs, state, first, batches, sav
             scores = None
             if evaluating:
                 ahead.stop()
-                scores = evaluate.scores_of(evaluation, state, show and partial(show, i))
+                scores = evaluate.scores_of(evaluation, _evaluated(config, state), show and partial(show, i))
                 if log:
                     log.write(i, "eval", scores)
                 last_time = time.time()
@@ -211,6 +211,11 @@ def _loop(config, folder, step, evaluation, programs, state, first, batches, sav
             if early.stops:
                 break
     return devices.unreplicate(state)
+
+
+def _evaluated(config, state):
+    """`state` with the parameters that `config.eval` asks for."""
+    return averaged(state) if config.eval.averages else state
 
 
 def _every(period: int, step: int) -> bool:

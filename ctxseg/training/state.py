@@ -46,8 +46,8 @@ def with_averages(state: TrainState) -> TrainState:
 
 
 def averaged(state: TrainState) -> TrainState:
-    """`state` with its averages in place of its parameters and batch statistics."""
-    return dataclasses.replace(state, **state.averages)
+    """`state` with its averages in place of its parameters and batch statistics, and without averages beside them."""
+    return dataclasses.replace(state, **state.averages, averages={})
 
 
 def create_state(model, optimizer, crop: tuple[int, int], seed: int, kernel_std: float = 0.0) -> TrainState:

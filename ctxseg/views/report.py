@@ -99,6 +99,9 @@ def headline(run) -> dict:
         "data": run.other_data,
         "split": results.get("split"),
         "protocol": results.get("protocol"),
+        "weights": "averages of the parameters (config.eval.averages)"
+        if results.get("eval", {}).get("averages")
+        else None,
         "steps": f"{results['step']:,}" if "step" in results else None,
         "parameters": f"{results['parameters']:,}" if "parameters" in results else None,
         "time": duration(results["seconds"]) if "seconds" in results else None,

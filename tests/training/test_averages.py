@@ -1,12 +1,16 @@
 """Exponential moving averages of parameters and batch statistics."""
 
+import json
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
-from ctxseg import devices
+from ctxseg import commands, devices
 from ctxseg.configs import defaults
 from ctxseg.models import create_model
+from ctxseg.runs import metrics_log
 from ctxseg.training import optimizers
 from ctxseg.training.state import averaged, with_averages
 from ctxseg.training.step import create_train_step
@@ -42,3 +46,22 @@ def test_averages_of_four_steps():
     last = devices.unreplicate(state)
     jax.tree.map(np.testing.assert_array_equal, averaged(last).variables["params"], last.averages["params"])
     assert averaged(last).variables["memory"] == last.memory
+
+
+def test_a_run_that_evaluates_its_averages_alone(tiny, tmp_path, monkeypatch):
+    """Also during training, where they decide the best checkpoint. The page says so."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    scores = {}
+    for averages in (False, True):
+        folder = tmp_path / str(averages)
+        command = ["main.py", "--config=configs/fcn.py:camvid", *tiny, f"--workdir={folder}", "--config.train.ema=0.9"]
+        changes = ["--config.train.eval_every=2", f"--config.eval.averages={averages}"]
+        assert commands.main([*command, "--config.optimizer.learning_rate=0.1", *changes]) == 0
+        results = json.loads((folder / "results.json").read_text())
+        entries = [entry for entry in metrics_log.read_metrics(folder) if entry["kind"] == "eval"]
+        scores[averages] = [results, *entries]
+        commands.main(["main.py", "--mode=failures", f"--workdir={folder}"])
+        assert ("averages of the parameters" in (folder / "failures.html").read_text()) == averages
+    assert [entry["step"] for entry in scores[True]] == [4, 2, 4]
+    for plain, alone in zip(scores[False], scores[True], strict=True):
+        assert plain["mIoU"] != plain["averages_mIoU"] == alone["mIoU"] and "averages_mIoU" not in alone
