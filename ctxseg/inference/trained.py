@@ -27,7 +27,7 @@ def load(
 
     Args:
         path: the folder of a run, RUN/checkpoints/STEP, or an export (`--mode=export`).
-        checkpoint: for a run: a step; `best`, the checkpoint with the highest mIoU or mask AP; or None, the newest.
+        checkpoint: for a run: a step; `best`, the checkpoint with the highest score, that of `config.train.best`; or None, the newest.
 
     Raises:
         UserError: there is no run or export at `path`, or no such checkpoint.

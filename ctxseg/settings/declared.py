@@ -63,8 +63,8 @@ class LossFields:
         smoothing: label smoothing of cross_entropy: the share of the target that all classes have in equal parts.
         focal_gamma: exponent of focal.
         ohem_threshold: probability of its class up to which a pixel is hard, in ohem.
-        ohem_least: the least number of pixels of a batch, or of a micro-batch on all devices, that ohem counts; if fewer are hard, those with
-            the largest losses.
+        ohem_least: the least number of pixels of a batch, or of a micro-batch on all devices, that ohem counts; if fewer are hard, those
+            with the largest losses.
         auxiliary: weight of the auxiliary scores of ocr's soft regions and of mcibi's class distributions (its α).
         heads: weight of the auxiliary heads of config.model.auxiliary.
         memory: weight of mcibi's representation consistent learning (its β).

@@ -34,7 +34,8 @@ def train_step(
 
     Every sum (loss, gradient, batch statistics, memory) runs over all devices of `axis_name`, so the new state does not depend on
     how the batch is split over them. Nor does it depend on the number of micro-batches, with these exceptions: each is normalised by its
-    own batch statistics and updates the running ones, in order; it has its own key for dropout; and see `detection_losses.of_batch`.
+    own batch statistics and updates the running ones, in order; it has its own key for dropout; and see `pixel_losses` and
+    `detection_losses.of_batch`.
 
     Args:
         state: the same on every device.
