@@ -62,9 +62,10 @@ def test_a_loss_that_never_falls_has_no_suggestion():
 
 
 def test_a_network(tiny, tmp_path, monkeypatch, plain_convolutions):
-    """No run is created."""
+    """No run is created. The data are a mixture."""
     monkeypatch.chdir(ROOT)
     command = ["--config=configs/fcn.py:camvid", *tiny, "--mode=lr", f"--workdir={tmp_path / 'test'}"]
+    command.insert(2, "--config.data.mixture=camvid/val=0.25")
     *_, path, _, _, last = call(*command, "--config.lr.steps=12").splitlines()
     assert sorted(p.name for p in (tmp_path / "test").iterdir()) == ["lr.json", "lr.png"]
     assert path == f"{tmp_path}/test/lr.png" and Image.open(path).size > (300, 200)
