@@ -150,6 +150,8 @@ def _lines(result, fields, configured):
         yield f"at the highest rate, {fields.highest:g}, it is {result.smoothed[-1]:.4g}"
     else:
         yield f"it does not rise up to the highest rate, {fields.highest:g}: raise config.lr.highest"
+    if result.suggestion < fields.lowest:
+        yield f"the suggested rate is below the lowest one that was tested, {fields.lowest:g}: lower config.lr.lowest to test it"
     yield (
         f"suggested: --config.optimizer.learning_rate={result.suggestion:.2g}, a tenth of the rate of the lowest loss; the config has "
         f"{configured:g}"

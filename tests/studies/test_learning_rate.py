@@ -57,6 +57,14 @@ def test_a_loss_that_is_not_finite_ends_the_test():
         learning_rate.range_test(fields(), lambda _: math.nan)
 
 
+def test_a_suggestion_that_was_not_tested_is_named():
+    lines = []
+    for losses in ([1.0, 0.5, 8.0, 20.0, 40.0], [1.0] * 30 + [0.5] * 21):
+        result = learning_rate.range_test(fields(), lambda i, losses=losses: losses[i])
+        lines.append("\n".join(learning_rate._lines(result, fields(), 0.01)))
+    assert ["lower config.lr.lowest to test it" in text for text in lines] == [True, False]
+
+
 def test_a_loss_that_never_falls_has_no_suggestion():
     assert learning_rate.range_test(fields(), float).suggestion is None
 
