@@ -52,8 +52,8 @@ class FCIS(TwoStage):
     Attributes:
         groups: rows and columns of parts of a region. Each part has score maps of its own.
         bins: rows and columns of the cells of a region, and of its mask.
-        rounds: how often detections are refined in testing. 1: the proposals are the boxes. 2: the boxes that the deltas make of the
-            proposals are read as further proposals. And so on.
+        rounds: number of rounds of testing. In the first, regions are the proposals. In each further round, they are the boxes that the
+            deltas make of the regions of the round before. The regions of all rounds are candidates for detections.
         merge: IoU with a detection from which the mask of a box is averaged into that of the detection, see `merging`.
         merged: largest number of masks that are averaged into that of a detection: those of the boxes with the best scores.
         mask_threshold: probability from which a cell belongs to an object, and share of a cell from which it does so in the targets.
@@ -111,7 +111,7 @@ class FCIS(TwoStage):
             return self._train(first, maps, proposals, exists, objects)
 
     def _maps(self, first):
-        """Of each level, the score maps and the maps of the deltas; in place of the former, where it is less, the neck's maps."""
+        """Of each level, the score maps, or the neck's map if `_pools_first`; and the maps of the deltas."""
         deltas = [self.box_maps(x) for x in first.maps]
         if self._pools_first(first):
             scores = first.maps
@@ -143,7 +143,7 @@ class FCIS(TwoStage):
         # The further map of ones is 1 in bins that have cells: the bias is theirs alone.
         ones = [jnp.ones((*x.shape[:3], 1), x.dtype) for x in maps]
         x = pool([jnp.concatenate(pair, -1) for pair in zip(maps, ones, strict=True)], groups=1)
-        x, kernel = x.astype(maps[0].dtype), kernel.astype(maps[0].dtype)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         product = jnp.einsum("npqc,cpqk->npqk", x[..., :-1], kernel, preferred_element_type=jnp.float32)
         return product + x[..., -1:].astype(jnp.float32) * bias.astype(jnp.float32)
 

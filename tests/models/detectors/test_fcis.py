@@ -1,5 +1,7 @@
 """FCIS as a whole, and the hard examples and the merging of masks that it has: SPEC §9."""
 
+from functools import partial
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -66,28 +68,37 @@ def test_a_training_step(model, variables):
         )  # the neck reads res3 and res4
 
 
-@pytest.mark.parametrize("rois, pools_first", [(24, True), (200, False)])
-def test_scores_of_regions_equal_the_reference(model, variables, rois, pools_first):
+# Numbers of regions with which the pooling comes first, and with which the layer of the score maps does.
+POOLS_FIRST = {24: True, 200: False}
+BOXES = np.array([[(3, 5, 30, 27), (0, 0, 60, 64), (50, 20, 80, 22)]], np.float32)  # the third has bins without cells
+
+
+def maps_of_the_neck(rng):
+    return [rng.normal(size=(1, n, n, 4)).astype(np.float32) for n in (8, 4)]
+
+
+def read(model, variables, maps):
+    """What `BOXES` read from the neck's maps."""
+
+    def of(module):
+        first = module.first_stage(np.zeros((1, 64, 64, 3), np.uint8), None, False)._replace(maps=maps)
+        assert module._pools_first(first) == POOLS_FIRST[module.rois]
+        return module._read(first, module._maps(first), jnp.asarray(BOXES))
+
+    return model.apply(variables, method=of)
+
+
+@pytest.mark.parametrize("rois", POOLS_FIRST)
+def test_scores_of_regions_equal_the_reference(model, variables, rois):
     """From the neck's maps to classes and masks: score maps, pooled, the larger of inside and outside, the mean over the region.
 
-    Whether the layer of the score maps or the pooling comes first, the result is the same. The third region has bins without cells.
+    Whether the layer of the score maps or the pooling comes first, the result is the same.
     """
-    rng = np.random.default_rng(0)
-    maps = [rng.normal(size=(1, n, n, 4)).astype(np.float32) for n in (8, 4)]
-    boxes = np.array([[(3, 5, 30, 27), (0, 0, 60, 64), (50, 20, 80, 22)]], np.float32)
+    maps = maps_of_the_neck(np.random.default_rng(0))
     model = model.clone(rois=rois)
-
-    def read(maps):
-        def of(module):
-            first = module.first_stage(np.zeros((1, 64, 64, 3), np.uint8), None, False)._replace(maps=maps)
-            assert module._pools_first(first) == pools_first
-            return module._read(first, module._maps(first), jnp.asarray(boxes))
-
-        return model.apply(variables, method=of)
-
-    actual = jax.tree.map(np.asarray, jax.jit(read)(maps))
+    actual = jax.tree.map(np.asarray, jax.jit(partial(read, model))(variables, maps))
     layers = jax.tree.map(np.float64, variables["params"])
-    for r, (box, level) in enumerate(zip(boxes[0], (1, 1, 0), strict=True)):
+    for r, (box, level) in enumerate(zip(BOXES[0], (1, 1, 0), strict=True)):
         x = np.float64(maps[level][0])
         scores, deltas = (
             np.tensordot(x, layers[name]["kernel"], 1) + layers[name]["bias"] for name in ("score_maps", "box_maps")
@@ -101,6 +112,26 @@ def test_scores_of_regions_equal_the_reference(model, variables, rois, pools_fir
         mean = reference.ps_roi_pool(deltas, *arguments, rounding="release").mean((1, 2))[0]
         np.testing.assert_allclose(actual.deltas[0, r, 0], mean, atol=1e-5)
         assert (pooled == 0).all((0, 3, 4)).any() == (r == 2)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+def test_gradients_do_not_depend_on_what_comes_first(model, variables, dtype, tolerance):
+    rng = np.random.default_rng(0)
+    maps = [x.astype(dtype) for x in maps_of_the_neck(rng)]
+
+    def gradients(rois):
+        def loss(params, maps):
+            result = read(model.clone(rois=rois, dtype=dtype), variables | {"params": params}, maps)
+            return sum((x**2).sum() for x in result)
+
+        params, maps_of = jax.jit(jax.grad(loss, (0, 1)))(variables["params"], maps)
+        return params["score_maps"], maps_of
+
+    first, last = (jax.tree.leaves(gradients(rois)) for rois in POOLS_FIRST)
+    for a, b in zip(first, last, strict=True):
+        a, b = np.float32(a), np.float32(b)
+        assert np.abs(b).max() > 1
+        np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
 
 
 def test_score_maps_of_other_classes_are_filled_by_name(model, variables):
