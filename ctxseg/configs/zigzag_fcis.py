@@ -1,4 +1,4 @@
-"""FCIS with ZigZagNet as its neck (Lin et al., CVPR 2019, §6.2 and Table 4). All levels share the score maps.
+"""FCIS with ZigZagNet as its neck (Lin et al., CVPR 2019, §6.2 and Table 4). All levels share the weights of the score maps.
 
 python main.py --config=configs/zigzag_fcis.py          the built-in data set of objects, minutes on two cores
 python main.py --config=configs/zigzag_fcis.py:coco_instances
