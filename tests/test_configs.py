@@ -96,6 +96,13 @@ def test_fcis_has_the_settings_of_its_release():
     assert not detector.border_anchors and detector.anchor_sizes == (64,)
 
 
+def test_zigzagnet_changes_the_nms_of_fcis_on_coco_only():
+    """On small data sets, detectors with and without ZigZagNet are compared."""
+    for dataset, expected in (("coco_instances", 0.5), ("scenes_instances", 0.3)):
+        assert create_model(config_of("zigzag_fcis", dataset).model, 8).nms == expected
+    assert create_model(config_of("fcis", "scenes_instances").model, 8).nms == 0.3
+
+
 @pytest.mark.parametrize("dataset", datasets.PROTOCOLS)
 def test_every_protocol(dataset):
     objects = dataset.endswith("instances")
