@@ -70,7 +70,7 @@ class _Meeting:
         count, late = self._launch.count, _Late(f"waiting for the other processes at {self._launch.coordinator}")
         deadline = time.monotonic() + timeout
         with self._changed:
-            while len(self._peers) < count - 1 and not self._refused and time.monotonic() < deadline:
+            while self._met() < count - 1 and not self._refused and time.monotonic() < deadline:
                 self._changed.wait(PAUSE)
                 late.check()
             faults = list(self._refused)
@@ -83,6 +83,11 @@ class _Meeting:
             if faults:
                 raise UserError(faults[0])
             return [self._peers[i] for i in range(1, count)]
+
+    def _met(self) -> int:
+        """The number of other processes that are here. One that has ended may be started again."""
+        self._peers = {index: peer for index, peer in self._peers.items() if not peer.has_ended()}
+        return len(self._peers)
 
     def _accept(self):
         while True:

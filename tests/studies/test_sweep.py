@@ -193,7 +193,7 @@ def test_a_result_is_the_mean_over_folds(tmp_path):
 
 
 # Tables that no paper prints.
-OF_NO_PAPER = {"pretrained_camvid", "finetune_scenes", "hrenet_frozen", "small_backbones"}
+OF_NO_PAPER = {"pretrained_camvid", "finetune_scenes", "hrenet_frozen", "rare_class", "small_backbones"}
 # Arguments that a table needs.
 NEEDED = {"hrenet_frozen": ("--config.model.pretrained=vgg16.pth",)}
 

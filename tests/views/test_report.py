@@ -326,6 +326,6 @@ def test_curves_leave_out_missing_values():
 
 
 def test_running_mean_is_unbiased_from_the_start():
-    np.testing.assert_allclose(curves._running_mean([2.0] * 5, 10), 2.0)
-    np.testing.assert_allclose(curves._running_mean([1.0, 4.0], 2), [1.0, (0.5 * 1 + 4) / 1.5])
-    assert curves._running_mean([1.0, 4.0], 0.1) == [1.0, 4.0]
+    np.testing.assert_allclose(curves.running_mean([2.0] * 5, 10), 2.0)
+    np.testing.assert_allclose(curves.running_mean([1.0, 4.0], 2), [1.0, (0.5 * 1 + 4) / 1.5])
+    assert curves.running_mean([1.0, 4.0], 0.1) == [1.0, 4.0]
