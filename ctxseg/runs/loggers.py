@@ -10,6 +10,8 @@ A logger is constructed with the run's folder, an `epath.Path` that may be remot
 Only one process of a run has loggers. An error in the constructor ends the run before its first step.
 """
 
+import contextlib
+import functools
 import importlib.util
 import io
 import os
@@ -104,69 +106,41 @@ class TensorBoard:
         return events
 
 
-class _Service:
-    """A logger of another program. Of a resumed run, the values after the step of its checkpoint are there twice.
+# What WandB and MLflow have in common. The run ends with one line if one of them cannot start. A failure later prints a note, and nothing
+# more is logged there. Neither can remove values: of a resumed run, those after the step of its checkpoint are there twice.
 
-    It ends the run with one line if it cannot start. A failure later prints a note, and nothing more is logged there.
-    """
 
-    TITLE = ""
-    # The package, which is also the name of the logger and of its extra.
-    PACKAGE = ""
-    REMEDY = ""
+@contextlib.contextmanager
+def _starting(logger):
+    """UserError: the program cannot be reached, or refuses the run."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as e:  # these packages raise many types
+        raise UserError(
+            f"config.train.loggers has {logger.PACKAGE}, but {logger.TITLE} cannot be used: {_reason(e)}; {logger.REMEDY}, or leave "
+            f"{logger.PACKAGE} out"
+        ) from e
 
-    def __init__(self, workdir: epath.PathLike):
-        """UserError: the program cannot be reached, or refuses the run."""
-        self._works = True
-        try:
-            self._start(epath.Path(workdir))
-        except UserError:
-            raise
-        except Exception as e:  # these packages raise many types
-            raise UserError(
-                f"config.train.loggers has {self.PACKAGE}, but {self.TITLE} cannot be used: {_reason(e)}; {self.REMEDY}, or leave "
-                f"{self.PACKAGE} out"
-            ) from e
 
-    def write(self, step: int, kind: str, values: dict) -> None:
-        """Logs the numbers as `kind`/NAME. Values of None are left out."""
-        self._send(self._log, step, dict(_scalars(kind, values)))
+def _or_note(method: Callable) -> Callable:
+    """A method of a logger that prints a note if it fails. It does nothing once one has failed, or the logger is closed."""
 
-    def images(self, step: int, kind: str, images: Mapping[str, np.ndarray]) -> None:
-        """Logs the images, `{name: uint8 [h,w,3]}`, as `kind`/NAME."""
-        self._send(self._log_images, step, {f"{kind}/{name}": image for name, image in images.items()})
-
-    def restart(self, step: int) -> None:
-        """Does nothing: neither program can remove values."""
-
-    def close(self) -> None:
-        """Ends the run there. It is continued when the run is resumed."""
-        self._send(self._finish)
-        self._works = False
-
-    def _send(self, call: Callable, *arguments) -> None:
+    @functools.wraps(method)
+    def call(self, *arguments):
         if not self._works:
             return
         try:
-            call(*arguments)
+            method(self, *arguments)
         except Exception as e:
             self._works = False
             _note(f"note: {self.TITLE} failed, and gets no more values: {_reason(e)}; metrics.jsonl has the numbers")
 
-    def _start(self, workdir: epath.Path) -> None:
-        raise NotImplementedError
-
-    def _log(self, step: int, values: Mapping[str, float]) -> None:
-        raise NotImplementedError
-
-    def _log_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        raise NotImplementedError
-
-    def _finish(self) -> None:
-        raise NotImplementedError
+    return call
 
 
-class WandB(_Service):
+class WandB:
     """A run of Weights & Biases, in the project `ctxseg` or WANDB_PROJECT. WANDB_MODE=offline needs no account and no network.
 
     W&B ignores values for a lower step than its last one. The steps are therefore values of their own, over which all others are drawn.
@@ -175,6 +149,12 @@ class WandB(_Service):
     TITLE = "Weights & Biases"
     PACKAGE = "wandb"
     REMEDY = "log in with `wandb login`, or set WANDB_MODE=offline"
+
+    def __init__(self, workdir: epath.PathLike):
+        """UserError: see `_starting`."""
+        self._works = True
+        with _starting(self):
+            self._start(epath.Path(workdir))
 
     def _start(self, workdir):
         import wandb  # here, as it is optional
@@ -203,20 +183,31 @@ class WandB(_Service):
         if not self._run.offline:
             _note(f"{self.TITLE}: {self._run.url}")
 
-    def _log(self, step, values):
-        self._run.log({"step": step, **values})
+    @_or_note
+    def write(self, step: int, kind: str, values: dict) -> None:
+        """Logs the numbers as `kind`/NAME. Values of None are left out."""
+        self._run.log({"step": step, **dict(_scalars(kind, values))})
 
-    def _log_images(self, step, images):
+    @_or_note
+    def images(self, step: int, kind: str, images: Mapping[str, np.ndarray]) -> None:
+        """Logs the images, `{name: uint8 [h,w,3]}`, as `kind`/NAME."""
         import wandb
 
         # Of arrays, it stretches values that are all 0 or 1.
-        self._run.log({"step": step} | {name: wandb.Image(Image.fromarray(image)) for name, image in images.items()})
+        pictures = {f"{kind}/{name}": wandb.Image(Image.fromarray(image)) for name, image in images.items()}
+        self._run.log({"step": step} | pictures)
 
-    def _finish(self):
+    def restart(self, step: int) -> None:
+        """Does nothing: W&B cannot remove values."""
+
+    @_or_note
+    def close(self) -> None:
+        """Ends the run there. It is continued when the run is resumed."""
         self._run.finish()
+        self._works = False
 
 
-class MLflow(_Service):
+class MLflow:
     """A run of MLflow, in the experiment `ctxseg` or MLFLOW_EXPERIMENT_NAME.
 
     It is at MLFLOW_TRACKING_URI, or without this variable in the folder `mlruns` of the run.
@@ -225,6 +216,12 @@ class MLflow(_Service):
     TITLE = "MLflow"
     PACKAGE = "mlflow"
     REMEDY = "check MLFLOW_TRACKING_URI"
+
+    def __init__(self, workdir: epath.PathLike):
+        """UserError: see `_starting`."""
+        self._works = True
+        with _starting(self):
+            self._start(epath.Path(workdir))
 
     def _start(self, workdir):
         from mlflow import MlflowClient  # here, as it is optional
@@ -275,20 +272,30 @@ class MLflow(_Service):
                     raise
         return found.experiment_id
 
-    def _log(self, step, values):
+    @_or_note
+    def write(self, step: int, kind: str, values: dict) -> None:
+        """Logs the numbers as `kind`/NAME. Values of None are left out."""
         now = round(1000 * time.time())
-        metrics = [self._metric(_mlflow_name(name), value, now, step) for name, value in values.items()]
+        metrics = [self._metric(_mlflow_name(name), value, now, step) for name, value in _scalars(kind, values)]
         for part in _parts(metrics, METRICS):
             self._client.log_batch(self._id, metrics=part)
 
-    def _log_images(self, step, images):
+    @_or_note
+    def images(self, step: int, kind: str, images: Mapping[str, np.ndarray]) -> None:
+        """Logs the images, `{name: uint8 [h,w,3]}`, as `kind`/NAME."""
         for name, image in images.items():
             self._client.log_image(
-                self._id, Image.fromarray(image), key=_mlflow_name(name), step=step, synchronous=True
+                self._id, Image.fromarray(image), key=_mlflow_name(f"{kind}/{name}"), step=step, synchronous=True
             )
 
-    def _finish(self):
+    def restart(self, step: int) -> None:
+        """Does nothing: MLflow cannot remove values."""
+
+    @_or_note
+    def close(self) -> None:
+        """Ends the run there. It is continued when the run is resumed."""
         self._client.set_terminated(self._id)
+        self._works = False
 
 
 LOGGERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import struct
 
 import numpy as np
@@ -163,35 +164,51 @@ def test_a_missing_method_is_named():
         loggers.find_loggers([f"{__name__}:Incomplete"])
 
 
-class Failing(loggers._Service):
-    TITLE, PACKAGE, REMEDY = "Some service", "service", "log in"
-    starts, calls = True, 0
+SERVICES = pytest.mark.parametrize("cls", [loggers.WandB, loggers.MLflow])
 
-    def _start(self, folder):
-        if not self.starts:
+
+class Failing:
+    """Any object of a service: every call of it is counted, and fails."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*_, **__):
+            self.calls.append(name)
             raise OSError("no\nnetwork")
 
-    def _log(self, step, values):
-        Failing.calls += 1
+        return call
+
+
+@SERVICES
+def test_a_service_that_cannot_start_is_one_line(cls, tmp_path, monkeypatch):
+    def start(self, folder):
         raise OSError("no\nnetwork")
 
-
-def test_a_service_that_cannot_start_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(Failing, "starts", False)
-    with pytest.raises(
-        UserError, match="^config.train.loggers has service, but Some service .*no network; log in, or "
-    ):
-        Failing(tmp_path)
+    monkeypatch.setattr(cls, "_start", start)
+    message = f"^config.train.loggers has {cls.PACKAGE}, but {cls.TITLE} .*no network; {re.escape(cls.REMEDY)}, or "
+    with pytest.raises(UserError, match=message):
+        cls(tmp_path)
 
 
-def test_a_service_that_fails_later_does_not_end_the_run(tmp_path, capsys):
-    log = Failing(tmp_path)
+@SERVICES
+def test_a_service_that_fails_later_does_not_end_the_run(cls, tmp_path, monkeypatch, capsys):
+    service = Failing()
+
+    def start(self, folder):
+        self._run = self._client = service
+        self._id, self._metric = "id", lambda *_: None
+
+    monkeypatch.setattr(cls, "_start", start)
+    log = cls(tmp_path)
     for step in (1, 2):
         log.write(step, "train", {"loss": 1.0})
+    log.images(2, "eval", {})
     log.close()
-    assert Failing.calls == 1
+    assert len(service.calls) == 1
     assert capsys.readouterr().err == (
-        "note: Some service failed, and gets no more values: no network; metrics.jsonl has the numbers\n"
+        f"note: {cls.TITLE} failed, and gets no more values: no network; metrics.jsonl has the numbers\n"
     )
 
 
